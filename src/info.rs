@@ -1,0 +1,63 @@
+//! What a manager can tell about locks and about its session.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+/// Orders the holders of one lock: each holder's token is greater than the one of every holder before it, anywhere.
+///
+/// It is the create revision of the holder's key in etcd. Send it along with every write that the lock protects and
+/// let the receiver refuse a token smaller than the greatest it has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FencingToken(u64);
+
+impl FencingToken {
+    pub(crate) fn new(revision: i64) -> Self {
+        // etcd's revisions begin at 1 and only grow.
+        Self(u64::try_from(revision).unwrap_or(0))
+    }
+
+    /// The token as a plain number, for a database column or a request header.
+    pub fn as_u64(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for FencingToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A lock that somebody holds, as etcd shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LockInfo {
+    /// The lock's name.
+    pub key: String,
+    /// What the holder calls itself; `None` for foreign clients (Go's `concurrency.Mutex`, `etcdctl lock`).
+    pub owner: Option<String>,
+    /// When the holder asked for it, by its own clock; `None` for foreign clients.
+    pub created_at: Option<SystemTime>,
+    /// The holder's lease; 0 if its key has none and stays until it is deleted.
+    pub lease_id: i64,
+    /// How long the lease lasts if it is never renewed again; `None` where it was not asked for, or there is no lease.
+    pub ttl_remaining: Option<Duration>,
+    /// The holder's fencing token.
+    pub token: FencingToken,
+    /// How many wait behind the holder in etcd. A process counts once, however many of its threads wait.
+    pub waiters: usize,
+}
+
+/// A manager's session, as the manager itself knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SessionInfo {
+    /// The session's lease in etcd; 0 while there is none.
+    pub lease_id: i64,
+    /// The TTL that etcd granted, which may be more than was asked for.
+    pub ttl: Duration,
+    /// How long the session is assured if etcd never answers again.
+    pub remaining: Duration,
+    /// Whether the session stands right now.
+    pub alive: bool,
+}

@@ -1,0 +1,34 @@
+//! The I/O thread: a private current-thread tokio runtime in which the protocol meets a store.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+
+use crate::store::{Failure, Request, Response, WatchEvent, WatchId, WatchSpec};
+
+/// What stands behind the protocol: an etcd cluster, or an in-process model of one.
+pub(crate) trait Store: Clone + Send + Sync + 'static {
+    /// Carries out one request. Ends within `timeout`; what is not known by then is
+    /// [`FailureClass::Unknown`](crate::store::FailureClass::Unknown).
+    fn call(
+        &self,
+        request: Request,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<Response, Failure>> + Send + 'static;
+
+    /// Serves the watches of one session until `orders` is closed. A broken stream is opened anew (elsewhere, with a
+    /// back-off) and every open watch with it, which reports a fresh [`WatchEvent::Created`] for each.
+    fn run_watches(
+        &self,
+        orders: UnboundedReceiver<WatchOrder>,
+        events: UnboundedSender<WatchEvent>,
+    ) -> impl Future<Output = ()> + Send + 'static;
+}
+
+/// A change of the set of open watches.
+#[derive(Clone, Debug)]
+pub(crate) enum WatchOrder {
+    Open { id: WatchId, spec: WatchSpec },
+    Close { id: WatchId },
+}

@@ -1,0 +1,19 @@
+//! Blocking distributed locks on etcd.
+#![allow(dead_code, missing_docs)]
+
+mod clock;
+mod error;
+mod info;
+mod io;
+mod name;
+mod options;
+mod protocol;
+mod store;
+#[cfg(feature = "tls")]
+mod tls;
+
+pub use error::{Cause, ErrorCode, LockError, LossReason};
+pub use info::{FencingToken, LockInfo, SessionInfo};
+pub use options::{LockManagerOptions, LockOptions};
+#[cfg(feature = "tls")]
+pub use tls::TlsOptions;

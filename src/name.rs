@@ -1,0 +1,202 @@
+//! Lock names and where their keys lie in etcd.
+//!
+//! ```text
+//! <root>/<name>/<lease id, hex>-<seq, hex>   one contender for the lock
+//! <root>/~session/<lease id, hex>            one session
+//! ```
+//!
+//! This is the layout of Go's `concurrency.Mutex` and of `etcdctl lock` (which name a contender by its lease alone).
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::error::LockError;
+use crate::store::{Key, LeaseId, Span};
+
+/// The longest lock name, in bytes before encoding. Leaves room below etcd's limits and keeps log lines readable.
+const MAX_NAME_BYTES: usize = 512;
+
+/// Where a manager's keys lie: non-empty, without a trailing slash.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Root(Arc<str>);
+
+impl Root {
+    pub(crate) fn parse(root: &str) -> Result<Self, LockError> {
+        let trimmed = root.trim_end_matches('/');
+        if trimmed.is_empty() {
+            return Err(LockError::InvalidOptions {
+                why: format!(
+                    "the root {root:?} is empty: it is what separates this program's locks from other keys"
+                ),
+            });
+        }
+        Ok(Self(trimmed.into()))
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The key that stands for a session and carries its epoch.
+    pub(crate) fn session_key(&self, lease: LeaseId) -> Key {
+        Key::from(format!("{}/~session/{lease:x}", self.0))
+    }
+
+    /// The keys of every lock whose name begins with `prefix`; sessions are among them when `prefix` is empty.
+    pub(crate) fn locks_beginning_with(&self, prefix: &str) -> Span {
+        Span::Prefix(Key::from(format!("{}/{}", self.0, encode(prefix))))
+    }
+
+    /// The lock name of a contender's key below this root; `None` for anything else, a session key included.
+    pub(crate) fn name_of(&self, key: &Key) -> Option<String> {
+        let key = std::str::from_utf8(key.as_bytes()).ok()?;
+        let below = key.strip_prefix(&*self.0)?.strip_prefix('/')?;
+        let (encoded, _contender) = below.split_once('/')?;
+        if encoded.starts_with('~') {
+            return None;
+        }
+        percent_encoding::percent_decode_str(encoded).decode_utf8().ok().map(|name| name.into_owned())
+    }
+}
+
+impl fmt::Debug for Root {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+/// A valid lock name together with the prefix of its contenders' keys. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct LockName(Arc<NameParts>);
+
+struct NameParts {
+    name: Box<str>,
+    /// `<root>/<encoded name>/`
+    prefix: Key,
+}
+
+impl LockName {
+    pub(crate) fn parse(root: &Root, name: &str) -> Result<Self, LockError> {
+        let invalid = |why: String| LockError::InvalidKey { key: name.chars().take(64).collect(), why };
+        if name.is_empty() {
+            return Err(invalid("a lock name has at least one character".into()));
+        }
+        if name.len() > MAX_NAME_BYTES {
+            return Err(invalid(format!(
+                "{} bytes; a lock name has at most {MAX_NAME_BYTES} bytes in UTF-8",
+                name.len()
+            )));
+        }
+        let prefix = Key::from(format!("{}/{}/", root.as_str(), encode(name)));
+        Ok(Self(Arc::new(NameParts { name: name.into(), prefix })))
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Every contender for this name, and nothing else.
+    pub(crate) fn contenders(&self) -> Span {
+        Span::Prefix(self.0.prefix.clone())
+    }
+
+    /// The key of one acquisition. `seq` grows within a session, so no key is ever used twice.
+    pub(crate) fn contender_key(&self, lease: LeaseId, seq: u64) -> Key {
+        Key::from(format!("{}{lease:x}-{seq:x}", self.0.prefix))
+    }
+}
+
+impl PartialEq for LockName {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for LockName {}
+
+impl std::hash::Hash for LockName {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
+    }
+}
+
+impl std::borrow::Borrow<str> for LockName {
+    fn borrow(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl fmt::Debug for LockName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+/// Makes one path segment of a name: `/` and `%` and control characters are percent-encoded, and a leading `~`,
+/// which is kept for keys that are no locks. Everything else stays as it is, so that a Go program that locks
+/// `<root>/<name>` meets us at the same keys.
+fn encode(name: &str) -> String {
+    let mut encoded = String::with_capacity(name.len() + 8);
+    for (at, c) in name.char_indices() {
+        match u8::try_from(c) {
+            Ok(byte)
+                if byte.is_ascii_control() || matches!(byte, b'/' | b'%') || (at == 0 && byte == b'~') =>
+            {
+                encoded.push_str(percent_encoding::percent_encode_byte(byte));
+            }
+            _ => encoded.push(c),
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root() -> Root {
+        Root::parse("/app/locks/").unwrap()
+    }
+
+    #[test]
+    fn a_root_loses_its_trailing_slash_and_is_never_empty() {
+        assert_eq!(root().as_str(), "/app/locks");
+        assert!(matches!(Root::parse("//"), Err(LockError::InvalidOptions { .. })));
+        assert!(matches!(Root::parse(""), Err(LockError::InvalidOptions { .. })));
+    }
+
+    #[test]
+    fn every_name_comes_back_from_its_key() {
+        for name in ["a", "a/b", "a/", "%2F", "~session", "naïve/锁\u{1}", "~", " ", "a~b"] {
+            let parsed = LockName::parse(&root(), name).unwrap();
+            assert_eq!(root().name_of(&parsed.contender_key(0x1f, 3)).as_deref(), Some(name));
+        }
+    }
+
+    #[test]
+    fn no_locks_range_contains_anothers() {
+        let names = ["a", "a/b", "a/", "%2F", "/", "~session", "a%2Fb", "a/b/"];
+        let prefixes: Vec<String> =
+            names.iter().map(|n| LockName::parse(&root(), n).unwrap().0.prefix.to_string()).collect();
+        for (i, a) in prefixes.iter().enumerate() {
+            for (j, b) in prefixes.iter().enumerate() {
+                assert!(i == j || !a.starts_with(b.as_str()), "{a} lies within {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn keys_are_those_of_go_s_mutex_with_a_sequence_behind() {
+        let name = LockName::parse(&root(), "jobs").unwrap();
+        assert_eq!(name.contender_key(0x694d_71ad, 0x1a).to_string(), "/app/locks/jobs/694d71ad-1a");
+        assert_eq!(root().session_key(0x694d_71ad).to_string(), "/app/locks/~session/694d71ad");
+        assert_eq!(root().name_of(&root().session_key(7)), None);
+    }
+
+    #[test]
+    fn a_name_is_not_empty_and_at_most_512_bytes() {
+        assert!(matches!(LockName::parse(&root(), ""), Err(LockError::InvalidKey { .. })));
+        assert!(LockName::parse(&root(), &"x".repeat(512)).is_ok());
+        assert!(matches!(LockName::parse(&root(), &"é".repeat(257)), Err(LockError::InvalidKey { .. })));
+    }
+}

@@ -1,0 +1,177 @@
+//! The lock protocol as a state machine without I/O, threads or a clock.
+//!
+//! Time and events come in as arguments, [`Action`]s come out of [`Protocol::poll_action`]. One `Protocol` is one
+//! session's side of everything: its lease, and a queue for every name that is in use.
+
+use std::time::Duration;
+
+use crate::clock::Time;
+use crate::error::LossReason;
+use crate::name::{LockName, Root};
+use crate::store::{Failure, Key, KeyValue, LeaseId, Request, Revision, WatchId, WatchSpec};
+
+/// What one protocol instance is told at its start.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) root: Root,
+    pub(crate) owner: String,
+    pub(crate) pid: u32,
+    pub(crate) ttl: Duration,
+    pub(crate) safety_margin: Duration,
+    /// One attempt of one request.
+    pub(crate) request_timeout: Duration,
+    /// Seeds the jitter of back-offs and fallbacks.
+    pub(crate) seed: u64,
+}
+
+/// Names one call of `lock` and its kin, from the call until the guard it may get is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Ticket(pub(crate) u64);
+
+/// Names one hold: from its grant to its end. Several tickets of one thread can share it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct HoldId(pub(crate) u64);
+
+/// Names one request to the store; its reply carries the same id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct RequestId(pub(crate) u64);
+
+/// Names the calling thread; re-entry is for the thread that holds.
+pub(crate) type Thread = std::thread::ThreadId;
+
+/// What callers ask for.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Get the lock for this ticket. Ends in [`Action::Grant`] or [`Action::Refuse`], once.
+    Acquire(Acquire),
+    /// The ticket is not wanted any more, whether it waits or was granted; the last claim of a hold releases it.
+    /// With `confirm`, the ticket's answer follows: [`Action::Refuse`] where it waited (when its place in the queue is
+    /// given up), [`Action::Confirm`] where it held.
+    Leave { ticket: Ticket, confirm: bool },
+    /// End everything: holds are lost, waiters refused, the lease revoked; [`Action::Closed`] when that is done.
+    Close,
+}
+
+#[derive(Debug)]
+pub(crate) struct Acquire {
+    pub(crate) ticket: Ticket,
+    pub(crate) name: LockName,
+    pub(crate) thread: Thread,
+    pub(crate) patience: Patience,
+    /// First back-off step after a failed request.
+    pub(crate) retry_interval: Duration,
+    /// When the caller asked, as time since the Unix epoch; for people who look at the key.
+    pub(crate) asked_at: Duration,
+}
+
+/// How long a ticket waits, and what it says when it stops waiting.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Patience {
+    /// Never join the queue: have the lock at once, or [`Refusal::Held`].
+    pub(crate) try_only: bool,
+    /// Give up at this time with [`Refusal::Timeout`]; `None`: never.
+    pub(crate) deadline: Option<Time>,
+    /// Give up at this time with [`Refusal::AlreadyHeld`], or with [`Refusal::Unavailable`] if the store did not even
+    /// say that it is held; `None`: never.
+    pub(crate) budget: Option<Time>,
+}
+
+/// What the outside must do, in order.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// Carry out a request; its reply (or failure, after `timeout` at the latest) goes to `handle_reply`.
+    Send {
+        id: RequestId,
+        request: Request,
+        timeout: Duration,
+    },
+    /// Open a watch / forget one.
+    Watch {
+        id: WatchId,
+        spec: WatchSpec,
+    },
+    Unwatch {
+        id: WatchId,
+    },
+
+    /// A session stands; holds are assured until `deadline`.
+    SessionUp {
+        lease: LeaseId,
+        ttl: Duration,
+        deadline: Time,
+    },
+    /// The session is assured until `deadline`. Where a caller's thread has already seen the old deadline pass,
+    /// the answer is `handle_expired`.
+    ExtendSession {
+        deadline: Time,
+    },
+    /// The session is over; an `EndHold` for each of its holds has gone before.
+    SessionDown {
+        reason: LossReason,
+    },
+
+    /// The ticket has the lock.
+    Grant {
+        ticket: Ticket,
+        hold: HoldId,
+        name: LockName,
+        key: Key,
+        token: Revision,
+    },
+    /// The ticket does not get the lock.
+    Refuse {
+        ticket: Ticket,
+        refusal: Refusal,
+    },
+    /// The hold is over: released if `lost` is `None`. Its `done()` closes now.
+    EndHold {
+        hold: HoldId,
+        lost: Option<LossReason>,
+    },
+    /// The answer to a `Leave` with `confirm` of a ticket that was granted.
+    Confirm {
+        ticket: Ticket,
+        result: Result<(), ReleaseFailure>,
+    },
+
+    /// Everything is over; nothing will follow.
+    Closed,
+}
+
+/// Why a ticket did not get the lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// To a `try_only` ticket: somebody else has the lock.
+    Held,
+    /// The time limit of the caller ran out.
+    Timeout { waited: Duration, holder: Option<Holder> },
+    /// The retries ran out.
+    AlreadyHeld { holder: Option<Holder> },
+    /// The retries ran out, or a try could not be decided, while the store was out of reach.
+    Unavailable(Failure),
+    /// The caller left.
+    Cancelled,
+    /// The manager was closed.
+    Closed,
+    /// The store refused for good.
+    Failed(Failure),
+}
+
+/// Who has the lock, as far as the store told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Holder {
+    pub(crate) kv: KeyValue,
+    /// Contenders behind it.
+    pub(crate) waiters: u64,
+}
+
+/// What became of a release that its caller waited for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ReleaseFailure {
+    /// The hold had been lost before, or its session ended before the release was confirmed.
+    Lost(LossReason),
+    /// The key was gone already: somebody had deleted it.
+    NotHeld,
+    /// The store refused for good.
+    Failed(Failure),
+}
