@@ -11,6 +11,7 @@ mod protocol;
 mod store;
 #[cfg(feature = "tls")]
 mod tls;
+mod value;
 
 pub use error::{Cause, ErrorCode, LockError, LossReason};
 pub use info::{FencingToken, LockInfo, SessionInfo};
