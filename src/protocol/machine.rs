@@ -71,7 +71,7 @@ impl Protocol {
             Purpose::Renew { sent } => session.handle_renewed(now, sent, reply, out),
             Purpose::CheckSession => session.handle_checked(reply),
             Purpose::Revoke { lease } => {
-                session.handle_revoked(now, lease, reply, out);
+                session.handle_revoked(now, lease, &reply, out);
                 Verdict::Nothing
             }
             Purpose::Step(id) => self.in_queue(id, |queue, cx| queue.handle_step(reply, cx)),

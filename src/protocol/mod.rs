@@ -6,6 +6,7 @@
 mod machine;
 mod outbox;
 mod queue;
+mod revocation;
 mod session;
 mod steps;
 mod timers;

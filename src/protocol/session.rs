@@ -1,9 +1,9 @@
 //! The session: one lease, its renewal, and the epoch that fences every request made under it.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use super::outbox::{Outbox, Purpose, Watched};
+use super::revocation::Revocations;
 use super::steps::{self, Guard};
 use super::timers::Timer;
 use super::{Action, QueueId};
@@ -12,11 +12,8 @@ use crate::error::LossReason;
 use crate::name::LockName;
 use crate::store::{Answer, Failure, FailureClass, Key, KeyValue, LeaseId, Request, Response, Span, WatchId};
 
-/// First pause after a failed attempt to set up, fence or revoke.
+/// First pause after a failed attempt to set up or to fence.
 const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
-
-/// A lease that nobody uses is revoked at most this much longer than its TTL; etcd notices expiry within 0.5 s.
-const EXPIRY_SLACK: Duration = Duration::from_secs(2);
 
 /// What the whole protocol must do after the session handled something.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,8 +37,7 @@ pub(super) struct Session {
     term: u64,
     /// Attempts to set up that failed in a row.
     failures: u32,
-    /// Leases of former sessions on their way out.
-    revoking: HashMap<LeaseId, Revoking>,
+    revocations: Revocations,
 }
 
 #[derive(Debug)]
@@ -90,12 +86,6 @@ struct SessionWatch {
     stood: bool,
 }
 
-#[derive(Debug)]
-struct Revoking {
-    until: Time,
-    failures: u32,
-}
-
 impl Tenure {
     pub(super) fn next_contender_key(&mut self, name: &LockName) -> Key {
         self.next_seq += 1;
@@ -117,7 +107,7 @@ impl Tenure {
 
 impl Session {
     pub(super) fn new() -> Self {
-        Self { state: State::Down, term: 0, failures: 0, revoking: HashMap::new() }
+        Self { state: State::Down, term: 0, failures: 0, revocations: Revocations::default() }
     }
 
     /// The session, if it stands.
@@ -159,7 +149,7 @@ impl Session {
         };
         if let State::Closing { lease: closing } = &mut self.state {
             *closing = Some(lease);
-            self.revoke(now, lease, ttl, out);
+            self.revocations.begin(now, lease, ttl, out);
             return Verdict::Nothing;
         }
         let deadline = (sent + ttl).saturating_sub(out.config.safety_margin);
@@ -224,7 +214,7 @@ impl Session {
             }
             (_, State::Registering(tenure)) => {
                 let (lease, ttl) = (tenure.lease, tenure.ttl);
-                self.revoke(now, lease, ttl, out);
+                self.revocations.begin(now, lease, ttl, out);
                 self.set_up_failed(now, failure, out)
             }
             _ => Verdict::Nothing,
@@ -360,50 +350,30 @@ impl Session {
             State::Up(tenure) => {
                 tenure.clear(out);
                 out.act(Action::SessionDown { reason });
-                self.revoke(now, tenure.lease, tenure.ttl, out);
+                self.revocations.begin(now, tenure.lease, tenure.ttl, out);
             }
             State::Registering(tenure) => {
                 tenure.clear(out);
-                self.revoke(now, tenure.lease, tenure.ttl, out);
+                self.revocations.begin(now, tenure.lease, tenure.ttl, out);
             }
             other => self.state = other,
         }
         self.connect(now, out);
     }
 
-    /// Revokes a lease whose holds are all over, so that its keys are in nobody's way until it expires.
-    fn revoke(&mut self, now: Time, lease: LeaseId, ttl: Duration, out: &mut Outbox) {
-        let until = now + ttl + EXPIRY_SLACK;
-        self.revoking.insert(lease, Revoking { until, failures: 0 });
-        out.send(Purpose::Revoke { lease }, Request::RevokeLease { lease });
-    }
-
     pub(super) fn retry_revoke(&mut self, lease: LeaseId, out: &mut Outbox) {
-        if self.revoking.contains_key(&lease) {
-            out.send(Purpose::Revoke { lease }, Request::RevokeLease { lease });
-        }
+        self.revocations.send(lease, out);
     }
 
     pub(super) fn handle_revoked(
         &mut self,
         now: Time,
         lease: LeaseId,
-        reply: Result<Response, Failure>,
+        reply: &Result<Response, Failure>,
         out: &mut Outbox,
     ) {
-        let Some(revoking) = self.revoking.get_mut(&lease) else {
-            return;
-        };
-        if let Err(Failure { class: FailureClass::NotDone | FailureClass::Unknown, .. }) = reply {
-            if now < revoking.until {
-                revoking.failures += 1;
-                let pause = out.back_off(FIRST_BACK_OFF, revoking.failures);
-                out.timers.set(Timer::Revoke(lease), now + pause);
-                return;
-            }
-        }
-        self.revoking.remove(&lease);
-        if matches!(self.state, State::Closing { lease: Some(closing) } if closing == lease) {
+        let done = self.revocations.handle_reply(now, lease, reply, out);
+        if done && matches!(self.state, State::Closing { lease: Some(closing) } if closing == lease) {
             self.state = State::Closed;
             out.act(Action::Closed);
         }
@@ -430,7 +400,7 @@ impl Session {
 
     fn close_lease(&mut self, now: Time, tenure: &Tenure, out: &mut Outbox) {
         self.state = State::Closing { lease: Some(tenure.lease) };
-        self.revoke(now, tenure.lease, tenure.ttl, out);
+        self.revocations.begin(now, tenure.lease, tenure.ttl, out);
     }
 
     fn note_term(&mut self, response: Response) -> Response {
