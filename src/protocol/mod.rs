@@ -9,6 +9,7 @@ mod queue;
 mod revocation;
 mod session;
 mod steps;
+mod tenure;
 mod timers;
 
 use std::time::Duration;

@@ -5,12 +5,12 @@ use std::time::Duration;
 use super::outbox::{Outbox, Purpose, Watched};
 use super::revocation::Revocations;
 use super::steps::{self, Guard};
+use super::tenure::{self, Fence, SessionWatch, Tenure};
 use super::timers::Timer;
 use super::{Action, QueueId};
 use crate::clock::Time;
 use crate::error::LossReason;
-use crate::name::LockName;
-use crate::store::{Answer, Failure, FailureClass, Key, KeyValue, LeaseId, Request, Response, Span, WatchId};
+use crate::store::{Answer, Failure, FailureClass, KeyValue, LeaseId, Request, Response, Span};
 
 /// First pause after a failed attempt to set up or to fence.
 const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
@@ -55,54 +55,6 @@ enum State {
         lease: Option<LeaseId>,
     },
     Closed,
-}
-
-/// One lease and all that hangs on it.
-#[derive(Debug)]
-pub(super) struct Tenure {
-    pub(super) lease: LeaseId,
-    pub(super) ttl: Duration,
-    /// When everything held is given up unless a renewal is answered before.
-    pub(super) deadline: Time,
-    pub(super) guard: Guard,
-    /// Numbers the contenders of this session.
-    next_seq: u64,
-    /// The put of the session key that is in flight.
-    fence: Option<Fence>,
-    watch: Option<SessionWatch>,
-}
-
-#[derive(Debug, Default)]
-struct Fence {
-    failures: u32,
-    /// Queues that wait for a later epoch.
-    waiting: Vec<QueueId>,
-}
-
-#[derive(Debug)]
-struct SessionWatch {
-    id: WatchId,
-    /// The watch stood once: standing again means that something may have been missed in between.
-    stood: bool,
-}
-
-impl Tenure {
-    pub(super) fn next_contender_key(&mut self, name: &LockName) -> Key {
-        self.next_seq += 1;
-        name.contender_key(self.lease, self.next_seq)
-    }
-
-    fn put_session_key(&self, out: &mut Outbox) {
-        let put = steps::put_session(&self.guard.session_key, self.lease);
-        out.send(Purpose::PutSession, Request::Txn(put));
-    }
-
-    fn clear(&self, out: &mut Outbox) {
-        if let Some(watch) = &self.watch {
-            out.unwatch(watch.id);
-        }
-        forget_session(out);
-    }
 }
 
 impl Session {
@@ -230,7 +182,7 @@ impl Session {
         }
         self.state = State::Down;
         self.failures += 1;
-        forget_session(out);
+        tenure::forget_requests(out);
         let pause = out.back_off(FIRST_BACK_OFF, self.failures);
         out.timers.set(Timer::Connect, now + pause);
         out.act(Action::SessionFailed { failure: failure.clone() });
@@ -407,14 +359,4 @@ impl Session {
         self.term = self.term.max(response.term);
         response
     }
-}
-
-/// Nothing that was under way for a session matters to the next.
-fn forget_session(out: &mut Outbox) {
-    for timer in [Timer::SessionDeadline, Timer::Renew, Timer::Fence] {
-        out.timers.clear(timer);
-    }
-    out.forget_requests(|purpose| {
-        matches!(purpose, Purpose::Renew { .. } | Purpose::PutSession | Purpose::CheckSession)
-    });
 }
