@@ -160,6 +160,11 @@ impl Protocol {
         self.out.timers.next()
     }
 
+    #[cfg(test)]
+    pub(crate) fn queues_in_use(&self) -> usize {
+        self.queues.len()
+    }
+
     /// Time has passed. A deadline that passed with it counts before anything else, even an answer that arrived.
     fn pass(&mut self, now: Time) {
         self.now = self.now.max(now);

@@ -197,3 +197,6 @@ pub(crate) enum ReleaseFailure {
     /// The store refused for good.
     Failed(Failure),
 }
+
+#[cfg(test)]
+mod tests;
