@@ -5,6 +5,7 @@ mod clock;
 mod error;
 mod info;
 mod io;
+pub mod memory;
 mod name;
 mod options;
 mod protocol;

@@ -1,0 +1,3 @@
+//! An in-process store.
+
+mod model;
