@@ -1,3 +1,3 @@
 //! An in-process store.
 
-mod model;
+pub(crate) mod model;

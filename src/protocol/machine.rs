@@ -134,7 +134,7 @@ impl Protocol {
                 Timer::Revoke(lease) => self.session.retry_revoke(lease, &mut self.out),
                 Timer::Patience(ticket) => self.in_place_of(ticket, Queue::lose_patience),
                 Timer::Depart(ticket) => self.in_place_of(ticket, Queue::end_grace),
-                Timer::Retry(id) => self.change_queue(id, |queue, _| queue.retry()),
+                Timer::Retry(id) => self.change_queue(id, Queue::retry),
                 Timer::Fallback(id) => self.change_queue(id, Queue::fall_back),
                 Timer::OwnWatch(id) => self.change_queue(id, Queue::watch_own_key),
             }
@@ -210,7 +210,11 @@ impl Protocol {
         match verdict {
             Verdict::Nothing => {}
             Verdict::Up => self.touched.extend(self.queue_ids()),
-            Verdict::Fenced(waiting) => self.touched.extend(waiting),
+            Verdict::Fenced(waiting) => {
+                for id in waiting {
+                    self.change_queue(id, Queue::retry);
+                }
+            }
             Verdict::Lost(reason) => {
                 for id in self.queue_ids() {
                     self.change_queue(id, |queue, cx| queue.lose_session(reason, cx));

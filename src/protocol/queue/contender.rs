@@ -75,6 +75,13 @@ pub(super) struct Debris {
     pub(super) confirm: Vec<Ticket>,
 }
 
+impl Debris {
+    /// Nothing can bring the key back once it is deleted.
+    pub(super) fn is_fenced(&self, epoch: Revision) -> bool {
+        self.dirty.is_none_or(|dirty| dirty < epoch)
+    }
+}
+
 impl Contender {
     pub(super) fn new(key: Key, value: Vec<u8>, lease: LeaseId, try_only: bool) -> Self {
         Self {

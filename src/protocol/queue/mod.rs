@@ -164,6 +164,7 @@ impl Queue {
         if self.waiters.is_empty() {
             self.drop_unwanted_contender(cx);
         }
+        self.fence_debris(cx);
         if matches!(self.step, Step::Idle) {
             self.take_step(cx);
         }
@@ -184,6 +185,14 @@ impl Queue {
         }
     }
 
+    /// A key that a delayed request could still bring back is deleted only under a later epoch than that request's.
+    fn fence_debris(&mut self, cx: &mut Cx<'_>) {
+        let epoch = cx.session.tenure().map(|tenure| tenure.guard.epoch);
+        if epoch.is_some_and(|epoch| !self.debris.iter().all(|debris| debris.is_fenced(epoch))) {
+            cx.session.fence(self.id, cx.out);
+        }
+    }
+
     fn take_step(&mut self, cx: &mut Cx<'_>) {
         let Some(tenure) = cx.session.tenure() else {
             return;
@@ -194,12 +203,8 @@ impl Queue {
             self.contender = Some(Contender::new(key, value, tenure.lease, front.patience.try_only));
         }
         let guard = tenure.guard.clone();
-        let fenced = |debris: &Debris| debris.dirty.is_none_or(|dirty| dirty < guard.epoch);
-        if !self.debris.iter().all(fenced) {
-            cx.session.fence(self.id, cx.out);
-        }
-        let mut deletes: Vec<Key> =
-            self.debris.iter().filter(|debris| fenced(debris)).map(|debris| debris.key.clone()).collect();
+        let fenced = self.debris.iter().filter(|debris| debris.is_fenced(guard.epoch));
+        let mut deletes: Vec<Key> = fenced.map(|debris| debris.key.clone()).collect();
         let entering = self.contender.as_ref().filter(|contender| contender.is_entering());
         let request = match entering {
             Some(contender) => {
@@ -320,9 +325,11 @@ impl Queue {
         }
     }
 
-    pub(super) fn retry(&mut self) {
+    /// Ends a back-off: its time is over, or the store was just heard of.
+    pub(super) fn retry(&mut self, cx: &mut Cx<'_>) {
         if matches!(self.step, Step::BackingOff) {
             self.step = Step::Idle;
+            cx.out.timers.clear(Timer::Retry(self.id));
         }
     }
 
