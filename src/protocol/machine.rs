@@ -64,11 +64,12 @@ impl Protocol {
         let Some(purpose) = self.out.take_purpose(id) else {
             return;
         };
+        let stale = reply.as_ref().is_ok_and(|response| self.session.is_stale(response));
         let (session, out) = (&mut self.session, &mut self.out);
         let verdict = match purpose {
             Purpose::GrantLease { sent } => session.handle_granted(now, sent, reply, out),
             Purpose::PutSession => session.handle_put(now, reply, out),
-            Purpose::Renew { sent } => session.handle_renewed(now, sent, reply, out),
+            Purpose::Renew { sent } => session.handle_renewed(now, sent, reply, stale, out),
             Purpose::CheckSession => session.handle_checked(reply),
             Purpose::Revoke { lease } => {
                 session.handle_revoked(now, lease, &reply, out);
@@ -160,9 +161,10 @@ impl Protocol {
         self.out.timers.next()
     }
 
+    /// Nobody holds, waits, or has left anything that must go.
     #[cfg(test)]
-    pub(crate) fn queues_in_use(&self) -> usize {
-        self.queues.len()
+    pub(crate) fn is_idle(&self) -> bool {
+        self.queues.is_empty()
     }
 
     /// Time has passed. A deadline that passed with it counts before anything else, even an answer that arrived.

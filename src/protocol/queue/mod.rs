@@ -136,8 +136,12 @@ impl Queue {
                 self.depart(Departing::cancelled(ticket), cx);
             }
         } else if let Some(at) = self.departing.iter().position(|departing| departing.ticket == ticket) {
-            self.departing.remove(at);
-            cx.out.forget_ticket(ticket);
+            if confirm {
+                self.departing[at].cancel();
+            } else {
+                self.departing.remove(at);
+                cx.out.forget_ticket(ticket);
+            }
         } else {
             self.leave_hold(ticket, confirm, cx);
         }

@@ -272,13 +272,18 @@ impl Queue {
         }
     }
 
-    /// Somebody deleted our key. If the session went with it, that is the reason to tell, so ask first.
+    /// Somebody deleted our key, and no key is ever put twice. A waiter enters again with a new one. A hold is over; if
+    /// the session went with it, that is the reason to tell, so ask first.
     pub(in crate::protocol) fn own_key_deleted(&mut self, cx: &mut Cx<'_>) {
-        if let Some(hold) = self.contender.as_mut().and_then(Contender::hold_mut) {
-            hold.doomed = true;
-            cx.out.timers.set(Timer::Fallback(self.id), cx.now + REASON_GRACE);
+        match self.contender.as_mut().map(Contender::hold_mut) {
+            Some(Some(hold)) => {
+                hold.doomed = true;
+                cx.out.timers.set(Timer::Fallback(self.id), cx.now + REASON_GRACE);
+                self.look(cx);
+            }
+            Some(None) => self.forget_contender(cx),
+            None => {}
         }
-        self.look(cx);
     }
 
     fn key_deleted(&mut self, cx: &mut Cx<'_>) {
