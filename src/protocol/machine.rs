@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::mutants::mutant;
 use super::outbox::{Outbox, Purpose, Watched};
 use super::queue::{Cx, Queue};
 use super::session::{Session, Verdict};
@@ -127,8 +128,7 @@ impl Protocol {
         self.pass(now);
         while let Some(timer) = self.out.timers.take_due(now) {
             match timer {
-                // Seen to by `pass`; a later deadline has a timer of its own.
-                Timer::SessionDeadline => {}
+                Timer::SessionDeadline => self.obey(Verdict::Lost(LossReason::SessionExpired)),
                 Timer::Renew => self.session.renew(now, &mut self.out),
                 Timer::Connect => self.session.connect(now, &mut self.out),
                 Timer::Fence => self.session.retry_put(&mut self.out),
@@ -170,7 +170,7 @@ impl Protocol {
     /// Time has passed. A deadline that passed with it counts before anything else, even an answer that arrived.
     fn pass(&mut self, now: Time) {
         self.now = self.now.max(now);
-        if self.session.is_past_deadline(now) {
+        if self.session.is_past_deadline(now) && !mutant!(AnswersBeforeDeadline) {
             self.obey(Verdict::Lost(LossReason::SessionExpired));
         }
     }

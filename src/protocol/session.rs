@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::mutants::mutant;
 use super::outbox::{Outbox, Purpose, Watched};
 use super::revocation::Revocations;
 use super::steps::{self, Guard};
@@ -82,7 +83,7 @@ impl Session {
     /// answer a renewal for a lease that the new leader has given up (etcd #15247).
     pub(super) fn is_stale(&mut self, response: &Response) -> bool {
         self.term = self.term.max(response.term);
-        response.term < self.term
+        response.term < self.term && !mutant!(StaleTermBelieved)
     }
 
     /// Asks for a lease, if there is none.
@@ -223,7 +224,8 @@ impl Session {
             Ok(Answer::LeaseRenewed { ttl }) if !stale => {
                 tenure.ttl = ttl;
                 // Counted from the send: etcd started the TTL anew after that, whenever it did.
-                let deadline = (sent + ttl).saturating_sub(out.config.safety_margin);
+                let start = if mutant!(DeadlineFromReceipt) { now } else { sent };
+                let deadline = (start + ttl).saturating_sub(out.config.safety_margin);
                 if deadline > tenure.deadline {
                     tenure.deadline = deadline;
                     out.timers.set(Timer::SessionDeadline, deadline);

@@ -3,6 +3,7 @@
 //! Everything that could put a key is guarded by the session's epoch, the mod revision of the session key: once that
 //! key has been put again, no older request can take effect any more, wherever it was delayed.
 
+use super::mutants::mutant;
 use crate::name::LockName;
 use crate::store::{
     Compare, Failure, FailureClass, Field, Key, KeyValue, LeaseId, Op, OpResult, Order, Range, RangeResult,
@@ -64,7 +65,7 @@ pub(super) fn enter(guard: &Guard, deletes: &[Key], entry: &Entry<'_>) -> Txn {
     otherwise.push(read_key(&guard.session_key));
     let mut then: Vec<Op> = delete_ops().collect();
     then.push(Op::Txn(if entry.try_only { try_entry(entry) } else { queue_entry(entry) }));
-    Txn { when: vec![epoch_stands(guard)], then, otherwise }
+    Txn { when: epoch_stands(guard), then, otherwise }
 }
 
 fn queue_entry(entry: &Entry<'_>) -> Txn {
@@ -137,7 +138,7 @@ fn queued(
 /// One read: who is first, whether `key` (created at `created`) is still there, and who is right before it.
 pub(super) fn look(guard: &Guard, name: &LockName, key: &Key, created: Revision) -> Txn {
     Txn {
-        when: vec![epoch_stands(guard)],
+        when: epoch_stands(guard),
         then: vec![
             contenders(name, Order::OldestFirst, 1),
             read_key(key),
@@ -155,7 +156,7 @@ pub(super) fn standing(key: &Key, created: Revision, answer: &TxnAnswer) -> Stan
     match (answer.succeeded, &answer.results[..]) {
         (false, [OpResult::Range(session)]) => Standing::Refused { session: session.kvs.first().cloned() },
         (true, [OpResult::Range(first), OpResult::Range(own), OpResult::Range(before)]) => {
-            if own.kvs.first().is_none_or(|own| own.create_revision != created) {
+            if own.kvs.first().is_none_or(|own| !is_ours(own, created)) {
                 return Standing::Gone;
             }
             match (first.kvs.first(), before.kvs.first()) {
@@ -166,6 +167,10 @@ pub(super) fn standing(key: &Key, created: Revision, answer: &TxnAnswer) -> Stan
         }
         _ => Standing::Garbled,
     }
+}
+
+fn is_ours(own: &KeyValue, created: Revision) -> bool {
+    own.create_revision == created || mutant!(ExistenceForCreateRevision)
 }
 
 /// Who holds the lock, with its value, and how many contenders there are.
@@ -190,7 +195,7 @@ pub(super) fn put_session(session_key: &Key, lease: LeaseId) -> Txn {
 
 /// Asks only whether the epoch stands.
 pub(super) fn check_session(guard: &Guard) -> Txn {
-    Txn { when: vec![epoch_stands(guard)], then: Vec::new(), otherwise: vec![read_key(&guard.session_key)] }
+    Txn { when: epoch_stands(guard), then: Vec::new(), otherwise: vec![read_key(&guard.session_key)] }
 }
 
 /// Reads [`check_session`]'s answer: `None` if the epoch stands, else the session key as it is now.
@@ -206,8 +211,12 @@ pub(super) fn garbled() -> Failure {
     Failure::new(FailureClass::Refused, "etcd's answer does not fit the request")
 }
 
-fn epoch_stands(guard: &Guard) -> Compare {
-    Compare { span: Span::Key(guard.session_key.clone()), field: Field::ModRevision, equals: guard.epoch }
+fn epoch_stands(guard: &Guard) -> Vec<Compare> {
+    if mutant!(EpochNotCompared) {
+        return Vec::new();
+    }
+    let span = Span::Key(guard.session_key.clone());
+    vec![Compare { span, field: Field::ModRevision, equals: guard.epoch }]
 }
 
 fn put(entry: &Entry<'_>) -> Op {

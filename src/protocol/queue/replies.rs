@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::contender::{Contender, Place, Stage};
 use super::{Cx, OWN_WATCH_AGE, Queue, SentStep, Step};
 use crate::error::LossReason;
+use crate::protocol::mutants::mutant;
 use crate::protocol::outbox::{Purpose, Watched};
 use crate::protocol::session::Verdict;
 use crate::protocol::steps::{self, Entered, Standing};
@@ -89,7 +90,7 @@ impl Queue {
     fn step_failed(&mut self, sent: SentStep, failure: Failure, cx: &mut Cx<'_>) -> Verdict {
         match failure.class {
             FailureClass::LeaseGone => return Verdict::Lost(LossReason::SessionRevoked),
-            FailureClass::Unknown => {
+            FailureClass::Unknown if !mutant!(UnknownTakenForNotDone) => {
                 if let Some(contender) = self.contender.as_mut().filter(|_| sent.entering) {
                     contender.dirty = contender.dirty.max(Some(sent.epoch));
                 }
@@ -238,6 +239,7 @@ impl Queue {
     pub(in crate::protocol) fn fall_back(&mut self, cx: &mut Cx<'_>) {
         match self.contender.as_ref().and_then(Contender::hold) {
             Some(hold) if hold.doomed => self.key_deleted(cx),
+            _ if mutant!(MissedEventsIgnored) => {}
             _ => self.look(cx),
         }
     }
@@ -251,14 +253,18 @@ impl Queue {
     /// The watch on the predecessor stands from `revision` on.
     pub(in crate::protocol) fn predecessor_watched(&mut self, revision: Revision, cx: &mut Cx<'_>) {
         let place = self.contender.as_mut().and_then(Contender::place_mut);
-        if place.is_some_and(|place| place.seen < revision) {
+        if place.is_some_and(|place| place.seen < revision) && !mutant!(MissedEventsIgnored) {
             // It may have gone between the read that showed it and the beginning of the watch.
             self.look(cx);
         }
     }
 
     pub(in crate::protocol) fn predecessor_deleted(&mut self, cx: &mut Cx<'_>) {
-        if self.contender.as_mut().and_then(Contender::place_mut).is_some() {
+        if let Some(place) = self.contender.as_mut().and_then(Contender::place_mut) {
+            if mutant!(PromotedWithoutRead) {
+                let created = place.created;
+                return self.hold(created, cx);
+            }
             self.look(cx);
         }
     }

@@ -242,6 +242,16 @@ impl World {
         Ok(())
     }
 
+    /// P5: what is over for everybody who looks at the clock is not extended.
+    pub(super) fn check_extension(&self, node: usize) -> Result<(), Violation> {
+        match self.nodes[node].deadline {
+            Some(deadline) if self.local(node) >= deadline => Err(Violation::new(format!(
+                "P5: the session of manager {node} is extended after its deadline"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// P5: a hold ends once, and nothing of it comes again.
     pub(super) fn check_end(&mut self, node: usize, hold: HoldId) -> Result<(), Violation> {
         match self.checks.holds.remove(&(node, hold)) {

@@ -43,6 +43,55 @@ pub(super) enum Fault {
     Foreign,
 }
 
+/// What can be planned to go wrong.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Cut,
+    Slow,
+    BreakStream,
+    StallStream,
+    Pause,
+    Crash,
+    Expire,
+    Reenter,
+    RevokeLease,
+    DeleteContender,
+    DeleteSessionKey,
+    LeaderChange,
+    Compact,
+    Full,
+    Foreign,
+}
+
+/// Mixtures of faults. Everything at once hides what a few do to each other, so some are mixed alone.
+const WEATHERS: [&[Kind]; 5] = [
+    &[
+        Kind::Cut,
+        Kind::Slow,
+        Kind::BreakStream,
+        Kind::StallStream,
+        Kind::Pause,
+        Kind::Crash,
+        Kind::Expire,
+        Kind::Reenter,
+        Kind::RevokeLease,
+        Kind::DeleteContender,
+        Kind::DeleteSessionKey,
+        Kind::LeaderChange,
+        Kind::Compact,
+        Kind::Full,
+        Kind::Foreign,
+    ],
+    // A bad network and slow processes.
+    &[Kind::Cut, Kind::Cut, Kind::Slow, Kind::Slow, Kind::Pause, Kind::StallStream],
+    // A busy administrator, while watches are unreliable.
+    &[Kind::DeleteContender, Kind::DeleteContender, Kind::RevokeLease, Kind::StallStream, Kind::Foreign],
+    // Elections.
+    &[Kind::LeaderChange, Kind::LeaderChange, Kind::Cut, Kind::Slow],
+    // Processes come and go.
+    &[Kind::Crash, Kind::Pause, Kind::Foreign, Kind::Reenter, Kind::Compact],
+];
+
 /// A contender that behaves like Go's `concurrency.Mutex`.
 #[derive(Debug)]
 pub(super) struct Foreign {
@@ -69,47 +118,48 @@ impl Foreign {
 
 impl World {
     pub(super) fn plan_faults(&mut self) {
-        let base = match self.rng.u8(0..3) {
-            0 => 0.0,
-            1 => 0.02,
-            _ => 0.2,
-        };
+        let kinds = self.rng.choice(WEATHERS).unwrap_or_default();
+        let unreliable = self.rng.choice([0.0, 0.02, 0.2, 0.4]).unwrap_or_default();
         for node in 0..self.nodes.len() {
-            self.nodes[node].link.unreliable = base;
+            self.nodes[node].link.unreliable = unreliable;
         }
         for _ in 0..self.rng.usize(0..24) {
             let at = self.below(Duration::from_secs(30));
-            let fault = self.pick_fault();
+            let fault = self.pick_fault(kinds);
             self.schedule(at, Event::Fault(fault));
         }
     }
 
-    fn pick_fault(&mut self) -> Fault {
+    fn pick_fault(&mut self, kinds: &[Kind]) -> Fault {
         let node = self.rng.usize(..self.nodes.len());
-        match self.rng.u8(0..18) {
-            0 | 1 => {
-                let mut link = self.nodes[node].link;
+        let mut link = self.nodes[node].link;
+        match self.rng.choice(kinds).copied().unwrap_or(Kind::Foreign) {
+            Kind::Cut => {
                 (link.requests_lost, link.answers_lost) = (self.rng.bool(), self.rng.bool());
                 Fault::Link { node, link }
             }
-            2 => {
-                let mut link = self.nodes[node].link;
-                link.slow = self.below(Duration::from_secs(2));
+            Kind::Slow => {
+                let slow = self.below(Duration::from_secs(2));
+                (link.slow_requests, link.slow_answers) = match self.rng.u8(0..3) {
+                    0 => (slow, slow),
+                    1 => (slow, Duration::ZERO),
+                    _ => (Duration::ZERO, slow),
+                };
                 Fault::Link { node, link }
             }
-            3 => Fault::BreakStream(node),
-            4 => Fault::StallStream(node),
-            5 => Fault::Pause(node, self.below(TTL * 2)),
-            6 => Fault::Crash(node),
-            7 => Fault::Expire(node),
-            8 | 9 => Fault::Reenter(node),
-            10 => Fault::RevokeLease,
-            11 | 12 => Fault::DeleteContender,
-            13 => Fault::DeleteSessionKey,
-            14 => Fault::LeaderChange,
-            15 => Fault::Compact,
-            16 => Fault::Full(true),
-            _ => Fault::Foreign,
+            Kind::BreakStream => Fault::BreakStream(node),
+            Kind::StallStream => Fault::StallStream(node),
+            Kind::Pause => Fault::Pause(node, self.below(TTL * 2)),
+            Kind::Crash => Fault::Crash(node),
+            Kind::Expire => Fault::Expire(node),
+            Kind::Reenter => Fault::Reenter(node),
+            Kind::RevokeLease => Fault::RevokeLease,
+            Kind::DeleteContender => Fault::DeleteContender,
+            Kind::DeleteSessionKey => Fault::DeleteSessionKey,
+            Kind::LeaderChange => Fault::LeaderChange,
+            Kind::Compact => Fault::Compact,
+            Kind::Full => Fault::Full(true),
+            Kind::Foreign => Fault::Foreign,
         }
     }
 
@@ -120,7 +170,7 @@ impl World {
             Fault::Link { node, link } => {
                 let before = self.nodes[node].link;
                 self.nodes[node].link = link;
-                if link.requests_lost || link.answers_lost || !link.slow.is_zero() {
+                if link.is_bad() {
                     let after = self.below(TTL * 2);
                     let healed = Link { unreliable: before.unreliable, ..Link::default() };
                     self.schedule(after, Event::Fault(Fault::Link { node, link: healed }));

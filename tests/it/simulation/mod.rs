@@ -5,6 +5,7 @@
 
 mod checks;
 mod faults;
+mod mutants;
 mod network;
 mod script;
 mod world;

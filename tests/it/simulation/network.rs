@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::checks::Violation;
-use super::world::{Event, World};
+use super::world::{Event, TTL, World};
 use crate::clock::Time;
 use crate::memory::model::{Notice, Watcher};
 use crate::protocol::RequestId;
@@ -22,10 +22,18 @@ pub(super) const LONGEST_PARKED: Duration = Duration::from_secs(20);
 pub(super) struct Link {
     pub(super) requests_lost: bool,
     pub(super) answers_lost: bool,
-    /// Everything takes up to this much longer.
-    pub(super) slow: Duration,
+    /// Requests, and answers, take up to this much longer.
+    pub(super) slow_requests: Duration,
+    pub(super) slow_answers: Duration,
     /// How often a single request goes wrong.
     pub(super) unreliable: f64,
+}
+
+impl Link {
+    pub(super) fn is_bad(self) -> bool {
+        let slow = self.slow_requests + self.slow_answers;
+        self.requests_lost || self.answers_lost || !slow.is_zero()
+    }
 }
 
 /// A request that the manager waits for.
@@ -66,7 +74,7 @@ impl World {
     pub(super) fn send(&mut self, node: usize, id: RequestId, request: Request, timeout: Duration) {
         let life = self.nodes[node].life;
         let link = self.nodes[node].link;
-        let (going, coming) = (self.delay(link), self.delay(link));
+        let (going, coming) = (self.delay(link.slow_requests), self.delay(link.slow_answers));
         let timeout = self.stretched(node, timeout);
         let mut gives_up = self.now + timeout;
         let mut verdict = FailureClass::Unknown;
@@ -79,7 +87,10 @@ impl World {
             Fate::Lost => self.note(|| format!("network: {id:?} is lost")),
             Fate::Unheard | Fate::Parked => {
                 let late = match fate {
-                    Fate::Parked => self.below(LONGEST_PARKED),
+                    Fate::Parked => {
+                        let longest = if self.rng.bool() { LONGEST_PARKED } else { TTL / 2 };
+                        self.below(longest)
+                    }
                     _ => going,
                 };
                 self.note(|| format!("network: {id:?} takes effect in {late:?}, unheard"));
@@ -113,9 +124,9 @@ impl World {
         }
     }
 
-    fn delay(&mut self, link: Link) -> Duration {
+    fn delay(&mut self, slow: Duration) -> Duration {
         let usual = Duration::from_micros(self.rng.u64(100..3000));
-        usual + self.below(link.slow)
+        usual + self.below(slow)
     }
 
     pub(super) fn arrive(
@@ -147,7 +158,7 @@ impl World {
         self.rng.bool().then(|| Response {
             revision: self.model.revision(),
             term: stale,
-            answer: Answer::LeaseRenewed { ttl: super::world::TTL },
+            answer: Answer::LeaseRenewed { ttl: TTL },
         })
     }
 
@@ -204,7 +215,7 @@ impl World {
             self.stall(node);
             return;
         }
-        let mut after = self.delay(link);
+        let mut after = self.delay(link.slow_requests);
         if self.nodes[node].stream.wanted.get(&watch).is_some_and(|spec| spec.from_revision > 0) {
             // What starts in the past waits for etcd's next tick.
             after += self.below(Duration::from_millis(100));
@@ -274,7 +285,7 @@ impl World {
             self.stall(node);
             return;
         }
-        let at = self.now + self.delay(link);
+        let at = self.now + self.delay(link.slow_answers);
         let last = self.nodes[node].stream.last_told.entry(watch).or_default();
         *last = (*last).max(at);
         let after = last.since(self.now);

@@ -218,7 +218,10 @@ impl World {
         self.now = self.now.max(next);
         if expiry == Some(next) {
             self.expire_leases();
-        } else if let Some((_, node)) = timer.filter(|&(at, _)| at == next) {
+        } else if let Some((_, node)) = timer.filter(|&(at, _)| at == next)
+            // Whoever was stopped finds timers and answers due at once, in any order.
+            && (event != Some(next) || self.rng.bool())
+        {
             self.wake(node)?;
         } else if let Some(Reverse((_, id))) = self.events.pop()
             && let Some(event) = self.bodies.remove(&id)
@@ -298,7 +301,10 @@ impl World {
                     self.nodes[node].lease = Some(lease);
                     self.nodes[node].deadline = Some(deadline);
                 }
-                Action::ExtendSession { deadline } => self.nodes[node].deadline = Some(deadline),
+                Action::ExtendSession { deadline } => {
+                    self.check_extension(node)?;
+                    self.nodes[node].deadline = Some(deadline);
+                }
                 Action::SessionDown { .. } => {
                     self.check_session_down(node)?;
                     self.nodes[node].lease = None;
