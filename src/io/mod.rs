@@ -1,8 +1,18 @@
 //! The I/O thread: a private current-thread tokio runtime in which the protocol meets a store.
 
 pub(crate) mod admin;
+mod connect;
+mod convert;
+mod endpoint;
+mod endpoints;
 mod etcd;
 mod failure;
+mod keepalive;
+mod target;
+#[cfg(test)]
+mod testing;
+mod watch;
+mod watches;
 
 use std::future::Future;
 use std::time::Duration;
