@@ -54,6 +54,17 @@ impl Etcd {
     }
 }
 
+#[cfg(test)]
+impl Etcd {
+    pub(super) fn pin(&self, index: usize) {
+        self.shared.endpoints.pin(index);
+    }
+
+    pub(super) fn pinned(&self) -> String {
+        self.shared.endpoints.choose(&[]).map(|(pin, _)| self.shared.endpoints.url(pin.index).into()).unwrap()
+    }
+}
+
 impl Store for Etcd {
     fn call(
         &self,
