@@ -1,5 +1,6 @@
 //! Tests of the etcd store against real servers.
 
+mod admin;
 mod connect;
 mod fail_over;
 mod requests;
