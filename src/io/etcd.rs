@@ -56,6 +56,11 @@ impl Etcd {
 
 #[cfg(test)]
 impl Etcd {
+    /// How many tokens the pinned endpoint has given out.
+    pub(super) fn tokens(&self) -> u64 {
+        self.shared.endpoints.choose(&[]).map(|(_, endpoint)| endpoint.tokens()).unwrap()
+    }
+
     pub(super) fn pin(&self, index: usize) {
         self.shared.endpoints.pin(index);
     }

@@ -73,6 +73,7 @@ impl Cluster {
 
     /// With further flags, and a scheme for the clients.
     pub(super) fn start_with(size: usize, scheme: &str, flags: &[&str]) -> Self {
+        let _ = env_logger::builder().is_test(true).format_timestamp_millis().try_init();
         let folder = tempfile::tempdir().unwrap();
         // A port that was free may be taken by the time that etcd wants it.
         let members = (0..5).find_map(|_| Self::try_start(size, scheme, flags, folder.path()));

@@ -4,4 +4,6 @@ mod admin;
 mod connect;
 mod fail_over;
 mod requests;
+#[cfg(feature = "tls")]
+mod tls;
 mod watch;
