@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Store, lock_error};
+use super::{Store, deadline_after, lock_error};
 use crate::error::{Cause, LockError};
 use crate::info::{ForceUnlock, LockInfo};
 use crate::name::{LockName, Root};
@@ -123,11 +123,7 @@ struct Asker<'a, S> {
 
 impl<'a, S: Store> Asker<'a, S> {
     fn new(store: &'a S, timeout: Duration) -> Self {
-        let begun = Instant::now();
-        // An overflow means "for ever", which the clock's own limit is.
-        let deadline =
-            begun.checked_add(timeout).unwrap_or_else(|| begun + Duration::from_secs(86_400 * 365));
-        Self { store, timeout, deadline }
+        Self { store, timeout, deadline: deadline_after(timeout) }
     }
 
     async fn bounded<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {

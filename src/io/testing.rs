@@ -1,18 +1,24 @@
 //! Real etcd servers for the tests of this folder.
 
+use std::collections::VecDeque;
+use std::future::Future;
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
-use super::{Etcd, Store};
+use super::{Etcd, Store, WatchOrder};
 use crate::error::LockError;
 use crate::options::{Credentials, LockManagerOptions};
 use crate::store::{
-    Answer, Failure, Key, Op, OpResult, Order, Range, Request, Response, Span, Txn, TxnAnswer,
+    Answer, Failure, FailureClass, Key, Op, OpResult, Order, Range, Request, Response, Span, Txn, TxnAnswer,
+    WatchEvent,
 };
 
 /// Longer than anything a test waits for takes, even on a busy machine.
@@ -292,5 +298,61 @@ pub(super) async fn grant(store: &impl Store, seconds: u64) -> i64 {
     match response.answer {
         Answer::LeaseGranted { lease, .. } => lease,
         other => panic!("{other:?} is no lease"),
+    }
+}
+
+/// A store in which something happens between one call and the next, and answers get lost.
+#[derive(Clone)]
+pub(super) struct Meddled {
+    etcd: Etcd,
+    plan: Arc<Mutex<VecDeque<Meddling>>>,
+}
+
+/// What happens to one call.
+pub(super) enum Meddling {
+    Nothing,
+    /// Somebody else does this first.
+    Before(Vec<Request>),
+    /// It is carried out, and nobody hears of it.
+    LoseAnswer,
+}
+
+impl Meddled {
+    /// The calls after the planned ones are left alone.
+    pub(super) fn new(etcd: &Etcd, plan: impl Into<VecDeque<Meddling>>) -> Self {
+        Self { etcd: etcd.clone(), plan: Arc::new(Mutex::new(plan.into())) }
+    }
+}
+
+impl Store for Meddled {
+    fn call(
+        &self,
+        request: Request,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<Response, Failure>> + Send + 'static {
+        let (etcd, meddling) = (self.etcd.clone(), self.plan.lock().pop_front());
+        async move {
+            match meddling {
+                None | Some(Meddling::Nothing) => etcd.call(request, timeout).await,
+                Some(Meddling::Before(others)) => {
+                    for other in others {
+                        etcd.call(other, timeout).await?;
+                    }
+                    etcd.call(request, timeout).await
+                }
+                Some(Meddling::LoseAnswer) => {
+                    etcd.call(request, timeout).await?;
+                    Err(Failure::new(FailureClass::Unknown, "lost"))
+                }
+            }
+        }
+    }
+
+    fn run_watches(
+        &self,
+        orders: UnboundedReceiver<WatchOrder>,
+        events: UnboundedSender<WatchEvent>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        self.etcd.run_watches(orders, events)
     }
 }

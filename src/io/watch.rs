@@ -23,6 +23,9 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 /// etcd does not answer before it has served the watches that begin in the past: 512 of them in 100 ms.
 const SIGN_OF_LIFE_PER_WATCH: Duration = Duration::from_micros(200);
 
+/// A clock that rings so late says that this thread was asleep, not that the stream is dead.
+const OVERSLEPT: Duration = Duration::from_secs(1);
+
 /// A stream that lived this long was a good one: the next is opened at once.
 const GOOD_STREAM: Duration = Duration::from_secs(2);
 
@@ -103,6 +106,9 @@ impl Server {
             }
             if failures > 0 {
                 self.pause(back_off(failures)).await?;
+            }
+            if self.watches.is_empty() {
+                continue;
             }
             let Some((pin, endpoint)) = self.endpoints.choose(&[]) else {
                 // All endpoints belong to other clusters; requests say so to whoever asks.
@@ -185,6 +191,8 @@ impl Server {
             let may_speak = next.is_some();
             let heartbeat = self.heartbeat(heard, asked);
             tokio::select! {
+                // What has come in is looked at before the clock is.
+                biased;
                 order = self.orders.recv() => {
                     if self.watches.is_empty() {
                         // Nobody has listened for a sign of life until now.
@@ -216,6 +224,10 @@ impl Server {
                     Err(fault) => return Ok(fault),
                 },
                 () = sleep_until_some(heartbeat) => {
+                    if heartbeat.is_some_and(|due| due.elapsed() > OVERSLEPT) {
+                        (heard, asked) = (Instant::now(), None);
+                        continue;
+                    }
                     if asked.is_some() {
                         stream.endpoint.give_up(&stream.link);
                         return Ok(Fault::class(FailureClass::Unknown, "the watch stream shows no sign of life"));

@@ -1,16 +1,23 @@
 //! Looking at locks and breaking them, our own and those of others.
 
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use crate::error::LockError;
 use crate::info::ForceUnlock;
-use crate::io::testing::{Cluster, LONG, always, call, connect, dead_url, grant, key, keys, put_key, range};
-use crate::io::{Etcd, admin};
+use crate::io::testing::{
+    Cluster, LONG, Meddled, Meddling, always, call, connect, dead_url, grant, key, keys, put, put_key, range,
+};
+use crate::io::{Etcd, Store, WatchOrder, admin};
 use crate::name::{LockName, Root};
-use crate::store::{Op, Request, Span};
+use crate::store::{Failure, FailureClass, Op, Request, Response, Span, WatchEvent};
 use crate::value::ContenderValue;
 
 fn root() -> Root {
@@ -150,6 +157,99 @@ async fn force_unlock_takes_exactly_what_it_says() {
 }
 
 #[tokio::test]
+async fn a_lock_that_changes_hands_meanwhile_is_followed() {
+    let cluster = Cluster::start(1);
+    let etcd = connect(&cluster.urls()).await;
+    let (one, two) = (grant(&etcd, 60).await, grant(&etcd, 60).await);
+    contend(&etcd, "a", one, 1, "one").await;
+    contend(&etcd, "a", two, 1, "two").await;
+    // After the look (a range and a lease), the holder goes and queues again, under the same key.
+    let holder = name("a").contender_key(one, 1);
+    let again = always(vec![Op::Put { key: holder.clone(), value: Vec::new(), lease: one }]);
+    let meddling = Meddling::Before(vec![Request::Delete { key: holder.clone() }, again]);
+    let plan = [Meddling::Nothing, Meddling::Nothing, meddling];
+    let meddled = Meddled::new(&etcd, plan);
+    let evicted = admin::force_unlock(&meddled, &root(), &name("a"), ForceUnlock::Lock, LONG).await.unwrap();
+    assert_eq!(evicted.owner.as_deref(), Some("two"), "whoever holds it by then");
+    assert_eq!(keys(&etcd, range(Span::Prefix(key("/app/")))).await, [holder.to_string()]);
+}
+
+#[tokio::test]
+async fn a_lost_answer_does_not_evict_the_next_one_too() {
+    let cluster = Cluster::start(1);
+    let etcd = connect(&cluster.urls()).await;
+    for scope in [ForceUnlock::Lock, ForceUnlock::Session] {
+        let (one, two) = (grant(&etcd, 60).await, grant(&etcd, 60).await);
+        contend(&etcd, "a", one, 1, "one").await;
+        contend(&etcd, "a", two, 1, "two").await;
+        let plan = [Meddling::Nothing, Meddling::Nothing, Meddling::LoseAnswer];
+        let meddled = Meddled::new(&etcd, plan);
+        let evicted = admin::force_unlock(&meddled, &root(), &name("a"), scope, LONG).await.unwrap();
+        assert_eq!(evicted.owner.as_deref(), Some("one"));
+        let next = admin::lock_info(&etcd, &root(), &name("a"), LONG).await.unwrap().unwrap();
+        assert_eq!(next.owner.as_deref(), Some("two"));
+        call(&etcd, Request::RevokeLease { lease: two }).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_list_that_a_compaction_overtakes_begins_again() {
+    let cluster = Cluster::start(1);
+    let etcd = connect(&cluster.urls()).await;
+    for batch in 0..11 {
+        let puts = (0..100).map(|i| put(&format!("/app/l-{batch:02}-{i:02}/1"), "", 0));
+        call(&etcd, always(puts.collect())).await.unwrap();
+    }
+    // Between the first page and the second, a lock goes; and then the first page's revision.
+    let gone = key("/app/l-10-99/1");
+    let revision = put_key(&etcd, "/other", 0).await;
+    let plan = [Meddling::Nothing, Meddling::Before(vec![Request::Delete { key: gone.clone() }])];
+    let meddled = Meddled::new(&etcd, plan);
+    let listed = admin::list_locks(&meddled, &root(), "", LONG).await.unwrap();
+    assert_eq!(listed.len(), 1100, "all pages are of one revision");
+    call(&etcd, always(vec![Op::Put { key: gone, value: Vec::new(), lease: 0 }])).await.unwrap();
+
+    cluster.etcdctl(&["compact", &revision.to_string()]);
+    let compacting = Compacting { etcd: etcd.clone(), cluster: Arc::new(cluster), calls: Arc::default() };
+    let listed = admin::list_locks(&compacting, &root(), "", LONG).await.unwrap();
+    assert_eq!(listed.len(), 1100);
+    assert!(compacting.calls.load(Ordering::Relaxed) >= 4, "page, refusal, and both pages again");
+}
+
+/// Compacts everything away before the second call.
+#[derive(Clone)]
+struct Compacting {
+    etcd: Etcd,
+    cluster: Arc<Cluster>,
+    calls: Arc<AtomicU32>,
+}
+
+impl Store for Compacting {
+    fn call(
+        &self,
+        request: Request,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<Response, Failure>> + Send + 'static {
+        let this = self.clone();
+        async move {
+            if this.calls.fetch_add(1, Ordering::Relaxed) == 1 {
+                let now = put_key(&this.etcd, "/other", 0).await;
+                this.cluster.etcdctl(&["compact", &now.to_string()]);
+            }
+            this.etcd.call(request, timeout).await
+        }
+    }
+
+    fn run_watches(
+        &self,
+        orders: UnboundedReceiver<WatchOrder>,
+        events: UnboundedSender<WatchEvent>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        self.etcd.run_watches(orders, events)
+    }
+}
+
+#[tokio::test]
 async fn nothing_hangs_without_a_server() {
     let mut cluster = Cluster::start(1);
     let etcd = connect(&[cluster.urls(), vec![dead_url()]].concat()).await;
@@ -229,5 +329,5 @@ async fn locks_of_etcdctl_are_seen_and_can_be_broken() {
     let next = waiter.held_key();
     assert!(next.starts_with("/app/jobs/") && next != held, "{next}");
     let gone = call(&etcd, Request::RenewLease { lease: info.lease_id }).await.unwrap_err();
-    assert_eq!(gone.class, crate::store::FailureClass::LeaseGone);
+    assert_eq!(gone.class, FailureClass::LeaseGone);
 }

@@ -7,3 +7,4 @@ mod requests;
 #[cfg(feature = "tls")]
 mod tls;
 mod watch;
+mod watches;
