@@ -129,6 +129,9 @@ async fn look(endpoints: &Endpoints, index: usize, endpoint: &Endpoint) -> Resul
     read
 }
 
+/// What becomes of a TLS handshake with a server that does not speak TLS.
+const NOT_TLS: [&str; 3] = ["handshake eof", "Connection reset", "corrupt message"];
+
 /// The fault in words that lead to its cause.
 fn explain(fault: Fault, endpoint: &Endpoint) -> Fault {
     match fault.kind {
@@ -149,6 +152,9 @@ fn explain(fault: Fault, endpoint: &Endpoint) -> Fault {
                 "does it want https?"
             };
             Fault::new(fault.kind, format!("{} ({hint})", fault.message))
+        }
+        FaultKind::Elsewhere if NOT_TLS.iter().any(|words| fault.message.contains(words)) => {
+            Fault::new(fault.kind, format!("{} (does it want http?)", fault.message))
         }
         _ => fault,
     }

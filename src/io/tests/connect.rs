@@ -45,7 +45,7 @@ async fn nobody_there_is_told_at_once_with_every_endpoint_named() {
 async fn a_server_that_never_answers_is_unavailable_when_the_time_is_over() {
     let (_listener, url) = black_hole();
     for options in [quick(), LockManagerOptions { credentials: as_user("a", "b").credentials, ..quick() }] {
-        let error = refused(&[url.clone()], &options).await;
+        let error = refused(std::slice::from_ref(&url), &options).await;
         assert!(matches!(error, LockError::Unavailable { .. }), "{error:?}");
         assert!(source(&error).contains("no answer"), "{}", source(&error));
     }

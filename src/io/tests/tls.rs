@@ -112,7 +112,7 @@ async fn http_and_https_do_not_meet() {
     assert!(text.contains("https?"), "{text}");
     let to_plain = plain.urls()[0].replace("http", "https");
     let text = unavailable(&[to_plain], &with_tls(certificates.options(false))).await;
-    assert!(text.contains("tls"), "{text}");
+    assert!(text.contains("does it want http?"), "{text}");
 }
 
 #[tokio::test]
