@@ -1,11 +1,31 @@
 //! The I/O thread: a private current-thread tokio runtime in which the protocol meets a store.
 
+pub(crate) mod admin;
+mod connect;
+mod convert;
+mod endpoint;
+mod endpoints;
+mod etcd;
+mod failure;
+mod keepalive;
+mod target;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod watch;
+mod watches;
+
 use std::future::Future;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::time::Instant;
 
 use crate::store::{Failure, Request, Response, WatchEvent, WatchId, WatchSpec};
+
+pub(crate) use etcd::Etcd;
+pub(crate) use failure::lock_error;
 
 /// What stands behind the protocol: an etcd cluster, or an in-process model of one.
 pub(crate) trait Store: Clone + Send + Sync + 'static {
@@ -24,6 +44,12 @@ pub(crate) trait Store: Clone + Send + Sync + 'static {
         orders: UnboundedReceiver<WatchOrder>,
         events: UnboundedSender<WatchEvent>,
     ) -> impl Future<Output = ()> + Send + 'static;
+}
+
+/// The end of a time limit that begins now. An overflow means "for ever", for which a year has to do.
+fn deadline_after(limit: Duration) -> Instant {
+    const FOR_EVER: Duration = Duration::from_secs(365 * 86_400);
+    Instant::now() + limit.min(FOR_EVER)
 }
 
 /// A change of the set of open watches.
