@@ -83,8 +83,8 @@ impl MemoryStore {
         self.shared.state.lock().disconnect(client);
     }
 
-    /// Ends the partition. Requests that still wait are carried out now; every watch stands again, from now on: what was
-    /// deleted meanwhile it does not tell.
+    /// Ends the partition. Requests that still wait are carried out now; every watch is opened anew, and one that begins
+    /// at no particular revision does not tell what was deleted meanwhile.
     pub(crate) fn reconnect_client(&self, client: ClientId) {
         self.shared.state.lock().reconnect(client);
     }
