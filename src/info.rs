@@ -3,6 +3,9 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
+use crate::store::KeyValue;
+use crate::value::ContenderValue;
+
 /// Orders the holders of one lock: each holder's token is greater than the one of every holder before it, anywhere.
 ///
 /// It is the create revision of the holder's key in etcd. Send it along with every write that the lock protects and
@@ -46,6 +49,37 @@ pub struct LockInfo {
     pub token: FencingToken,
     /// How many wait behind the holder in etcd. A process counts once, however many of its threads wait.
     pub waiters: usize,
+}
+
+impl LockInfo {
+    /// The lock `name` as its holder's key shows it.
+    pub(crate) fn from_holder(
+        name: &str,
+        holder: &KeyValue,
+        waiters: u64,
+        ttl_remaining: Option<Duration>,
+    ) -> Self {
+        let value = ContenderValue::decode(&holder.value);
+        Self {
+            key: name.into(),
+            created_at: value.as_ref().and_then(ContenderValue::created_at),
+            owner: value.map(|value| value.owner),
+            lease_id: holder.lease,
+            ttl_remaining,
+            token: FencingToken::new(holder.create_revision),
+            waiters: usize::try_from(waiters).unwrap_or(usize::MAX),
+        }
+    }
+}
+
+/// What [`LockManager::force_unlock`](crate::LockManager::force_unlock) takes away from the holder of a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ForceUnlock {
+    /// The lock alone: the holder's key is deleted, and the next waiter has the lock.
+    Lock,
+    /// The holder's whole session: its lease is revoked, and with it go all its locks and its places in queues.
+    /// A holder without a lease loses this lock alone.
+    Session,
 }
 
 /// A manager's session, as the manager itself knows it.

@@ -12,9 +12,10 @@ mod protocol;
 mod store;
 #[cfg(feature = "tls")]
 mod tls;
+mod value;
 
 pub use error::{Cause, ErrorCode, LockError, LossReason};
-pub use info::{FencingToken, LockInfo, SessionInfo};
+pub use info::{FencingToken, ForceUnlock, LockInfo, SessionInfo};
 pub use options::{LockManagerOptions, LockOptions};
 #[cfg(feature = "tls")]
 pub use tls::TlsOptions;

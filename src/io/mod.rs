@@ -1,11 +1,28 @@
 //! The I/O thread: a private current-thread tokio runtime in which the protocol meets a store.
 
+pub(crate) mod admin;
+mod connect;
+mod convert;
+mod endpoint;
+mod endpoints;
+mod etcd;
+mod failure;
+mod keepalive;
+mod target;
+#[cfg(test)]
+mod testing;
+mod watch;
+mod watches;
+
 use std::future::Future;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use crate::store::{Failure, Request, Response, WatchEvent, WatchId, WatchSpec};
+
+pub(crate) use etcd::Etcd;
+pub(crate) use failure::lock_error;
 
 /// What stands behind the protocol: an etcd cluster, or an in-process model of one.
 pub(crate) trait Store: Clone + Send + Sync + 'static {

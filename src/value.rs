@@ -1,0 +1,81 @@
+//! What a contender writes into its key: for people who look at the lock, never for the protocol.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+/// The value of a contender's key, as JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ContenderValue {
+    /// What the manager calls itself.
+    pub(crate) owner: String,
+    /// The thread that asked for the lock.
+    #[serde(default)]
+    pub(crate) thread: String,
+    #[serde(default)]
+    pub(crate) pid: u32,
+    /// When it asked, in milliseconds since the Unix epoch; 0: unknown.
+    #[serde(default)]
+    created_at: u64,
+}
+
+impl ContenderValue {
+    /// `asked_at` is the time since the Unix epoch.
+    pub(crate) fn new(owner: &str, thread: &str, pid: u32, asked_at: Duration) -> Self {
+        let created_at = u64::try_from(asked_at.as_millis()).unwrap_or(u64::MAX);
+        Self { owner: owner.into(), thread: thread.into(), pid, created_at }
+    }
+
+    /// The JSON text that goes into the key.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        // Strings and numbers always have a JSON form; and a key without a value would be a lock all the same.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// `None` for the value of a foreign client: Go's mutex writes none, others write what they like.
+    pub(crate) fn decode(value: &[u8]) -> Option<Self> {
+        serde_json::from_slice(value).ok()
+    }
+
+    /// When the holder asked for the lock, by its own clock.
+    pub(crate) fn created_at(&self) -> Option<SystemTime> {
+        if self.created_at == 0 {
+            return None;
+        }
+        UNIX_EPOCH.checked_add(Duration::from_millis(self.created_at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_comes_back_from_its_json() {
+        let value = ContenderValue::new("host/1", "main", 7, Duration::from_millis(1_700_000_000_123));
+        let json = value.encode();
+        assert_eq!(
+            std::str::from_utf8(&json).unwrap(),
+            r#"{"owner":"host/1","thread":"main","pid":7,"created_at":1700000000123}"#
+        );
+        let back = ContenderValue::decode(&json).unwrap();
+        assert_eq!(back, value);
+        assert_eq!(back.created_at(), Some(UNIX_EPOCH + Duration::from_millis(1_700_000_000_123)));
+    }
+
+    #[test]
+    fn foreign_values_are_unknown_not_errors() {
+        for foreign in [&b""[..], b"\xff\x00", b"holder-1", b"{}", b"[1]", br#"{"owner":7}"#, b"null"] {
+            assert_eq!(ContenderValue::decode(foreign), None, "{:?}", String::from_utf8_lossy(foreign));
+        }
+    }
+
+    #[test]
+    fn a_value_of_another_release_may_have_more_or_fewer_fields() {
+        let value = ContenderValue::decode(br#"{"owner":"o","rack":3}"#).unwrap();
+        assert_eq!((value.owner.as_str(), value.pid), ("o", 0));
+        assert_eq!(value.created_at(), None);
+        let far = ContenderValue::decode(br#"{"owner":"o","created_at":18446744073709551615}"#).unwrap();
+        assert!(far.created_at().is_none_or(|at| at > UNIX_EPOCH));
+    }
+}
