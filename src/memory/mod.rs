@@ -9,6 +9,8 @@
 //! neither does another process. It keeps nothing beyond the process's life.
 
 mod client;
+#[cfg(test)]
+mod differential;
 mod model;
 mod state;
 #[cfg(test)]

@@ -49,7 +49,10 @@ impl Generator {
     }
 
     pub(super) fn step(&mut self, model: &Model) -> Step {
-        self.first.get_or_insert(model.revision());
+        if self.first.is_none() {
+            self.first = Some(model.revision());
+            return Step::Ask(Request::GrantLease { ttl: self.ttl() });
+        }
         for lease in model.leases() {
             if !self.leases.contains(&lease) {
                 self.leases.push(lease);
@@ -60,7 +63,7 @@ impl Generator {
             6..10 => Step::Ask(Request::RevokeLease { lease: self.lease() }),
             10..13 => Step::Ask(Request::RenewLease { lease: self.lease() }),
             13..16 => Step::Ask(Request::LeaseTimeToLive { lease: self.lease() }),
-            16..22 => Step::Ask(Request::Delete { key: self.key() }),
+            16..22 => Step::Ask(Request::Delete { key: self.key_to_delete(model) }),
             22..30 => Step::Watch(self.watch(model)),
             30..32 => Step::Unwatch,
             32 if self.compacts => Step::Compact(self.revision(model)),
@@ -76,13 +79,22 @@ impl Generator {
 
     fn lease(&mut self) -> LeaseId {
         match self.rng.choice(&self.leases) {
-            Some(&lease) if self.rng.u32(..10) > 0 => lease,
+            Some(&lease) if self.rng.u32(..20) > 0 => lease,
             _ => NO_SUCH_LEASE,
         }
     }
 
     fn key(&mut self) -> Key {
         Key::from(format!("{}{}", self.root, KEYS[self.rng.usize(..KEYS.len())]))
+    }
+
+    /// Mostly one that is there.
+    fn key_to_delete(&mut self, model: &Model) -> Key {
+        let there = model.read(&self.plain_range()).map(|found| found.kvs).unwrap_or_default();
+        match self.rng.choice(&there) {
+            Some(kv) if self.rng.u32(..3) > 0 => kv.key.clone(),
+            _ => self.key(),
+        }
     }
 
     fn span(&mut self) -> Span {
@@ -105,7 +117,7 @@ impl Generator {
 
     fn watch(&mut self, model: &Model) -> WatchSpec {
         let span = loop {
-            let span = self.span();
+            let span = if self.rng.bool() { self.plain_range().span } else { self.span() };
             // Not in the vocabulary: etcd's answer to a watch of nothing.
             if !matches!(&span, Span::Between(first, end) if first >= end) {
                 break span;
@@ -117,8 +129,8 @@ impl Generator {
             _ => model.revision() + self.rng.i64(0..4),
         };
         // Releases differ in what is left of the compacted revision itself.
-        let from_revision = from_revision + i64::from(from_revision == model.compacted());
-        WatchSpec { span, from_revision }
+        let doubtful = from_revision > 0 && from_revision == model.compacted();
+        WatchSpec { span, from_revision: from_revision + i64::from(doubtful) }
     }
 
     fn compare(&mut self, model: &Model) -> Compare {
@@ -135,7 +147,7 @@ impl Generator {
         Compare { span, field, equals }
     }
 
-    fn plain_range(&mut self) -> Range {
+    fn plain_range(&self) -> Range {
         Range {
             span: Span::Prefix(Key::from(self.root.as_str())),
             order: Order::ByKey,
@@ -160,12 +172,12 @@ impl Generator {
 
     fn op(&mut self, model: &Model, depth: u32) -> Op {
         match self.rng.u32(..10) {
-            0..3 => {
-                let lease = if self.rng.bool() { 0 } else { self.lease() };
+            0..4 => {
+                let lease = if self.rng.u32(..3) == 0 { self.lease() } else { 0 };
                 Op::Put { key: self.key(), value: self.rng.u8(..).to_string().into_bytes(), lease }
             }
-            3..5 => Op::Delete { key: self.key() },
-            5..8 if depth > 0 => Op::Txn(self.txn(model, depth - 1)),
+            4..6 => Op::Delete { key: self.key_to_delete(model) },
+            6..8 if depth > 0 => Op::Txn(self.txn(model, depth - 1)),
             _ => Op::Range(self.range(model)),
         }
     }
@@ -173,7 +185,7 @@ impl Generator {
     fn txn(&mut self, model: &Model, depth: u32) -> Txn {
         Txn {
             when: (0..self.rng.u32(..3)).map(|_| self.compare(model)).collect(),
-            then: (0..self.rng.u32(..5)).map(|_| self.op(model, depth)).collect(),
+            then: (0..self.rng.u32(1..6)).map(|_| self.op(model, depth)).collect(),
             otherwise: (0..self.rng.u32(..4)).map(|_| self.op(model, depth)).collect(),
         }
     }

@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use super::server::Server;
 use crate::clock;
-use crate::io::etcd::Etcd;
-use crate::io::testing::{self, Server};
-use crate::io::{Store, WatchOrder};
+use crate::io::{Etcd, Store, WatchOrder};
 use crate::memory::model::{Limits, Model, Notice, Watcher};
 use crate::store::{
     Answer, FailureClass, Key, LeaseId, Op, OpResult, Request, Revision, Span, Txn, TxnAnswer, WatchEvent,
@@ -43,14 +42,14 @@ pub(super) struct Pair {
 
 struct Watch {
     seed: u64,
+    span: Span,
     live: Option<Watcher>,
     expected: VecDeque<WatchEvent>,
 }
 
 impl Pair {
     pub(super) async fn start() -> Self {
-        let server = Server::start().await;
-        let etcd = Etcd::connect(&[server.endpoint()], &testing::options()).await.expect("a connection");
+        let (server, etcd) = Server::start().await;
         let raw = etcd_client::Client::connect([server.endpoint()], None).await.expect("a connection");
         let (orders, their_orders) = unbounded_channel();
         let (their_events, events) = unbounded_channel();
@@ -125,7 +124,8 @@ impl Pair {
         self.note(format_args!("{id:?} {spec:?}"));
         let (watcher, revision) = self.model.watch(&spec).map_err(|failure| failure.message)?;
         let expected = VecDeque::from([WatchEvent::Created { watch: id, revision }]);
-        self.watches.insert(id, Watch { seed: self.seed, live: Some(watcher), expected });
+        self.watches
+            .insert(id, Watch { seed: self.seed, span: spec.span.clone(), live: Some(watcher), expected });
         self.watchers.insert(watcher, id);
         self.expect_notices()?;
         self.orders.send(WatchOrder::Open { id, spec }).map_err(|_| "the watches are not served")?;
@@ -163,7 +163,7 @@ impl Pair {
     /// Waits until etcd has looked at the past for every watch that asked for it: it does so for all at once, so it is
     /// done when it has for one that was opened last and has something to tell.
     async fn catch_up(&mut self) -> Result<(), String> {
-        let key = Key::from("catch-up");
+        let key = Key::from(format!("catch-up/{}", self.model.revision()));
         let put = Op::Put { key: key.clone(), value: Vec::new(), lease: 0 };
         self.ask(&Request::Txn(Txn { then: vec![put], ..Txn::default() })).await?.map_err(|_| "no put")?;
         self.ask(&Request::Delete { key: key.clone() }).await?.map_err(|_| "no deletion")?;
@@ -172,18 +172,30 @@ impl Pair {
         self.settle().await
     }
 
+    /// Ends the lease in the model, and waits until etcd, where it expires by itself, has told the same.
+    pub(super) async fn expire(&mut self, lease: LeaseId) -> Result<(), String> {
+        self.model.expire_lease(lease);
+        self.expect_notices()?;
+        self.settle().await
+    }
+
     /// Takes over what the model tells its watchers: etcd must tell the same.
     fn expect_notices(&mut self) -> Result<(), String> {
         while let Some((watcher, notice)) = self.model.poll_notice() {
-            let watch = *self.watchers.get(&watcher).ok_or("a notice for nobody")?;
-            let expected = match notice {
-                Notice::Deleted { key, revision } => WatchEvent::Deleted { watch, key, revision },
-                // The store's watch goes on from now.
-                Notice::Compacted { .. } => WatchEvent::Created { watch, revision: self.model.revision() },
-            };
-            if let Some(watch) = self.watches.get_mut(&watch) {
-                watch.expected.push_back(expected);
-            }
+            let id = self.watchers.get(&watcher).ok_or("a notice for nobody")?;
+            let watch = self.watches.get_mut(id).ok_or("a notice for nobody")?;
+            watch.expected.push_back(match notice {
+                Notice::Deleted { key, revision } => WatchEvent::Deleted { watch: *id, key, revision },
+                Notice::Compacted { .. } => {
+                    // The store's watch goes on from now.
+                    let spec = WatchSpec { span: watch.span.clone(), from_revision: 0 };
+                    let (watcher, revision) = self.model.watch(&spec).map_err(|failure| failure.message)?;
+                    let id = *id;
+                    watch.live = Some(watcher);
+                    self.watchers.insert(watcher, id);
+                    WatchEvent::Created { watch: id, revision }
+                }
+            });
         }
         Ok(())
     }
@@ -260,7 +272,12 @@ impl Pair {
     }
 
     pub(super) fn counts(&self) -> String {
-        format!("{} requests, {} watches, {} deletions told", self.requests, self.watches.len(), self.deletions)
+        format!(
+            "{} requests, {} watches, {} deletions told",
+            self.requests,
+            self.watches.len(),
+            self.deletions
+        )
     }
 }
 
