@@ -54,6 +54,22 @@ impl Etcd {
     }
 }
 
+#[cfg(test)]
+impl Etcd {
+    /// How many tokens the pinned endpoint has given out.
+    pub(super) fn tokens(&self) -> u64 {
+        self.shared.endpoints.choose(&[]).map(|(_, endpoint)| endpoint.tokens()).unwrap()
+    }
+
+    pub(super) fn pin(&self, index: usize) {
+        self.shared.endpoints.pin(index);
+    }
+
+    pub(super) fn pinned(&self) -> String {
+        self.shared.endpoints.choose(&[]).map(|(pin, _)| self.shared.endpoints.url(pin.index).into()).unwrap()
+    }
+}
+
 impl Store for Etcd {
     fn call(
         &self,

@@ -194,8 +194,8 @@ fn is_connect_error(error: &(dyn Error + 'static)) -> bool {
 
 /// The texts of an error and its sources, each once.
 pub(super) fn describe(message: Option<&str>, source: Option<&(dyn Error + 'static)>) -> String {
-    let mut text = message.unwrap_or_default().to_owned();
-    for part in chain(source).map(ToString::to_string) {
+    let mut text = String::new();
+    for part in message.map(str::to_owned).into_iter().chain(chain(source).map(ToString::to_string)) {
         if part == "transport error" || part.is_empty() || text.contains(&part) {
             continue;
         }

@@ -11,6 +11,8 @@ mod keepalive;
 mod target;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod watch;
 mod watches;
 

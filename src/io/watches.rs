@@ -15,6 +15,10 @@ use crate::store::{Revision, Span, WatchEvent, WatchId, WatchSpec};
 const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
 const MAX_BACK_OFF: Duration = Duration::from_secs(2);
 
+/// What etcd says of a token that it does not take.
+const TOKEN_REASONS: [&str; 4] =
+    ["invalid auth token", "auth store is old", "header is old", "user name is empty"];
+
 /// The pause before the next attempt, after so many failures in a row; jittered, so that managers do not come together.
 pub(super) fn back_off(failures: u32) -> Duration {
     let doublings = failures.saturating_sub(1).min(16);
@@ -224,17 +228,24 @@ impl Watches {
         }
         watch.failures += 1;
         self.backing_off.insert((now + back_off(watch.failures), id));
-        if self.warned.insert(reason.clone()) {
-            let span = &watch.spec.span;
-            log::warn!(target: "etcd_lock", "etcd does not let us watch {span:?} ({reason:?}); going on trying");
-        }
-        if ["invalid auth token", "auth store is old", "header is old", "user name is empty"]
-            .iter()
-            .any(|words| reason.contains(words))
-        {
+        let trouble = if TOKEN_REASONS.iter().any(|words| reason.contains(words)) {
+            // Tokens expire, and a new one mends it: nothing to warn of.
             return Some(Trouble::Token);
+        } else if reason.contains("permission denied") {
+            Some(Trouble::Permission)
+        } else {
+            None
+        };
+        let what = format!("{:?}", watch.spec.span);
+        self.warn_once(reason, &what);
+        trouble
+    }
+
+    /// Says that a watch is refused, once for each reason.
+    pub(super) fn warn_once(&mut self, reason: &str, what: &str) {
+        if self.warned.insert(reason.to_owned()) {
+            log::warn!(target: "etcd_lock", "etcd refuses the watch of {what} ({reason}); going on trying");
         }
-        reason.contains("permission denied").then_some(Trouble::Permission)
     }
 }
 
