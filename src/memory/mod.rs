@@ -35,7 +35,7 @@ pub struct MemoryStore {
     shared: Arc<Shared>,
 }
 
-/// What [`MemoryStore::fail_next`] does to a request.
+/// What `MemoryStore::fail_next` does to a request.
 ///
 /// Renewals of the session are never hit, so that it does not depend on the time which request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -79,7 +79,7 @@ impl MemoryStore {
         self.shared.state.lock().expire_leases_of(client);
     }
 
-    /// Cuts the client off, silently, as a partition does. Its requests wait for [`reconnect`](Self::reconnect_client):
+    /// Cuts the client off, silently, as a partition does. Its requests wait for the reconnection:
     /// one that is given up before never gets through. Its watches hear nothing more.
     pub(crate) fn disconnect_client(&self, client: ClientId) {
         self.shared.state.lock().disconnect(client);

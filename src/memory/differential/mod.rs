@@ -5,7 +5,6 @@
 mod generate;
 mod pair;
 mod scripted;
-mod server;
 
 use generate::{Generator, Step};
 use pair::Pair;
@@ -48,10 +47,10 @@ async fn run(pair: &mut Pair, seed: u64) -> Result<(), String> {
     for _ in 0..generator.length() {
         match generator.step(&pair.model) {
             Step::Ask(request) => {
-                pair.ask(&request).await?;
+                let _same = pair.ask(&request).await?;
             }
             Step::Watch(spec) => {
-                pair.watch(spec).await?;
+                let _id = pair.watch(spec).await?;
             }
             Step::Unwatch => pair.unwatch_oldest().await?,
             Step::Compact(revision) => pair.compact(revision).await?,

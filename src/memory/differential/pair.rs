@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::server::Server;
 use crate::clock;
+use crate::io::testing::{self, Cluster};
 use crate::io::{Etcd, Store, WatchOrder};
 use crate::memory::model::{Limits, Model, Notice, Watcher};
 use crate::store::{
@@ -37,7 +37,7 @@ pub(super) struct Pair {
     trace: String,
     requests: u64,
     deletions: u64,
-    _server: Server,
+    _server: Cluster,
 }
 
 struct Watch {
@@ -49,8 +49,11 @@ struct Watch {
 
 impl Pair {
     pub(super) async fn start() -> Self {
-        let (server, etcd) = Server::start().await;
-        let raw = etcd_client::Client::connect([server.endpoint()], None).await.expect("a connection");
+        // The election timeout, which bounds TTLs from below, is etcd's default; the helper's own is shorter.
+        let timing = ["--heartbeat-interval=100", "--election-timeout=1000"];
+        let server = Cluster::start_with(1, "http", &timing);
+        let etcd = testing::connect(&server.urls()).await;
+        let raw = etcd_client::Client::connect(server.urls(), None).await.expect("a connection");
         let (orders, their_orders) = unbounded_channel();
         let (their_events, events) = unbounded_channel();
         tokio::spawn(etcd.run_watches(their_orders, their_events));
@@ -86,7 +89,7 @@ impl Pair {
     /// Leaves no lease behind that could expire under a later sequence.
     pub(super) async fn end(&mut self) -> Result<(), String> {
         for lease in self.model.leases().collect::<Vec<_>>() {
-            self.ask(&Request::RevokeLease { lease }).await?;
+            let _same = self.ask(&Request::RevokeLease { lease }).await?;
         }
         Ok(())
     }

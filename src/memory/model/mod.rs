@@ -189,8 +189,8 @@ impl Model {
 
     /// The NOSPACE alarm: while it is on, leases and puts are refused; deletions, reads and renewals go on.
     ///
-    /// A transaction with a put is refused whichever branch would run. (Nested puts count from 3.7 on; before, a
-    /// transaction whose puts are all nested got through.)
+    /// A transaction with a put is refused whichever branch would run. (Nested puts count since 3.5.33, 3.6.14, 3.7.1;
+    /// before, and in 3.4, a transaction whose puts are all nested gets through.)
     pub(crate) fn set_no_space(&mut self, no_space: bool) {
         self.no_space = no_space;
     }
