@@ -1,12 +1,12 @@
 //! A store within this process: the same locks without a server and without a network.
 //!
-//! A [`MemoryStore`] is a small etcd in memory: it keeps leases, revisions, transactions and watches by etcd's rules. A
-//! manager on it runs the same code as one on a cluster, with the same semantics. It is there for unit tests, which can
-//! make happen what is hard to make happen to a real cluster at the right moment: a session that expires, a partition, an
-//! answer that is lost. It also serves programs of a single process, and trying things out.
+//! A [`MemoryStore`] is a small etcd in memory: it keeps leases, revisions, transactions and watches by etcd's
+//! rules. A manager on it runs the same code as one on a cluster, with the same semantics. It is there for unit
+//! tests, which can make happen what is hard to make happen to a real cluster at the right moment: a session that
+//! expires, a partition, an answer that is lost. It also serves programs of a single process, and trying things out.
 //!
-//! It excludes **only the managers of this process that share the store**: two stores know nothing of each other, and
-//! neither does another process. It keeps nothing beyond the process's life.
+//! It excludes **only the managers of this process that share the store**: two stores know nothing of each other,
+//! and neither does another process. It keeps nothing beyond the process's life.
 
 mod client;
 #[cfg(test)]
@@ -41,11 +41,11 @@ pub struct MemoryStore {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Fault {
-    /// The connection breaks before the request gets through: the store never sees it. The manager is told at once, but
-    /// cannot tell it from [`LoseResponse`](Self::LoseResponse).
+    /// The connection breaks before the request gets through: the store never sees it. The manager is told at once,
+    /// but cannot tell it from [`LoseResponse`](Self::LoseResponse).
     LoseRequest,
-    /// The store carries the request out, and then the connection breaks: the answer never comes. The manager is told at
-    /// once, but cannot tell it from [`LoseRequest`](Self::LoseRequest).
+    /// The store carries the request out, and then the connection breaks: the answer never comes. The manager is
+    /// told at once, but cannot tell it from [`LoseRequest`](Self::LoseRequest).
     LoseResponse,
     /// The store does not carry the request out and says so, as a member of a cluster without a leader does. Trying
     /// again helps.
@@ -85,8 +85,8 @@ impl MemoryStore {
         self.shared.state.lock().disconnect(client);
     }
 
-    /// Ends the partition. Requests that still wait are carried out now; every watch is opened anew, and one that begins
-    /// at no particular revision does not tell what was deleted meanwhile.
+    /// Ends the partition. Requests that still wait are carried out now; every watch is opened anew, and one that
+    /// begins at no particular revision does not tell what was deleted meanwhile.
     pub(crate) fn reconnect_client(&self, client: ClientId) {
         self.shared.state.lock().reconnect(client);
     }

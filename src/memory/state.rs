@@ -12,8 +12,8 @@ use crate::store::{
     Answer, Failure, FailureClass, LeaseId, Request, Response, Revision, WatchEvent, WatchId, WatchSpec,
 };
 
-/// So much history is kept for reads and watches of the past. The library looks back over a few requests; nobody else
-/// has access to the store.
+/// So much history is kept for reads and watches of the past. The library looks back over a few requests; nobody
+/// else has access to the store.
 const KEPT_REVISIONS: Revision = 10_000;
 
 pub(super) struct State {

@@ -10,8 +10,8 @@ use crate::store::{
     Answer, Compare, Field, Key, LeaseId, Op, Order, Range, Request, Revision, Span, Txn, WatchSpec,
 };
 
-/// Few keys, some within the prefix of others. (No more than a dozen: etcd sorts without keeping the order of keys that
-/// share a create revision, except that it happens to keep it when there are few.)
+/// Few keys, some within the prefix of others. (No more than a dozen: etcd sorts without keeping the order of keys
+/// that share a create revision, except that it happens to keep it when there are few.)
 const KEYS: [&str; 8] = ["a", "a/", "a/x", "a/y", "b", "b/x", "c", "c/z"];
 const PREFIXES: [&str; 5] = ["", "a", "a/", "b", "d"];
 

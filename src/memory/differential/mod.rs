@@ -1,6 +1,7 @@
 //! The model against a real etcd: the same requests, step by step, must have the same answers and the same events.
 //!
-//! `ETCD_LOCK_MODEL_SEED=<n>` replays one random sequence and prints it; `ETCD_LOCK_MODEL_SEQUENCES=<n>` runs so many.
+//! `ETCD_LOCK_MODEL_SEED=<n>` replays one random sequence and prints it; `ETCD_LOCK_MODEL_SEQUENCES=<n>` runs
+//! so many.
 
 mod generate;
 mod pair;

@@ -113,7 +113,7 @@ impl Pair {
         }
         let found = found.map(|(revision, answer)| (revision, self.in_model_terms(answer)));
         self.note(format_args!("    {expected:?}"));
-        if alike(&expected) != alike(&found) {
+        if !agree(&expected, &found) {
             return Err(format!("{request:?}\n  model: {expected:?}\n   etcd: {found:?} {message}"));
         }
         self.expect_notices()?;
@@ -163,8 +163,8 @@ impl Pair {
         Ok(())
     }
 
-    /// Waits until etcd has looked at the past for every watch that asked for it: it does so for all at once, so it is
-    /// done when it has for one that was opened last and has something to tell.
+    /// Waits until etcd has looked at the past for every watch that asked for it: it does so for all at once, so it
+    /// is done when it has for one that was opened last and has something to tell.
     async fn catch_up(&mut self) -> Result<(), String> {
         let key = Key::from(format!("catch-up/{}", self.model.revision()));
         let put = Op::Put { key: key.clone(), value: Vec::new(), lease: 0 };
@@ -284,13 +284,15 @@ impl Pair {
     }
 }
 
-/// The answer without what may differ: the remaining time of a lease, which goes by while the question is on its way.
-fn alike(answered: &Answered) -> Answered {
-    let mut answered = answered.clone();
-    if let Ok((_, Answer::LeaseTimeToLive { remaining: Some(remaining) })) = &mut answered {
-        *remaining = Duration::from_secs(remaining.as_secs().next_multiple_of(60));
+/// Whether the two answers are the same, but for the time that goes by between them.
+fn agree(expected: &Answered, found: &Answered) -> bool {
+    match (expected, found) {
+        (
+            Ok((revision, Answer::LeaseTimeToLive { remaining: Some(remaining) })),
+            Ok((other_revision, Answer::LeaseTimeToLive { remaining: Some(other) })),
+        ) => revision == other_revision && remaining.abs_diff(*other) <= Duration::from_secs(5),
+        _ => expected == found,
     }
-    answered
 }
 
 /// The request with other lease ids.
