@@ -9,10 +9,11 @@
 //! and neither does another process. It keeps nothing beyond the process's life.
 
 mod client;
+pub(crate) mod model;
+mod state;
+
 #[cfg(test)]
 mod differential;
-mod model;
-mod state;
 #[cfg(test)]
 mod tests;
 
