@@ -10,7 +10,7 @@ mod failure;
 mod keepalive;
 mod target;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod watch;

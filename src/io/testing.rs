@@ -1,4 +1,4 @@
-//! Real etcd servers for the tests of this folder.
+//! Real etcd servers for tests.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -49,7 +49,7 @@ pub(super) fn patient(options: LockManagerOptions) -> LockManagerOptions {
     LockManagerOptions { connect_timeout: LONG, ..options }
 }
 
-pub(super) async fn connect(endpoints: &[String]) -> Etcd {
+pub(crate) async fn connect(endpoints: &[String]) -> Etcd {
     connect_with(endpoints, &patient(options())).await.unwrap()
 }
 
@@ -61,7 +61,7 @@ pub(super) async fn connect_with(
 }
 
 /// Members of one cluster, in a temporary folder, stopped at the end of the test.
-pub(super) struct Cluster {
+pub(crate) struct Cluster {
     members: Vec<Member>,
     _folder: TempDir,
 }
@@ -78,7 +78,7 @@ impl Cluster {
     }
 
     /// With further flags, and a scheme for the clients.
-    pub(super) fn start_with(size: usize, scheme: &str, flags: &[&str]) -> Self {
+    pub(crate) fn start_with(size: usize, scheme: &str, flags: &[&str]) -> Self {
         let _ = env_logger::builder().is_test(true).format_timestamp_millis().try_init();
         let folder = tempfile::tempdir().unwrap();
         // A port that was free may be taken by the time that etcd wants it.
@@ -118,7 +118,7 @@ impl Cluster {
         members.iter_mut().all(Member::listens).then_some(members)
     }
 
-    pub(super) fn urls(&self) -> Vec<String> {
+    pub(crate) fn urls(&self) -> Vec<String> {
         self.members.iter().map(|member| member.client_url.clone()).collect()
     }
 
