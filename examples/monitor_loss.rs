@@ -22,8 +22,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         guards.push(manager.new_lock(key)?.lock()?);
     }
     let session = manager.session();
-    println!("\nthree locks, one session: lease {:x}, {:?} left", session.lease_id, session.remaining);
-    // A clone keeps the hold, so the monitor gets the only ones: it lets go of what is lost.
+    println!("\nthree locks, one session: lease {:x}, {:.1?} left", session.lease_id, session.remaining);
+    // The work itself would have clones of these guards; here the monitor has the only ones.
     let monitor = thread::spawn(move || watch_over(guards));
 
     let admin = connect("admin")?;

@@ -44,7 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("   {:>8}   token {}", ms(start), guard.token());
     }
 
-    println!("\n4. Bob has it, for {:?} even if etcd never answered again.", guard.remaining());
+    println!("\n4. Bob has it, for {:.1?} even if etcd never answered again.", guard.remaining());
     println!("   Now somebody takes the lock away from him by force.");
     let start = Instant::now();
     alice.force_unlock("report", ForceUnlock::Lock)?;
