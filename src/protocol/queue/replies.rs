@@ -74,7 +74,7 @@ impl Queue {
         let Some(contender) = self.contender.as_ref().filter(|_| sent.entering) else {
             return Verdict::Nothing;
         };
-        match steps::entered(&contender.key, contender.try_only, revision, answer) {
+        match steps::entered(&contender.key, contender.try_only, sent.epoch, answer) {
             Entered::Refused { session } => return cx.session.handle_refused(session),
             Entered::First { token } => self.hold(token, cx),
             Entered::Behind { created, predecessor } => self.stand(created, predecessor, revision, cx),
