@@ -1,8 +1,16 @@
 //! The I/O thread: a private current-thread tokio runtime in which the protocol meets a store.
 
+mod actions;
 pub(crate) mod admin;
+mod driver;
 mod etcd;
 mod failure;
+mod holds;
+mod lines;
+mod metered;
+mod startup;
+mod thread;
+mod tickets;
 
 use std::future::Future;
 use std::time::Duration;
@@ -11,8 +19,10 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use crate::store::{Failure, Request, Response, WatchEvent, WatchId, WatchSpec};
 
+pub(crate) use driver::{Report, Settings};
 pub(crate) use etcd::Etcd;
 pub(crate) use failure::lock_error;
+pub(crate) use thread::{GRACE, IoThread, Launch};
 
 /// What stands behind the protocol: an etcd cluster, or an in-process model of one.
 pub(crate) trait Store: Clone + Send + Sync + 'static {
