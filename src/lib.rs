@@ -67,6 +67,7 @@ mod value;
 mod waiting;
 
 mod io;
+pub mod memory;
 mod protocol;
 mod store;
 

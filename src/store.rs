@@ -270,6 +270,20 @@ impl Failure {
     pub(crate) fn new(class: FailureClass, message: impl Into<String>) -> Self {
         Self { class, message: message.into() }
     }
+
+    /// Whether the same request will go on failing until somebody changes something.
+    pub(crate) fn is_final(&self) -> bool {
+        match self.class {
+            FailureClass::NoSpace
+            | FailureClass::Unauthenticated
+            | FailureClass::PermissionDenied
+            | FailureClass::Refused => true,
+            FailureClass::NotDone
+            | FailureClass::Unknown
+            | FailureClass::LeaseGone
+            | FailureClass::Compacted => false,
+        }
+    }
 }
 
 impl fmt::Display for Failure {

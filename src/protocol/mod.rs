@@ -3,7 +3,18 @@
 //! Time and events come in as arguments, [`Action`]s come out of [`Protocol::poll_action`]. One `Protocol` is one
 //! session's side of everything: its lease, and a queue for every name that is in use.
 
+mod machine;
+mod outbox;
+mod queue;
+mod revocation;
+mod session;
+mod steps;
+mod tenure;
+mod timers;
+
 use std::time::Duration;
+
+pub(crate) use machine::Protocol;
 
 use crate::clock::Time;
 use crate::error::LossReason;
@@ -36,8 +47,13 @@ pub(crate) struct HoldId(pub(crate) u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct RequestId(pub(crate) u64);
 
-/// Names the calling thread; re-entry is for the thread that holds.
-pub(crate) type Thread = std::thread::ThreadId;
+/// Names the queue of one lock name while it is in use; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct QueueId(u64);
+
+/// Names a calling thread, uniquely within the process; re-entry is for the thread that holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Thread(pub(crate) u64);
 
 /// What callers ask for.
 #[derive(Debug)]
@@ -60,7 +76,9 @@ pub(crate) struct Acquire {
     pub(crate) patience: Patience,
     /// First back-off step after a failed request.
     pub(crate) retry_interval: Duration,
-    /// When the caller asked, as time since the Unix epoch; for people who look at the key.
+    /// When the caller asked.
+    pub(crate) since: Time,
+    /// The same as time since the Unix epoch; for people who look at the key.
     pub(crate) asked_at: Duration,
 }
 
@@ -108,6 +126,10 @@ pub(crate) enum Action {
     /// the answer is `handle_expired`.
     ExtendSession {
         deadline: Time,
+    },
+    /// Setting up a session failed; it is tried again by itself.
+    SessionFailed {
+        failure: Failure,
     },
     /// The session is over; an `EndHold` for each of its holds has gone before.
     SessionDown {
@@ -179,3 +201,6 @@ pub(crate) enum ReleaseFailure {
     /// The store refused for good.
     Failed(Failure),
 }
+
+#[cfg(test)]
+mod tests;

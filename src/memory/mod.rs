@@ -1,0 +1,3 @@
+//! An in-process store.
+
+pub(crate) mod model;

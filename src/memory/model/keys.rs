@@ -1,0 +1,234 @@
+//! The keys with their history: etcd's multi-version store.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::store::{
+    Compare, Failure, FailureClass, Field, Key, KeyValue, LeaseId, Order, Range, RangeResult, Revision, Span,
+};
+
+/// An empty etcd is at revision 1: the first write makes revision 2.
+pub(super) const FIRST_REVISION: Revision = 1;
+
+/// Every key as it is now, and as it was at every revision that is not compacted away.
+///
+/// Writes go to the revision after the last committed one, as many as there are, until [`commit`](Self::commit).
+/// Reads see them at once: whoever writes has the store for himself until then.
+#[derive(Clone, Debug)]
+pub(super) struct Keys {
+    /// The last committed revision.
+    revision: Revision,
+    /// Below this revision nothing can be read or watched; 0: nothing was compacted.
+    compacted: Revision,
+    live: BTreeMap<Key, Record>,
+    /// What is no more: for each key its former records, oldest first. Kept apart from `live`, so that the contenders
+    /// of the past do not slow down the reads of today.
+    past: BTreeMap<Key, Vec<Past>>,
+    /// Every write since the compaction, in its order.
+    changes: VecDeque<Change>,
+}
+
+/// A key's value with what etcd notes beside it.
+#[derive(Clone, Debug)]
+struct Record {
+    value: Vec<u8>,
+    create_revision: Revision,
+    mod_revision: Revision,
+    lease: LeaseId,
+}
+
+/// A record that was overwritten or deleted: it stood from its `mod_revision` to just before `until`.
+#[derive(Clone, Debug)]
+struct Past {
+    record: Record,
+    until: Revision,
+}
+
+/// One write.
+#[derive(Clone, Debug)]
+pub(super) struct Change {
+    pub(super) revision: Revision,
+    pub(super) key: Key,
+    pub(super) deleted: bool,
+}
+
+impl Keys {
+    pub(super) fn starting_at(revision: Revision) -> Self {
+        Self {
+            revision,
+            compacted: 0,
+            live: BTreeMap::new(),
+            past: BTreeMap::new(),
+            changes: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    pub(super) fn compacted(&self) -> Revision {
+        self.compacted
+    }
+
+    /// Writes the key. A key that exists keeps its create revision, whatever lease it gets. Answers with the lease
+    /// that the key had before.
+    pub(super) fn put(&mut self, key: &Key, value: Vec<u8>, lease: LeaseId) -> LeaseId {
+        let revision = self.revision + 1;
+        let replaced = self.retire(key, revision);
+        let create_revision = replaced.map_or(revision, |(created, _)| created);
+        let record = Record { value, create_revision, mod_revision: revision, lease };
+        self.live.insert(key.clone(), record);
+        self.changes.push_back(Change { revision, key: key.clone(), deleted: false });
+        replaced.map_or(0, |(_, lease)| lease)
+    }
+
+    /// Deletes the key, if there is one, and answers with the lease that it had. A key that is put after its deletion
+    /// is a new one, with a new create revision.
+    pub(super) fn delete(&mut self, key: &Key) -> Option<LeaseId> {
+        let revision = self.revision + 1;
+        let (_, lease) = self.retire(key, revision)?;
+        self.changes.push_back(Change { revision, key: key.clone(), deleted: true });
+        Some(lease)
+    }
+
+    /// Moves the key's record into the past; answers with its create revision and its lease.
+    fn retire(&mut self, key: &Key, until: Revision) -> Option<(Revision, LeaseId)> {
+        let record = self.live.remove(key)?;
+        let facts = (record.create_revision, record.lease);
+        // What was put and deleted in one transaction was never there for anybody else.
+        if record.mod_revision < until {
+            self.past.entry(key.clone()).or_default().push(Past { record, until });
+        }
+        Some(facts)
+    }
+
+    /// Ends a transaction, and says whether it made a revision: one without a write makes none.
+    pub(super) fn commit(&mut self) -> bool {
+        let wrote = self.changes.back().is_some_and(|last| last.revision > self.revision);
+        if wrote {
+            self.revision += 1;
+        }
+        wrote
+    }
+
+    /// The writes of this revision and of all after it, in their order.
+    pub(super) fn changes_from(&self, revision: Revision) -> impl Iterator<Item = &Change> {
+        let first = self.changes.partition_point(|change| change.revision < revision);
+        self.changes.range(first..)
+    }
+
+    /// Whether the compare holds now. A span without keys is compared as one key whose revisions are 0.
+    pub(super) fn satisfies(&self, compare: &Compare) -> bool {
+        let mut records = self.in_span(&compare.span).peekable();
+        if records.peek().is_none() {
+            return compare.equals == 0;
+        }
+        records.all(|(_, record)| {
+            compare.equals
+                == match compare.field {
+                    Field::CreateRevision => record.create_revision,
+                    Field::ModRevision => record.mod_revision,
+                }
+        })
+    }
+
+    /// Whether the keys of that revision can be read; 0 is now.
+    pub(super) fn check_readable(&self, at: Revision) -> Result<(), Failure> {
+        if at > self.revision {
+            let message = "etcdserver: mvcc: required revision is a future revision";
+            return Err(Failure::new(FailureClass::Compacted, message));
+        }
+        if at != 0 && at < self.compacted {
+            return Err(compacted());
+        }
+        Ok(())
+    }
+
+    /// Reads the keys. Whether the revision can be read was checked before.
+    ///
+    /// As in etcd, `count` is the size of the whole span: neither `limit` nor `max_create_revision` makes it smaller.
+    /// Keys of the same create revision stay in the order of their names, in either direction.
+    pub(super) fn range(&self, range: &Range) -> RangeResult {
+        let mut found: Vec<_> = match range.at_revision {
+            0 => self.in_span(&range.span).collect(),
+            at => self.in_span_at(&range.span, at),
+        };
+        let count = found.len() as u64;
+        if range.max_create_revision != 0 {
+            found.retain(|(_, record)| record.create_revision <= range.max_create_revision);
+        }
+        match range.order {
+            Order::ByKey => {}
+            Order::OldestFirst => found.sort_by_key(|(_, record)| record.create_revision),
+            Order::NewestFirst => found.sort_by_key(|(_, record)| Reverse(record.create_revision)),
+        }
+        if range.limit != 0 {
+            found.truncate(range.limit as usize);
+        }
+        let kvs = found.into_iter().map(|(key, record)| record.to_key_value(key, range.keys_only)).collect();
+        RangeResult { kvs, count }
+    }
+
+    /// The keys of the span as they are now, by name.
+    fn in_span<'a>(&'a self, span: &'a Span) -> impl Iterator<Item = (&'a Key, &'a Record)> {
+        self.live.range(span.start()..).take_while(|(key, _)| span.contains(key))
+    }
+
+    /// The keys of the span as they were once, by name.
+    fn in_span_at<'a>(&'a self, span: &'a Span, at: Revision) -> Vec<(&'a Key, &'a Record)> {
+        let still = self.in_span(span).filter(|(_, record)| record.mod_revision <= at);
+        let gone = self.past.range(span.start()..).take_while(|(key, _)| span.contains(key));
+        let then = gone.filter_map(|(key, pasts)| {
+            let past = pasts.iter().find(|past| past.record.mod_revision <= at && at < past.until)?;
+            Some((key, &past.record))
+        });
+        let mut found: Vec<_> = still.chain(then).collect();
+        found.sort_by_key(|(key, _)| *key);
+        found
+    }
+
+    /// Forgets what was overwritten or deleted before this revision, which itself can still be read and watched.
+    ///
+    /// The deletions *of* this revision are kept for watches that start there. (etcd does so since 3.4.34, 3.5.16 and
+    /// 3.6; before, a watch from the compacted revision itself could miss one.)
+    pub(super) fn compact(&mut self, revision: Revision) -> Result<(), Failure> {
+        self.check_readable(revision)?;
+        if revision <= self.compacted {
+            return Err(compacted());
+        }
+        self.compacted = revision;
+        let kept = self.changes.partition_point(|change| change.revision < revision);
+        for change in self.changes.drain(..kept) {
+            if let Some(pasts) = self.past.get_mut(&change.key) {
+                pasts.retain(|past| past.until > revision);
+                if pasts.is_empty() {
+                    self.past.remove(&change.key);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How many writes are remembered, and how many keys only for the sake of the past.
+    #[cfg(test)]
+    pub(super) fn history(&self) -> usize {
+        self.changes.len() + self.past.len()
+    }
+}
+
+impl Record {
+    fn to_key_value(&self, key: &Key, keys_only: bool) -> KeyValue {
+        KeyValue {
+            key: key.clone(),
+            value: if keys_only { Vec::new() } else { self.value.clone() },
+            create_revision: self.create_revision,
+            mod_revision: self.mod_revision,
+            lease: self.lease,
+        }
+    }
+}
+
+fn compacted() -> Failure {
+    Failure::new(FailureClass::Compacted, "etcdserver: mvcc: required revision has been compacted")
+}

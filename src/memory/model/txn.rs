@@ -1,0 +1,195 @@
+//! Transactions: what etcd refuses before it begins, which branches are taken, and their operations.
+
+use std::collections::BTreeSet;
+
+use crate::store::{Failure, Key, LeaseId, Op, OpResult, Range, Span, Txn, TxnAnswer};
+
+use super::{Model, denied, lease_gone, no_space, refused};
+
+/// The branch of a transaction that will run, decided before anything does.
+struct Plan<'a> {
+    succeeded: bool,
+    steps: Vec<Step<'a>>,
+}
+
+/// An [`Op`] whose nested transactions are decided as well.
+enum Step<'a> {
+    Put { key: &'a Key, value: &'a [u8], lease: LeaseId },
+    Range(&'a Range),
+    Delete { key: &'a Key },
+    Txn(Plan<'a>),
+}
+
+impl Model {
+    /// Everything or nothing. What can be refused is refused before the first operation runs.
+    pub(super) fn txn(&mut self, txn: &Txn) -> Result<TxnAnswer, Failure> {
+        check_size(txn, self.limits.max_txn_ops)?;
+        writes(&txn.then)?;
+        writes(&txn.otherwise)?;
+        if self.denied.as_ref().is_some_and(|denied| touches(txn, denied)) {
+            return Err(denied());
+        }
+        if self.no_space && puts(txn) {
+            return Err(no_space());
+        }
+        let plan = self.plan(txn);
+        self.check_leases(&plan)?;
+        self.check_revisions(&plan)?;
+        let answer = self.run(plan);
+        self.commit();
+        Ok(answer)
+    }
+
+    /// Evaluates the compares of every level that will run, all against the store as it was before the transaction.
+    fn plan<'a>(&self, txn: &'a Txn) -> Plan<'a> {
+        let succeeded = txn.when.iter().all(|compare| self.keys.satisfies(compare));
+        let branch = if succeeded { &txn.then } else { &txn.otherwise };
+        let steps = branch.iter().map(|op| match op {
+            Op::Put { key, value, lease } => Step::Put { key, value, lease: *lease },
+            Op::Range(range) => Step::Range(range),
+            Op::Delete { key } => Step::Delete { key },
+            Op::Txn(nested) => Step::Txn(self.plan(nested)),
+        });
+        Plan { succeeded, steps: steps.collect() }
+    }
+
+    /// A put with a lease that does not exist fails the whole transaction, if its branch is the one that runs.
+    fn check_leases(&self, plan: &Plan<'_>) -> Result<(), Failure> {
+        plan.steps.iter().try_for_each(|step| match step {
+            Step::Put { lease, .. } if *lease != 0 && !self.leases.contains(*lease) => Err(lease_gone()),
+            Step::Txn(nested) => self.check_leases(nested),
+            _ => Ok(()),
+        })
+    }
+
+    /// The same for a read of a revision that cannot be read. The revision that the transaction itself will make is
+    /// still in the future.
+    fn check_revisions(&self, plan: &Plan<'_>) -> Result<(), Failure> {
+        plan.steps.iter().try_for_each(|step| match step {
+            Step::Range(range) => self.keys.check_readable(range.at_revision),
+            Step::Txn(nested) => self.check_revisions(nested),
+            _ => Ok(()),
+        })
+    }
+
+    fn run(&mut self, plan: Plan<'_>) -> TxnAnswer {
+        let results = plan.steps.into_iter().map(|step| match step {
+            Step::Put { key, value, lease } => {
+                self.put(key, value, lease);
+                OpResult::Put
+            }
+            Step::Range(range) => OpResult::Range(self.keys.range(range)),
+            Step::Delete { key } => OpResult::Deleted { count: self.delete(key) },
+            Step::Txn(nested) => OpResult::Txn(self.run(nested)),
+        });
+        TxnAnswer { succeeded: plan.succeeded, results: results.collect() }
+    }
+
+    /// A key belongs to the lease of its last put alone, and to none if that named none.
+    fn put(&mut self, key: &Key, value: &[u8], lease: LeaseId) {
+        let before = self.keys.put(key, value.to_vec(), lease);
+        self.leases.detach(before, key);
+        self.leases.attach(lease, key);
+    }
+
+    /// Deletes a key as part of what is being committed.
+    pub(super) fn delete(&mut self, key: &Key) -> u64 {
+        match self.keys.delete(key) {
+            Some(lease) => {
+                self.leases.detach(lease, key);
+                1
+            }
+            None => 0,
+        }
+    }
+}
+
+/// etcd's `--max-txn-ops`: each of the three lists may be so long, and what the longest of them takes is not left for
+/// the transactions inside. An operation needs a key, too.
+fn check_size(txn: &Txn, max_ops: usize) -> Result<(), Failure> {
+    let longest = txn.when.len().max(txn.then.len()).max(txn.otherwise.len());
+    let Some(left) = max_ops.checked_sub(longest) else {
+        return Err(refused("etcdserver: too many operations in txn request"));
+    };
+    let mut ops = txn.then.iter().chain(&txn.otherwise);
+    ops.try_for_each(|op| match op {
+        Op::Put { key, .. } | Op::Delete { key } => check_key(key),
+        Op::Range(_) => Ok(()),
+        Op::Txn(nested) => check_size(nested, left),
+    })
+}
+
+pub(super) fn check_key(key: &Key) -> Result<(), Failure> {
+    if key.as_bytes().is_empty() {
+        return Err(refused("etcdserver: key is not provided"));
+    }
+    Ok(())
+}
+
+/// The keys that a list of operations can write, nested transactions included.
+#[derive(Default)]
+struct Writes<'a> {
+    put: BTreeSet<&'a Key>,
+    deleted: BTreeSet<&'a Key>,
+}
+
+/// etcd's `checkIntervals`: no key is put twice, and none that is deleted is put. It looks at all branches, whichever
+/// will run, except that the two of one nested transaction may put the same key.
+///
+/// One order slips through, and the model lets it through as well: put in a nested transaction, then deleted in a later
+/// one beside it.
+fn writes(ops: &[Op]) -> Result<Writes<'_>, Failure> {
+    let mut all = Writes::default();
+    for op in ops {
+        if let Op::Delete { key } = op {
+            all.deleted.insert(key);
+        }
+    }
+    for op in ops {
+        if let Op::Txn(nested) = op {
+            let (then, otherwise) = (writes(&nested.then)?, writes(&nested.otherwise)?);
+            for key in &then.put {
+                all.put_once(key)?;
+            }
+            for key in otherwise.put.difference(&then.put) {
+                all.put_once(key)?;
+            }
+            all.deleted.extend(then.deleted);
+            all.deleted.extend(otherwise.deleted);
+        }
+    }
+    for op in ops {
+        if let Op::Put { key, .. } = op {
+            all.put_once(key)?;
+        }
+    }
+    Ok(all)
+}
+
+impl<'a> Writes<'a> {
+    fn put_once(&mut self, key: &'a Key) -> Result<(), Failure> {
+        if self.deleted.contains(key) || !self.put.insert(key) {
+            return Err(refused("etcdserver: duplicate key given in txn request"));
+        }
+        Ok(())
+    }
+}
+
+/// Whether the transaction could put anything, in whichever branch.
+fn puts(txn: &Txn) -> bool {
+    txn.then.iter().chain(&txn.otherwise).any(|op| match op {
+        Op::Put { .. } => true,
+        Op::Txn(nested) => puts(nested),
+        Op::Range(_) | Op::Delete { .. } => false,
+    })
+}
+
+/// Whether the transaction could read or write a key of the span, in whichever branch.
+fn touches(txn: &Txn, span: &Span) -> bool {
+    txn.when.iter().any(|compare| compare.span.overlaps(span))
+        || txn.then.iter().chain(&txn.otherwise).any(|op| match op {
+            Op::Put { key, .. } | Op::Delete { key } => span.contains(key),
+            Op::Range(range) => range.span.overlaps(span),
+            Op::Txn(nested) => touches(nested, span),
+        })
+}

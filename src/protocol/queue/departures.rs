@@ -1,0 +1,154 @@
+//! Tickets that give up: their place is given back, and their answer names the holder.
+
+use std::time::Duration;
+
+use super::contender::Stage;
+use super::{Cx, Queue};
+use crate::clock::Time;
+use crate::protocol::outbox::Purpose;
+use crate::protocol::steps;
+use crate::protocol::timers::Timer;
+use crate::protocol::{Acquire, Holder, Refusal, Ticket};
+use crate::store::{Answer, Failure, FailureClass, Request, Response};
+
+/// How long a ticket that gave up may wait for its key to be gone and the holder's name to be read. A few round
+/// trips; a caller must not outstay its own limit by more than 50 ms.
+const GRACE: Duration = Duration::from_millis(30);
+
+/// A ticket that gave up.
+#[derive(Debug)]
+pub(super) struct Departing {
+    pub(super) ticket: Ticket,
+    why: Why,
+    /// What the read of the holder brought, once it has.
+    inspection: Option<Result<Option<Holder>, Failure>>,
+}
+
+#[derive(Debug)]
+enum Why {
+    Cancelled,
+    Timeout {
+        since: Time,
+    },
+    /// The retries ran out.
+    Budget,
+}
+
+impl Departing {
+    pub(super) fn cancelled(ticket: Ticket) -> Self {
+        Self { ticket, why: Why::Cancelled, inspection: None }
+    }
+
+    fn wants_holder(&self) -> bool {
+        !matches!(self.why, Why::Cancelled) && self.inspection.is_none()
+    }
+}
+
+impl Queue {
+    /// The ticket's time is up.
+    pub(in crate::protocol) fn lose_patience(&mut self, ticket: Ticket, cx: &mut Cx<'_>) {
+        let Some(at) = self.waiters.iter().position(|waiter| waiter.ticket == ticket) else {
+            return;
+        };
+        let Some(Acquire { patience, since, .. }) = self.waiters.remove(at) else {
+            return;
+        };
+        if patience.try_only {
+            let failure = self.why_unavailable();
+            cx.out.refuse(ticket, Refusal::Unavailable(failure));
+            return;
+        }
+        let timed_out = patience.deadline.is_some_and(|deadline| deadline <= cx.now);
+        let why = if timed_out { Why::Timeout { since } } else { Why::Budget };
+        self.depart(Departing { ticket, why, inspection: None }, cx);
+    }
+
+    pub(super) fn depart(&mut self, departing: Departing, cx: &mut Cx<'_>) {
+        cx.out.tickets.insert(departing.ticket, self.id);
+        cx.out.timers.set(Timer::Depart(departing.ticket), cx.now + GRACE);
+        if departing.wants_holder() && !self.inspecting {
+            self.inspecting = true;
+            cx.out.send(Purpose::Inspect(self.id), Request::Txn(steps::inspect(&self.name)));
+        }
+        self.departing.push(departing);
+    }
+
+    pub(in crate::protocol) fn handle_inspected(&mut self, reply: Result<Response, Failure>) {
+        self.inspecting = false;
+        let inspection = match reply.map(|response| response.answer) {
+            Ok(Answer::Txn(answer)) => {
+                Ok(steps::inspected(&answer).map(|(kv, waiters)| Holder { kv: kv.clone(), waiters }))
+            }
+            Ok(_) => Ok(None),
+            Err(failure) => Err(failure),
+        };
+        // Our own key in front, while nobody here holds it, is on its way out.
+        let inspection = inspection.map(|holder| holder.filter(|holder| !self.is_passing(holder)));
+        for departing in self.departing.iter_mut().filter(|departing| departing.wants_holder()) {
+            departing.inspection = Some(inspection.clone());
+        }
+    }
+
+    fn is_passing(&self, holder: &Holder) -> bool {
+        let key = &holder.kv.key;
+        self.debris.iter().any(|debris| debris.key == *key)
+            || self.contender.as_ref().is_some_and(|own| own.key == *key && own.hold().is_none())
+    }
+
+    /// Answers those for whom everything is done.
+    pub(super) fn settle_departures(&mut self, cx: &mut Cx<'_>) {
+        let key_gone = self.debris.is_empty() && (self.contender.is_none() || !self.is_contender_unwanted());
+        let (done, waiting) = std::mem::take(&mut self.departing)
+            .into_iter()
+            .partition(|departing| key_gone && !departing.wants_holder());
+        self.departing = waiting;
+        let done: Vec<Departing> = done;
+        for departing in done {
+            self.answer(departing, cx);
+        }
+    }
+
+    fn is_contender_unwanted(&self) -> bool {
+        self.waiters.is_empty() && self.contender.as_ref().is_some_and(|contender| contender.hold().is_none())
+    }
+
+    /// The grace is over.
+    pub(in crate::protocol) fn end_grace(&mut self, ticket: Ticket, cx: &mut Cx<'_>) {
+        if let Some(at) = self.departing.iter().position(|departing| departing.ticket == ticket) {
+            let departing = self.departing.remove(at);
+            self.answer(departing, cx);
+        }
+    }
+
+    fn answer(&self, departing: Departing, cx: &mut Cx<'_>) {
+        let Departing { ticket, why, inspection } = departing;
+        let refusal = match (why, inspection) {
+            (Why::Cancelled, _) => Refusal::Cancelled,
+            (Why::Timeout { since }, inspection) => {
+                let holder = inspection.and_then(Result::ok).flatten();
+                Refusal::Timeout { waited: cx.now.since(since), holder }
+            }
+            (Why::Budget, Some(Ok(holder))) => Refusal::AlreadyHeld { holder },
+            (Why::Budget, Some(Err(failure))) => Refusal::Unavailable(failure),
+            (Why::Budget, None) if self.is_known_held() => Refusal::AlreadyHeld { holder: None },
+            (Why::Budget, None) => Refusal::Unavailable(self.why_unavailable()),
+        };
+        cx.out.refuse(ticket, refusal);
+    }
+
+    /// The store has told that somebody holds the lock, and has not been silent since.
+    fn is_known_held(&self) -> bool {
+        let stage = self.contender.as_ref().map(|contender| &contender.stage);
+        match stage {
+            Some(Stage::Held(_)) => true,
+            Some(Stage::Queued(_)) => self.last_failure.is_none(),
+            Some(Stage::Entering) | None => false,
+        }
+    }
+
+    fn why_unavailable(&self) -> Failure {
+        self.last_failure
+            .clone()
+            .unwrap_or_else(|| Failure::new(FailureClass::NotDone, "etcd has not answered in time"))
+    }
+}

@@ -1,0 +1,362 @@
+//! The session: one lease, its renewal, and the epoch that fences every request made under it.
+
+use std::time::Duration;
+
+use super::outbox::{Outbox, Purpose, Watched};
+use super::revocation::Revocations;
+use super::steps::{self, Guard};
+use super::tenure::{self, Fence, SessionWatch, Tenure};
+use super::timers::Timer;
+use super::{Action, QueueId};
+use crate::clock::Time;
+use crate::error::LossReason;
+use crate::store::{Answer, Failure, FailureClass, KeyValue, LeaseId, Request, Response, Span};
+
+/// First pause after a failed attempt to set up or to fence.
+const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
+
+/// What the whole protocol must do after the session handled something.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Verdict {
+    Nothing,
+    /// The session stands (again): every queue may go on.
+    Up,
+    /// A fence is through: these queues may go on.
+    Fenced(Vec<QueueId>),
+    /// The session is over: every hold is lost.
+    Lost(LossReason),
+    /// There is no session, for this reason, and waiting does not help.
+    Refused(Failure),
+}
+
+#[derive(Debug)]
+pub(super) struct Session {
+    state: State,
+    /// The highest raft term seen: a member that answers with a lower one has missed an election.
+    term: u64,
+    /// Attempts to set up that failed in a row.
+    failures: u32,
+    revocations: Revocations,
+}
+
+#[derive(Debug)]
+enum State {
+    /// No session, waiting for `Timer::Connect`. Exits: Granting, Closed.
+    Down,
+    /// A lease was asked for. Exits: Registering, Down, Closing.
+    Granting,
+    /// The lease is there, its session key is on its way. Exits: Up, Down, Closing.
+    Registering(Tenure),
+    /// Exits: Down, Closing.
+    Up(Tenure),
+    /// The lease is being revoked (once it is known). Exits: Closed.
+    Closing {
+        lease: Option<LeaseId>,
+    },
+    Closed,
+}
+
+impl Session {
+    pub(super) fn new() -> Self {
+        Self { state: State::Down, term: 0, failures: 0, revocations: Revocations::default() }
+    }
+
+    /// The session, if it stands.
+    pub(super) fn tenure(&mut self) -> Option<&mut Tenure> {
+        match &mut self.state {
+            State::Up(tenure) => Some(tenure),
+            _ => None,
+        }
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        matches!(self.state, State::Closing { .. } | State::Closed)
+    }
+
+    pub(super) fn is_past_deadline(&self, now: Time) -> bool {
+        matches!(&self.state, State::Up(tenure) | State::Registering(tenure) if tenure.deadline <= now)
+    }
+
+    /// Asks for a lease, if there is none.
+    pub(super) fn connect(&mut self, now: Time, out: &mut Outbox) {
+        if matches!(self.state, State::Down) {
+            self.state = State::Granting;
+            let ttl = out.config.ttl;
+            out.send(Purpose::GrantLease { sent: now }, Request::GrantLease { ttl });
+        }
+    }
+
+    pub(super) fn handle_granted(
+        &mut self,
+        now: Time,
+        sent: Time,
+        reply: Result<Response, Failure>,
+        out: &mut Outbox,
+    ) -> Verdict {
+        let (lease, ttl) = match reply.map(|response| self.note_term(response).answer) {
+            Ok(Answer::LeaseGranted { lease, ttl }) => (lease, ttl),
+            Ok(_) => return self.set_up_failed(now, steps::garbled(), out),
+            Err(failure) => return self.set_up_failed(now, failure, out),
+        };
+        if let State::Closing { lease: closing } = &mut self.state {
+            *closing = Some(lease);
+            self.revocations.begin(now, lease, ttl, out);
+            return Verdict::Nothing;
+        }
+        let deadline = (sent + ttl).saturating_sub(out.config.safety_margin);
+        let session_key = out.config.root.session_key(lease);
+        out.send(Purpose::PutSession, Request::Txn(steps::put_session(&session_key, lease)));
+        out.timers.set(Timer::SessionDeadline, deadline);
+        let guard = Guard { session_key, epoch: 0 };
+        let fence = Some(Fence::default());
+        self.state =
+            State::Registering(Tenure { lease, ttl, deadline, guard, next_seq: 0, fence, watch: None });
+        // The renewals count from the grant, as the deadline does.
+        out.timers.set(Timer::Renew, sent + ttl / 3);
+        Verdict::Nothing
+    }
+
+    /// The session key was put: the first time, or again as a fence.
+    pub(super) fn handle_put(
+        &mut self,
+        now: Time,
+        reply: Result<Response, Failure>,
+        out: &mut Outbox,
+    ) -> Verdict {
+        let reply = reply.map(|response| self.note_term(response));
+        let (State::Registering(tenure) | State::Up(tenure)) = &mut self.state else {
+            return Verdict::Nothing;
+        };
+        let response = match reply {
+            Ok(response) => response,
+            Err(failure) => return self.put_failed(now, failure, out),
+        };
+        tenure.guard.epoch = tenure.guard.epoch.max(response.revision);
+        let waiting = tenure.fence.take().map(|fence| fence.waiting).unwrap_or_default();
+        if matches!(self.state, State::Up(_)) {
+            return Verdict::Fenced(waiting);
+        }
+        self.came_up(out)
+    }
+
+    fn came_up(&mut self, out: &mut Outbox) -> Verdict {
+        if let State::Registering(mut tenure) = std::mem::replace(&mut self.state, State::Down) {
+            let Tenure { lease, ttl, deadline, .. } = tenure;
+            let span = Span::Key(tenure.guard.session_key.clone());
+            let id = out.watch(Watched::Session, span, tenure.guard.epoch + 1);
+            tenure.watch = Some(SessionWatch { id, stood: false });
+            self.state = State::Up(tenure);
+            self.failures = 0;
+            out.act(Action::SessionUp { lease, ttl, deadline });
+        }
+        Verdict::Up
+    }
+
+    fn put_failed(&mut self, now: Time, failure: Failure, out: &mut Outbox) -> Verdict {
+        match (failure.class, &mut self.state) {
+            (FailureClass::LeaseGone, State::Up(_)) => Verdict::Lost(LossReason::SessionRevoked),
+            (FailureClass::NotDone | FailureClass::Unknown, State::Registering(tenure))
+            | (_, State::Up(tenure)) => {
+                let fence = tenure.fence.get_or_insert_default();
+                fence.failures += 1;
+                let pause = out.back_off(FIRST_BACK_OFF, fence.failures);
+                out.timers.set(Timer::Fence, now + pause);
+                Verdict::Nothing
+            }
+            (_, State::Registering(tenure)) => {
+                let (lease, ttl) = (tenure.lease, tenure.ttl);
+                self.revocations.begin(now, lease, ttl, out);
+                self.set_up_failed(now, failure, out)
+            }
+            _ => Verdict::Nothing,
+        }
+    }
+
+    /// Tries again later; a refusal that waiting does not mend is told to those who wait.
+    fn set_up_failed(&mut self, now: Time, failure: Failure, out: &mut Outbox) -> Verdict {
+        if matches!(self.state, State::Closing { .. }) {
+            self.state = State::Closed;
+            out.act(Action::Closed);
+            return Verdict::Nothing;
+        }
+        self.state = State::Down;
+        self.failures += 1;
+        tenure::forget_requests(out);
+        let pause = out.back_off(FIRST_BACK_OFF, self.failures);
+        out.timers.set(Timer::Connect, now + pause);
+        out.act(Action::SessionFailed { failure: failure.clone() });
+        if failure.is_final() { Verdict::Refused(failure) } else { Verdict::Nothing }
+    }
+
+    /// Sends a renewal. Each attempt has a deadline of its own, so that a member that does not answer costs one
+    /// attempt, not the session.
+    pub(super) fn renew(&mut self, now: Time, out: &mut Outbox) {
+        if let State::Up(Tenure { lease, ttl, .. }) | State::Registering(Tenure { lease, ttl, .. }) =
+            &self.state
+        {
+            let request = Request::RenewLease { lease: *lease };
+            out.send_within(Purpose::Renew { sent: now }, request, *ttl / 6);
+        }
+    }
+
+    pub(super) fn handle_renewed(
+        &mut self,
+        now: Time,
+        sent: Time,
+        reply: Result<Response, Failure>,
+        out: &mut Outbox,
+    ) -> Verdict {
+        // A member that missed an election may answer for a lease that the new leader has given up (etcd #15247).
+        let fresh = reply.as_ref().is_ok_and(|response| response.term >= self.term);
+        let reply = reply.map(|response| self.note_term(response).answer);
+        let up = matches!(self.state, State::Up(_));
+        let (State::Up(tenure) | State::Registering(tenure)) = &mut self.state else {
+            return Verdict::Nothing;
+        };
+        match reply {
+            Ok(Answer::LeaseRenewed { ttl }) if fresh => {
+                tenure.ttl = ttl;
+                // Counted from the send: etcd started the TTL anew after that, whenever it did.
+                let deadline = (sent + ttl).saturating_sub(out.config.safety_margin);
+                if deadline > tenure.deadline {
+                    tenure.deadline = deadline;
+                    out.timers.set(Timer::SessionDeadline, deadline);
+                    if up {
+                        out.act(Action::ExtendSession { deadline });
+                    }
+                }
+                out.timers.set(Timer::Renew, (sent + ttl / 3).max(now));
+                Verdict::Nothing
+            }
+            Err(failure) if failure.class == FailureClass::LeaseGone => {
+                if up {
+                    return Verdict::Lost(LossReason::SessionRevoked);
+                }
+                self.set_up_failed(now, failure, out)
+            }
+            _ => {
+                let pause = (tenure.ttl / 20).min(Duration::from_millis(500));
+                let pause = out.jittered(pause);
+                out.timers.set(Timer::Renew, now + pause);
+                Verdict::Nothing
+            }
+        }
+    }
+
+    /// Wants an epoch later than `epoch`; the queue is told by [`Verdict::Fenced`] and [`take_fenced`](Self::take_fenced).
+    pub(super) fn fence(&mut self, queue: QueueId, out: &mut Outbox) {
+        if let State::Up(tenure) = &mut self.state {
+            if tenure.fence.is_none() {
+                tenure.put_session_key(out);
+            }
+            let fence = tenure.fence.get_or_insert_default();
+            if !fence.waiting.contains(&queue) {
+                fence.waiting.push(queue);
+            }
+        }
+    }
+
+    /// Puts the session key again after a failure.
+    pub(super) fn retry_put(&mut self, out: &mut Outbox) {
+        if let State::Up(tenure) | State::Registering(tenure) = &mut self.state {
+            tenure.put_session_key(out);
+        }
+    }
+
+    /// A guarded request was refused: here is the session key as it is now.
+    pub(super) fn handle_refused(&mut self, session: Option<KeyValue>) -> Verdict {
+        match (&mut self.state, session) {
+            (State::Up(tenure), Some(kv)) => {
+                tenure.guard.epoch = tenure.guard.epoch.max(kv.mod_revision);
+                Verdict::Nothing
+            }
+            (State::Up(_), None) => Verdict::Lost(LossReason::SessionRevoked),
+            _ => Verdict::Nothing,
+        }
+    }
+
+    pub(super) fn handle_watch_created(&mut self, out: &mut Outbox) {
+        if let State::Up(Tenure { watch: Some(watch), guard, .. }) = &mut self.state {
+            if watch.stood {
+                out.send(Purpose::CheckSession, Request::Txn(steps::check_session(guard)));
+            }
+            watch.stood = true;
+        }
+    }
+
+    pub(super) fn handle_checked(&mut self, reply: Result<Response, Failure>) -> Verdict {
+        match reply.map(|response| self.note_term(response).answer) {
+            Ok(Answer::Txn(answer)) => match steps::session_checked(&answer) {
+                Some(session) => self.handle_refused(session),
+                None => Verdict::Nothing,
+            },
+            // Renewals and the next guarded request find out as well.
+            _ => Verdict::Nothing,
+        }
+    }
+
+    /// Ends the session that stands; the holds were ended before. A new one is asked for at once.
+    pub(super) fn lose(&mut self, now: Time, reason: LossReason, out: &mut Outbox) {
+        match std::mem::replace(&mut self.state, State::Down) {
+            State::Up(tenure) => {
+                tenure.clear(out);
+                out.act(Action::SessionDown { reason });
+                self.revocations.begin(now, tenure.lease, tenure.ttl, out);
+            }
+            State::Registering(tenure) => {
+                tenure.clear(out);
+                self.revocations.begin(now, tenure.lease, tenure.ttl, out);
+            }
+            other => self.state = other,
+        }
+        self.connect(now, out);
+    }
+
+    pub(super) fn retry_revoke(&mut self, lease: LeaseId, out: &mut Outbox) {
+        self.revocations.send(lease, out);
+    }
+
+    pub(super) fn handle_revoked(
+        &mut self,
+        now: Time,
+        lease: LeaseId,
+        reply: &Result<Response, Failure>,
+        out: &mut Outbox,
+    ) {
+        let done = self.revocations.handle_reply(now, lease, reply, out);
+        if done && matches!(self.state, State::Closing { lease: Some(closing) } if closing == lease) {
+            self.state = State::Closed;
+            out.act(Action::Closed);
+        }
+    }
+
+    /// Ends the session for good; the holds were ended before.
+    pub(super) fn close(&mut self, now: Time, out: &mut Outbox) {
+        out.timers.clear(Timer::Connect);
+        match std::mem::replace(&mut self.state, State::Closed) {
+            State::Up(tenure) => {
+                tenure.clear(out);
+                out.act(Action::SessionDown { reason: LossReason::Closed });
+                self.close_lease(now, &tenure, out);
+            }
+            State::Registering(tenure) => {
+                tenure.clear(out);
+                self.close_lease(now, &tenure, out);
+            }
+            State::Granting => self.state = State::Closing { lease: None },
+            State::Down => out.act(Action::Closed),
+            ending @ (State::Closing { .. } | State::Closed) => self.state = ending,
+        }
+    }
+
+    fn close_lease(&mut self, now: Time, tenure: &Tenure, out: &mut Outbox) {
+        self.state = State::Closing { lease: Some(tenure.lease) };
+        self.revocations.begin(now, tenure.lease, tenure.ttl, out);
+    }
+
+    fn note_term(&mut self, response: Response) -> Response {
+        self.term = self.term.max(response.term);
+        response
+    }
+}

@@ -1,0 +1,177 @@
+//! Callers that stop waiting: by time, by retries, by choice; before, during and after the grant.
+
+use std::time::Duration;
+
+use super::world::World;
+use crate::protocol::{Patience, Refusal};
+use crate::store::FailureClass;
+
+const GRACE: Duration = Duration::from_millis(30);
+
+#[test]
+fn a_timeout_gives_the_place_back_and_names_the_holder() {
+    let mut world = World::with(2);
+    let holder = world.lock(0, "a", 1);
+    world.settle();
+    let waiter = world.lock_within(1, "a", 1, Duration::from_millis(300));
+    world.pass(Duration::from_millis(300));
+    let Some(Refusal::Timeout { waited, holder: Some(found) }) = world.refusal(1, waiter) else {
+        panic!("{:?}", world.refusal(1, waiter));
+    };
+    assert_eq!(waited, Duration::from_millis(300));
+    assert_eq!(found.kv.create_revision, world.token(0, holder).unwrap());
+    assert_eq!(world.contenders("a").len(), 1);
+}
+
+#[test]
+fn a_timeout_while_another_local_thread_still_waits_leaves_the_place_to_it() {
+    let mut world = World::with(2);
+    let holder = world.lock(0, "a", 1);
+    world.settle();
+    let hasty = world.lock_within(1, "a", 1, Duration::from_millis(300));
+    let patient = world.lock(1, "a", 2);
+    world.settle();
+    let place = world.contenders("a")[1].clone();
+    world.pass(Duration::from_millis(300));
+    assert!(matches!(world.refusal(1, hasty), Some(Refusal::Timeout { holder: Some(_), .. })));
+    assert_eq!(world.contenders("a")[1], place);
+    world.leave(0, holder);
+    world.settle();
+    assert!(world.holds(1, patient));
+}
+
+#[test]
+fn a_timeout_without_any_answer_comes_within_the_grace() {
+    let mut world = World::with(1);
+    let waiter = world.lock_within(0, "a", 1, Duration::from_millis(300));
+    world.pass_alone(Duration::from_millis(300) + GRACE);
+    assert!(matches!(world.refusal(0, waiter), Some(Refusal::Timeout { holder: None, .. })));
+}
+
+#[test]
+fn the_retries_end_in_already_held_or_in_unavailable() {
+    let mut world = World::with(2);
+    let budget = |world: &World| Patience {
+        budget: Some(world.now + Duration::from_millis(300)),
+        ..Patience::default()
+    };
+    world.lock(0, "a", 1);
+    world.settle();
+    let patience = budget(&world);
+    let contended = world.ask(1, "a", 1, patience);
+    world.pass(Duration::from_millis(300));
+    assert!(matches!(world.refusal(1, contended), Some(Refusal::AlreadyHeld { holder: Some(_) })));
+
+    let patience = budget(&world);
+    let unheard = world.ask(1, "b", 1, patience);
+    world.pass_alone(Duration::from_millis(300) + GRACE);
+    assert!(matches!(world.refusal(1, unheard), Some(Refusal::Unavailable(_))));
+}
+
+#[test]
+fn leaving_before_there_is_a_session_leaves_no_trace() {
+    let mut world = World::unconnected(1);
+    let ticket = world.lock(0, "a", 1);
+    world.leave_and_confirm(0, ticket);
+    world.settle();
+    assert_eq!(world.refusal(0, ticket), Some(Refusal::Cancelled));
+    assert_eq!(world.nodes[0].protocol.queues_in_use(), 0);
+    assert!(world.contenders("a").is_empty());
+}
+
+#[test]
+fn leaving_while_the_acquire_is_in_flight_leaves_no_key() {
+    let mut world = World::with(1);
+    let ticket = world.lock(0, "a", 1);
+    world.leave_and_confirm(0, ticket);
+    assert_eq!(world.refusal(0, ticket), None, "the key may still come");
+    world.settle();
+    assert_eq!(world.refusal(0, ticket), Some(Refusal::Cancelled));
+    assert!(world.contenders("a").is_empty());
+}
+
+#[test]
+fn leaving_at_the_moment_of_the_grant_releases_it() {
+    let mut world = World::with(1);
+    let ticket = world.lock(0, "a", 1);
+    let (request, reply) = world.carry_out(0);
+    world.deliver(0, request, reply);
+    assert!(world.holds(0, ticket));
+    world.leave_and_confirm(0, ticket);
+    world.settle();
+    assert!(!world.holds(0, ticket));
+    assert_eq!(world.nodes[0].confirms[&ticket], Ok(()));
+    assert!(world.contenders("a").is_empty());
+}
+
+#[test]
+fn whoever_comes_while_an_unwanted_acquire_is_in_flight_takes_it_over() {
+    let mut world = World::with(1);
+    let first = world.lock(0, "a", 1);
+    world.leave(0, first);
+    let second = world.lock(0, "a", 2);
+    let before = world.count(0, "txn");
+    world.settle();
+    assert!(world.holds(0, second));
+    assert_eq!(world.count(0, "txn"), before);
+}
+
+#[test]
+fn unlocking_confirms_once_the_key_is_gone_and_tells_if_it_was_gone_before() {
+    let mut world = World::with(1);
+    let ticket = world.lock(0, "a", 1);
+    world.settle();
+    world.leave_and_confirm(0, ticket);
+    assert!(world.nodes[0].confirms.is_empty());
+    world.settle();
+    assert_eq!(world.nodes[0].confirms[&ticket], Ok(()));
+
+    let ticket = world.lock(0, "a", 1);
+    world.settle();
+    let key = world.contenders("a")[0].key.clone();
+    world.delete(key);
+    world.leave_and_confirm(0, ticket);
+    world.settle();
+    assert!(world.nodes[0].confirms[&ticket].is_err());
+}
+
+#[test]
+fn a_release_that_fails_is_tried_until_it_is_done() {
+    let mut world = World::with(1);
+    let ticket = world.lock(0, "a", 1);
+    world.settle();
+    world.leave_and_confirm(0, ticket);
+    world.fail(0, FailureClass::NotDone);
+    world.pass(Duration::from_millis(100));
+    assert_eq!(world.nodes[0].confirms[&ticket], Ok(()));
+    assert!(world.contenders("a").is_empty());
+}
+
+#[test]
+fn closing_loses_the_holds_refuses_the_waiters_and_revokes_the_lease() {
+    let mut world = World::with(2);
+    let holder = world.lock(0, "a", 1);
+    world.settle();
+    let waiter = world.lock(0, "a", 2);
+    let elsewhere = world.lock(1, "a", 1);
+    world.settle();
+    world.command(0, crate::protocol::Command::Close);
+    assert_eq!(world.loss(0, holder), Some(crate::error::LossReason::Closed));
+    assert_eq!(world.refusal(0, waiter), Some(Refusal::Closed));
+    assert!(!world.nodes[0].closed, "the lease is still there");
+    let late = world.lock(0, "b", 1);
+    world.settle();
+    assert!(world.nodes[0].closed);
+    assert_eq!(world.refusal(0, late), Some(Refusal::Closed));
+    assert!(world.holds(1, elsewhere));
+    assert_eq!(world.session_keys().len(), 1);
+}
+
+#[test]
+fn closing_while_the_lease_is_asked_for_revokes_it_when_it_comes() {
+    let mut world = World::unconnected(1);
+    world.command(0, crate::protocol::Command::Close);
+    world.settle();
+    assert!(world.nodes[0].closed);
+    assert_eq!(world.model.leases().count(), 0);
+}

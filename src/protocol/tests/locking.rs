@@ -1,0 +1,269 @@
+//! Getting, queueing, handing over, re-entering, trying.
+
+use std::time::Duration;
+
+use super::world::{Outcome, World};
+use crate::protocol::{Patience, Refusal};
+use crate::store::FailureClass;
+
+#[test]
+fn an_uncontended_lock_costs_one_transaction_and_a_release_one_delete() {
+    let mut world = World::with(1);
+    let ticket = world.lock(0, "a", 1);
+    world.settle();
+    assert!(world.holds(0, ticket));
+    world.leave(0, ticket);
+    world.settle();
+    assert_eq!((world.count(0, "txn"), world.count(0, "delete")), (1, 1));
+    assert!(world.contenders("a").is_empty());
+}
+
+#[test]
+fn the_key_says_who_holds_and_since_when() {
+    let mut world = World::unconnected(1);
+    let ticket = world.lock(0, "a", 7);
+    world.now = world.now + Duration::from_millis(250);
+    world.settle();
+    assert!(world.holds(0, ticket));
+    let value: serde_json::Value = serde_json::from_slice(&world.contenders("a")[0].value).unwrap();
+    assert_eq!(value["owner"], "owner");
+    assert_eq!(value["thread"], "7");
+    assert_eq!(value["created_at"], 1_700_000_000_250_u64);
+}
+
+#[test]
+fn managers_get_the_lock_in_the_order_of_their_keys_with_growing_tokens() {
+    let mut world = World::with(3);
+    let tickets: Vec<_> = (0..3)
+        .map(|node| {
+            let ticket = world.lock(node, "a", 1);
+            world.settle();
+            ticket
+        })
+        .collect();
+    let mut last = 0;
+    for node in 0..3 {
+        for (other, &ticket) in tickets.iter().enumerate() {
+            assert_eq!(world.holds(other, ticket), other == node);
+        }
+        let token = world.token(node, tickets[node]).unwrap();
+        assert!(token > last);
+        last = token;
+        world.leave(node, tickets[node]);
+        world.settle();
+    }
+}
+
+#[test]
+fn a_hand_over_between_local_threads_is_one_transaction() {
+    let mut world = World::with(1);
+    let first = world.lock(0, "a", 1);
+    world.settle();
+    let second = world.lock(0, "a", 2);
+    world.settle();
+    assert_eq!(world.contenders("a").len(), 1, "local waiters cost etcd nothing");
+    let before = world.count(0, "txn");
+    world.leave(0, first);
+    world.settle();
+    assert!(world.holds(0, second));
+    assert_eq!((world.count(0, "txn") - before, world.count(0, "delete")), (1, 0));
+    assert!(world.token(0, second) > world.token(0, first));
+}
+
+#[test]
+fn a_release_and_the_next_acquire_that_arrive_together_leave_together() {
+    let mut world = World::with(1);
+    let first = world.lock(0, "a", 1);
+    world.settle();
+    let before = world.count(0, "txn");
+    // Both commands are handled before the first action is asked for.
+    let now = world.now;
+    let leave = crate::protocol::Command::Leave { ticket: first, confirm: false };
+    world.nodes[0].protocol.handle_command(now, leave);
+    let second = world.lock(0, "a", 1);
+    world.settle();
+    assert!(world.holds(0, second));
+    assert_eq!((world.count(0, "txn") - before, world.count(0, "delete")), (1, 0));
+}
+
+#[test]
+fn a_process_goes_to_the_back_of_the_queue_when_its_next_thread_takes_over() {
+    let mut world = World::with(2);
+    let first = world.lock(0, "a", 1);
+    world.settle();
+    let second = world.lock(0, "a", 2);
+    let elsewhere = world.lock(1, "a", 1);
+    world.settle();
+    world.leave(0, first);
+    world.settle();
+    assert!(world.holds(1, elsewhere));
+    assert_eq!(world.token(0, second), None);
+    world.leave(1, elsewhere);
+    world.settle();
+    assert!(world.holds(0, second));
+}
+
+#[test]
+fn the_holding_thread_gets_the_lock_again_and_the_last_one_out_releases() {
+    let mut world = World::with(1);
+    let first = world.lock(0, "a", 1);
+    world.settle();
+    let again = world.lock(0, "a", 1);
+    let other = world.lock(0, "a", 2);
+    world.settle();
+    assert_eq!(world.token(0, again), world.token(0, first));
+    world.leave(0, first);
+    world.settle();
+    assert!(world.holds(0, again));
+    assert_eq!(world.token(0, other), None);
+    world.leave(0, again);
+    world.settle();
+    assert!(world.holds(0, other));
+}
+
+#[test]
+fn a_thread_that_asked_twice_before_the_grant_never_waits_for_itself() {
+    let mut world = World::with(1);
+    let first = world.lock(0, "a", 1);
+    let again = world.lock(0, "a", 1);
+    world.settle();
+    assert!(world.holds(0, first) && world.holds(0, again));
+    assert_eq!(world.token(0, first), world.token(0, again));
+}
+
+#[test]
+fn a_try_takes_a_free_lock_and_never_queues_for_a_held_one() {
+    let mut world = World::with(2);
+    let free = world.try_lock(0, "a", 1);
+    world.settle();
+    assert!(world.holds(0, free));
+    let elsewhere = world.try_lock(1, "a", 1);
+    let local = world.try_lock(0, "a", 2);
+    world.settle();
+    assert_eq!(world.refusal(1, elsewhere), Some(Refusal::Held));
+    assert_eq!(world.refusal(0, local), Some(Refusal::Held));
+    assert_eq!(world.contenders("a").len(), 1);
+}
+
+#[test]
+fn a_try_right_after_a_release_finds_the_lock_free() {
+    let mut world = World::with(1);
+    let first = world.lock(0, "a", 1);
+    world.settle();
+    world.leave(0, first);
+    let tried = world.try_lock(0, "a", 1);
+    world.settle();
+    assert!(world.holds(0, tried));
+}
+
+#[test]
+fn a_try_behind_a_local_waiter_learns_that_the_lock_is_taken_once_that_is_known() {
+    let mut world = World::with(1);
+    let first = world.lock(0, "a", 1);
+    let tried = world.try_lock(0, "a", 2);
+    assert_eq!(world.refusal(0, tried), None);
+    world.settle();
+    assert!(world.holds(0, first));
+    assert_eq!(world.refusal(0, tried), Some(Refusal::Held));
+}
+
+#[test]
+fn a_try_that_cannot_be_decided_says_unavailable() {
+    let mut world = World::with(1);
+    let tried = world.try_lock(0, "a", 1);
+    world.pass_alone(Duration::from_secs(5));
+    assert!(matches!(world.refusal(0, tried), Some(Refusal::Unavailable(_))));
+}
+
+#[test]
+fn a_predecessor_that_goes_before_its_watch_stands_is_not_missed() {
+    let mut world = World::with(2);
+    let holder = world.lock(0, "a", 1);
+    world.settle();
+    let waiter = world.lock(1, "a", 1);
+    // The waiter's acquire is carried out, the holder leaves, and only then the answer arrives and the watch opens.
+    let (request, reply) = world.carry_out(1);
+    world.leave(0, holder);
+    world.answer(0);
+    world.deliver(1, request, reply);
+    world.settle();
+    assert!(world.holds(1, waiter));
+}
+
+#[test]
+fn a_watch_that_died_in_silence_delays_a_hand_over_but_does_not_strand_the_waiter() {
+    let mut world = World::with(2);
+    let holder = world.lock(0, "a", 1);
+    world.settle();
+    let waiter = world.lock(1, "a", 1);
+    world.settle();
+    world.nodes[1].deaf = true;
+    world.leave(0, holder);
+    world.settle();
+    assert!(!world.holds(1, waiter));
+    world.pass(Duration::from_secs(2));
+    assert!(world.holds(1, waiter));
+}
+
+#[test]
+fn a_waiter_whose_predecessor_leaves_the_queue_waits_on() {
+    let mut world = World::with(3);
+    let tickets: Vec<_> = (0..3)
+        .map(|node| {
+            let ticket = world.lock(node, "a", 1);
+            world.settle();
+            ticket
+        })
+        .collect();
+    world.leave(1, tickets[1]);
+    world.settle();
+    assert!(world.holds(0, tickets[0]) && !world.holds(2, tickets[2]));
+    world.leave(0, tickets[0]);
+    world.settle();
+    assert!(world.holds(2, tickets[2]));
+}
+
+#[test]
+fn what_etcd_refuses_for_good_is_told_to_the_waiters_at_once() {
+    for class in [FailureClass::NoSpace, FailureClass::PermissionDenied, FailureClass::Refused] {
+        let mut world = World::with(1);
+        let first = world.lock(0, "a", 1);
+        let second = world.lock(0, "a", 2);
+        world.fail(0, class);
+        for ticket in [first, second] {
+            assert!(matches!(
+                world.refusal(0, ticket),
+                Some(Refusal::Failed(failure)) if failure.class == class
+            ));
+        }
+    }
+}
+
+#[test]
+fn a_release_goes_through_alone_where_the_next_acquire_is_refused() {
+    let mut world = World::with(1);
+    let first = world.lock(0, "a", 1);
+    world.settle();
+    let second = world.lock(0, "a", 2);
+    world.leave(0, first);
+    world.fail(0, FailureClass::NoSpace);
+    assert!(matches!(world.nodes[0].outcomes[&second], Outcome::Refused(Refusal::Failed(_))));
+    world.settle();
+    assert_eq!(world.count(0, "delete"), 1);
+    assert!(world.contenders("a").is_empty());
+}
+
+#[test]
+fn names_that_nobody_uses_any_more_leave_nothing_in_memory() {
+    let mut world = World::with(1);
+    for i in 0..1000 {
+        let name = format!("n{i}");
+        let ticket = world.ask(0, &name, 1, Patience::default());
+        world.settle();
+        world.leave(0, ticket);
+        world.settle();
+    }
+    assert_eq!(world.nodes[0].protocol.queues_in_use(), 0);
+    world.pass(Duration::from_secs(1));
+    assert!(world.read(super::world::name("n1").contenders()).is_empty());
+}

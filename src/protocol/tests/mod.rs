@@ -1,0 +1,7 @@
+//! The protocol against a model of etcd, in virtual time.
+
+mod giving_up;
+mod locking;
+mod losing;
+mod unknown_outcomes;
+mod world;

@@ -1,0 +1,178 @@
+//! Requests whose answer never comes, and copies of them that take effect much later.
+
+use std::time::Duration;
+
+use super::world::World;
+use crate::protocol::Refusal;
+use crate::store::FailureClass;
+
+#[test]
+fn an_acquire_that_was_carried_out_unheard_is_granted_with_its_first_token() {
+    let mut world = World::with(1);
+    let ticket = world.lock(0, "a", 1);
+    let request = world.lose_answer(0);
+    world.carry_out_late(&request);
+    let created = world.contenders("a")[0].create_revision;
+    world.pass(Duration::from_millis(100));
+    assert!(world.holds(0, ticket));
+    assert_eq!(world.token(0, ticket), Some(created));
+    assert_eq!(world.contenders("a").len(), 1);
+}
+
+#[test]
+fn a_repeated_acquire_that_queued_finds_its_predecessor_behind_later_arrivals() {
+    let mut world = World::with(3);
+    let holder = world.lock(0, "a", 1);
+    world.settle();
+    let waiter = world.lock(1, "a", 1);
+    let request = world.lose_answer(1);
+    world.carry_out_late(&request);
+    let later = world.lock(2, "a", 1);
+    world.pass(Duration::from_millis(100));
+    assert_eq!(world.contenders("a").len(), 3);
+    world.leave(0, holder);
+    world.settle();
+    assert!(world.holds(1, waiter) && !world.holds(2, later));
+}
+
+#[test]
+fn a_copy_of_a_repeated_acquire_cannot_bring_the_key_back_after_the_release() {
+    let mut world = World::with(2);
+    let ticket = world.lock(0, "a", 1);
+    let parked = world.lose_answer(0);
+    world.pass(Duration::from_millis(100));
+    assert!(world.holds(0, ticket));
+    world.leave(0, ticket);
+    world.settle();
+    assert!(world.contenders("a").is_empty());
+    world.carry_out_late(&parked);
+    assert!(world.contenders("a").is_empty());
+    let next = world.lock(1, "a", 1);
+    world.settle();
+    assert!(world.holds(1, next));
+}
+
+#[test]
+fn a_copy_that_arrives_between_the_fence_and_the_delete_is_gone_with_it() {
+    let mut world = World::with(1);
+    let ticket = world.lock(0, "a", 1);
+    let parked = world.lose_answer(0);
+    world.leave_and_confirm(0, ticket);
+    // The fence is under way; the copy is carried out before it.
+    world.carry_out_late(&parked);
+    assert_eq!(world.contenders("a").len(), 1);
+    world.settle();
+    world.pass(Duration::from_secs(1));
+    assert!(world.contenders("a").is_empty());
+    assert_eq!(world.refusal(0, ticket), Some(Refusal::Cancelled));
+}
+
+#[test]
+fn an_acquire_given_up_unheard_can_never_take_effect() {
+    let mut world = World::with(1);
+    let ticket = world.lock(0, "a", 1);
+    let parked = world.lose_answer(0);
+    world.leave_and_confirm(0, ticket);
+    world.pass(Duration::from_millis(200));
+    assert_eq!(world.refusal(0, ticket), Some(Refusal::Cancelled));
+    world.carry_out_late(&parked);
+    assert!(world.contenders("a").is_empty());
+}
+
+#[test]
+fn a_try_given_up_unheard_can_never_take_effect() {
+    let mut world = World::with(2);
+    let elsewhere = world.lock(1, "a", 1);
+    world.settle();
+    let ticket = world.try_lock(0, "a", 1);
+    let parked = world.lose_answer(0);
+    world.pass(Duration::from_millis(200));
+    assert_eq!(world.refusal(0, ticket), Some(Refusal::Held));
+    world.leave(1, elsewhere);
+    world.settle();
+    world.carry_out_late(&parked);
+    assert!(world.contenders("a").is_empty());
+}
+
+#[test]
+fn a_forced_unlock_of_a_repeated_acquire_leaves_no_copy_that_could_bring_the_key_back() {
+    let mut world = World::with(1);
+    let ticket = world.lock(0, "a", 1);
+    let parked = world.lose_answer(0);
+    world.pass(Duration::from_millis(500));
+    assert!(world.holds(0, ticket));
+    let key = world.contenders("a")[0].key.clone();
+    world.delete(key);
+    world.pass(Duration::from_secs(1));
+    assert!(!world.holds(0, ticket));
+    world.carry_out_late(&parked);
+    assert!(world.contenders("a").is_empty());
+}
+
+#[test]
+fn a_fence_that_takes_effect_late_costs_a_refused_request_a_second_try_and_nobody_sees_it() {
+    let mut world = World::with(1);
+    let ticket = world.lock(0, "a", 1);
+    world.lose_answer(0);
+    world.leave(0, ticket);
+    // The put of the session key goes unanswered, is repeated, and its first copy is carried out last.
+    let parked_fence = world.lose_answer(0);
+    world.pass(Duration::from_millis(300));
+    world.carry_out_late(&parked_fence);
+    let next = world.lock(0, "b", 1);
+    world.settle();
+    assert!(world.holds(0, next));
+}
+
+#[test]
+fn many_given_up_names_share_one_fence() {
+    let mut world = World::with(1);
+    let tickets: Vec<_> = (0..10).map(|i| world.lock(0, &format!("n{i}"), 1)).collect();
+    for _ in 0..10 {
+        world.lose_answer(0);
+    }
+    let before = world.count(0, "txn");
+    for &ticket in &tickets {
+        world.leave(0, ticket);
+    }
+    world.settle();
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.count(0, "txn") - before, 1);
+    assert_eq!(world.nodes[0].protocol.queues_in_use(), 0);
+}
+
+#[test]
+fn a_delete_carried_out_unheard_still_counts_as_a_release() {
+    let mut world = World::with(1);
+    let ticket = world.lock(0, "a", 1);
+    world.settle();
+    world.leave_and_confirm(0, ticket);
+    let delete = world.lose_answer(0);
+    world.carry_out_late(&delete);
+    world.pass(Duration::from_millis(100));
+    assert_eq!(world.nodes[0].confirms[&ticket], Ok(()));
+}
+
+#[test]
+fn a_hand_over_whose_answer_is_lost_is_repeated_whole() {
+    let mut world = World::with(1);
+    let first = world.lock(0, "a", 1);
+    world.settle();
+    let second = world.lock(0, "a", 2);
+    world.leave(0, first);
+    let request = world.lose_answer(0);
+    world.carry_out_late(&request);
+    let created = world.contenders("a")[0].create_revision;
+    world.pass(Duration::from_millis(100));
+    assert_eq!(world.token(0, second), Some(created));
+}
+
+#[test]
+fn an_acquire_that_certainly_was_not_done_needs_no_fence() {
+    let mut world = World::with(1);
+    let ticket = world.lock(0, "a", 1);
+    world.fail(0, FailureClass::NotDone);
+    world.leave_and_confirm(0, ticket);
+    assert_eq!(world.refusal(0, ticket), Some(Refusal::Cancelled));
+    assert!(world.nodes[0].sent.is_empty());
+}

@@ -1,0 +1,378 @@
+//! Protocols and one store model in virtual time; the test decides when what arrives.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Duration;
+
+use crate::clock::Time;
+use crate::error::LossReason;
+use crate::memory::model::{Model, Notice, Watcher};
+use crate::name::{LockName, Root};
+use crate::protocol::{
+    Acquire, Action, Command, Config, HoldId, Patience, Protocol, Refusal, ReleaseFailure, RequestId, Thread,
+    Ticket,
+};
+use crate::store::{
+    Failure, FailureClass, Key, KeyValue, Order, Range, Request, Response, Revision, Span, WatchEvent,
+    WatchId,
+};
+
+pub(super) const TTL: Duration = Duration::from_secs(10);
+pub(super) const MARGIN: Duration = Duration::from_secs(1);
+
+/// Names one manager of the world.
+pub(super) type NodeId = usize;
+
+pub(super) struct World {
+    pub(super) now: Time,
+    pub(super) model: Model,
+    pub(super) nodes: Vec<Node>,
+    next_ticket: u64,
+}
+
+pub(super) struct Node {
+    pub(super) protocol: Protocol,
+    /// Requests that were sent and not yet answered, in order.
+    pub(super) sent: VecDeque<(RequestId, Request)>,
+    /// How many requests of each kind were sent, by the name of the kind.
+    pub(super) count: BTreeMap<&'static str, usize>,
+    watches: HashMap<WatchId, Watcher>,
+    pub(super) outcomes: HashMap<Ticket, Outcome>,
+    pub(super) confirms: HashMap<Ticket, Result<(), ReleaseFailure>>,
+    pub(super) holds: HashMap<HoldId, Option<LossReason>>,
+    /// Everything but requests and watches, in order.
+    pub(super) log: Vec<String>,
+    pub(super) closed: bool,
+    /// Watch events are kept back.
+    pub(super) deaf: bool,
+    unheard: VecDeque<WatchEvent>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Outcome {
+    Granted { hold: HoldId, token: Revision, key: Key },
+    Refused(Refusal),
+}
+
+pub(super) fn name(text: &str) -> LockName {
+    LockName::parse(&Root::parse("/t").unwrap(), text).unwrap()
+}
+
+fn kind(request: &Request) -> &'static str {
+    match request {
+        Request::GrantLease { .. } => "grant",
+        Request::RenewLease { .. } => "renew",
+        Request::RevokeLease { .. } => "revoke",
+        Request::LeaseTimeToLive { .. } => "ttl",
+        Request::Delete { .. } => "delete",
+        Request::Txn(_) => "txn",
+    }
+}
+
+impl World {
+    /// A world whose managers have their sessions.
+    pub(super) fn with(nodes: usize) -> Self {
+        let mut world = Self::unconnected(nodes);
+        world.settle();
+        for node in &mut world.nodes {
+            node.count.clear();
+            node.log.clear();
+        }
+        world
+    }
+
+    pub(super) fn unconnected(nodes: usize) -> Self {
+        let now = Time::from_nanos(1_000_000_000_000);
+        let mut world = Self {
+            now,
+            model: Model::new(),
+            nodes: (0..nodes).map(|_| Node::new()).collect(),
+            next_ticket: 0,
+        };
+        for node in 0..nodes {
+            world.nodes[node].protocol.handle_start(now);
+            world.pump(node);
+        }
+        world
+    }
+
+    /// Carries out what the protocol wants, except requests, which wait in `sent`.
+    pub(super) fn pump(&mut self, id: NodeId) {
+        let node = &mut self.nodes[id];
+        while let Some(action) = node.protocol.poll_action() {
+            match action {
+                Action::Send { id, request, .. } => {
+                    *node.count.entry(kind(&request)).or_default() += 1;
+                    node.sent.push_back((id, request));
+                }
+                Action::Watch { id, spec } => {
+                    let (watcher, revision) = self.model.watch(&spec).unwrap();
+                    node.watches.insert(id, watcher);
+                    node.unheard.push_back(WatchEvent::Created { watch: id, revision });
+                }
+                Action::Unwatch { id } => {
+                    let watcher = node.watches.remove(&id).expect("only open watches are closed");
+                    self.model.unwatch(watcher);
+                }
+                other => node.note(other),
+            }
+        }
+    }
+
+    /// Lets everything that is on its way arrive, until nothing is.
+    pub(super) fn settle(&mut self) {
+        loop {
+            let mut busy = false;
+            for id in 0..self.nodes.len() {
+                self.pump(id);
+                while !self.nodes[id].sent.is_empty() {
+                    busy = true;
+                    self.answer(id);
+                }
+                busy |= self.hear(id);
+            }
+            if !busy {
+                return;
+            }
+        }
+    }
+
+    /// Carries out the oldest request of the node and delivers the answer.
+    pub(super) fn answer(&mut self, id: NodeId) {
+        let (request, reply) = self.carry_out(id);
+        self.deliver(id, request, reply);
+    }
+
+    /// Carries out the oldest request of the node; its answer is still on the way.
+    pub(super) fn carry_out(&mut self, id: NodeId) -> (RequestId, Result<Response, Failure>) {
+        let (request_id, request) = self.nodes[id].sent.pop_front().expect("a request is under way");
+        (request_id, self.model.execute(self.now, &request))
+    }
+
+    pub(super) fn deliver(&mut self, id: NodeId, request: RequestId, reply: Result<Response, Failure>) {
+        self.nodes[id].protocol.handle_reply(self.now, request, reply);
+        self.pump(id);
+    }
+
+    /// The oldest request's fate stays unknown; it is given back, to be carried out at the worst moment.
+    pub(super) fn lose_answer(&mut self, id: NodeId) -> Request {
+        let (request_id, request) = self.nodes[id].sent.pop_front().expect("a request is under way");
+        self.deliver(id, request_id, Err(Failure::new(FailureClass::Unknown, "no answer")));
+        request
+    }
+
+    pub(super) fn fail(&mut self, id: NodeId, class: FailureClass) {
+        let (request_id, _) = self.nodes[id].sent.pop_front().expect("a request is under way");
+        self.deliver(id, request_id, Err(Failure::new(class, "as the test wants")));
+    }
+
+    /// A request that was parked somewhere takes effect after all; nobody hears its answer.
+    pub(super) fn carry_out_late(&mut self, request: &Request) {
+        let _ = self.model.execute(self.now, request);
+    }
+
+    /// Delivers the watch events of one node, and nothing else.
+    pub(super) fn hear_only(&mut self, id: NodeId) {
+        self.hear(id);
+    }
+
+    fn hear(&mut self, id: NodeId) -> bool {
+        while let Some((watcher, notice)) = self.model.poll_notice() {
+            for node in &mut self.nodes {
+                let watch = node.watches.iter().find(|&(_, &open)| open == watcher).map(|(&watch, _)| watch);
+                if let (Some(watch), Notice::Deleted { key, revision }) = (watch, notice.clone()) {
+                    node.unheard.push_back(WatchEvent::Deleted { watch, key, revision });
+                }
+            }
+        }
+        if self.nodes[id].deaf {
+            return false;
+        }
+        let mut heard = false;
+        while let Some(event) = self.nodes[id].unheard.pop_front() {
+            heard = true;
+            self.nodes[id].protocol.handle_watch(self.now, event);
+            self.pump(id);
+        }
+        heard
+    }
+
+    /// Lets time pass, with everything arriving at once.
+    pub(super) fn pass(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        loop {
+            self.settle();
+            let next = self.nodes.iter().filter_map(|node| node.protocol.next_timeout()).min();
+            match next.filter(|&next| next <= end) {
+                Some(next) => self.jump_to(next.max(self.now)),
+                None => break,
+            }
+        }
+        self.jump_to(end);
+        self.settle();
+    }
+
+    /// Lets time pass for the managers alone: nothing is answered.
+    pub(super) fn pass_alone(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        loop {
+            let next = self.nodes.iter().filter_map(|node| node.protocol.next_timeout()).min();
+            match next.filter(|&next| next <= end) {
+                Some(next) => self.jump_to(next.max(self.now)),
+                None => break,
+            }
+        }
+        self.jump_to(end);
+    }
+
+    fn jump_to(&mut self, now: Time) {
+        self.now = now;
+        for id in 0..self.nodes.len() {
+            self.nodes[id].protocol.handle_timeout(now);
+            self.pump(id);
+        }
+    }
+
+    pub(super) fn ask(&mut self, id: NodeId, lock: &str, thread: u64, patience: Patience) -> Ticket {
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket);
+        let acquire = Acquire {
+            ticket,
+            name: name(lock),
+            thread: Thread(thread),
+            patience,
+            retry_interval: Duration::from_millis(100),
+            since: self.now,
+            asked_at: Duration::from_secs(1_700_000_000),
+        };
+        self.command(id, Command::Acquire(acquire));
+        ticket
+    }
+
+    pub(super) fn lock(&mut self, id: NodeId, lock: &str, thread: u64) -> Ticket {
+        self.ask(id, lock, thread, Patience::default())
+    }
+
+    pub(super) fn lock_within(&mut self, id: NodeId, lock: &str, thread: u64, limit: Duration) -> Ticket {
+        let deadline = Some(self.now + limit);
+        self.ask(id, lock, thread, Patience { deadline, ..Patience::default() })
+    }
+
+    pub(super) fn try_lock(&mut self, id: NodeId, lock: &str, thread: u64) -> Ticket {
+        let budget = Some(self.now + Duration::from_secs(5));
+        self.ask(id, lock, thread, Patience { try_only: true, deadline: None, budget })
+    }
+
+    pub(super) fn leave(&mut self, id: NodeId, ticket: Ticket) {
+        self.command(id, Command::Leave { ticket, confirm: false });
+    }
+
+    pub(super) fn leave_and_confirm(&mut self, id: NodeId, ticket: Ticket) {
+        self.command(id, Command::Leave { ticket, confirm: true });
+    }
+
+    pub(super) fn command(&mut self, id: NodeId, command: Command) {
+        self.nodes[id].protocol.handle_command(self.now, command);
+        self.pump(id);
+    }
+
+    pub(super) fn token(&self, id: NodeId, ticket: Ticket) -> Option<Revision> {
+        match self.nodes[id].outcomes.get(&ticket) {
+            Some(Outcome::Granted { token, .. }) => Some(*token),
+            _ => None,
+        }
+    }
+
+    /// Whether the ticket was granted and its hold is not over.
+    pub(super) fn holds(&self, id: NodeId, ticket: Ticket) -> bool {
+        match self.nodes[id].outcomes.get(&ticket) {
+            Some(Outcome::Granted { hold, .. }) => !self.nodes[id].holds.contains_key(hold),
+            _ => false,
+        }
+    }
+
+    /// Why the ticket's hold was lost.
+    pub(super) fn loss(&self, id: NodeId, ticket: Ticket) -> Option<LossReason> {
+        match self.nodes[id].outcomes.get(&ticket) {
+            Some(Outcome::Granted { hold, .. }) => self.nodes[id].holds.get(hold).copied().flatten(),
+            _ => None,
+        }
+    }
+
+    pub(super) fn refusal(&self, id: NodeId, ticket: Ticket) -> Option<Refusal> {
+        match self.nodes[id].outcomes.get(&ticket) {
+            Some(Outcome::Refused(refusal)) => Some(refusal.clone()),
+            _ => None,
+        }
+    }
+
+    /// The contenders of a lock, oldest first.
+    pub(super) fn contenders(&self, lock: &str) -> Vec<KeyValue> {
+        self.read(name(lock).contenders())
+    }
+
+    pub(super) fn read(&self, span: Span) -> Vec<KeyValue> {
+        let order = Order::OldestFirst;
+        let range = Range { span, order, limit: 0, max_create_revision: 0, at_revision: 0, keys_only: false };
+        self.model.read(&range).unwrap().kvs
+    }
+
+    pub(super) fn session_keys(&self) -> Vec<KeyValue> {
+        self.read(Span::Prefix(Key::from("/t/~session/")))
+    }
+
+    /// An administrator deletes a key.
+    pub(super) fn delete(&mut self, key: Key) {
+        self.model.execute(self.now, &Request::Delete { key }).unwrap();
+    }
+
+    pub(super) fn count(&self, id: NodeId, kind: &str) -> usize {
+        self.nodes[id].count.get(kind).copied().unwrap_or(0)
+    }
+}
+
+impl Node {
+    fn new() -> Self {
+        let config = Config {
+            root: Root::parse("/t").unwrap(),
+            owner: "owner".into(),
+            pid: 1,
+            ttl: TTL,
+            safety_margin: MARGIN,
+            request_timeout: Duration::from_secs(5),
+            seed: 7,
+        };
+        Self {
+            protocol: Protocol::new(config),
+            sent: VecDeque::new(),
+            count: BTreeMap::new(),
+            watches: HashMap::new(),
+            outcomes: HashMap::new(),
+            confirms: HashMap::new(),
+            holds: HashMap::new(),
+            log: Vec::new(),
+            closed: false,
+            deaf: false,
+            unheard: VecDeque::new(),
+        }
+    }
+
+    fn note(&mut self, action: Action) {
+        self.log.push(format!("{action:?}"));
+        match action {
+            Action::Grant { ticket, hold, key, token, .. } => {
+                let old = self.outcomes.insert(ticket, Outcome::Granted { hold, token, key });
+                assert_eq!(old, None, "{ticket:?} is answered once");
+            }
+            Action::Refuse { ticket, refusal } => {
+                let old = self.outcomes.insert(ticket, Outcome::Refused(refusal));
+                assert_eq!(old, None, "{ticket:?} is answered once");
+            }
+            Action::Confirm { ticket, result } => assert!(self.confirms.insert(ticket, result).is_none()),
+            Action::EndHold { hold, lost } => {
+                assert!(self.holds.insert(hold, lost).is_none(), "{hold:?} ends once");
+            }
+            Action::Closed => self.closed = true,
+            _ => {}
+        }
+    }
+}

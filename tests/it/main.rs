@@ -1,0 +1,14 @@
+//! Tests on a real etcd. One binary, so that the servers and the build are shared.
+//!
+//! No test needs a server that somebody started by hand, and none is skipped when etcd is missing: it fails and says
+//! what to do.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test, and a fixture of tests, fails by panicking"
+)]
+
+mod support;
+
+mod support_works;

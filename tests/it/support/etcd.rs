@@ -1,0 +1,378 @@
+//! etcd servers: how to set one up, one process of it, and a cluster of one.
+
+use std::fs::File;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::leash::{Leash, program};
+use super::ports::free_port;
+use super::{Cluster, metrics};
+
+/// A server that is not ready by then never will be. (A single one takes a fifth of a second, a cluster one or two.)
+const READY: Duration = Duration::from_secs(30);
+
+/// How often a server is given other ports when somebody else was faster.
+const ATTEMPTS: u32 = 5;
+
+/// How a server is to be started. The default is etcd's own.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Setup {
+    args: Vec<String>,
+    users: Vec<User>,
+    security: Security,
+}
+
+/// A user of an etcd with authentication: may read and write the keys that begin with `prefix`.
+#[derive(Clone, Debug)]
+pub(crate) struct User {
+    pub(crate) name: String,
+    pub(crate) password: String,
+    pub(crate) prefix: String,
+}
+
+/// The password of `root` in every etcd with authentication.
+pub(crate) const ROOT_PASSWORD: &str = "root-secret";
+
+#[derive(Clone, Debug, Default)]
+enum Security {
+    #[default]
+    Plain,
+    #[cfg(feature = "tls")]
+    Tls(super::pki::Pki),
+    #[cfg(feature = "tls")]
+    MutualTls(super::pki::Pki),
+}
+
+impl Setup {
+    /// Any flag of etcd, as `--name=value`.
+    pub(crate) fn arg(mut self, arg: impl Into<String>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    pub(crate) fn max_txn_ops(self, operations: u32) -> Self {
+        self.arg(format!("--max-txn-ops={operations}"))
+    }
+
+    pub(crate) fn quota_backend_bytes(self, bytes: u64) -> Self {
+        self.arg(format!("--quota-backend-bytes={bytes}"))
+    }
+
+    /// Compacts by itself what is older than so many revisions; etcd looks every five minutes.
+    pub(crate) fn auto_compaction(self, revisions: u32) -> Self {
+        self.arg("--auto-compaction-mode=revision").arg(format!("--auto-compaction-retention={revisions}"))
+    }
+
+    /// Authentication on, with this user beside `root` ([`ROOT_PASSWORD`]). May be called again for more users.
+    pub(crate) fn user(mut self, name: &str, password: &str, prefix: &str) -> Self {
+        self.users.push(User { name: name.into(), password: password.into(), prefix: prefix.into() });
+        self
+    }
+
+    /// The server shows a certificate.
+    #[cfg(feature = "tls")]
+    pub(crate) fn tls(mut self, pki: &super::pki::Pki) -> Self {
+        self.security = Security::Tls(pki.clone());
+        self
+    }
+
+    /// The server shows a certificate and wants to see one.
+    #[cfg(feature = "tls")]
+    pub(crate) fn mutual_tls(mut self, pki: &super::pki::Pki) -> Self {
+        self.security = Security::MutualTls(pki.clone());
+        self
+    }
+
+    pub(crate) fn start(self) -> Etcd {
+        Etcd(self.start_cluster(1))
+    }
+
+    pub(crate) fn start_cluster(self, size: usize) -> Cluster {
+        for _ in 1..ATTEMPTS {
+            match Cluster::try_start(&self, size) {
+                Ok(cluster) => return cluster.with_users(&self.users),
+                Err(StartError::PortTaken) => {}
+                Err(StartError::Other(why)) => panic!("{why}"),
+            }
+        }
+        panic!("etcd found its ports taken {ATTEMPTS} times");
+    }
+
+    fn scheme(&self) -> &'static str {
+        if matches!(self.security, Security::Plain) { "http" } else { "https" }
+    }
+
+    /// The flags that make the server secure; its certificates are written to `dir`.
+    fn security_args(&self, dir: &Path) -> Vec<String> {
+        let _ = dir;
+        match &self.security {
+            Security::Plain => Vec::new(),
+            #[cfg(feature = "tls")]
+            Security::Tls(pki) => pki.server_args(dir),
+            #[cfg(feature = "tls")]
+            Security::MutualTls(pki) => pki.mutual_server_args(dir),
+        }
+    }
+
+    /// How a client that is allowed everything reaches servers at these endpoints.
+    pub(super) fn access(&self, endpoints: Vec<String>) -> Access {
+        let root = || ("root".to_owned(), ROOT_PASSWORD.to_owned());
+        Access {
+            endpoints,
+            user: (!self.users.is_empty()).then(root),
+            #[cfg(feature = "tls")]
+            tls: match &self.security {
+                Security::Plain => None,
+                Security::Tls(pki) => Some(pki.client(false)),
+                Security::MutualTls(pki) => Some(pki.client(true)),
+            },
+        }
+    }
+}
+
+/// All that a client needs to know. Tests take it apart for the library's options, or change it to see a refusal.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Access {
+    pub(crate) endpoints: Vec<String>,
+    /// Name and password.
+    pub(crate) user: Option<(String, String)>,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<super::pki::ClientTls>,
+}
+
+impl Access {
+    /// The same servers through other doors, for example a proxy's.
+    pub(crate) fn at(&self, endpoints: impl IntoIterator<Item = String>) -> Self {
+        Self { endpoints: endpoints.into_iter().collect(), ..self.clone() }
+    }
+
+    pub(crate) fn as_user(&self, name: &str, password: &str) -> Self {
+        Self { user: Some((name.into(), password.into())), ..self.clone() }
+    }
+}
+
+/// A single server; all that it has is its [`Member`]'s and its [`Cluster`]'s.
+#[derive(Debug)]
+pub(crate) struct Etcd(Cluster);
+
+impl Etcd {
+    pub(crate) fn start() -> Self {
+        Setup::default().start()
+    }
+
+    pub(crate) fn access(&self) -> &Access {
+        self.0.access()
+    }
+
+    pub(crate) fn endpoints(&self) -> &[String] {
+        &self.0.access().endpoints
+    }
+}
+
+impl Deref for Etcd {
+    type Target = Member;
+
+    fn deref(&self) -> &Member {
+        self.0.member(0)
+    }
+}
+
+/// Why a server did not come up.
+#[derive(Debug)]
+pub(super) enum StartError {
+    PortTaken,
+    Other(String),
+}
+
+/// One server process: its folder and ports stay the same however often it is killed and restarted.
+#[derive(Debug)]
+pub(crate) struct Member {
+    name: String,
+    dir: PathBuf,
+    client: u16,
+    peer: u16,
+    metrics: u16,
+    scheme: &'static str,
+    args: Vec<String>,
+    process: Mutex<Option<Leash>>,
+}
+
+impl Member {
+    /// A member that is not started yet.
+    pub(super) fn new(name: String, setup: &Setup) -> Self {
+        let dir = tempfile::Builder::new().prefix("etcd-lock-test-").tempdir().expect("a temporary folder");
+        let dir = dir.keep();
+        let mut args = setup.security_args(&dir);
+        args.extend(setup.args.iter().cloned());
+        let (client, peer, metrics) = (free_port(), free_port(), free_port());
+        Self { name, dir, client, peer, metrics, scheme: setup.scheme(), args, process: Mutex::new(None) }
+    }
+
+    pub(crate) fn endpoint(&self) -> String {
+        format!("{}://127.0.0.1:{}", self.scheme, self.client)
+    }
+
+    /// Host and port of clients.
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.client)
+    }
+
+    /// This member in the words of `--initial-cluster`.
+    pub(super) fn in_cluster(&self) -> String {
+        format!("{}=http://127.0.0.1:{}", self.name, self.peer)
+    }
+
+    /// Starts the process; it is not ready yet.
+    pub(super) fn spawn(&self, initial_cluster: &str) {
+        let peer = format!("http://127.0.0.1:{}", self.peer);
+        let mut args = vec![
+            format!("--name={}", self.name),
+            format!("--data-dir={}", self.dir.join("data").display()),
+            format!("--listen-client-urls={}", self.endpoint()),
+            format!("--advertise-client-urls={}", self.endpoint()),
+            format!("--listen-peer-urls={peer}"),
+            format!("--initial-advertise-peer-urls={peer}"),
+            format!("--initial-cluster={initial_cluster}"),
+            // Health and metrics without TLS, whatever the clients' door is.
+            format!("--listen-metrics-urls=http://127.0.0.1:{}", self.metrics),
+        ];
+        args.extend(self.args.iter().cloned());
+        let log = File::options().create(true).append(true).open(self.log_file()).expect("a log file");
+        let etcd = program("ETCD_BIN", "etcd");
+        let leash = Leash::start(&etcd, args, Some(&self.dir), |command| {
+            command.stderr(log);
+            forget_settings(command, "ETCD_");
+            if cfg!(target_arch = "aarch64") {
+                // etcd before 3.5 asks for this assurance on ARM.
+                command.env("ETCD_UNSUPPORTED_ARCH", "arm64");
+            }
+        });
+        *self.process() = Some(leash.expect("a shell starts etcd"));
+    }
+
+    /// Waits until the member serves and has a leader.
+    pub(super) fn wait_ready(&self) -> Result<(), StartError> {
+        let start = Instant::now();
+        while !self.is_healthy() {
+            let ended = self.process().as_mut().and_then(Leash::exited);
+            if let Some(status) = ended {
+                let log = self.log_tail();
+                if log.contains("address already in use") {
+                    return Err(StartError::PortTaken);
+                }
+                return Err(StartError::Other(format!("etcd ended with {status}:\n{log}")));
+            }
+            if start.elapsed() > READY {
+                return Err(StartError::Other(format!(
+                    "etcd not ready within {READY:?}:\n{}",
+                    self.log_tail()
+                )));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    /// Whether the member answers and has a leader. False where the process is stopped.
+    pub(crate) fn is_healthy(&self) -> bool {
+        metrics::get(self.metrics, "/health").is_ok_and(|body| body.contains(r#""health":"true""#))
+    }
+
+    /// What etcd itself counts: see [`metrics`].
+    pub(crate) fn metric(&self, series: &str) -> f64 {
+        metrics::value(self.metrics, series)
+    }
+
+    /// How many requests of a gRPC method (`Txn`, `Range`, `LeaseGrant`, ...) this member has begun to serve.
+    pub(crate) fn requests(&self, method: &str) -> u64 {
+        metrics::requests(self.metrics, method)
+    }
+
+    /// SIGSTOP: the sockets stay, nothing answers.
+    pub(crate) fn stop(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub(crate) fn cont(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        self.process().as_mut().expect("the member runs").signal(signal);
+    }
+
+    /// SIGKILL; the process is gone and reaped when this returns. Nothing happens to one that is gone.
+    pub(crate) fn kill(&self) {
+        let leash = self.process().take();
+        if let Some(leash) = leash {
+            leash.kill_and_keep_folder();
+        }
+    }
+
+    /// Starts the member again, on the same ports and folder, after killing what may still run. Ready on return, but
+    /// in a cluster only once a majority runs.
+    pub(crate) fn restart(&self) {
+        self.restart_without_waiting();
+        self.wait_ready().unwrap_or_else(|why| panic!("{} does not come back: {why:?}", self.name));
+    }
+
+    /// Like [`Self::restart`], but returns at once.
+    pub(crate) fn restart_without_waiting(&self) {
+        self.kill();
+        // The members are known from the data folder by now; the flag has only to be consistent.
+        self.spawn(&self.in_cluster());
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.process().as_mut().is_some_and(|leash| leash.exited().is_none())
+    }
+
+    pub(crate) fn pid(&self) -> Option<rustix::process::Pid> {
+        self.process().as_ref().map(Leash::pid)
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.dir.join("log")
+    }
+
+    /// The end of the log.
+    pub(crate) fn log_tail(&self) -> String {
+        let log = std::fs::read(self.log_file()).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+
+    fn process(&self) -> MutexGuard<'_, Option<Leash>> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the log of etcd {} ends so:\n{}\n---", self.name, self.log_tail());
+        }
+        drop(self.process().take());
+        // There still if the process had ended by itself or was killed.
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Keeps the caller's own settings for etcd or etcdctl away from a child.
+pub(super) fn forget_settings(command: &mut std::process::Command, prefix: &str) {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with(prefix) {
+            command.env_remove(name);
+        }
+    }
+}

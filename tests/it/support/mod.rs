@@ -1,0 +1,45 @@
+//! What the tests stand on: servers that never outlive the test run, faults on demand, and witnesses that know
+//! nothing of the library.
+#![allow(dead_code, reason = "a toolbox: not every tool is in use at all times")]
+
+mod leash;
+mod ports;
+
+pub(crate) mod cluster;
+pub(crate) mod etcd;
+pub(crate) mod metrics;
+#[cfg(feature = "tls")]
+pub(crate) mod pki;
+
+pub(crate) mod etcdctl;
+pub(crate) mod raw;
+pub(crate) mod witness;
+
+mod http2;
+pub(crate) mod proxy;
+
+pub(crate) mod oracle;
+pub(crate) mod process;
+pub(crate) mod wait;
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+pub(crate) use cluster::Cluster;
+pub(crate) use etcd::{Access, Etcd, Setup};
+pub(crate) use proxy::Proxy;
+pub(crate) use raw::Raw;
+pub(crate) use wait::{eventually, within};
+
+/// The server of every test that only needs some etcd: started once, gone with the process. Whoever stops, kills or
+/// fills a server starts one of its own.
+pub(crate) fn shared() -> &'static Etcd {
+    static SHARED: OnceLock<Etcd> = OnceLock::new();
+    SHARED.get_or_init(Etcd::start)
+}
+
+/// A root that no other test uses, so that tests share a server without meeting.
+pub(crate) fn fresh_root(test: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("/test/{test}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}

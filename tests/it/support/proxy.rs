@@ -1,0 +1,385 @@
+//! A network that fails on demand: a TCP proxy in front of one member.
+
+use std::future::{Future, pending, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::io::AsyncWrite;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use super::etcd::Member;
+use super::http2::Calls;
+use super::ports::free_port;
+
+/// The proxy; dropping it resets its connections and waits for its thread. Every verb is in effect when it returns.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    scheme: &'static str,
+    address: SocketAddr,
+    rules: Arc<watch::Sender<Rules>>,
+    orders: Option<mpsc::UnboundedSender<Order>>,
+    counts: Arc<Counts>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    ToServer,
+    ToClient,
+}
+
+/// What happens to a connection whose answer was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// It is reset.
+    Reset,
+    /// The client never hears anything on it again.
+    Silence,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Rules {
+    hold_to_server: bool,
+    hold_to_client: bool,
+    delay: Duration,
+    lose: Option<Loss>,
+    /// Connections of earlier generations are reset.
+    generation: u64,
+}
+
+impl Rules {
+    fn holds(&self, way: Way) -> bool {
+        match way {
+            Way::ToServer => self.hold_to_server,
+            Way::ToClient => self.hold_to_client,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// The generation of each open connection.
+    open: Mutex<Vec<u64>>,
+    accepted: AtomicU64,
+    lost: AtomicU64,
+}
+
+impl Counts {
+    fn open(&self) -> MutexGuard<'_, Vec<u64>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Listen or do not; answered when it is so.
+#[derive(Debug)]
+struct Order {
+    listen: bool,
+    done: std::sync::mpsc::Sender<()>,
+}
+
+impl Proxy {
+    /// A proxy in front of a member's door for clients.
+    pub(crate) fn of(member: &Member) -> Self {
+        let scheme = if member.endpoint().starts_with("https") { "https" } else { "http" };
+        Self::start(scheme, member.address().parse().expect("an address"))
+    }
+
+    fn start(scheme: &'static str, target: SocketAddr) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let bind = || runtime.block_on(TcpListener::bind(("127.0.0.1", free_port()))).ok();
+        let listener = std::iter::repeat_with(bind).take(5).flatten().next().expect("a free port");
+        let address = listener.local_addr().expect("a bound address");
+        let rules = Arc::new(watch::Sender::new(Rules::default()));
+        let (orders, on_orders) = mpsc::unbounded_channel();
+        let counts = Arc::new(Counts::default());
+        let run = run(listener, target, rules.clone(), on_orders, counts.clone());
+        let thread = std::thread::Builder::new().name("proxy".into());
+        // Dropping the runtime at the end closes what is still open.
+        let thread = thread.spawn(move || runtime.block_on(run)).expect("a thread can be spawned");
+        Self { scheme, address, rules, orders: Some(orders), counts, thread: Some(thread) }
+    }
+
+    pub(crate) fn endpoint(&self) -> String {
+        format!("{}://{}", self.scheme, self.address)
+    }
+
+    /// Host and port.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Everything flows, also what was held; new connections are served.
+    pub(crate) fn pass(&self) {
+        self.rules.send_modify(|rules| *rules = Rules { generation: rules.generation, ..Rules::default() });
+        self.listen(true);
+    }
+
+    /// Nothing gets through in either direction, and nobody is told: TCP's view of a cut cable. New connections are
+    /// accepted and hear nothing. What was sent meanwhile arrives after [`Self::pass`], as TCP would send it again.
+    pub(crate) fn blackhole(&self) {
+        self.hold(Way::ToServer);
+        self.hold(Way::ToClient);
+    }
+
+    /// A black hole in one direction.
+    pub(crate) fn hold(&self, way: Way) {
+        self.rules.send_modify(|rules| match way {
+            Way::ToServer => rules.hold_to_server = true,
+            Way::ToClient => rules.hold_to_client = true,
+        });
+    }
+
+    /// Everything takes so much longer, each way.
+    pub(crate) fn delay(&self, delay: Duration) {
+        self.rules.send_modify(|rules| rules.delay = delay);
+    }
+
+    /// Resets every connection, with all that is under way on it. New ones are served.
+    pub(crate) fn reset_all(&self) {
+        self.rules.send_modify(|rules| rules.generation += 1);
+        let now = self.rules.borrow().generation;
+        super::eventually(Duration::from_secs(5), "the proxy's connections are reset", || {
+            self.counts.open().iter().all(|generation| *generation >= now)
+        });
+    }
+
+    /// Resets every connection and refuses new ones, as if the server's process were gone.
+    pub(crate) fn refuse(&self) {
+        self.listen(false);
+        self.reset_all();
+    }
+
+    /// The next answer to a unary call is lost after etcd has given it, on a connection without TLS. (Messages on the
+    /// watch and keep-alive streams are not such answers.)
+    pub(crate) fn lose_next_answer(&self, loss: Loss) {
+        self.rules.send_modify(|rules| rules.lose = Some(loss));
+    }
+
+    /// How many answers were lost so far.
+    pub(crate) fn lost_answers(&self) -> u64 {
+        self.counts.lost.load(Ordering::SeqCst)
+    }
+
+    /// Connections open now.
+    pub(crate) fn connections(&self) -> usize {
+        self.counts.open().len()
+    }
+
+    /// Connections ever accepted.
+    pub(crate) fn accepted(&self) -> u64 {
+        self.counts.accepted.load(Ordering::SeqCst)
+    }
+
+    fn listen(&self, listen: bool) {
+        let (done, wait) = std::sync::mpsc::channel();
+        let orders = self.orders.as_ref().expect("the proxy runs until it is dropped");
+        orders.send(Order { listen, done }).expect("the proxy's thread runs");
+        wait.recv().expect("the proxy can listen on its port");
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.rules.send_modify(|rules| rules.generation += 1);
+        drop(self.orders.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The proxy's thread: accepts while it should, until the orders end.
+async fn run(
+    listener: TcpListener,
+    target: SocketAddr,
+    rules: Arc<watch::Sender<Rules>>,
+    mut orders: mpsc::UnboundedReceiver<Order>,
+    counts: Arc<Counts>,
+) {
+    let address = listener.local_addr().expect("a bound address");
+    let mut listener = Some(listener);
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            order = orders.recv() => match order {
+                None => break,
+                Some(Order { listen, done }) => {
+                    if !listen {
+                        listener = None;
+                    } else if listener.is_none() {
+                        listener = Some(TcpListener::bind(address).await.expect("the port is still free"));
+                    }
+                    let _ = done.send(());
+                }
+            },
+            client = accept(listener.as_ref()) => {
+                let generation = rules.borrow().generation;
+                counts.accepted.fetch_add(1, Ordering::SeqCst);
+                counts.open().push(generation);
+                connections.spawn(serve(client, generation, target, rules.clone(), counts.clone()));
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+    // The rules have reset every connection.
+    while connections.join_next().await.is_some() {}
+}
+
+async fn accept(listener: Option<&TcpListener>) -> TcpStream {
+    let Some(listener) = listener else { return pending().await };
+    loop {
+        // An error is one of the connection that did not come to be.
+        if let Ok((stream, _)) = listener.accept().await {
+            return stream;
+        }
+    }
+}
+
+async fn serve(
+    mut client: TcpStream,
+    generation: u64,
+    target: SocketAddr,
+    rules: Arc<watch::Sender<Rules>>,
+    counts: Arc<Counts>,
+) {
+    let mut changes = rules.subscribe();
+    let reset = changes.wait_for(|rules| rules.generation != generation);
+    tokio::pin!(reset);
+    let server = tokio::select! {
+        server = TcpStream::connect(target) => server.ok(),
+        _ = &mut reset => None,
+    };
+    if let Some(mut server) = server {
+        let _ = (client.set_nodelay(true), server.set_nodelay(true));
+        let calls = Mutex::new(Calls::new());
+        let (from_client, to_client) = client.split();
+        let (from_server, to_server) = server.split();
+        let requests = Pipe { way: Way::ToServer, rules: rules.clone(), calls: &calls, counts: &counts };
+        let answers = Pipe { way: Way::ToClient, rules: rules.clone(), calls: &calls, counts: &counts };
+        let both = async {
+            tokio::try_join!(requests.run(from_client, to_server), answers.run(from_server, to_client))
+        };
+        let in_order = tokio::select! {
+            ended = both => ended.is_ok(),
+            _ = &mut reset => false,
+        };
+        if !in_order {
+            let _ = (client.set_zero_linger(), server.set_zero_linger());
+        }
+    } else {
+        let _ = client.set_zero_linger();
+    }
+    drop(client);
+    let mut open = counts.open();
+    let index = open.iter().position(|other| *other == generation);
+    index.map(|index| open.swap_remove(index));
+}
+
+/// One direction of one connection.
+struct Pipe<'a> {
+    way: Way,
+    rules: Arc<watch::Sender<Rules>>,
+    calls: &'a Mutex<Calls>,
+    counts: &'a Counts,
+}
+
+impl Pipe<'_> {
+    /// Ends when the sender has ended its side; an error resets the connection.
+    async fn run(self, from: ReadHalf<'_>, to: WriteHalf<'_>) -> io::Result<()> {
+        let (queue, queued) = mpsc::unbounded_channel();
+        let read = self.read(from, queue);
+        let write = self.write(queued, to);
+        tokio::try_join!(read, write).map(drop)
+    }
+
+    /// Takes in everything as it comes: what a client sent before it went away was sent.
+    async fn read(
+        &self,
+        from: ReadHalf<'_>,
+        queue: mpsc::UnboundedSender<(Instant, Vec<u8>)>,
+    ) -> io::Result<()> {
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            from.readable().await?;
+            match from.try_read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(read) => drop(queue.send((Instant::now(), buffer[..read].to_vec()))),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // A client that is gone ends its side, a server that is gone resets the connection.
+                Err(_) if self.way == Way::ToServer => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn write(
+        &self,
+        mut queue: mpsc::UnboundedReceiver<(Instant, Vec<u8>)>,
+        mut to: WriteHalf<'_>,
+    ) -> io::Result<()> {
+        while let Some((arrived, bytes)) = queue.recv().await {
+            self.open().await;
+            let delay = self.rules.borrow().delay;
+            sleep_until(arrived + delay).await;
+            self.open().await;
+            match self.way {
+                Way::ToServer => self.calls().client_sent(&bytes),
+                Way::ToClient => {
+                    let answer = self.calls().server_sent(&bytes);
+                    if let Some((begin, loss)) = answer.and_then(|begin| Some((begin, self.take_loss()?))) {
+                        write_all(&to, &bytes[..begin]).await?;
+                        self.counts.lost.fetch_add(1, Ordering::SeqCst);
+                        match loss {
+                            Loss::Reset => return Err(io::ErrorKind::ConnectionReset.into()),
+                            Loss::Silence => return pending().await,
+                        }
+                    }
+                }
+            }
+            write_all(&to, &bytes).await?;
+        }
+        self.open().await;
+        poll_fn(|context| Pin::new(&mut to).poll_shutdown(context)).await
+    }
+
+    fn take_loss(&self) -> Option<Loss> {
+        let mut loss = None;
+        self.rules.send_if_modified(|rules| {
+            loss = rules.lose.take();
+            loss.is_some()
+        });
+        loss
+    }
+
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until this direction is not held.
+    fn open(&self) -> impl Future<Output = ()> {
+        let (mut rules, way) = (self.rules.subscribe(), self.way);
+        async move { drop(rules.wait_for(|rules| !rules.holds(way)).await) }
+    }
+}
+
+async fn write_all(to: &WriteHalf<'_>, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        to.writable().await?;
+        match to.try_write(bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

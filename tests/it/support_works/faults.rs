@@ -1,0 +1,143 @@
+//! The proxy fails as told, and only then.
+
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use super::SOON;
+use crate::support::proxy::{Loss, Way};
+use crate::support::{Access, Etcd, Proxy, Raw, eventually, fresh_root, shared, within};
+
+/// Long enough that an answer which could come has come.
+const A_WHILE: Duration = Duration::from_millis(300);
+
+/// A proxy before the shared server, a client through it, and one around it.
+fn set_up() -> (Proxy, Access, Raw, Raw) {
+    let proxy = Proxy::of(shared());
+    let access = shared().access().at([proxy.endpoint()]);
+    let (through, around) = (Raw::connect(&access), Raw::connect(shared().access()));
+    (proxy, access, through, around)
+}
+
+/// Puts through the client; `None` if no answer came within a while.
+fn put(raw: &Raw, key: &str) -> Option<Result<(), etcd_client::Error>> {
+    let key = key.to_owned();
+    raw.call(|mut client| async move {
+        Ok(tokio::time::timeout(A_WHILE, client.put(key, "", None)).await.ok().map(|answer| answer.map(drop)))
+    })
+    .unwrap()
+}
+
+#[test]
+fn a_proxy_passes() {
+    let (proxy, _access, through, around) = set_up();
+    let key = fresh_root("proxy");
+    through.put(&key, "value", 0);
+    assert_eq!(around.get(&key).unwrap().value, b"value");
+    assert!(proxy.connections() == 1 && proxy.accepted() == 1);
+    drop(through);
+    eventually(SOON, "the connection ends with its client", || proxy.connections() == 0);
+}
+
+#[test]
+fn a_black_hole_keeps_what_goes_in_until_it_heals() {
+    let (proxy, access, through, around) = set_up();
+    let key = fresh_root("proxy");
+    proxy.blackhole();
+    assert!(put(&through, &key).is_none());
+    assert!(around.get(&key).is_none());
+    assert!(TcpStream::connect(proxy.address()).is_ok(), "a black hole does not refuse");
+    proxy.pass();
+    through.put(&key, "", 0);
+    assert!(Raw::try_connect(&access).is_ok());
+}
+
+#[test]
+fn a_black_hole_may_be_one_way() {
+    let (proxy, _access, through, around) = set_up();
+    let key = fresh_root("proxy");
+    proxy.hold(Way::ToClient);
+    assert!(put(&through, &key).is_none());
+    assert!(around.get(&key).is_some(), "the request got through");
+    proxy.pass();
+    let other = fresh_root("proxy");
+    proxy.hold(Way::ToServer);
+    assert!(put(&through, &other).is_none());
+    assert!(around.get(&other).is_none(), "the request did not get through");
+}
+
+#[test]
+fn a_reset_ends_every_connection_and_no_later_one() {
+    let (proxy, access, through, _around) = set_up();
+    let second = Raw::connect(&access);
+    assert_eq!(proxy.connections(), 2);
+    proxy.reset_all();
+    assert_eq!(proxy.connections(), 0);
+    // The clients connect anew, by themselves.
+    let key = fresh_root("proxy");
+    eventually(SOON, "both are back", || {
+        put(&through, &key).is_some_and(|put| put.is_ok())
+            && put(&second, &key).is_some_and(|put| put.is_ok())
+    });
+}
+
+#[test]
+fn a_refusing_proxy_has_nobody_listening() {
+    let (proxy, _access, through, _around) = set_up();
+    proxy.refuse();
+    assert_eq!(proxy.connections(), 0);
+    let refused = TcpStream::connect(proxy.address()).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    proxy.pass();
+    let key = fresh_root("proxy");
+    eventually(SOON, "the client is back", || put(&through, &key).is_some_and(|put| put.is_ok()));
+}
+
+#[test]
+fn a_delay_is_paid_both_ways() {
+    let (proxy, _access, through, _around) = set_up();
+    let delay = Duration::from_millis(50);
+    proxy.delay(delay);
+    let start = Instant::now();
+    through.revision();
+    assert!(start.elapsed() >= 2 * delay, "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_lost_answer_belongs_to_a_request_that_was_carried_out() {
+    let (proxy, _access, through, around) = set_up();
+    let key = fresh_root("proxy");
+    proxy.lose_next_answer(Loss::Reset);
+    assert!(put(&through, &key).expect("an end").is_err());
+    assert!(around.get(&key).is_some() && proxy.lost_answers() == 1);
+
+    let key = fresh_root("proxy");
+    eventually(SOON, "the client is back", || put(&through, &key).is_some_and(|put| put.is_ok()));
+    let key = fresh_root("proxy");
+    proxy.lose_next_answer(Loss::Silence);
+    assert!(put(&through, &key).is_none());
+    assert!(around.get(&key).is_some() && proxy.lost_answers() == 2);
+}
+
+#[test]
+fn messages_of_a_stream_are_no_answers_to_lose() {
+    let (proxy, access, through, around) = set_up();
+    let key = fresh_root("proxy");
+    let witness = crate::support::witness::Witness::of(&access, &key);
+    proxy.lose_next_answer(Loss::Reset);
+    around.put(&key, "", 0);
+    witness.wait_for(SOON, "the put", |seen| seen.key == key);
+    assert_eq!(proxy.lost_answers(), 0);
+    assert!(put(&through, &key).expect("an end").is_err());
+    assert_eq!(proxy.lost_answers(), 1);
+}
+
+#[test]
+fn a_proxy_ends_at_once_also_before_a_stopped_server() {
+    let etcd = Etcd::start();
+    let proxy = Proxy::of(&etcd);
+    let _through = Raw::connect(&etcd.access().at([proxy.endpoint()]));
+    etcd.stop();
+    proxy.blackhole();
+    let _another = TcpStream::connect(proxy.address()).unwrap();
+    within(SOON, "the proxy is dropped", || drop(proxy));
+}
