@@ -1,3 +1,112 @@
-//! An in-process store.
+//! A store within this process: the same locks without a server and without a network.
+//!
+//! A [`MemoryStore`] is a small etcd in memory: it keeps leases, revisions, transactions and watches by etcd's rules. A
+//! manager on it runs the same code as one on a cluster, with the same semantics. It is there for unit tests, which can
+//! make happen what is hard to make happen to a real cluster at the right moment: a session that expires, a partition, an
+//! answer that is lost. It also serves programs of a single process, and trying things out.
+//!
+//! It excludes **only the managers of this process that share the store**: two stores know nothing of each other, and
+//! neither does another process. It keeps nothing beyond the process's life.
 
+mod client;
 pub(crate) mod model;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+pub(crate) use client::{ClientId, MemoryClient};
+use state::State;
+
+/// One in-process "cluster", for any number of managers. A clone is one more handle on the same one.
+///
+/// It lives as long as a handle or a manager on it does.
+///
+/// Its leases, like etcd's, are counted in whole seconds and last at least 2 s, whatever TTL is asked for.
+#[derive(Clone)]
+pub struct MemoryStore {
+    shared: Arc<Shared>,
+}
+
+/// What [`MemoryStore::fail_next`] does to a request.
+///
+/// Renewals of the session are never hit, so that it does not depend on the time which request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The connection breaks before the request gets through: the store never sees it. The manager is told at once, but
+    /// cannot tell it from [`LoseResponse`](Self::LoseResponse).
+    LoseRequest,
+    /// The store carries the request out, and then the connection breaks: the answer never comes. The manager is told at
+    /// once, but cannot tell it from [`LoseRequest`](Self::LoseRequest).
+    LoseResponse,
+    /// The store does not carry the request out and says so, as a member of a cluster without a leader does. Trying
+    /// again helps.
+    NoLeader,
+    /// The store refuses because its space is used up.
+    NoSpace,
+    /// The store refuses because the user lacks the permission.
+    PermissionDenied,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// Changes whenever a lease was granted, which may be due before all others.
+    granted: watch::Sender<()>,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self { shared: Arc::new(Shared { state: Mutex::new(State::new()), granted: watch::Sender::new(()) }) }
+    }
+
+    /// One manager's way to the store.
+    pub(crate) fn client(&self) -> MemoryClient {
+        MemoryClient::new(self.shared.clone())
+    }
+
+    /// Ends every lease that this client was granted, as if etcd had expired it just now: its keys are gone, and
+    /// whoever watches them is told. The client finds out like everybody else.
+    pub(crate) fn expire_leases_of(&self, client: ClientId) {
+        self.shared.state.lock().expire_leases_of(client);
+    }
+
+    /// Cuts the client off, silently, as a partition does. Its requests wait for [`reconnect`](Self::reconnect_client):
+    /// one that is given up before never gets through. Its watches hear nothing more.
+    pub(crate) fn disconnect_client(&self, client: ClientId) {
+        self.shared.state.lock().disconnect(client);
+    }
+
+    /// Ends the partition. Requests that still wait are carried out now; every watch stands again, from now on: what was
+    /// deleted meanwhile it does not tell.
+    pub(crate) fn reconnect_client(&self, client: ClientId) {
+        self.shared.state.lock().reconnect(client);
+    }
+
+    /// Does this to the client's next request that is not a renewal. Several faults wait in line.
+    pub(crate) fn fail_next_of(&self, client: ClientId, fault: Fault) {
+        self.shared.state.lock().fail_next(client, fault);
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.shared.state.lock();
+        f.debug_struct("MemoryStore")
+            .field("revision", &state.model.revision())
+            .field("leases", &state.model.leases().count())
+            .finish_non_exhaustive()
+    }
+}

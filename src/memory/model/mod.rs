@@ -238,6 +238,11 @@ impl Model {
         self.keys.revision()
     }
 
+    /// Before this revision the history is forgotten; 0: it is all there.
+    pub(crate) fn compacted(&self) -> Revision {
+        self.keys.compacted()
+    }
+
     /// The leases that have not ended.
     pub(crate) fn leases(&self) -> impl Iterator<Item = LeaseId> {
         self.leases.ids()

@@ -1,0 +1,130 @@
+//! One manager's way to the store: requests, watches, and the clock that ends leases.
+
+use std::future::{Future, pending};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+
+use super::Shared;
+use crate::clock::{self, Time};
+use crate::io::{Store, WatchOrder};
+use crate::store::{Answer, Failure, FailureClass, Request, Response, WatchEvent};
+
+/// Names one client, among those of every store of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ClientId(u64);
+
+/// One manager's [`Store`]. A clone is the same client; when the last one goes, the store forgets it, but for its
+/// leases, which last as long as they last.
+#[derive(Clone)]
+pub(crate) struct MemoryClient {
+    registered: Arc<Registered>,
+}
+
+/// A client that the store knows.
+struct Registered {
+    id: ClientId,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.shared.state.lock().forget(self.id);
+    }
+}
+
+impl MemoryClient {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        let id = ClientId(LAST.fetch_add(1, Ordering::Relaxed) + 1);
+        shared.state.lock().register(id);
+        Self { registered: Arc::new(Registered { id, shared }) }
+    }
+
+    pub(crate) fn id(&self) -> ClientId {
+        self.registered.id
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.registered.shared
+    }
+
+    /// Carries the request out as soon as the client is connected.
+    async fn carry_out(&self, request: &Request) -> Result<Response, Failure> {
+        let line = self.shared().state.lock().line(self.id());
+        let Some(mut line) = line else { return pending().await };
+        loop {
+            // The line's other end lives as long as the client is registered, which it is while `self` lives.
+            if line.wait_for(|connected| *connected).await.is_err() {
+                return pending().await;
+            }
+            let result = self.shared().state.lock().execute(clock::now(), self.id(), request);
+            if let Some(result) = result {
+                if let Ok(Response { answer: Answer::LeaseGranted { .. }, .. }) = &result {
+                    self.shared().granted.send_replace(());
+                }
+                return result;
+            }
+        }
+    }
+
+    /// Serves watches, and ends the leases that are due: every client's, since any manager may wait for any lease.
+    async fn serve_watches(
+        self,
+        mut orders: UnboundedReceiver<WatchOrder>,
+        events: UnboundedSender<WatchEvent>,
+    ) {
+        let mut granted = self.shared().granted.subscribe();
+        self.shared().state.lock().open_stream(self.id(), events);
+        loop {
+            let next_expiry = self.shared().state.lock().model.next_expiry();
+            tokio::select! {
+                order = orders.recv() => match order {
+                    Some(WatchOrder::Open { id, spec }) => {
+                        self.shared().state.lock().open_watch(self.id(), id, spec);
+                    }
+                    Some(WatchOrder::Close { id }) => self.shared().state.lock().close_watch(self.id(), id),
+                    None => break,
+                },
+                () = reached(next_expiry) => self.shared().state.lock().expire_due(clock::now()),
+                // A lease that was just granted may be due first.
+                _ = granted.changed() => {}
+            }
+        }
+        self.shared().state.lock().close_stream(self.id());
+    }
+}
+
+/// Ends when the time has come; never, if there is none.
+async fn reached(time: Option<Time>) {
+    match time {
+        Some(time) => tokio::time::sleep(time.since(clock::now())).await,
+        None => pending().await,
+    }
+}
+
+impl Store for MemoryClient {
+    fn call(
+        &self,
+        request: Request,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<Response, Failure>> + Send + 'static {
+        let client = self.clone();
+        async move {
+            let answer = tokio::time::timeout(timeout, client.carry_out(&request)).await;
+            answer.unwrap_or_else(|_| {
+                Err(Failure::new(FailureClass::Unknown, format!("no answer within {timeout:?}")))
+            })
+        }
+    }
+
+    fn run_watches(
+        &self,
+        orders: UnboundedReceiver<WatchOrder>,
+        events: UnboundedSender<WatchEvent>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        self.clone().serve_watches(orders, events)
+    }
+}

@@ -1,0 +1,251 @@
+//! What a store's lock guards: the model, and what the store knows of each client.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::watch;
+
+use super::model::{Model, Notice, Watcher};
+use super::{ClientId, Fault};
+use crate::clock::Time;
+use crate::store::{
+    Answer, Failure, FailureClass, LeaseId, Request, Response, Revision, WatchEvent, WatchId, WatchSpec,
+};
+
+/// So much history is kept for reads and watches of the past. The library looks back over a few requests; nobody else
+/// has access to the store.
+const KEPT_REVISIONS: Revision = 10_000;
+
+pub(super) struct State {
+    pub(super) model: Model,
+    clients: BTreeMap<ClientId, Client>,
+    /// Whose each watcher of the model is.
+    watchers: HashMap<Watcher, (ClientId, WatchId)>,
+}
+
+struct Client {
+    /// Whether the client is connected.
+    line: watch::Sender<bool>,
+    faults: VecDeque<Fault>,
+    leases: Vec<LeaseId>,
+    /// Where its watches report to, while somebody listens.
+    events: Option<UnboundedSender<WatchEvent>>,
+    watches: BTreeMap<WatchId, Watch>,
+}
+
+struct Watch {
+    /// What the model is asked for when the watch is opened next.
+    spec: WatchSpec,
+    /// `None` while the client is cut off.
+    watcher: Option<Watcher>,
+}
+
+impl State {
+    pub(super) fn new() -> Self {
+        Self { model: Model::new(), clients: BTreeMap::new(), watchers: HashMap::new() }
+    }
+
+    pub(super) fn register(&mut self, id: ClientId) {
+        let client = Client {
+            line: watch::Sender::new(true),
+            faults: VecDeque::new(),
+            leases: Vec::new(),
+            events: None,
+            watches: BTreeMap::new(),
+        };
+        self.clients.insert(id, client);
+    }
+
+    pub(super) fn forget(&mut self, id: ClientId) {
+        self.close_stream(id);
+        self.clients.remove(&id);
+    }
+
+    /// Tells whether the client is connected, now and later.
+    pub(super) fn line(&self, id: ClientId) -> Option<watch::Receiver<bool>> {
+        self.clients.get(&id).map(|client| client.line.subscribe())
+    }
+
+    /// Carries out a client's request; `None` while the client is cut off.
+    pub(super) fn execute(
+        &mut self,
+        now: Time,
+        id: ClientId,
+        request: &Request,
+    ) -> Option<Result<Response, Failure>> {
+        self.expire_due(now);
+        let client = self.clients.get_mut(&id).filter(|client| client.is_connected())?;
+        let fault = match request {
+            Request::RenewLease { .. } => None,
+            _ => client.faults.pop_front(),
+        };
+        if let Some(refusal) = fault.and_then(Fault::instead_of_execution) {
+            return Some(Err(refusal));
+        }
+        let result = self.model.execute(now, request);
+        if let Ok(Response { answer: Answer::LeaseGranted { lease, .. }, .. }) = result {
+            client.leases.push(lease);
+        }
+        self.deliver();
+        self.forget_history();
+        Some(if fault == Some(Fault::LoseResponse) { Err(connection_lost()) } else { result })
+    }
+
+    pub(super) fn expire_due(&mut self, now: Time) {
+        if self.model.next_expiry().is_some_and(|due| due <= now) {
+            self.model.expire_due(now);
+            self.deliver();
+        }
+    }
+
+    /// Compacts now and then, so that each write pays its small share of it.
+    fn forget_history(&mut self) {
+        let kept_from = self.model.revision() - KEPT_REVISIONS;
+        if kept_from > self.model.compacted() + KEPT_REVISIONS {
+            // It can be compacted: it lies between the last compaction and now.
+            let _compacted = self.model.compact(kept_from);
+        }
+    }
+
+    /// Tells the clients what the model has to tell their watchers.
+    fn deliver(&mut self) {
+        while let Some((watcher, notice)) = self.model.poll_notice() {
+            let Some(&(id, watch)) = self.watchers.get(&watcher) else { continue };
+            match notice {
+                Notice::Deleted { key, revision } => {
+                    self.report(id, WatchEvent::Deleted { watch, key, revision });
+                }
+                // What was deleted since cannot be told any more: the watch goes on from now.
+                Notice::Compacted { .. } => self.reopen(id, watch),
+            }
+        }
+    }
+
+    fn report(&self, id: ClientId, event: WatchEvent) {
+        if let Some(events) = self.clients.get(&id).and_then(|client| client.events.as_ref()) {
+            // If the other end is gone, nobody wants to know.
+            let _sent = events.send(event);
+        }
+    }
+}
+
+/// Watches.
+impl State {
+    pub(super) fn open_stream(&mut self, id: ClientId, events: UnboundedSender<WatchEvent>) {
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.events = Some(events);
+        }
+    }
+
+    pub(super) fn close_stream(&mut self, id: ClientId) {
+        self.close_watchers(id);
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.events = None;
+            client.watches.clear();
+        }
+    }
+
+    pub(super) fn open_watch(&mut self, id: ClientId, watch: WatchId, spec: WatchSpec) {
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.watches.insert(watch, Watch { spec, watcher: None });
+            if client.is_connected() {
+                self.reopen(id, watch);
+            }
+        }
+    }
+
+    pub(super) fn close_watch(&mut self, id: ClientId, watch: WatchId) {
+        let closed = self.clients.get_mut(&id).and_then(|client| client.watches.remove(&watch));
+        if let Some(watcher) = closed.and_then(|watch| watch.watcher) {
+            self.model.unwatch(watcher);
+            self.watchers.remove(&watcher);
+        }
+    }
+
+    /// Opens a watch in the model, for the first time or anew; anew it starts from now.
+    fn reopen(&mut self, id: ClientId, watch: WatchId) {
+        let Some(open) = self.clients.get_mut(&id).and_then(|client| client.watches.get_mut(&watch)) else {
+            return;
+        };
+        if let Some(before) = open.watcher.take() {
+            self.watchers.remove(&before);
+        }
+        match self.model.watch(&open.spec) {
+            Ok((watcher, revision)) => {
+                open.watcher = Some(watcher);
+                open.spec.from_revision = 0;
+                self.watchers.insert(watcher, (id, watch));
+                self.report(id, WatchEvent::Created { watch, revision });
+                self.deliver();
+            }
+            Err(failure) => log::debug!(target: "etcd_lock", "{watch:?} cannot be opened: {failure}"),
+        }
+    }
+
+    fn close_watchers(&mut self, id: ClientId) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        for watcher in client.watches.values_mut().filter_map(|watch| watch.watcher.take()) {
+            self.model.unwatch(watcher);
+            self.watchers.remove(&watcher);
+        }
+    }
+}
+
+/// What a test does to a client.
+impl State {
+    pub(super) fn expire_leases_of(&mut self, id: ClientId) {
+        let leases = self.clients.get_mut(&id).map(|client| std::mem::take(&mut client.leases));
+        for lease in leases.unwrap_or_default() {
+            self.model.expire_lease(lease);
+        }
+        self.deliver();
+    }
+
+    pub(super) fn disconnect(&mut self, id: ClientId) {
+        self.close_watchers(id);
+        if let Some(client) = self.clients.get(&id) {
+            client.line.send_replace(false);
+        }
+    }
+
+    pub(super) fn reconnect(&mut self, id: ClientId) {
+        let Some(client) = self.clients.get(&id).filter(|client| !client.is_connected()) else { return };
+        client.line.send_replace(true);
+        let watches: Vec<_> = client.watches.keys().copied().collect();
+        for watch in watches {
+            self.reopen(id, watch);
+        }
+    }
+
+    pub(super) fn fail_next(&mut self, id: ClientId, fault: Fault) {
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.faults.push_back(fault);
+        }
+    }
+}
+
+impl Client {
+    fn is_connected(&self) -> bool {
+        *self.line.borrow()
+    }
+}
+
+impl Fault {
+    /// The failure that takes the place of the request's execution.
+    fn instead_of_execution(self) -> Option<Failure> {
+        let refused = |class, message| Some(Failure::new(class, message));
+        match self {
+            Self::LoseRequest => Some(connection_lost()),
+            Self::LoseResponse => None,
+            Self::NoLeader => refused(FailureClass::NotDone, "etcdserver: no leader"),
+            Self::NoSpace => refused(FailureClass::NoSpace, "etcdserver: mvcc: database space exceeded"),
+            Self::PermissionDenied => {
+                refused(FailureClass::PermissionDenied, "etcdserver: permission denied")
+            }
+        }
+    }
+}
+
+fn connection_lost() -> Failure {
+    Failure::new(FailureClass::Unknown, "the connection was lost before an answer came")
+}
