@@ -5,42 +5,175 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::time::{Instant, timeout_at};
 
-use super::{Store, WatchOrder};
+use super::convert::{self, Answered};
+use super::endpoint::{Endpoint, Link};
+use super::endpoints::{Endpoints, Pin};
+use super::failure::{Fault, FaultKind};
+use super::keepalive::KeepAlive;
+use super::target::Target;
+use super::{Store, WatchOrder, connect, watch};
 use crate::error::LockError;
 use crate::options::LockManagerOptions;
 use crate::store::{Failure, FailureClass, Request, Response, WatchEvent};
 
+/// A token that is refused again right after authenticating will not get better.
+const MAX_REAUTHENTICATIONS: u32 = 3;
+
 /// An etcd cluster. A clone is one more handle on the same connections.
 #[derive(Clone)]
 pub(crate) struct Etcd {
-    shared: Arc<()>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    endpoints: Arc<Endpoints>,
+    keep_alive: KeepAlive,
+    request_timeout: Duration,
 }
 
 impl Etcd {
+    /// Connects to the cluster behind these endpoints. Must be called in the runtime that will carry out the requests.
+    ///
+    /// Is done as soon as one endpoint answers that belongs to a cluster with a leader and lets us in.
     pub(crate) async fn connect(
-        _endpoints: &[String],
-        _options: &LockManagerOptions,
+        endpoints: &[String],
+        options: &LockManagerOptions,
     ) -> Result<Self, LockError> {
-        Err(LockError::Internal { what: "not yet".into() })
+        let targets = Target::parse_all(endpoints, options)?;
+        let endpoints = Arc::new(Endpoints::new(targets.into_iter().map(Endpoint::new).collect()));
+        for endpoint in endpoints.iter() {
+            endpoint.check().await.map_err(|fault| LockError::InvalidOptions {
+                why: format!("endpoint {}: {fault}", endpoint.url()),
+            })?;
+        }
+        connect::first_contact(&endpoints, options.connect_timeout).await?;
+        let request_timeout = options.request_timeout;
+        Ok(Self { shared: Arc::new(Shared { endpoints, keep_alive: KeepAlive::default(), request_timeout }) })
+    }
+}
+
+#[cfg(test)]
+impl Etcd {
+    pub(super) fn pin(&self, index: usize) {
+        self.shared.endpoints.pin(index);
+    }
+
+    pub(super) fn pinned(&self) -> String {
+        self.shared.endpoints.choose(&[]).map(|(pin, _)| self.shared.endpoints.url(pin.index).into()).unwrap()
     }
 }
 
 impl Store for Etcd {
     fn call(
         &self,
-        _request: Request,
-        _timeout: Duration,
+        request: Request,
+        timeout: Duration,
     ) -> impl Future<Output = Result<Response, Failure>> + Send + 'static {
-        let _shared = self.shared.clone();
-        async { Err(Failure::new(FailureClass::NotDone, "not yet")) }
+        let shared = self.shared.clone();
+        async move { shared.call(&request, timeout).await }
     }
 
     fn run_watches(
         &self,
-        _orders: UnboundedReceiver<WatchOrder>,
-        _events: UnboundedSender<WatchEvent>,
+        orders: UnboundedReceiver<WatchOrder>,
+        events: UnboundedSender<WatchEvent>,
     ) -> impl Future<Output = ()> + Send + 'static {
-        async {}
+        let (endpoints, request_timeout) = (self.shared.endpoints.clone(), self.shared.request_timeout);
+        async move { watch::run(endpoints, request_timeout, orders, events).await }
+    }
+}
+
+impl Shared {
+    /// Carries out a request at the pinned endpoint. What is certainly not carried out there goes to the next one at
+    /// once, to each at most once.
+    async fn call(&self, request: &Request, timeout: Duration) -> Result<Response, Failure> {
+        let deadline = Instant::now() + timeout;
+        let mut tried = Vec::new();
+        let mut last = None;
+        while let Some((pin, endpoint)) = self.endpoints.choose(&tried) {
+            tried.push(pin.index);
+            match self.call_at(pin, &endpoint, request, deadline).await {
+                Ok(response) => {
+                    self.endpoints.worked(pin.index);
+                    return Ok(response);
+                }
+                Err(fault) => {
+                    log::trace!(target: "etcd_lock", "{}: {}: {fault}", endpoint.url(), kind_of(request));
+                    if fault.blames_endpoint() {
+                        self.endpoints.failed(pin, &fault);
+                    }
+                    let go_on = fault.is_elsewhere() && Instant::now() < deadline;
+                    let failure = fault.at(endpoint.url()).into_failure();
+                    if !go_on {
+                        return Err(failure);
+                    }
+                    last = Some(failure);
+                }
+            }
+        }
+        let none_left =
+            || Failure::new(FailureClass::Refused, "every endpoint belongs to another etcd cluster");
+        Err(last.unwrap_or_else(none_left))
+    }
+
+    /// Carries out a request at one endpoint, authenticating again where its token is refused.
+    async fn call_at(
+        &self,
+        pin: Pin,
+        endpoint: &Endpoint,
+        request: &Request,
+        deadline: Instant,
+    ) -> Result<Response, Fault> {
+        let mut reauthentications = 0;
+        loop {
+            let Ok(link) = timeout_at(deadline, endpoint.link()).await else {
+                return Err(Fault::new(FaultKind::Elsewhere, "no answer to the authentication in time"));
+            };
+            let link = link?;
+            log::trace!(target: "etcd_lock", "{}: {}", endpoint.url(), kind_of(request));
+            let Ok(result) = timeout_at(deadline, self.send(pin, &link, request)).await else {
+                endpoint.give_up(&link);
+                return Err(Fault::class(FailureClass::Unknown, "no answer in time"));
+            };
+            match result {
+                Ok(answered) => {
+                    self.endpoints.check_cluster(pin.index, answered.cluster)?;
+                    return Ok(answered.response);
+                }
+                Err(fault) if fault.kind == FaultKind::Token && reauthentications < MAX_REAUTHENTICATIONS => {
+                    if !endpoint.has_credentials() {
+                        return Err(fault);
+                    }
+                    reauthentications += 1;
+                    endpoint.token_refused(&link);
+                }
+                Err(fault) => return Err(fault),
+            }
+        }
+    }
+
+    async fn send(&self, pin: Pin, link: &Link, request: &Request) -> Result<Answered, Fault> {
+        match request {
+            Request::GrantLease { ttl } => convert::grant_lease(link.leases(), *ttl).await,
+            Request::RenewLease { lease } => self.keep_alive.renew(pin.index, link, *lease).await,
+            Request::RevokeLease { lease } => convert::revoke_lease(link.leases(), *lease).await,
+            Request::LeaseTimeToLive { lease } => convert::lease_time_to_live(link.leases(), *lease).await,
+            Request::Delete { key } => convert::delete(link.kv(), key).await,
+            Request::Txn(txn) => convert::txn(link.kv(), txn).await,
+        }
+    }
+}
+
+/// The request's name in the logs.
+fn kind_of(request: &Request) -> &'static str {
+    match request {
+        Request::GrantLease { .. } => "grant lease",
+        Request::RenewLease { .. } => "renew lease",
+        Request::RevokeLease { .. } => "revoke lease",
+        Request::LeaseTimeToLive { .. } => "lease time to live",
+        Request::Delete { .. } => "delete",
+        Request::Txn(_) => "txn",
     }
 }

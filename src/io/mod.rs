@@ -1,16 +1,26 @@
 //! The I/O thread: a private current-thread tokio runtime in which the protocol meets a store.
 
-mod actions;
-pub(crate) mod admin;
-mod driver;
-mod etcd;
-mod failure;
-mod holds;
-mod lines;
-mod metered;
-mod startup;
 mod thread;
-mod tickets;
+mod startup;
+mod driver;
+mod metered;
+
+pub(crate) mod admin;
+
+mod etcd;
+mod connect;
+mod convert;
+mod endpoint;
+mod endpoints;
+mod failure;
+mod keepalive;
+mod target;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod watch;
+mod watches;
 
 use std::future::Future;
 use std::time::Duration;

@@ -1,0 +1,177 @@
+//! One endpoint: its connection, and the token it gave us.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use etcd_client::{Client, KvClient, LeaseClient, WatchClient};
+use tokio::time::Instant;
+
+use super::failure::{Fault, FaultKind};
+use super::target::Target;
+use crate::options::Credentials;
+use crate::store::FailureClass;
+
+/// A page of 1,000 locks with long names and foreign values is more than tonic's 4 MiB.
+const MAX_ANSWER_BYTES: usize = 64 << 20;
+
+/// A password that was refused is not tried again for this long: checking one costs etcd 100 ms of CPU (bcrypt), and
+/// every waiting call would ask for it.
+const REFUSAL_HOLDS: Duration = Duration::from_secs(1);
+
+/// One endpoint of the cluster.
+///
+/// The user is not given to etcd-client at connect, as it would authenticate there and then: a connection is made
+/// without I/O, and authenticated by the first call that needs it, under that call's timeout.
+pub(super) struct Endpoint {
+    target: Target,
+    /// The lock is held while authenticating, so calls that find their token refused authenticate once, not each.
+    live: tokio::sync::Mutex<Live>,
+    /// Links up to this number are not used any more.
+    broken: AtomicU64,
+    /// Tokens up to this number are not used any more.
+    refused_token: AtomicU64,
+}
+
+#[derive(Default)]
+struct Live {
+    link: Option<Link>,
+    links: u64,
+    tokens: u64,
+    /// The last time the credentials were refused, and how.
+    refusal: Option<(Instant, Fault)>,
+}
+
+/// A connection with the token it sends. Clones share both.
+#[derive(Clone)]
+pub(super) struct Link {
+    client: Client,
+    kv: KvClient,
+    /// Numbers the connections of an endpoint, from 1.
+    pub(super) id: u64,
+    /// Numbers the tokens of an endpoint, from 1; 0: none yet.
+    pub(super) token: u64,
+    /// When this token was got.
+    pub(super) token_since: Instant,
+}
+
+impl Link {
+    pub(super) fn kv(&self) -> KvClient {
+        self.kv.clone()
+    }
+
+    pub(super) fn leases(&self) -> LeaseClient {
+        self.client.lease_client()
+    }
+
+    pub(super) fn watches(&self) -> WatchClient {
+        self.client.watch_client().max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// The cluster this endpoint belongs to, and whether it knows a leader.
+    pub(super) async fn status(&self) -> Result<(u64, bool), Fault> {
+        let status = self.client.maintenance_client().status().await?;
+        let header = status.header().ok_or_else(|| Fault::malformed("no header"))?;
+        Ok((header.cluster_id(), status.leader() != 0))
+    }
+}
+
+impl Endpoint {
+    pub(super) fn new(target: Target) -> Self {
+        Self {
+            target,
+            live: tokio::sync::Mutex::new(Live::default()),
+            broken: AtomicU64::new(0),
+            refused_token: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn url(&self) -> &str {
+        &self.target.url
+    }
+
+    pub(super) fn has_credentials(&self) -> bool {
+        self.target.credentials.is_some()
+    }
+
+    /// Makes a connection without contacting anything: an error is one of the address or of the TLS options.
+    pub(super) async fn check(&self) -> Result<(), Fault> {
+        self.open().await.map(|_| ())
+    }
+
+    /// The connection, authenticated where there are credentials. Made anew after [`give_up`](Self::give_up).
+    pub(super) async fn link(&self) -> Result<Link, Fault> {
+        let mut live = self.live.lock().await;
+        // Taken out, so that a call that times out while it authenticates leaves no half-dead connection behind.
+        let link = live.link.take().filter(|link| link.id > self.broken.load(Ordering::Relaxed));
+        let mut link = match link {
+            Some(link) => link,
+            None => {
+                live.links += 1;
+                let (client, kv) = self.open().await?;
+                Link { client, kv, id: live.links, token: 0, token_since: Instant::now() }
+            }
+        };
+        if let Some(credentials) = &self.target.credentials
+            && link.token <= self.refused_token.load(Ordering::Relaxed)
+        {
+            if let Some((at, fault)) = &live.refusal
+                && at.elapsed() < REFUSAL_HOLDS
+            {
+                return Err(fault.clone());
+            }
+            live.refusal = None;
+            if let Err(fault) = self.authenticate(&mut link, credentials).await {
+                if fault.kind == FaultKind::Class(FailureClass::Unauthenticated) {
+                    live.refusal = Some((Instant::now(), fault.clone()));
+                }
+                return Err(fault);
+            }
+            live.tokens += 1;
+            link.token = live.tokens;
+            link.token_since = Instant::now();
+        }
+        live.link = Some(link.clone());
+        Ok(link)
+    }
+
+    /// Says that this connection does not answer: the next call gets a new one. A connection that lost its way in the
+    /// network would otherwise swallow requests until the kernel gives up, minutes later.
+    pub(super) fn give_up(&self, link: &Link) {
+        self.broken.fetch_max(link.id, Ordering::Relaxed);
+    }
+
+    /// Says that this token was refused: the next call authenticates first, unless another one has done so.
+    pub(super) fn token_refused(&self, link: &Link) {
+        self.refused_token.fetch_max(link.token, Ordering::Relaxed);
+    }
+
+    async fn open(&self) -> Result<(Client, KvClient), Fault> {
+        let client = Client::connect([self.url()], Some(self.target.connect.clone())).await?;
+        let kv = client.kv_client().max_decoding_message_size(MAX_ANSWER_BYTES);
+        Ok((client, kv))
+    }
+
+    async fn authenticate(&self, link: &mut Link, credentials: &Credentials) -> Result<(), Fault> {
+        log::trace!(target: "etcd_lock", "{}: authenticating", self.url());
+        let user = Some((credentials.user.clone(), credentials.password.clone()));
+        let Err(error) = link.client.update_user(user).await else {
+            return Ok(());
+        };
+        let fault = Fault::from(error);
+        if fault.message.contains("authentication is not enabled") {
+            log::debug!(target: "etcd_lock", "{}: authentication is not enabled; nobody is logged in", self.url());
+            return Ok(());
+        }
+        match fault.kind {
+            // Whatever etcd has against the user, it is for the caller to mend.
+            FaultKind::Token | FaultKind::Class(FailureClass::Refused) => {
+                Err(Fault::class(FailureClass::Unauthenticated, fault.message))
+            }
+            // The request that waits for this was certainly not sent.
+            FaultKind::Class(FailureClass::Unknown | FailureClass::NotDone) => {
+                Err(Fault::new(FaultKind::Elsewhere, fault.message))
+            }
+            _ => Err(fault),
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! Real etcd servers for the tests of this folder.
+
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::{Etcd, Store};
+use crate::error::LockError;
+use crate::options::{Credentials, LockManagerOptions};
+use crate::store::{
+    Answer, Failure, Key, Op, OpResult, Order, Range, Request, Response, Span, Txn, TxnAnswer,
+};
+
+/// Longer than anything a test waits for takes, even on a busy machine.
+pub(super) const LONG: Duration = Duration::from_secs(20);
+
+/// Options with short timeouts, so that a test of a failure is quick.
+pub(super) fn options() -> LockManagerOptions {
+    LockManagerOptions {
+        ttl: Duration::from_secs(5),
+        owner: None,
+        credentials: None,
+        #[cfg(feature = "tls")]
+        tls: None,
+        connect_timeout: Duration::from_secs(5),
+        request_timeout: Duration::from_secs(3),
+        safety_margin: None,
+        close_timeout: Duration::from_secs(2),
+    }
+}
+
+pub(super) fn as_user(user: &str, password: &str) -> LockManagerOptions {
+    let credentials = Credentials { user: user.into(), password: password.into() };
+    LockManagerOptions { credentials: Some(credentials), ..options() }
+}
+
+/// The options with which a test waits for a server that is still starting.
+pub(super) fn patient(options: LockManagerOptions) -> LockManagerOptions {
+    LockManagerOptions { connect_timeout: LONG, ..options }
+}
+
+pub(super) async fn connect(endpoints: &[String]) -> Etcd {
+    connect_with(endpoints, &patient(options())).await.unwrap()
+}
+
+pub(super) async fn connect_with(
+    endpoints: &[String],
+    options: &LockManagerOptions,
+) -> Result<Etcd, LockError> {
+    Etcd::connect(endpoints, options).await
+}
+
+/// Members of one cluster, in a temporary folder, stopped at the end of the test.
+pub(super) struct Cluster {
+    members: Vec<Member>,
+    _folder: TempDir,
+}
+
+struct Member {
+    client_url: String,
+    command: Vec<String>,
+    process: Option<Child>,
+}
+
+impl Cluster {
+    pub(super) fn start(size: usize) -> Self {
+        Self::start_with(size, "http", &[])
+    }
+
+    /// With further flags, and a scheme for the clients.
+    pub(super) fn start_with(size: usize, scheme: &str, flags: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        // A port that was free may be taken by the time that etcd wants it.
+        let members = (0..5).find_map(|_| Self::try_start(size, scheme, flags, folder.path()));
+        Self { members: members.expect("etcd does not start: is it installed?"), _folder: folder }
+    }
+
+    fn try_start(size: usize, scheme: &str, flags: &[&str], folder: &Path) -> Option<Vec<Member>> {
+        let ports = free_ports(2 * size);
+        let peers: Vec<String> =
+            (0..size).map(|i| format!("m{i}=http://127.0.0.1:{}", ports[size + i])).collect();
+        let mut members: Vec<Member> = (0..size)
+            .map(|i| {
+                let client_url = format!("{scheme}://127.0.0.1:{}", ports[i]);
+                let peer_url = format!("http://127.0.0.1:{}", ports[size + i]);
+                let data = folder.join(format!("{}", ports[i])).display().to_string();
+                let named = [
+                    ("name", format!("m{i}")),
+                    ("data-dir", data),
+                    ("listen-client-urls", client_url.clone()),
+                    ("advertise-client-urls", client_url.clone()),
+                    ("listen-peer-urls", peer_url.clone()),
+                    ("initial-advertise-peer-urls", peer_url),
+                    ("initial-cluster", peers.join(",")),
+                    ("initial-cluster-token", ports[0].to_string()),
+                    ("heartbeat-interval", "50".into()),
+                    ("election-timeout", "500".into()),
+                    ("logger", "zap".into()),
+                    ("log-level", "fatal".into()),
+                ];
+                let mut command: Vec<String> = named.map(|(name, value)| format!("--{name}={value}")).into();
+                command.extend(flags.iter().map(|&flag| flag.to_owned()));
+                Member { client_url, command, process: None }
+            })
+            .collect();
+        members.iter_mut().for_each(Member::start);
+        members.iter_mut().all(Member::listens).then_some(members)
+    }
+
+    pub(super) fn urls(&self) -> Vec<String> {
+        self.members.iter().map(|member| member.client_url.clone()).collect()
+    }
+
+    pub(super) fn url(&self, member: usize) -> Vec<String> {
+        vec![self.members[member].client_url.clone()]
+    }
+
+    /// Ends the member at once, as a power failure would.
+    pub(super) fn kill(&mut self, member: usize) {
+        self.members[member].kill();
+    }
+
+    pub(super) fn restart(&mut self, member: usize) {
+        self.members[member].kill();
+        self.members[member].start();
+        assert!(self.members[member].listens(), "the member does not come back");
+    }
+
+    /// The member stays connected and says nothing more.
+    pub(super) fn freeze(&self, member: usize) {
+        self.members[member].signal(Signal::STOP);
+        // The signal reaches one thread after the other.
+        let threads = format!("/proc/{}/task", self.members[member].id());
+        let stopped = |stat: String| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'));
+        let all_stopped = || {
+            let mut threads = std::fs::read_dir(&threads).unwrap();
+            threads
+                .all(|thread| std::fs::read_to_string(thread.unwrap().path().join("stat")).is_ok_and(stopped))
+        };
+        while !all_stopped() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    pub(super) fn thaw(&self, member: usize) {
+        self.members[member].signal(Signal::CONT);
+    }
+
+    pub(super) fn etcdctl_command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(std::env::var_os("ETCDCTL_BIN").unwrap_or_else(|| "etcdctl".into()));
+        command.env("ETCDCTL_API", "3").arg(format!("--endpoints={}", self.urls().join(","))).args(args);
+        command
+    }
+
+    pub(super) fn etcdctl(&self, args: &[&str]) -> Output {
+        let output = self.etcdctl_command(args).output().expect("etcdctl is missing");
+        assert!(output.status.success(), "etcdctl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        output
+    }
+
+    /// Turns authentication on: `root`, who may do everything, and `app`, who may do everything below `/app/`.
+    /// The password is the name.
+    pub(super) fn enable_auth(&self) {
+        for args in [
+            &["user", "add", "root:root"][..],
+            &["user", "grant-role", "root", "root"],
+            &["role", "add", "app"],
+            &["role", "grant-permission", "app", "readwrite", "--prefix=true", "/app/"],
+            &["user", "add", "app:app"],
+            &["user", "grant-role", "app", "app"],
+            &["auth", "enable"],
+        ] {
+            self.etcdctl(args);
+        }
+    }
+}
+
+impl Member {
+    fn start(&mut self) {
+        let mut command = Command::new(std::env::var_os("ETCD_BIN").unwrap_or_else(|| "etcd".into()));
+        command.args(&self.command).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        self.process = Some(command.spawn().expect("etcd is missing"));
+    }
+
+    /// Waits until the member listens; `false` if it died instead.
+    fn listens(&mut self) -> bool {
+        let address = self.client_url.split_once("://").unwrap().1;
+        let limit = Instant::now() + LONG;
+        while Instant::now() < limit {
+            if TcpStream::connect(address).is_ok() {
+                return true;
+            }
+            if self.process.as_mut().unwrap().try_wait().unwrap().is_some() {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        false
+    }
+
+    fn id(&self) -> u32 {
+        self.process.as_ref().unwrap().id()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_raw(self.id().try_into().unwrap()).unwrap(), signal).unwrap();
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+pub(super) fn free_ports(count: usize) -> Vec<u16> {
+    let listeners: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
+}
+
+/// An address where nobody listens.
+pub(super) fn dead_url() -> String {
+    format!("http://127.0.0.1:{}", free_ports(1)[0])
+}
+
+/// A server that accepts connections and never says anything, as long as the listener lives.
+pub(super) fn black_hole() -> (TcpListener, String) {
+    // The kernel accepts into the backlog.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    (listener, url)
+}
+
+// ---- requests, for short
+
+pub(super) async fn call(store: &impl Store, request: Request) -> Result<Response, Failure> {
+    store.call(request, Duration::from_secs(5)).await
+}
+
+pub(super) fn key(text: &str) -> Key {
+    Key::from(text)
+}
+
+pub(super) fn put(name: &str, value: &str, lease: i64) -> Op {
+    Op::Put { key: key(name), value: value.into(), lease }
+}
+
+pub(super) fn range(span: Span) -> Range {
+    Range { span, order: Order::ByKey, limit: 0, max_create_revision: 0, at_revision: 0, keys_only: false }
+}
+
+/// A transaction without a condition.
+pub(super) fn always(then: Vec<Op>) -> Request {
+    Request::Txn(Txn { then, ..Txn::default() })
+}
+
+pub(super) fn txn_answer(response: Response) -> TxnAnswer {
+    match response.answer {
+        Answer::Txn(answer) => answer,
+        other => panic!("{other:?} is no answer to a transaction"),
+    }
+}
+
+/// Puts a key; its revision.
+pub(super) async fn put_key(store: &impl Store, name: &str, lease: i64) -> i64 {
+    call(store, always(vec![put(name, "", lease)])).await.unwrap().revision
+}
+
+/// The names of the keys in a span.
+pub(super) async fn keys(store: &impl Store, range: Range) -> Vec<String> {
+    let answer = txn_answer(call(store, always(vec![Op::Range(range)])).await.unwrap());
+    match &answer.results[..] {
+        [OpResult::Range(result)] => result.kvs.iter().map(|kv| kv.key.to_string()).collect(),
+        other => panic!("{other:?} is no range"),
+    }
+}
+
+pub(super) async fn grant(store: &impl Store, seconds: u64) -> i64 {
+    let response = call(store, Request::GrantLease { ttl: Duration::from_secs(seconds) }).await.unwrap();
+    match response.answer {
+        Answer::LeaseGranted { lease, .. } => lease,
+        other => panic!("{other:?} is no lease"),
+    }
+}

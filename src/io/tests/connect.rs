@@ -1,0 +1,162 @@
+//! The first contact, when it works and when it does not.
+
+use std::time::{Duration, Instant};
+
+use crate::error::LockError;
+use crate::io::Etcd;
+use crate::io::testing::{
+    Cluster, as_user, black_hole, call, connect, connect_with, dead_url, options, patient, put_key,
+};
+use crate::options::LockManagerOptions;
+use crate::store::{FailureClass, Request};
+
+/// Connecting fails within the connect timeout (and a little for a busy machine).
+async fn refused(endpoints: &[String], options: &LockManagerOptions) -> LockError {
+    let begun = Instant::now();
+    let result = connect_with(endpoints, options).await;
+    let limit = options.connect_timeout + Duration::from_millis(500);
+    assert!(begun.elapsed() < limit, "{:?}", begun.elapsed());
+    match result {
+        Err(error) => error,
+        Ok(_) => panic!("connected to {endpoints:?}"),
+    }
+}
+
+fn quick() -> LockManagerOptions {
+    LockManagerOptions { connect_timeout: Duration::from_secs(1), ..options() }
+}
+
+fn source(error: &LockError) -> String {
+    std::error::Error::source(error).map(ToString::to_string).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn nobody_there_is_told_at_once_with_every_endpoint_named() {
+    let urls = [dead_url(), dead_url()];
+    let begun = Instant::now();
+    let error = refused(&urls, &options()).await;
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert!(matches!(error, LockError::Unavailable { .. }), "{error:?}");
+    assert!(urls.iter().all(|url| source(&error).contains(url)), "{}", source(&error));
+    assert!(source(&error).contains("refused"), "{}", source(&error));
+}
+
+#[tokio::test]
+async fn a_server_that_never_answers_is_unavailable_when_the_time_is_over() {
+    let (_listener, url) = black_hole();
+    for options in [quick(), LockManagerOptions { credentials: as_user("a", "b").credentials, ..quick() }] {
+        let error = refused(&[url.clone()], &options).await;
+        assert!(matches!(error, LockError::Unavailable { .. }), "{error:?}");
+        assert!(source(&error).contains("no answer"), "{}", source(&error));
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_no_etcd_is_unavailable() {
+    let (listener, url) = black_hole();
+    // One that answers every connection in plain HTTP/1.
+    let server = std::thread::spawn(move || {
+        use std::io::Write;
+        listener.set_nonblocking(false).unwrap();
+        let (mut client, _) = listener.accept().unwrap();
+        client.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").unwrap();
+        client
+    });
+    let error = refused(&[url], &quick()).await;
+    assert!(matches!(error, LockError::Unavailable { .. }), "{error:?}");
+    drop(server.join());
+}
+
+#[tokio::test]
+async fn one_good_endpoint_among_five_bad_ones_connects_at_once() {
+    let cluster = Cluster::start(1);
+    connect(&cluster.urls()).await;
+    let (_one, first) = black_hole();
+    let (_two, second) = black_hole();
+    let mut urls = vec![dead_url(), first, dead_url(), second, dead_url()];
+    urls.extend(cluster.urls());
+    let begun = Instant::now();
+    let etcd = connect_with(&urls, &options()).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    put_key(&etcd, "/a", 0).await;
+}
+
+#[tokio::test]
+async fn endpoints_of_two_clusters_are_refused_by_name() {
+    let (one, two) = (Cluster::start(1), Cluster::start(1));
+    connect(&one.urls()).await;
+    connect(&two.urls()).await;
+    let urls = [one.urls(), two.urls()].concat();
+    let error = refused(&urls, &options()).await;
+    let LockError::InvalidOptions { why } = error else { panic!("{error:?}") };
+    assert!(urls.iter().all(|url| why.contains(url)), "{why}");
+}
+
+#[tokio::test]
+async fn a_member_without_its_peers_is_no_good_endpoint() {
+    let mut cluster = Cluster::start(3);
+    connect(&cluster.urls()).await;
+    cluster.kill(1);
+    cluster.kill(2);
+    let error = refused(&cluster.url(0), &quick()).await;
+    assert!(matches!(error, LockError::Unavailable { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn credentials_are_needed_checked_and_used() {
+    let cluster = Cluster::start(1);
+    connect(&cluster.urls()).await;
+    let early = connect_with(&cluster.urls(), &as_user("app", "app")).await.unwrap();
+    cluster.enable_auth();
+
+    for options in [as_user("app", "wrong"), as_user("nobody", "x"), options()] {
+        let error = refused(&cluster.urls(), &options).await;
+        assert!(matches!(error, LockError::Unauthenticated { .. }), "{error:?}");
+        assert!(!format!("{error:?}").contains("wrong"), "{error:?}");
+    }
+    let (_listener, hole) = black_hole();
+    let begun = Instant::now();
+    let error = refused(&[hole, cluster.urls()[0].clone()], &as_user("app", "wrong")).await;
+    assert!(matches!(error, LockError::Unauthenticated { .. }), "{error:?}");
+    assert!(begun.elapsed() < Duration::from_secs(3), "it does not wait for the silent one");
+
+    let app = connect_with(&cluster.urls(), &patient(as_user("app", "app"))).await.unwrap();
+    put_key(&app, "/app/a", 0).await;
+    put_key(&early, "/app/a", 0).await;
+    let denied = call(&app, crate::io::testing::always(vec![crate::io::testing::put("/b", "", 0)])).await;
+    assert_eq!(denied.unwrap_err().class, FailureClass::PermissionDenied);
+}
+
+#[tokio::test]
+async fn a_lost_token_is_replaced_without_anybody_noticing() {
+    let mut cluster = Cluster::start(1);
+    connect(&cluster.urls()).await;
+    cluster.enable_auth();
+    let app = connect_with(&cluster.urls(), &patient(as_user("app", "app"))).await.unwrap();
+    put_key(&app, "/app/a", 0).await;
+    // Simple tokens live in the server's memory.
+    cluster.restart(0);
+    wait_until_served(&app).await;
+    let tasks: Vec<_> = (0..20)
+        .map(|i| {
+            let app = app.clone();
+            tokio::spawn(async move { put_key(&app, &format!("/app/{i}"), 0).await })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    // A user who is gone cannot be authenticated again.
+    cluster.etcdctl_command(&["--user=root:root", "user", "delete", "app"]).output().unwrap();
+    let failure = call(&app, Request::Delete { key: crate::io::testing::key("/app/a") }).await.unwrap_err();
+    assert_eq!(failure.class, FailureClass::Unauthenticated, "{failure}");
+}
+
+async fn wait_until_served(etcd: &Etcd) {
+    let limit = Instant::now() + crate::io::testing::LONG;
+    let request = Request::Delete { key: crate::io::testing::key("/app/none") };
+    while let Err(failure) = call(etcd, request.clone()).await {
+        assert!(Instant::now() < limit, "{failure}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

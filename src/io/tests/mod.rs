@@ -1,0 +1,6 @@
+//! Tests of the etcd store against real servers.
+
+mod connect;
+mod fail_over;
+mod requests;
+mod watch;
