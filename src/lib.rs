@@ -63,6 +63,7 @@ mod inner;
 mod mailbox;
 mod name;
 mod session;
+mod thread;
 mod value;
 mod waiting;
 

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::{Arc, Weak};
-use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError};
@@ -15,7 +14,7 @@ use crate::inner::Inner;
 use crate::name::LockName;
 use crate::options::LockOptions;
 use crate::pending::PendingLock;
-use crate::protocol::{Patience, Ticket};
+use crate::protocol::{Patience, Thread, Ticket};
 use crate::waiting::Waiting;
 
 /// A lock of a [`LockManager`](crate::LockManager): at most one process or thread anywhere holds it at a time.
@@ -300,7 +299,7 @@ pub(crate) struct LockShared {
 /// before it held the lock.
 struct Entry {
     ticket: Ticket,
-    thread: ThreadId,
+    thread: Thread,
     /// Only ever upgraded by the thread that asked, to re-enter: an upgrade is one more guard.
     hold: Weak<Hold>,
     state: Arc<HoldState>,
@@ -323,7 +322,7 @@ impl LockShared {
     pub(crate) fn admit(
         self: &Arc<Self>,
         ticket: Ticket,
-        thread: ThreadId,
+        thread: Thread,
         state: Arc<HoldState>,
     ) -> LockGuard {
         let hold = Arc::new(Hold::new(ticket, Arc::clone(&state), Arc::clone(self)));
@@ -339,7 +338,7 @@ impl LockShared {
     /// One more guard, if this thread holds the lock; an error if it has lost it.
     fn reenter(&self) -> Result<Option<LockGuard>, LockError> {
         let now = clock::now();
-        let me = thread::current().id();
+        let me = Thread::current();
         let mut lost = None;
         let mine = {
             let holds = self.holds.lock();

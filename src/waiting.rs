@@ -1,7 +1,6 @@
 //! One ticket, from the question to its answer.
 
 use std::sync::Arc;
-use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -14,7 +13,7 @@ use crate::info::LockInfo;
 use crate::io;
 use crate::lock::LockShared;
 use crate::options::LockOptions;
-use crate::protocol::{Acquire, Holder, Patience, Refusal, Ticket};
+use crate::protocol::{Acquire, Holder, Patience, Refusal, Thread, Ticket};
 
 /// How long after its time limit a call waits for the I/O thread, which enforces the limit and first asks who holds
 /// the lock. Beyond that the I/O thread must be stuck, and the call gives up by itself.
@@ -27,7 +26,7 @@ const CANCEL_GRACE: Duration = Duration::from_millis(25);
 pub(crate) struct Waiting {
     lock: Arc<LockShared>,
     ticket: Ticket,
-    thread: ThreadId,
+    thread: Thread,
     outcome: Receiver<Outcome>,
     patience: Patience,
     asked: Time,
@@ -56,7 +55,7 @@ impl Waiting {
         ready: Option<Sender<()>>,
     ) -> Result<Self, LockError> {
         let asked = clock::now();
-        let thread = thread::current().id();
+        let thread = Thread::current();
         let ticket = lock.manager().next_ticket();
         let (sender, outcome) = crossbeam_channel::bounded(1);
         let acquire = Acquire {
@@ -65,6 +64,7 @@ impl Waiting {
             thread,
             patience,
             retry_interval: options.retry_interval,
+            since: asked,
             asked_at: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
         };
         lock.manager().send(Message::Acquire { acquire, reply: Reply { outcome: sender, ready } })?;

@@ -1,17 +1,17 @@
 //! The I/O thread: a private current-thread tokio runtime in which the protocol meets a store.
 
-mod thread;
-mod startup;
 mod driver;
 mod metered;
+mod startup;
+mod thread;
 
 pub(crate) mod admin;
 
-mod etcd;
 mod connect;
 mod convert;
 mod endpoint;
 mod endpoints;
+mod etcd;
 mod failure;
 mod keepalive;
 mod target;

@@ -118,10 +118,6 @@ pub(crate) enum Action {
         ttl: Duration,
         deadline: Time,
     },
-    /// Setting up a session was refused or failed; it goes on trying.
-    SessionFailed {
-        failure: Failure,
-    },
     /// The session is assured until `deadline`. Where a caller's thread has already seen the old deadline pass,
     /// the answer is `handle_expired`.
     ExtendSession {

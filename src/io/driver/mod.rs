@@ -3,6 +3,11 @@
 //! No branch of the loop ever awaits a request: requests run as tasks of their own, and their replies are events. A
 //! turn takes a bounded number of events, and every turn looks at the clock, so nothing can starve a deadline.
 
+mod actions;
+mod holds;
+mod lines;
+mod tickets;
+
 use std::future::Future;
 use std::panic;
 use std::sync::Arc;
@@ -11,11 +16,12 @@ use std::time::Duration;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::{JoinError, JoinSet};
 
-use super::holds::HoldTable;
-use super::lines::Line;
+use holds::HoldTable;
+use lines::Line;
+use tickets::Tickets;
+
 use super::metered::Metered;
 use super::startup::Startup;
-use super::tickets::Tickets;
 use super::{Store, WatchOrder, admin, lock_error};
 use crate::LOG;
 use crate::clock::{self, Time};
@@ -58,30 +64,30 @@ pub(crate) struct Settings {
 }
 
 pub(super) struct Driver<S: Store> {
-    pub(super) store: Metered<S>,
-    pub(super) protocol: Protocol,
+    store: Metered<S>,
+    protocol: Protocol,
     settings: Settings,
     inbox: Inbox,
-    pub(super) tickets: Tickets,
-    pub(super) holds: HoldTable,
+    tickets: Tickets,
+    holds: HoldTable,
     /// Of the session that stands; shared by its holds.
-    pub(super) deadline: Arc<Deadline>,
-    pub(super) tasks: JoinSet<Done>,
-    pub(super) watch_orders: UnboundedSender<WatchOrder>,
+    deadline: Arc<Deadline>,
+    tasks: JoinSet<Done>,
+    watch_orders: UnboundedSender<WatchOrder>,
     watch_events: UnboundedReceiver<WatchEvent>,
-    pub(super) report: Arc<Report>,
-    pub(super) startup: Option<Startup>,
+    report: Arc<Report>,
+    startup: Option<Startup>,
     /// When to leave even if the protocol has not come to its end.
     closing: Option<Time>,
     /// No session could be set up since there was one last.
-    pub(super) failing: bool,
-    pub(super) lines: Vec<Line>,
-    pub(super) over: bool,
+    failing: bool,
+    lines: Vec<Line>,
+    over: bool,
 }
 
 /// What a task has done.
 #[derive(Debug)]
-pub(super) enum Done {
+enum Done {
     Request(RequestId, Result<Response, Failure>),
     Admin,
     Watches,
@@ -289,7 +295,7 @@ impl<S: Store> Driver<S> {
         });
     }
 
-    pub(super) fn begin_to_close(&mut self, now: Time) {
+    fn begin_to_close(&mut self, now: Time) {
         if self.closing.is_none() {
             self.inbox.end(End::Closed);
             self.closing = Some(now + self.settings.close_timeout);

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::driver::{Done, Driver};
 use super::lines::Line;
-use super::startup::Abandoned;
-use super::{Store, WatchOrder};
+use super::{Done, Driver};
 use crate::clock;
+use crate::io::startup::Abandoned;
+use crate::io::{Store, WatchOrder};
 use crate::protocol::Action;
 use crate::session::Deadline;
 use crate::stats::count;
