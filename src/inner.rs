@@ -106,6 +106,11 @@ impl Inner {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn locks_in_use(&self) -> usize {
+        self.locks.lock().len()
+    }
+
     /// Puts a question to the I/O thread and waits for the answer.
     pub(crate) fn ask<T>(
         &self,

@@ -59,6 +59,8 @@ mod stats;
 
 mod clock;
 mod command;
+#[cfg(test)]
+mod fake;
 mod inner;
 mod mailbox;
 mod name;

@@ -102,6 +102,16 @@ impl Inbox {
         self.receiver.try_recv().ok()
     }
 
+    #[cfg(test)]
+    pub(crate) fn take_within(&self, limit: std::time::Duration) -> Option<Message> {
+        self.receiver.recv_timeout(limit).ok()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.receiver.is_empty()
+    }
+
     /// Makes [`ready`](Self::ready) return once more: messages were left for the next turn.
     pub(crate) fn ring_again(&self) {
         if !self.receiver.is_empty() {

@@ -82,3 +82,79 @@ impl fmt::Debug for PendingLock {
         f.debug_struct("PendingLock").field("key", &key).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crossbeam_channel::TryRecvError;
+
+    use super::*;
+    use crate::error::LossReason;
+    use crate::fake::{SOON, fake_manager, lock};
+    use crate::protocol::Refusal;
+
+    #[test]
+    fn ready_disconnects_when_the_outcome_is_known() {
+        let (manager, mut io) = fake_manager();
+        let pending = lock(&manager, "a").enqueue().unwrap();
+        assert_eq!(pending.ready().try_recv(), Err(TryRecvError::Empty));
+        let _hold = io.grant();
+        assert!(pending.ready().recv_timeout(SOON).is_err_and(|error| error.is_disconnected()));
+        assert!(pending.wait().unwrap().is_held());
+
+        let pending = lock(&manager, "b").enqueue().unwrap();
+        io.leave();
+        io.refuse(Refusal::AlreadyHeld { holder: None });
+        assert!(pending.ready().recv_timeout(SOON).is_err_and(|error| error.is_disconnected()));
+        assert!(matches!(pending.wait(), Err(LockError::AlreadyHeld { .. })));
+    }
+
+    #[test]
+    fn dropping_it_leaves_the_queue_granted_or_not() {
+        let (manager, mut io) = fake_manager();
+        let pending = lock(&manager, "a").enqueue().unwrap();
+        let (acquire, _reply) = io.acquire();
+        drop(pending);
+        assert_eq!(io.leave().0, acquire.ticket);
+
+        let pending = lock(&manager, "a").enqueue().unwrap();
+        let _hold = io.grant();
+        pending.ready().recv().unwrap_err();
+        drop(pending);
+        io.leave();
+    }
+
+    #[test]
+    fn it_takes_no_place_where_the_thread_holds_the_lock_already() {
+        let (manager, mut io) = fake_manager();
+        let lock = lock(&manager, "a");
+        let first = lock.enqueue().unwrap();
+        let _hold = io.grant();
+        let guard = first.wait().unwrap();
+        let second = lock.enqueue().unwrap();
+        assert!(second.ready().try_recv().is_err_and(|error| error.is_disconnected()));
+        drop(guard);
+        assert_eq!(second.wait().unwrap().key(), "a");
+        io.leave();
+        assert!(io.is_idle());
+    }
+
+    #[test]
+    fn what_was_lost_before_the_wait_is_expired() {
+        let (manager, mut io) = fake_manager();
+        let pending = lock(&manager, "a").enqueue().unwrap();
+        let hold = io.grant();
+        hold.state.end(Some(LossReason::ForceUnlocked));
+        let lost = pending.wait();
+        assert!(matches!(lost, Err(LockError::Expired { reason: LossReason::ForceUnlocked, .. })));
+        io.leave();
+    }
+
+    #[test]
+    fn it_is_told_when_the_i_o_thread_ends() {
+        let (manager, io) = fake_manager();
+        let pending = lock(&manager, "a").enqueue().unwrap();
+        drop(io);
+        pending.ready().recv().unwrap_err();
+        assert!(matches!(pending.wait(), Err(LockError::Internal { .. })));
+    }
+}

@@ -32,22 +32,12 @@ impl Startup {
 
     /// A session could not be set up. Gives itself back if trying again may help; else the caller is refused.
     pub(super) fn failed(mut self, failure: Failure) -> Option<Self> {
-        match failure.class {
-            FailureClass::NotDone
-            | FailureClass::Unknown
-            | FailureClass::LeaseGone
-            | FailureClass::Compacted => {
-                self.last = Some(failure);
-                Some(self)
-            }
-            FailureClass::NoSpace
-            | FailureClass::Unauthenticated
-            | FailureClass::PermissionDenied
-            | FailureClass::Refused => {
-                self.refuse(lock_error(failure, CONNECTING));
-                None
-            }
+        if failure.is_final() {
+            self.refuse(lock_error(failure, CONNECTING));
+            return None;
         }
+        self.last = Some(failure);
+        Some(self)
     }
 
     /// The time is up.

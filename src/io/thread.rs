@@ -85,6 +85,13 @@ impl IoThread {
         Err(refused)
     }
 
+    /// Stands for a thread that ends when the other end of `exited` is dropped.
+    #[cfg(test)]
+    pub(crate) fn fake(exited: Receiver<()>) -> Self {
+        let id = thread::spawn(|| thread::current().id()).join().unwrap();
+        Self { exited, handle: Mutex::new(None), id }
+    }
+
     /// Waits for the thread's end, at most `limit`. False if it still runs.
     pub(crate) fn join(&self, limit: Duration) -> bool {
         if thread::current().id() == self.id {

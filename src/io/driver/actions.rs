@@ -15,13 +15,8 @@ use crate::store::Failure;
 impl<S: Store> Driver<S> {
     /// Does everything the protocol wants done.
     pub(super) fn perform(&mut self) {
-        let mut some_lost = false;
         while let Some(action) = self.protocol.poll_action() {
-            some_lost |= matches!(action, Action::EndHold { lost: Some(_), .. });
             self.perform_one(action);
-        }
-        if some_lost {
-            self.tickets.answer_lost();
         }
         for line in self.lines.drain(..) {
             line.write();

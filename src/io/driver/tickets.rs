@@ -26,7 +26,7 @@ enum State {
     Waiting(Reply),
     /// Ends in `leave`.
     Granted(Arc<HoldState>),
-    /// It waited, or held this. Ends in `refused`, `confirmed` or `answer_lost`.
+    /// It waited, or held this. Ends in `refused` or `confirmed`.
     Leaving(Sender<Left>, Option<Arc<HoldState>>),
 }
 
@@ -88,22 +88,11 @@ impl Tickets {
     }
 
     pub(super) fn confirmed(&mut self, ticket: Ticket, result: Left) {
-        if let Some(State::Leaving(reply, _)) = self.tickets.remove(&ticket) {
-            let _ = reply.send(result);
+        if let Some(State::Leaving(reply, hold)) = self.tickets.remove(&ticket) {
+            // A hold that was lost just before its release has no key any more, and this is why.
+            let lost = hold.and_then(|hold| hold.lost());
+            let _ = reply.send(lost.map_or(result, |reason| Err(ReleaseFailure::Lost(reason))));
         }
-    }
-
-    /// Some hold was lost: who waits for its release learns that now.
-    pub(super) fn answer_lost(&mut self) {
-        self.tickets.retain(|_, state| {
-            if let State::Leaving(reply, Some(hold)) = state
-                && let Some(reason) = hold.lost()
-            {
-                let _ = reply.send(Err(ReleaseFailure::Lost(reason)));
-                return false;
-            }
-            true
-        });
     }
 
     /// The I/O thread ends: who still waits for a release learns what became of the hold.

@@ -339,3 +339,6 @@ fn loss_of(phase: u8) -> Option<LossReason> {
         _ => Some(LossReason::Crashed),
     }
 }
+
+#[cfg(test)]
+mod tests;

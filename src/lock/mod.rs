@@ -370,3 +370,6 @@ impl Drop for LockShared {
         self.manager.forget_lock(&self.name);
     }
 }
+
+#[cfg(test)]
+mod tests;
