@@ -321,3 +321,6 @@ impl<S: Store> Drop for Driver<S> {
         self.report.session.down();
     }
 }
+
+#[cfg(test)]
+mod tests;
