@@ -1,21 +1,91 @@
-//! Blocking distributed locks on etcd.
-#![allow(dead_code, missing_docs)]
+//! Blocking distributed locks on etcd, for ordinary threads.
+//!
+//! **What holds.** Among all programs that use one etcd cluster, at most one holds a lock of a given name at a time,
+//! the threads of one process included; they get it in the order in which they asked. A holder's
+//! [`LockGuard`] releases the lock when it is dropped. If the hold is lost first (etcd out of reach for too long, the
+//! session revoked), the guard knows *before* anybody else can have the lock: [`LockGuard::done`] disconnects and
+//! [`LockGuard::is_held`] turns false by this machine's own clock, without any answer from the network. A lost guard
+//! stays lost.
+//!
+//! **When it stops holding.** A process that is paused between its check and its write can still write late. So every
+//! hold has a [`FencingToken`], greater than that of every holder before: send it along, and let the receiver refuse
+//! a smaller one than the greatest it has seen. An administrator's forced unlock, or a lease revoked by hand, is told
+//! within milliseconds, but after the fact. The clocks of client and server need not agree, but must run at about the
+//! same rate.
+//!
+//! **What it is not.** No election of a leader, no semaphore, no read-write lock; and nothing here is asynchronous: no
+//! caller ever sees a future, a runtime, or a type of etcd's. Every call is bounded by what it says: its timeout, its
+//! cancel channel, or the manager's end.
+//!
+//! # The smallest whole program
+//!
+//! ```no_run
+//! use etcd_lock::{LockError, LockManager};
+//!
+//! fn main() -> Result<(), LockError> {
+//!     let manager = LockManager::connect(&["http://127.0.0.1:2379"], "/app/locks", Default::default())?;
+//!     let lock = manager.new_lock("nightly-report")?;
+//!
+//!     let guard = lock.lock()?; // waits until nobody else has it
+//!     println!("working, as number {}", guard.token());
+//!     guard.unlock() // or drop it; this way an error tells if the lock was lost meanwhile
+//! }
+//! ```
+//!
+//! # Where to go from here
+//!
+//! - [`LockManager`]: one connection, one session, any number of locks; who holds what; forced unlocks.
+//! - [`DistributedLock`]: wait for ever, try, wait with a timeout, a deadline or a cancel channel, queue up.
+//! - [`LockGuard`]: notice a loss, check before a step that takes time, share a hold between threads.
+//! - [`LockManagerOptions`] and [`LockOptions`]: every option with its default, cost and limit.
+//! - [`LockError`] and [`ErrorCode`]: what can go wrong. Logs go to the [`log`] crate, target `etcd_lock`.
+//!
+//! Channels are those of [`crossbeam_channel`], which is re-exported so that `select!` uses the same version.
 
-mod clock;
-mod error;
-mod info;
-mod io;
-pub mod memory;
-mod name;
+#![allow(dead_code)]
+
+mod manager;
 mod options;
-mod protocol;
-mod store;
 #[cfg(feature = "tls")]
 mod tls;
+
+mod guard;
+mod lock;
+mod pending;
+
+mod error;
+mod info;
+mod stats;
+
+mod clock;
+mod command;
+#[cfg(test)]
+mod fake;
+mod inner;
+mod mailbox;
+mod name;
+mod session;
+mod thread;
 mod value;
+mod waiting;
+
+mod io;
+pub mod memory;
+mod protocol;
+mod store;
+
+pub use crossbeam_channel;
 
 pub use error::{Cause, ErrorCode, LockError, LossReason};
+pub use guard::LockGuard;
 pub use info::{FencingToken, ForceUnlock, LockInfo, SessionInfo};
+pub use lock::DistributedLock;
+pub use manager::LockManager;
 pub use options::{LockManagerOptions, LockOptions};
+pub use pending::PendingLock;
+pub use stats::{LossCounts, RpcCounts, Stats};
 #[cfg(feature = "tls")]
 pub use tls::TlsOptions;
+
+/// The target of every log line.
+pub(crate) const LOG: &str = "etcd_lock";

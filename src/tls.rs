@@ -2,12 +2,57 @@
 
 use std::fmt;
 
-/// TLS and mutual TLS to etcd. Its `Debug` shows no key.
+/// TLS and mutual TLS to etcd, for endpoints that begin with `https://`.
+///
+/// Without a [`ca_certificate_pem`](Self::ca_certificate_pem) the system's root certificates are trusted. Everything
+/// is PEM. `Debug` shows no key.
+///
+/// # Examples
+///
+/// ```no_run
+/// use etcd_lock::{LockManagerOptions, TlsOptions};
+///
+/// let tls = TlsOptions::default()
+///     .ca_certificate_pem(std::fs::read("ca.pem")?)
+///     .identity_pem(std::fs::read("client.pem")?, std::fs::read("client-key.pem")?);
+/// let options = LockManagerOptions::default().tls(tls);
+/// # let _ = options;
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone, Default)]
+#[must_use = "TLS options do nothing until they are given to `LockManagerOptions::tls`"]
 pub struct TlsOptions {
     pub(crate) ca_certificate: Option<Vec<u8>>,
     pub(crate) identity: Option<(Vec<u8>, Vec<u8>)>,
     pub(crate) domain_name: Option<String>,
+}
+
+impl TlsOptions {
+    /// The certificate authority that must have signed the servers' certificates.
+    ///
+    /// **Default:** the system's root certificates. **Cost:** none. **Limit:** PEM, one or several certificates; they
+    /// are trusted in place of the system's.
+    pub fn ca_certificate_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.ca_certificate = Some(pem.into());
+        self
+    }
+
+    /// The certificate and the private key with which this client proves who it is (mutual TLS).
+    ///
+    /// **Default:** none. **Cost:** none. **Limit:** PEM; the chain begins with the client's own certificate.
+    pub fn identity_pem(mut self, certificate: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
+        self.identity = Some((certificate.into(), key.into()));
+        self
+    }
+
+    /// The name that the servers' certificates must carry.
+    ///
+    /// **Default:** the host of each endpoint. **Cost:** every endpoint is checked against this one name.
+    /// **Limit:** a DNS name or an IP address.
+    pub fn domain_name(mut self, name: impl Into<String>) -> Self {
+        self.domain_name = Some(name.into());
+        self
+    }
 }
 
 impl fmt::Debug for TlsOptions {

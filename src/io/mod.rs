@@ -1,6 +1,12 @@
 //! The I/O thread: a private current-thread tokio runtime in which the protocol meets a store.
 
+mod driver;
+mod metered;
+mod startup;
+mod thread;
+
 pub(crate) mod admin;
+
 mod connect;
 mod convert;
 mod endpoint;
@@ -24,8 +30,10 @@ use tokio::time::Instant;
 
 use crate::store::{Failure, Request, Response, WatchEvent, WatchId, WatchSpec};
 
+pub(crate) use driver::{Report, Settings};
 pub(crate) use etcd::Etcd;
 pub(crate) use failure::lock_error;
+pub(crate) use thread::{GRACE, IoThread, Launch};
 
 /// What stands behind the protocol: an etcd cluster, or an in-process model of one.
 pub(crate) trait Store: Clone + Send + Sync + 'static {

@@ -1,0 +1,107 @@
+//! An I/O thread whose part a test plays, message by message.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+
+use crate::clock;
+use crate::command::{Grant, Left, Message, Outcome, Reply};
+use crate::guard::HoldState;
+use crate::info::FencingToken;
+use crate::inner::Inner;
+use crate::io::{IoThread, Report};
+use crate::lock::DistributedLock;
+use crate::mailbox::{Inbox, mailbox};
+use crate::name::Root;
+use crate::options::{LockManagerOptions, LockOptions};
+use crate::protocol::{Acquire, Refusal, Ticket};
+use crate::session::Deadline;
+
+/// Long enough for any machine, short enough to end a test that would hang.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+pub(crate) struct FakeIo {
+    pub(crate) inbox: Inbox,
+    pub(crate) deadline: Arc<Deadline>,
+    next_token: i64,
+    /// Its drop is the thread's end.
+    _alive: Sender<()>,
+}
+
+/// A hold as the fake I/O thread has it; dropping `done` closes it.
+pub(crate) struct FakeHold {
+    pub(crate) state: Arc<HoldState>,
+    pub(crate) done: Sender<()>,
+}
+
+pub(crate) fn fake_manager() -> (Arc<Inner>, FakeIo) {
+    fake_manager_with(LockManagerOptions::default())
+}
+
+pub(crate) fn fake_manager_with(options: LockManagerOptions) -> (Arc<Inner>, FakeIo) {
+    let (mailbox, inbox) = mailbox();
+    let (alive, exited) = crossbeam_channel::bounded(0);
+    let root = Root::parse("/test").unwrap();
+    let report = Arc::new(Report::default());
+    let inner = Arc::new(Inner::new(root, &options, mailbox, report, IoThread::fake(exited)));
+    let deadline = Arc::new(Deadline::new(clock::now() + Duration::from_secs(3600)));
+    (inner, FakeIo { inbox, deadline, next_token: 1, _alive: alive })
+}
+
+/// A handle on one of its locks.
+pub(crate) fn lock(manager: &Arc<Inner>, name: &str) -> DistributedLock {
+    lock_with(manager, name, LockOptions::default())
+}
+
+pub(crate) fn lock_with(manager: &Arc<Inner>, name: &str, options: LockOptions) -> DistributedLock {
+    DistributedLock::new(manager.lock(manager.name(name).unwrap()).unwrap(), options)
+}
+
+impl FakeIo {
+    /// The next message, waited for.
+    pub(crate) fn next(&self) -> Message {
+        self.inbox.take_within(SOON).expect("a message")
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.inbox.is_empty()
+    }
+
+    pub(crate) fn acquire(&self) -> (Acquire, Reply) {
+        match self.next() {
+            Message::Acquire { acquire, reply } => (acquire, reply),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn leave(&self) -> (Ticket, Option<Sender<Left>>) {
+        match self.next() {
+            Message::Leave { ticket, reply } => (ticket, reply),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Grants the next acquire.
+    pub(crate) fn grant(&mut self) -> FakeHold {
+        let (acquire, reply) = self.acquire();
+        let hold = self.new_hold(&acquire);
+        reply.answer(Ok(Grant { state: Arc::clone(&hold.state) }));
+        hold
+    }
+
+    pub(crate) fn refuse(&self, refusal: Refusal) -> Acquire {
+        let (acquire, reply) = self.acquire();
+        reply.answer(Outcome::Err(refusal));
+        acquire
+    }
+
+    pub(crate) fn new_hold(&mut self, acquire: &Acquire) -> FakeHold {
+        let (done, closed) = crossbeam_channel::bounded(0);
+        let token = FencingToken::new(self.next_token);
+        self.next_token += 1;
+        let name = acquire.name.clone();
+        let state = HoldState::new(name, token, "/test/key".into(), closed, Arc::clone(&self.deadline));
+        FakeHold { state: Arc::new(state), done }
+    }
+}

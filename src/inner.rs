@@ -1,0 +1,152 @@
+//! What all handles of a manager share: the way to the I/O thread, and the register of locks.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use crossbeam_channel::{RecvTimeoutError, Sender};
+use parking_lot::Mutex;
+
+use crate::clock;
+use crate::command::Message;
+use crate::error::{Cause, LockError};
+use crate::info::SessionInfo;
+use crate::io::{GRACE, IoThread, Report};
+use crate::lock::LockShared;
+use crate::mailbox::Mailbox;
+use crate::name::{LockName, Root};
+use crate::options::LockManagerOptions;
+use crate::protocol::Ticket;
+use crate::stats::Stats;
+
+/// One manager. Its drop is the end of the manager.
+pub(crate) struct Inner {
+    root: Root,
+    mailbox: Mailbox,
+    /// Every lock somebody still has a handle, a place in the queue or a guard of.
+    locks: Mutex<HashMap<LockName, Weak<LockShared>>>,
+    next_ticket: AtomicU64,
+    report: Arc<Report>,
+    io: IoThread,
+    request_timeout: Duration,
+    close_timeout: Duration,
+}
+
+impl Inner {
+    pub(crate) fn new(
+        root: Root,
+        options: &LockManagerOptions,
+        mailbox: Mailbox,
+        report: Arc<Report>,
+        io: IoThread,
+    ) -> Self {
+        Self {
+            root,
+            mailbox,
+            locks: Mutex::default(),
+            next_ticket: AtomicU64::new(1),
+            report,
+            io,
+            request_timeout: options.request_timeout,
+            close_timeout: options.close_timeout,
+        }
+    }
+
+    pub(crate) fn root(&self) -> &str {
+        self.root.as_str()
+    }
+
+    pub(crate) fn name(&self, key: &str) -> Result<LockName, LockError> {
+        LockName::parse(&self.root, key)
+    }
+
+    pub(crate) fn session(&self) -> SessionInfo {
+        self.report.session.info(clock::now())
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        self.report.counters.snapshot()
+    }
+
+    pub(crate) fn send(&self, message: Message) -> Result<(), LockError> {
+        self.mailbox.send(message)
+    }
+
+    /// What a call fails with whose answer will never come.
+    pub(crate) fn gone(&self) -> LockError {
+        self.mailbox.gone()
+    }
+
+    pub(crate) fn request_timeout(&self) -> Duration {
+        self.request_timeout
+    }
+
+    pub(crate) fn next_ticket(&self) -> Ticket {
+        Ticket(self.next_ticket.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The one lock of this name.
+    pub(crate) fn lock(self: &Arc<Self>, name: LockName) -> Result<Arc<LockShared>, LockError> {
+        self.mailbox.check()?;
+        let mut locks = self.locks.lock();
+        if let Some(lock) = locks.get(&name).and_then(Weak::upgrade) {
+            return Ok(lock);
+        }
+        let lock = Arc::new(LockShared::new(name.clone(), Arc::clone(self)));
+        locks.insert(name, Arc::downgrade(&lock));
+        Ok(lock)
+    }
+
+    /// The last handle of a lock of this name has gone. Meanwhile there may be a new lock in its place.
+    pub(crate) fn forget_lock(&self, name: &LockName) {
+        let mut locks = self.locks.lock();
+        if locks.get(name).is_some_and(|lock| lock.strong_count() == 0) {
+            locks.remove(name);
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn locks_in_use(&self) -> usize {
+        self.locks.lock().len()
+    }
+
+    /// Puts a question to the I/O thread and waits for the answer.
+    pub(crate) fn ask<T>(
+        &self,
+        doing: &str,
+        question: impl FnOnce(Sender<Result<T, LockError>>) -> Message,
+    ) -> Result<T, LockError> {
+        let (reply, answer) = crossbeam_channel::bounded(1);
+        self.send(question(reply))?;
+        match answer.recv_timeout(self.request_timeout.saturating_add(GRACE)) {
+            Ok(result) => result,
+            Err(RecvTimeoutError::Disconnected) => Err(self.gone()),
+            Err(RecvTimeoutError::Timeout) => Err(LockError::Unavailable {
+                doing: doing.into(),
+                source: Cause::new("the I/O thread did not answer in time"),
+            }),
+        }
+    }
+
+    /// Ends the manager for all its handles.
+    pub(crate) fn close(&self) -> Result<(), LockError> {
+        // An error says that the end has come already, or is coming.
+        let _ = self.send(Message::Close);
+        if self.io.join(self.close_timeout.saturating_add(GRACE)) {
+            self.mailbox.closing_result()
+        } else {
+            Err(LockError::Unavailable {
+                doing: "closing the lock manager".into(),
+                source: Cause::new("the I/O thread did not end in time"),
+            })
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // There is nobody left to tell how it went; what etcd did not confirm expires with the lease.
+        let _ = self.close();
+    }
+}

@@ -1,0 +1,92 @@
+//! The loop's second half: carrying out what the protocol wants done.
+
+use std::sync::Arc;
+
+use super::lines::Line;
+use super::{Done, Driver};
+use crate::clock;
+use crate::io::startup::Abandoned;
+use crate::io::{Store, WatchOrder};
+use crate::protocol::Action;
+use crate::session::Deadline;
+use crate::stats::count;
+use crate::store::Failure;
+
+impl<S: Store> Driver<S> {
+    /// Does everything the protocol wants done.
+    pub(super) fn perform(&mut self) {
+        while let Some(action) = self.protocol.poll_action() {
+            self.perform_one(action);
+        }
+        for line in self.lines.drain(..) {
+            line.write();
+        }
+    }
+
+    fn perform_one(&mut self, action: Action) {
+        match action {
+            Action::Send { id, request, timeout } => {
+                let call = self.store.call(request, timeout);
+                self.tasks.spawn(async move { Done::Request(id, call.await) });
+            }
+            // The watches' task ends with this driver only; that it has ended is seen in `finish`.
+            Action::Watch { id, spec } => {
+                count(&self.report.counters.watches);
+                let _ = self.watch_orders.send(WatchOrder::Open { id, spec });
+            }
+            Action::Unwatch { id } => {
+                let _ = self.watch_orders.send(WatchOrder::Close { id });
+            }
+            Action::SessionUp { lease, ttl, deadline } => {
+                self.failing = false;
+                self.deadline = Arc::new(Deadline::new(deadline));
+                self.report.session.up(lease, ttl, Arc::clone(&self.deadline));
+                count(&self.report.counters.sessions);
+                self.lines.push(Line::SessionUp { lease, ttl });
+                if let Some(startup) = self.startup.take()
+                    && startup.ready() == Err(Abandoned)
+                {
+                    self.begin_to_close(clock::now());
+                }
+            }
+            Action::SessionFailed { failure } => self.session_failed(failure),
+            Action::ExtendSession { deadline } => {
+                if !self.deadline.extend(deadline) {
+                    self.protocol.handle_expired(clock::now());
+                }
+            }
+            Action::SessionDown { reason } => {
+                self.deadline.end();
+                self.report.session.down();
+                self.lines.push(Line::SessionDown(reason));
+            }
+            Action::Grant { ticket, hold, name, key, token } => {
+                if let Some(state) = self.holds.get(hold) {
+                    self.tickets.granted(ticket, Arc::clone(state));
+                    return;
+                }
+                let state = self.holds.open(hold, name, token, &key, Arc::clone(&self.deadline));
+                self.tickets.granted(ticket, Arc::clone(&state));
+                self.lines.push(Line::Acquired(state));
+            }
+            Action::Refuse { ticket, refusal } => self.tickets.refused(ticket, refusal),
+            Action::EndHold { hold, lost } => {
+                self.lines.extend(self.holds.end(hold, lost).map(Line::Ended));
+            }
+            Action::Confirm { ticket, result } => self.tickets.confirmed(ticket, result),
+            Action::Closed => self.over = true,
+        }
+    }
+
+    fn session_failed(&mut self, failure: Failure) {
+        let line = if self.failing { Line::SessionFailedAgain } else { Line::SessionFailed };
+        self.lines.push(line(failure.clone()));
+        self.failing = true;
+        if let Some(startup) = self.startup.take() {
+            self.startup = startup.failed(failure);
+            if self.startup.is_none() {
+                self.begin_to_close(clock::now());
+            }
+        }
+    }
+}

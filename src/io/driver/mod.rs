@@ -1,0 +1,326 @@
+//! The loop of the I/O thread: events in, the protocol's actions out.
+//!
+//! No branch of the loop ever awaits a request: requests run as tasks of their own, and their replies are events. A
+//! turn takes a bounded number of events, and every turn looks at the clock, so nothing can starve a deadline.
+
+mod actions;
+mod holds;
+mod lines;
+mod tickets;
+
+use std::future::Future;
+use std::panic;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::task::{JoinError, JoinSet};
+
+use holds::HoldTable;
+use lines::Line;
+use tickets::Tickets;
+
+use super::metered::Metered;
+use super::startup::Startup;
+use super::{Store, WatchOrder, admin, lock_error};
+use crate::LOG;
+use crate::clock::{self, Time};
+use crate::command::{Message, Reply};
+use crate::error::{LockError, LossReason};
+use crate::mailbox::{End, Inbox};
+use crate::name::Root;
+use crate::protocol::{Acquire, Command, Protocol, Refusal, RequestId};
+use crate::session::{Deadline, SessionCell};
+use crate::stats::Counters;
+use crate::store::{Failure, FailureClass, Response, WatchEvent};
+
+/// Events of one kind that a turn takes: enough to share the costs of a turn, few enough to be done in well under a
+/// millisecond.
+const EVENTS_PER_TURN: usize = 256;
+
+/// Turns in a row before the tasks get to run, even if further events wait already.
+const TURNS_BEFORE_YIELD: u32 = 16;
+
+/// While something is held the loop wakes at least so often: tokio's timers stop while the machine sleeps, the
+/// deadlines do not.
+const LONGEST_PAUSE_HOLDING: Duration = Duration::from_secs(1);
+
+/// The longest pause when nothing is held and the protocol waits for nothing.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+
+/// What callers can read about the I/O thread's work.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) session: SessionCell,
+}
+
+/// What a driver is told at its start, beside the protocol's own configuration.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) root: Root,
+    pub(crate) request_timeout: Duration,
+    pub(crate) close_timeout: Duration,
+}
+
+pub(super) struct Driver<S: Store> {
+    store: Metered<S>,
+    protocol: Protocol,
+    settings: Settings,
+    inbox: Inbox,
+    tickets: Tickets,
+    holds: HoldTable,
+    /// Of the session that stands; shared by its holds.
+    deadline: Arc<Deadline>,
+    tasks: JoinSet<Done>,
+    watch_orders: UnboundedSender<WatchOrder>,
+    watch_events: UnboundedReceiver<WatchEvent>,
+    report: Arc<Report>,
+    startup: Option<Startup>,
+    /// When to leave even if the protocol has not come to its end.
+    closing: Option<Time>,
+    /// No session could be set up since there was one last.
+    failing: bool,
+    lines: Vec<Line>,
+    over: bool,
+}
+
+/// What a task has done.
+#[derive(Debug)]
+enum Done {
+    Request(RequestId, Result<Response, Failure>),
+    Admin,
+    Watches,
+}
+
+/// What ended a pause.
+enum Wake {
+    Mail,
+    Task(Result<Done, JoinError>),
+    Watch(WatchEvent),
+    Clock,
+}
+
+impl<S: Store> Driver<S> {
+    pub(super) fn new(
+        store: S,
+        protocol: Protocol,
+        settings: Settings,
+        inbox: Inbox,
+        report: Arc<Report>,
+        startup: Startup,
+    ) -> Self {
+        let (watch_orders, orders) = mpsc::unbounded_channel();
+        let (events, watch_events) = mpsc::unbounded_channel();
+        let mut tasks = JoinSet::new();
+        let watches = store.run_watches(orders, events);
+        tasks.spawn(async move {
+            watches.await;
+            Done::Watches
+        });
+        Self {
+            store: Metered::new(store, Arc::clone(&report.counters)),
+            protocol,
+            settings,
+            inbox,
+            tickets: Tickets::new(Arc::clone(&report.counters)),
+            holds: HoldTable::new(Arc::clone(&report.counters)),
+            deadline: Arc::new(Deadline::over()),
+            tasks,
+            watch_orders,
+            watch_events,
+            report,
+            startup: Some(startup),
+            closing: None,
+            failing: false,
+            lines: Vec::new(),
+            over: false,
+        }
+    }
+
+    /// Serves until the manager is closed. An error, like a panic, is a crash.
+    pub(super) async fn run(mut self) -> Result<(), LockError> {
+        self.protocol.handle_start(clock::now());
+        let mut turns: u32 = 0;
+        loop {
+            self.perform();
+            if self.over {
+                return Ok(());
+            }
+            let pause = self.pause(clock::now());
+            let wake = tokio::select! {
+                () = self.inbox.ready() => Wake::Mail,
+                Some(done) = self.tasks.join_next() => Wake::Task(done),
+                Some(event) = self.watch_events.recv() => Wake::Watch(event),
+                () = tokio::time::sleep(pause) => Wake::Clock,
+            };
+            let now = clock::now();
+            self.take_in(now, wake)?;
+            self.look_at_the_clock(now);
+            turns = turns.wrapping_add(1);
+            if turns.is_multiple_of(TURNS_BEFORE_YIELD) {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// How long nothing needs to be done unless something happens.
+    fn pause(&self, now: Time) -> Duration {
+        let longest = if self.holds.is_empty() { LONGEST_PAUSE } else { LONGEST_PAUSE_HOLDING };
+        let startup = self.startup.as_ref().map(|startup| startup.deadline);
+        [self.protocol.next_timeout(), startup, self.closing]
+            .into_iter()
+            .flatten()
+            .map(|at| at.since(now))
+            .fold(longest, Duration::min)
+    }
+
+    fn look_at_the_clock(&mut self, now: Time) {
+        if self.protocol.next_timeout().is_some_and(|at| at <= now) {
+            self.protocol.handle_timeout(now);
+        }
+        if let Some(startup) = self.startup.take_if(|startup| startup.deadline <= now) {
+            startup.overdue();
+            self.begin_to_close(now);
+        }
+        if self.closing.is_some_and(|at| at <= now) {
+            self.inbox.end(End::Unconfirmed);
+            self.over = true;
+        }
+    }
+
+    fn take_in(&mut self, now: Time, wake: Wake) -> Result<(), LockError> {
+        match wake {
+            Wake::Mail => {
+                for _ in 0..EVENTS_PER_TURN {
+                    let Some(message) = self.inbox.take() else { break };
+                    self.read(now, message);
+                }
+                self.inbox.ring_again();
+            }
+            Wake::Task(done) => {
+                self.finish(now, done)?;
+                for _ in 1..EVENTS_PER_TURN {
+                    let Some(done) = self.tasks.try_join_next() else { break };
+                    self.finish(now, done)?;
+                }
+            }
+            Wake::Watch(event) => {
+                self.protocol.handle_watch(now, event);
+                for _ in 1..EVENTS_PER_TURN {
+                    let Ok(event) = self.watch_events.try_recv() else { break };
+                    self.protocol.handle_watch(now, event);
+                }
+            }
+            Wake::Clock => {}
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, now: Time, done: Result<Done, JoinError>) -> Result<(), LockError> {
+        let broken = |what: &str| Err(LockError::Internal { what: what.into() });
+        match done {
+            Ok(Done::Request(id, reply)) => self.protocol.handle_reply(now, id, reply),
+            Ok(Done::Admin) => {}
+            Ok(Done::Watches) => return broken("the watches ended by themselves"),
+            // A request whose task panicked has no outcome; nothing that is built on it can be relied on.
+            Err(error) if error.is_panic() => panic::resume_unwind(error.into_panic()),
+            Err(_) => return broken("a request was aborted"),
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, now: Time, message: Message) {
+        match message {
+            Message::Acquire { acquire, reply } => self.acquire(now, acquire, reply),
+            Message::Leave { ticket, reply } => {
+                let confirm = self.tickets.leave(ticket, reply);
+                self.protocol.handle_command(now, Command::Leave { ticket, confirm });
+            }
+            Message::Close => self.begin_to_close(now),
+            // Whoever asks while the manager is closing sees the channel close.
+            _ if self.closing.is_some() => {}
+            Message::LockInfo { name, reply } => {
+                let (store, root, timeout) = self.admin_parts();
+                self.spawn_admin("looking at a lock", reply, async move {
+                    admin::lock_info(&store, &root, &name, timeout).await
+                });
+            }
+            Message::ListLocks { prefix, reply } => {
+                let (store, root, timeout) = self.admin_parts();
+                self.spawn_admin("listing locks", reply, async move {
+                    admin::list_locks(&store, &root, &prefix, timeout).await
+                });
+            }
+            Message::ForceUnlock { name, scope, reply } => {
+                let (store, root, timeout) = self.admin_parts();
+                self.spawn_admin("force-unlocking a lock", reply, async move {
+                    let evicted = admin::force_unlock(&store, &root, &name, scope, timeout).await?;
+                    let owner = evicted.owner.as_deref().unwrap_or("a foreign client");
+                    log::warn!(target: LOG, "lock {name:?} force-unlocked by us ({scope:?}); {owner} had it");
+                    Ok(evicted)
+                });
+            }
+        }
+    }
+
+    fn acquire(&mut self, now: Time, acquire: Acquire, reply: Reply) {
+        if self.closing.is_some() {
+            reply.answer(Err(Refusal::Closed));
+            return;
+        }
+        log::debug!(target: LOG, "lock {:?} asked for, ticket {}", acquire.name, acquire.ticket.0);
+        self.tickets.wait(acquire.ticket, reply);
+        self.protocol.handle_command(now, Command::Acquire(acquire));
+    }
+
+    fn admin_parts(&self) -> (Metered<S>, Root, Duration) {
+        (self.store.clone(), self.settings.root.clone(), self.settings.request_timeout)
+    }
+
+    /// Answers `reply` with what `work` gives within the time of one request.
+    fn spawn_admin<T: Send + 'static>(
+        &mut self,
+        doing: &'static str,
+        reply: crossbeam_channel::Sender<Result<T, LockError>>,
+        work: impl Future<Output = Result<T, LockError>> + Send + 'static,
+    ) {
+        let timeout = self.settings.request_timeout;
+        self.tasks.spawn(async move {
+            let result = tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| {
+                Err(lock_error(Failure::new(FailureClass::Unknown, "no answer in time"), doing))
+            });
+            let _ = reply.send(result);
+            Done::Admin
+        });
+    }
+
+    fn begin_to_close(&mut self, now: Time) {
+        if self.closing.is_none() {
+            self.inbox.end(End::Closed);
+            self.closing = Some(now + self.settings.close_timeout);
+            self.protocol.handle_command(now, Command::Close);
+        }
+    }
+}
+
+/// However the loop ends, by a panic too: first nothing new is accepted, then every hold is over and every `done()`
+/// closes; the channels of those who wait for an answer close last, with the fields.
+impl<S: Store> Drop for Driver<S> {
+    fn drop(&mut self) {
+        let lost = if self.over {
+            self.inbox.end(End::Closed);
+            LossReason::Closed
+        } else {
+            self.inbox.end(End::Crashed);
+            LossReason::Crashed
+        };
+        self.holds.sweep(lost);
+        self.tickets.sweep(lost);
+        self.deadline.end();
+        self.report.session.down();
+    }
+}
+
+#[cfg(test)]
+mod tests;

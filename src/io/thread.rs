@@ -1,0 +1,165 @@
+//! The I/O thread itself: its start in three outcomes (ready, refused, died) and its bounded end.
+
+use std::any::Any;
+use std::future::Future;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle, ThreadId};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use parking_lot::Mutex;
+use tokio::runtime::{Builder, Runtime};
+
+use super::Store;
+use super::driver::{Driver, Report, Settings};
+use super::startup::{Startup, timed_out};
+use crate::LOG;
+use crate::clock;
+use crate::error::LockError;
+use crate::mailbox::Inbox;
+use crate::protocol::{Config, Protocol};
+
+/// Linux shows 15 bytes of a thread's name.
+const NAME: &str = "etcd-lock-io";
+const _: () = assert!(NAME.len() <= 15);
+
+/// How long a caller waits for the I/O thread beyond the time that the thread was given: it answers, or has ended, by
+/// then unless the machine is overloaded.
+pub(crate) const GRACE: Duration = Duration::from_millis(250);
+
+/// How long the end of the runtime waits for its helper threads. They resolve host names, which cannot be interrupted;
+/// idle ones end at once.
+const HELPERS_GRACE: Duration = Duration::from_millis(100);
+const _: () = assert!(HELPERS_GRACE.as_millis() < GRACE.as_millis());
+
+/// What the new thread is given.
+pub(crate) struct Launch {
+    pub(crate) config: Config,
+    pub(crate) settings: Settings,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) inbox: Inbox,
+    pub(crate) report: Arc<Report>,
+}
+
+/// A running I/O thread. Dropping it does not end the thread; the mailbox does.
+#[derive(Debug)]
+pub(crate) struct IoThread {
+    /// Disconnects when the thread has nothing left to do but return.
+    exited: Receiver<()>,
+    handle: Mutex<Option<JoinHandle<()>>>,
+    id: ThreadId,
+}
+
+impl IoThread {
+    /// Starts the thread, and returns when a session stands. Everything the store needs happens on the new thread.
+    pub(crate) fn start<S, C, F>(launch: Launch, connect: C) -> Result<Self, LockError>
+    where
+        S: Store,
+        C: FnOnce() -> F + Send + 'static,
+        F: Future<Output = Result<S, LockError>>,
+    {
+        let connect_timeout = launch.connect_timeout;
+        let deadline = clock::now() + connect_timeout;
+        let (reply, outcome) = crossbeam_channel::bounded(1);
+        let (alive, exited) = crossbeam_channel::bounded(0);
+        let handle = thread::Builder::new()
+            .name(NAME.into())
+            .spawn(move || {
+                serve(launch, connect, Startup::new(reply, deadline));
+                drop::<Sender<()>>(alive);
+            })
+            .map_err(|error| LockError::Internal { what: format!("no thread for I/O: {error}") })?;
+        let io = Self { exited, id: handle.thread().id(), handle: Mutex::new(Some(handle)) };
+        let refused = match outcome.recv_timeout(connect_timeout.saturating_add(GRACE)) {
+            Ok(Ok(())) => return Ok(io),
+            Ok(Err(error)) => error,
+            Err(RecvTimeoutError::Disconnected) => {
+                LockError::Internal { what: "the I/O thread died at its start".into() }
+            }
+            // The thread closes down by itself once it finds that nobody listens any more.
+            Err(RecvTimeoutError::Timeout) => return Err(timed_out()),
+        };
+        // It may still have to take back a lease, for which nobody needs to wait if it takes long.
+        io.join(GRACE.min(deadline.since(clock::now())));
+        Err(refused)
+    }
+
+    /// Stands for a thread that ends when the other end of `exited` is dropped.
+    #[cfg(test)]
+    pub(crate) fn fake(exited: Receiver<()>) -> Self {
+        let id = thread::spawn(|| thread::current().id()).join().unwrap();
+        Self { exited, handle: Mutex::new(None), id }
+    }
+
+    /// Waits for the thread's end, at most `limit`. False if it still runs.
+    pub(crate) fn join(&self, limit: Duration) -> bool {
+        if thread::current().id() == self.id {
+            // A logger dropped the last handle, on the thread that is to end.
+            return false;
+        }
+        if self.exited.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+            return false;
+        }
+        // Whoever comes second waits here until the thread is really gone.
+        if let Some(handle) = self.handle.lock().take() {
+            let _ = handle.join();
+        }
+        true
+    }
+}
+
+/// The thread's whole life.
+fn serve<S, C, F>(launch: Launch, connect: C, startup: Startup)
+where
+    S: Store,
+    C: FnOnce() -> F,
+    F: Future<Output = Result<S, LockError>>,
+{
+    // Only a current-thread runtime has everything that is ours die with this thread.
+    let runtime = match Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            startup.refuse(LockError::Internal { what: format!("no runtime for I/O: {error}") });
+            return;
+        }
+    };
+    // The driver is dropped, and with it every hold is over, before the panic arrives here.
+    let end = panic::catch_unwind(AssertUnwindSafe(|| run(&runtime, launch, connect, startup)));
+    runtime.shutdown_timeout(HELPERS_GRACE);
+    match end {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => log::error!(target: LOG, "the I/O thread died: {error}"),
+        Err(panic) => log::error!(target: LOG, "the I/O thread died: {}", message_of(&*panic)),
+    }
+}
+
+fn run<S, C, F>(runtime: &Runtime, launch: Launch, connect: C, startup: Startup) -> Result<(), LockError>
+where
+    S: Store,
+    C: FnOnce() -> F,
+    F: Future<Output = Result<S, LockError>>,
+{
+    let Launch { config, settings, inbox, report, .. } = launch;
+    runtime.block_on(async {
+        let left = startup.deadline.since(clock::now());
+        let connected = tokio::time::timeout(left, connect()).await.unwrap_or_else(|_| Err(timed_out()));
+        match connected {
+            Ok(store) => {
+                Driver::new(store, Protocol::new(config), settings, inbox, report, startup).run().await
+            }
+            Err(error) => {
+                startup.refuse(error);
+                Ok(())
+            }
+        }
+    })
+}
+
+fn message_of(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("a panic without a message")
+}

@@ -1,0 +1,375 @@
+//! A lock by its name: what one does to get hold of it.
+
+use std::fmt;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, TryRecvError};
+use parking_lot::Mutex;
+
+use crate::clock::{self, Time};
+use crate::error::LockError;
+use crate::guard::{Hold, HoldState, LockGuard};
+use crate::inner::Inner;
+use crate::name::LockName;
+use crate::options::LockOptions;
+use crate::pending::PendingLock;
+use crate::protocol::{Patience, Thread, Ticket};
+use crate::waiting::Waiting;
+
+/// A lock of a [`LockManager`](crate::LockManager): at most one process or thread anywhere holds it at a time.
+///
+/// A handle, cheap to clone and to share. Handles of one manager with one key are the same lock underneath.
+///
+/// **Order.** Between processes, first come first served; between the threads of one process, too.
+///
+/// **Re-entry.** The thread that holds the lock gets a further guard at once, from every method and through every
+/// handle, without asking etcd: same token, same [`done`](LockGuard::done), and the last guard out releases. Every
+/// other thread waits its turn. It is the asking thread that counts, also when its guard was moved to another thread
+/// since: to share a hold, clone the guard. If the hold is already lost, asking again is [`LockError::Expired`] until
+/// its last guard is dropped, never a silent second acquisition.
+///
+/// # Examples
+///
+/// ```no_run
+/// # fn main() -> Result<(), etcd_lock::LockError> {
+/// use etcd_lock::LockManager;
+///
+/// let manager = LockManager::connect(&["http://127.0.0.1:2379"], "/app/locks", Default::default())?;
+/// let lock = manager.new_lock("nightly-report")?;
+/// let guard = lock.lock()?;
+/// println!("mine alone, as number {}", guard.token());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct DistributedLock {
+    shared: Arc<LockShared>,
+    options: LockOptions,
+}
+
+impl DistributedLock {
+    pub(crate) fn new(shared: Arc<LockShared>, options: LockOptions) -> Self {
+        Self { shared, options }
+    }
+
+    /// Takes the lock, waiting for it as long as the lock's options say: by default, for ever.
+    ///
+    /// # Blocking
+    ///
+    /// Until the lock is granted, the [retries](LockOptions::max_retries) run out, or the manager is closed. While
+    /// etcd is out of reach it goes on waiting. A lost session does not disturb a waiting call.
+    ///
+    /// # Errors
+    ///
+    /// - [`LockError::AlreadyHeld`]: the retries ran out while somebody else held it.
+    /// - [`LockError::Unavailable`]: they ran out while etcd could not be reached.
+    /// - [`LockError::Expired`]: this thread holds it already, but has lost it.
+    /// - [`LockError::PermissionDenied`], [`LockError::Unauthenticated`], [`LockError::NoSpace`]: etcd refused.
+    /// - [`LockError::Closed`]: the manager was closed. [`LockError::Internal`]: its I/O thread died.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # let manager = etcd_lock::LockManager::connect(&["http://127.0.0.1:2379"], "/app", Default::default())?;
+    /// let lock = manager.new_lock("jobs")?;
+    /// let outer = lock.lock()?;
+    /// let inner = lock.lock()?; // the same thread: at once
+    /// assert_eq!(outer.token(), inner.token());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn lock(&self) -> Result<LockGuard, LockError> {
+        self.acquire(self.patience(clock::now(), None), None)
+    }
+
+    /// Takes the lock if nobody has it; `None` if somebody else does. Never joins the queue.
+    ///
+    /// # Blocking
+    ///
+    /// One question to etcd, up to [`request_timeout`](crate::LockManagerOptions::request_timeout).
+    ///
+    /// # Errors
+    ///
+    /// As for [`lock`](Self::lock), but never [`LockError::AlreadyHeld`]; [`LockError::Unavailable`] if etcd could
+    /// not be asked in time.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # let manager = etcd_lock::LockManager::connect(&["http://127.0.0.1:2379"], "/app", Default::default())?;
+    /// match manager.new_lock("cleanup")?.try_lock()? {
+    ///     Some(_guard) => println!("cleaning up"),
+    ///     None => println!("somebody else is at it"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn try_lock(&self) -> Result<Option<LockGuard>, LockError> {
+        let budget = clock::now().checked_add(self.shared.manager.request_timeout());
+        match self.acquire(Patience { try_only: true, deadline: None, budget }, None) {
+            Ok(guard) => Ok(Some(guard)),
+            Err(LockError::AlreadyHeld { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes the lock, waiting for it at most `timeout`. A timeout beyond the clock's range is for ever.
+    ///
+    /// # Blocking
+    ///
+    /// Up to `timeout`, and some milliseconds to ask who holds it.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Timeout`], which names the holder if etcd could still tell; else as for [`lock`](Self::lock).
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # let manager = etcd_lock::LockManager::connect(&["http://127.0.0.1:2379"], "/app", Default::default())?;
+    /// use etcd_lock::LockError;
+    ///
+    /// match manager.new_lock("jobs")?.lock_timeout(std::time::Duration::from_secs(3)) {
+    ///     Ok(guard) => println!("got it: {guard:?}"),
+    ///     Err(LockError::Timeout { holder: Some(holder), .. }) => println!("{:?} has it", holder.owner),
+    ///     Err(error) => return Err(error),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn lock_timeout(&self, timeout: Duration) -> Result<LockGuard, LockError> {
+        let now = clock::now();
+        self.acquire(self.patience(now, now.checked_add(timeout)), None)
+    }
+
+    /// Takes the lock, waiting for it until `deadline`. See [`lock_timeout`](Self::lock_timeout).
+    ///
+    /// # Blocking
+    ///
+    /// Until `deadline`, and some milliseconds to ask who holds it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`lock_timeout`](Self::lock_timeout).
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # let manager = etcd_lock::LockManager::connect(&["http://127.0.0.1:2379"], "/app", Default::default())?;
+    /// use std::time::{Duration, Instant};
+    ///
+    /// // One deadline for several locks.
+    /// let deadline = Instant::now() + Duration::from_secs(3);
+    /// let left = manager.new_lock("left")?.lock_deadline(deadline)?;
+    /// let right = manager.new_lock("right")?.lock_deadline(deadline)?;
+    /// # drop((left, right));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn lock_deadline(&self, deadline: Instant) -> Result<LockGuard, LockError> {
+        self.lock_timeout(deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// Takes the lock, waiting for it until `cancel` has a message (which is taken) or is disconnected.
+    ///
+    /// A call that is cancelled has normally left the queue in etcd by the time it returns.
+    ///
+    /// # Blocking
+    ///
+    /// As [`lock`](Self::lock), and at most some 25 ms after the cancellation.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Cancelled`]; else as for [`lock`](Self::lock).
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # let manager = etcd_lock::LockManager::connect(&["http://127.0.0.1:2379"], "/app", Default::default())?;
+    /// # let lock = manager.new_lock("jobs")?;
+    /// let (stop, cancel) = etcd_lock::crossbeam_channel::bounded::<()>(0);
+    /// let worker = std::thread::spawn(move || lock.lock_or_cancel(&cancel).map(drop));
+    /// drop(stop); // whoever waits stops waiting
+    /// # let _ = worker.join();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn lock_or_cancel(&self, cancel: &Receiver<()>) -> Result<LockGuard, LockError> {
+        self.acquire(self.patience(clock::now(), None), Some(cancel))
+    }
+
+    /// Takes a place in the queue and returns at once. Dropping the [`PendingLock`] leaves the queue.
+    ///
+    /// The options' [retries](LockOptions::max_retries) count from here. For re-entry the lock is this thread's, even
+    /// if another one waits for the `PendingLock`.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Expired`] if this thread holds the lock already but has lost it; [`LockError::Closed`],
+    /// [`LockError::Internal`]. Everything else comes from [`PendingLock::wait`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # let manager = etcd_lock::LockManager::connect(&["http://127.0.0.1:2379"], "/app", Default::default())?;
+    /// use etcd_lock::crossbeam_channel::select;
+    /// # let (_tx, shutdown) = etcd_lock::crossbeam_channel::bounded::<()>(0);
+    ///
+    /// let pending = manager.new_lock("jobs")?.enqueue()?;
+    /// select! {
+    ///     recv(pending.ready()) -> _ => println!("got it: {:?}", pending.wait()?),
+    ///     recv(shutdown) -> _ => drop(pending),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn enqueue(&self) -> Result<PendingLock, LockError> {
+        if let Some(guard) = self.shared.reenter()? {
+            return Ok(PendingLock::held(guard));
+        }
+        PendingLock::ask(&self.shared, &self.options, self.patience(clock::now(), None))
+    }
+
+    /// Whether some guard of this manager holds the lock right now, on any thread. No I/O: what other processes hold
+    /// is [`LockManager::lock_info`](crate::LockManager::lock_info)'s to say.
+    pub fn is_locked(&self) -> bool {
+        self.shared.is_held()
+    }
+
+    /// The lock's name.
+    pub fn key(&self) -> &str {
+        self.shared.name.as_str()
+    }
+
+    /// How long a call waits that has no limit but `deadline` and the options.
+    fn patience(&self, now: Time, deadline: Option<Time>) -> Patience {
+        let budget = self.options.budget().and_then(|budget| now.checked_add(budget));
+        Patience { try_only: false, deadline, budget }
+    }
+
+    /// What all the ways to take the lock have in common.
+    fn acquire(&self, patience: Patience, cancel: Option<&Receiver<()>>) -> Result<LockGuard, LockError> {
+        if let Some(guard) = self.shared.reenter()? {
+            return Ok(guard);
+        }
+        if let Some(cancel) = cancel
+            && cancel.try_recv() != Err(TryRecvError::Empty)
+        {
+            return Err(LockError::Cancelled { key: self.key().into() });
+        }
+        loop {
+            let waiting = Waiting::ask(&self.shared, &self.options, patience, None)?;
+            let guard = match cancel {
+                None => waiting.wait()?,
+                Some(cancel) => waiting.wait_or_cancel(cancel)?,
+            };
+            // What was lost on its way here (this thread may have been stopped) never was the caller's: ask again.
+            if guard.is_held() {
+                return Ok(guard);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for DistributedLock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DistributedLock")
+            .field("key", &self.key())
+            .field("locked", &self.is_locked())
+            .field("options", &self.options)
+            .finish()
+    }
+}
+
+/// One lock of a manager, whatever the number of its handles. Lives as long as a handle, a waiter or a guard of it.
+pub(crate) struct LockShared {
+    name: LockName,
+    manager: Arc<Inner>,
+    holds: Mutex<Vec<Entry>>,
+}
+
+/// A granted ticket whose guards are not all gone. There is more than one only where a thread had asked several times
+/// before it held the lock.
+struct Entry {
+    ticket: Ticket,
+    thread: Thread,
+    /// Only ever upgraded by the thread that asked, to re-enter: an upgrade is one more guard.
+    hold: Weak<Hold>,
+    state: Arc<HoldState>,
+}
+
+impl LockShared {
+    pub(crate) fn new(name: LockName, manager: Arc<Inner>) -> Self {
+        Self { name, manager, holds: Mutex::new(Vec::new()) }
+    }
+
+    pub(crate) fn name(&self) -> &LockName {
+        &self.name
+    }
+
+    pub(crate) fn manager(&self) -> &Inner {
+        &self.manager
+    }
+
+    /// The first guard of a ticket that was granted to `thread`.
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        ticket: Ticket,
+        thread: Thread,
+        state: Arc<HoldState>,
+    ) -> LockGuard {
+        let hold = Arc::new(Hold::new(ticket, Arc::clone(&state), Arc::clone(self)));
+        self.holds.lock().push(Entry { ticket, thread, hold: Arc::downgrade(&hold), state });
+        LockGuard::new(hold)
+    }
+
+    /// The ticket's last guard goes.
+    pub(crate) fn forget(&self, ticket: Ticket) {
+        self.holds.lock().retain(|entry| entry.ticket != ticket);
+    }
+
+    /// One more guard, if this thread holds the lock; an error if it has lost it.
+    fn reenter(&self) -> Result<Option<LockGuard>, LockError> {
+        let now = clock::now();
+        let me = Thread::current();
+        let mut lost = None;
+        let mine = {
+            let holds = self.holds.lock();
+            let mut mine = holds.iter().filter(|entry| entry.thread == me && entry.hold.strong_count() > 0);
+            mine.find_map(|entry| {
+                if entry.state.is_held(now) {
+                    return entry.hold.upgrade();
+                }
+                lost = Some(entry.state.expired(now));
+                None
+            })
+            // The list is unlocked before anything is dropped: the end of a hold takes its entry off the list.
+        };
+        match (mine, lost) {
+            (Some(hold), _) => Ok(Some(LockGuard::new(hold))),
+            (None, Some(lost)) => Err(lost),
+            (None, None) => Ok(None),
+        }
+    }
+
+    fn is_held(&self) -> bool {
+        let now = clock::now();
+        self.holds.lock().iter().any(|entry| entry.state.is_held(now))
+    }
+}
+
+impl Drop for LockShared {
+    fn drop(&mut self) {
+        self.manager.forget_lock(&self.name);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,303 @@
+use std::sync::Barrier;
+use std::thread;
+
+use super::*;
+use crate::error::LossReason;
+use crate::fake::{FakeHold, FakeIo, SOON, fake_manager, fake_manager_with, lock, lock_with};
+use crate::mailbox::End;
+use crate::options::LockManagerOptions;
+use crate::protocol::Refusal;
+
+const MS: Duration = Duration::from_millis(1);
+
+/// What the call does while the test plays the I/O thread.
+fn meanwhile<T: Send>(call: impl FnOnce() -> T + Send, io: impl FnOnce()) -> T {
+    thread::scope(|scope| {
+        let call = scope.spawn(call);
+        io();
+        call.join().unwrap()
+    })
+}
+
+/// Takes the lock on this very thread.
+fn take(lock: &DistributedLock, io: &mut FakeIo) -> (LockGuard, FakeHold) {
+    let pending = lock.enqueue().unwrap();
+    let hold = io.grant();
+    (pending.wait().unwrap(), hold)
+}
+
+#[test]
+fn the_thread_that_holds_gets_a_further_guard_without_a_message() {
+    let (manager, mut io) = fake_manager();
+    let first = lock(&manager, "a");
+    let (guard, _hold) = take(&first, &mut io);
+    let same = lock(&manager, "a");
+    let more = [
+        same.lock().unwrap(),
+        same.try_lock().unwrap().unwrap(),
+        same.lock_timeout(Duration::ZERO).unwrap(),
+        same.lock_deadline(Instant::now()).unwrap(),
+        same.lock_or_cancel(&crossbeam_channel::never()).unwrap(),
+    ];
+    assert!(io.is_idle());
+    assert!(more.iter().all(|other| other.token() == guard.token()));
+    assert!(more.iter().all(|other| other.done().same_channel(guard.done())));
+    drop(guard);
+    assert!(first.is_locked() && io.is_idle(), "the last one out releases");
+    drop(more);
+    io.leave();
+    assert!(!first.is_locked());
+}
+
+#[test]
+fn another_thread_waits_its_turn_even_if_the_guard_was_moved_to_it() {
+    let (manager, mut io) = fake_manager();
+    let lock = lock(&manager, "a");
+    let (guard, _hold) = take(&lock, &mut io);
+    let asker = Thread::current();
+    let other = meanwhile(
+        || {
+            let moved = guard;
+            let waited = lock.lock();
+            drop(moved);
+            waited
+        },
+        || assert_ne!(io.refuse(Refusal::AlreadyHeld { holder: None }).thread, asker),
+    );
+    assert!(matches!(other, Err(LockError::AlreadyHeld { .. })));
+    io.leave();
+}
+
+#[test]
+fn a_lost_hold_is_expired_until_its_last_guard_is_gone() {
+    let (manager, mut io) = fake_manager();
+    let lock = lock(&manager, "a");
+    let (guard, hold) = take(&lock, &mut io);
+    hold.state.end(Some(LossReason::SessionRevoked));
+    assert!(!lock.is_locked());
+    let again = [lock.lock().err(), lock.try_lock().err(), lock.enqueue().err()];
+    for error in again {
+        assert!(matches!(error, Some(LockError::Expired { reason: LossReason::SessionRevoked, .. })));
+    }
+    assert!(io.is_idle());
+    drop(guard);
+    io.leave();
+    let (_guard, _hold) = take(&lock, &mut io);
+    assert!(lock.is_locked());
+}
+
+#[test]
+fn patience_is_what_the_call_and_the_options_say() {
+    let (manager, io) = fake_manager();
+    let patience = |lock: &DistributedLock, call: &(dyn Fn(&DistributedLock) + Sync)| {
+        let mut patience = None;
+        meanwhile(|| call(lock), || patience = Some(io.refuse(Refusal::Cancelled).patience));
+        patience.unwrap()
+    };
+    let forever = lock(&manager, "a");
+    let within = |at: Option<Time>, secs: u64| {
+        let left = at.unwrap().since(clock::now());
+        left <= Duration::from_secs(secs) && left + SOON > Duration::from_secs(secs)
+    };
+    assert_eq!(patience(&forever, &|lock| drop(lock.lock())), Patience::default());
+    let tried = patience(&forever, &|lock| drop(lock.try_lock()));
+    assert!(tried.try_only && tried.deadline.is_none() && within(tried.budget, 5));
+    let timed = patience(&forever, &|lock| drop(lock.lock_timeout(Duration::from_secs(60))));
+    assert!(!timed.try_only && timed.budget.is_none() && within(timed.deadline, 60));
+    let overflow = patience(&forever, &|lock| drop(lock.lock_timeout(Duration::MAX)));
+    assert_eq!(overflow, Patience::default());
+
+    let options = LockOptions::default().retry_interval(Duration::from_secs(9)).max_retries(10);
+    let limited = lock_with(&manager, "a", options);
+    let both = patience(&limited, &|lock| drop(lock.lock_timeout(Duration::from_secs(60))));
+    assert!(within(both.budget, 90) && within(both.deadline, 60));
+    assert!(within(
+        patience(&limited, &|lock| drop(lock.lock_or_cancel(&crossbeam_channel::never()))).budget,
+        90
+    ));
+}
+
+#[test]
+fn every_refusal_has_its_error() {
+    let (manager, io) = fake_manager();
+    let lock = lock(&manager, "a");
+    let refused = |refusal: Refusal| meanwhile(|| lock.lock().unwrap_err(), || drop(io.refuse(refusal)));
+    let timeout = refused(Refusal::Timeout { waited: 3 * MS, holder: None });
+    assert!(matches!(timeout, LockError::Timeout { waited, holder: None, .. } if waited == 3 * MS));
+    assert!(matches!(refused(Refusal::Closed), LockError::Closed));
+    assert!(matches!(refused(Refusal::Cancelled), LockError::Cancelled { .. }));
+    let failure = |class| crate::store::Failure::new(class, "because");
+    let full = refused(Refusal::Failed(failure(crate::store::FailureClass::NoSpace)));
+    assert!(matches!(full, LockError::NoSpace));
+    let away = refused(Refusal::Unavailable(failure(crate::store::FailureClass::NotDone)));
+    assert_eq!(away.to_string(), "etcd is unavailable while acquiring lock \"a\"");
+    let held = meanwhile(|| lock.try_lock(), || drop(io.refuse(Refusal::Held)));
+    assert!(held.unwrap().is_none());
+}
+
+#[test]
+fn an_error_names_the_holder() {
+    let (manager, io) = fake_manager();
+    let lock = lock(&manager, "a");
+    let value = crate::value::ContenderValue::new("rack-7", "1", 1, Duration::from_secs(1)).encode();
+    let kv = crate::store::KeyValue {
+        key: "/test/a/1-1".into(),
+        value,
+        create_revision: 42,
+        mod_revision: 42,
+        lease: 1,
+    };
+    let holder = Some(crate::protocol::Holder { kv, waiters: 2 });
+    let error = meanwhile(
+        || lock.lock_timeout(SOON).unwrap_err(),
+        || drop(io.refuse(Refusal::Timeout { waited: MS, holder })),
+    );
+    let LockError::Timeout { holder: Some(holder), .. } = &error else { panic!("{error:?}") };
+    assert_eq!((holder.token.as_u64(), holder.waiters), (42, 2));
+    assert!(error.to_string().ends_with("held by rack-7"), "{error}");
+}
+
+/// The I/O thread is stuck: it never answers.
+#[test]
+fn a_call_ends_soon_after_its_limit_whatever_the_i_o_thread_does() {
+    let options = LockManagerOptions::default().request_timeout(20 * MS);
+    let (manager, io) = fake_manager_with(options);
+    let lock = lock(&manager, "a");
+    let begun = Instant::now();
+    let error = lock.lock_timeout(30 * MS).unwrap_err();
+    assert!(matches!(error, LockError::Timeout { holder: None, .. }), "{error:?}");
+    assert!(begun.elapsed() >= 30 * MS);
+    let (asked, _reply) = io.acquire();
+    assert_eq!(io.leave().0, asked.ticket);
+    assert!(matches!(lock.try_lock(), Err(LockError::Unavailable { .. })));
+    let (asked, _reply) = io.acquire();
+    assert_eq!(io.leave().0, asked.ticket);
+    let limited = lock_with(&manager, "a", LockOptions::default().retry_interval(MS).max_retries(20));
+    let (cancel, cancelled) = crossbeam_channel::bounded::<()>(0);
+    assert!(matches!(limited.lock_or_cancel(&cancelled), Err(LockError::Unavailable { .. })));
+    drop(cancel);
+}
+
+#[test]
+fn a_cancelled_call_asks_nothing_or_leaves_and_waits_until_its_place_is_gone() {
+    let (manager, io) = fake_manager();
+    let lock = lock(&manager, "a");
+    let (cancel, cancelled) = crossbeam_channel::bounded::<()>(1);
+    cancel.send(()).unwrap();
+    assert!(matches!(lock.lock_or_cancel(&cancelled), Err(LockError::Cancelled { .. })));
+    assert!(io.is_idle());
+
+    let error = meanwhile(
+        || lock.lock_or_cancel(&cancelled),
+        || {
+            let (asked, _reply) = io.acquire();
+            drop(cancel);
+            let (left, gone) = io.leave();
+            assert_eq!(left, asked.ticket);
+            gone.unwrap().send(Ok(())).unwrap();
+        },
+    );
+    assert!(matches!(error, Err(LockError::Cancelled { .. })));
+    assert!(io.is_idle(), "it leaves once");
+}
+
+#[test]
+fn a_grant_that_crosses_the_cancellation_is_left_to_the_i_o_thread() {
+    let (manager, mut io) = fake_manager();
+    let lock = lock(&manager, "a");
+    let (cancel, cancelled) = crossbeam_channel::bounded::<()>(0);
+    let error = meanwhile(
+        || lock.lock_or_cancel(&cancelled),
+        || {
+            let (acquire, reply) = io.acquire();
+            drop(cancel);
+            let (_, gone) = io.leave();
+            let hold = io.new_hold(&acquire);
+            reply.answer(Ok(crate::command::Grant { state: hold.state }));
+            drop(gone);
+        },
+    );
+    assert!(matches!(error, Err(LockError::Cancelled { .. })));
+    assert!(!lock.is_locked());
+}
+
+#[test]
+fn what_was_lost_on_its_way_to_the_caller_is_asked_for_again() {
+    let (manager, mut io) = fake_manager();
+    let lock = lock(&manager, "a");
+    let guard = meanwhile(
+        || lock.lock().unwrap(),
+        || {
+            let (acquire, reply) = io.acquire();
+            let hold = io.new_hold(&acquire);
+            hold.state.end(Some(LossReason::SessionExpired));
+            reply.answer(Ok(crate::command::Grant { state: hold.state }));
+            io.leave();
+            let hold = io.grant();
+            std::mem::forget(hold.done);
+        },
+    );
+    assert!(guard.is_held());
+    assert_eq!(guard.token().as_u64(), 2);
+}
+
+#[test]
+fn waiting_calls_are_told_how_the_i_o_thread_ended() {
+    for (end, closed) in [(End::Closed, true), (End::Crashed, false)] {
+        let (manager, io) = fake_manager();
+        let lock = lock(&manager, "a");
+        let error = meanwhile(
+            || lock.lock().unwrap_err(),
+            || {
+                let (_acquire, reply) = io.acquire();
+                io.inbox.end(end);
+                drop(io);
+                drop(reply);
+            },
+        );
+        assert_eq!(matches!(error, LockError::Closed), closed, "{error:?}");
+        assert_eq!(matches!(lock.try_lock(), Err(LockError::Closed)), closed);
+    }
+}
+
+#[test]
+fn handles_of_one_name_are_one_lock_and_those_of_another_are_not() {
+    let (manager, mut io) = fake_manager();
+    let (guard, _hold) = take(&lock(&manager, "a"), &mut io);
+    assert!(lock(&manager, "a").is_locked(), "the guard keeps the lock");
+    assert!(!lock(&manager, "a/").is_locked());
+    assert_eq!(manager.locks_in_use(), 1);
+    drop(guard);
+    assert_eq!(manager.locks_in_use(), 0);
+}
+
+#[test]
+fn a_million_names_leave_nothing_behind() {
+    let (manager, _io) = fake_manager();
+    let kept = lock(&manager, "kept");
+    for n in 0..1_000_000 {
+        drop(lock(&manager, &n.to_string()));
+    }
+    assert_eq!(manager.locks_in_use(), 1);
+    drop(kept);
+    assert_eq!(manager.locks_in_use(), 0);
+}
+
+#[test]
+fn handles_that_come_and_go_on_many_threads_are_always_one_lock() {
+    let (manager, _io) = fake_manager();
+    let barrier = Barrier::new(4);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                barrier.wait();
+                for _ in 0..20_000 {
+                    let one = lock(&manager, "a");
+                    let two = lock(&manager, "a");
+                    assert!(Arc::ptr_eq(&one.shared, &two.shared));
+                }
+            });
+        }
+    });
+    assert_eq!(manager.locks_in_use(), 0);
+}

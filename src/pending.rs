@@ -1,0 +1,160 @@
+//! A place in a lock's queue.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crossbeam_channel::Receiver;
+
+use crate::error::LockError;
+use crate::guard::LockGuard;
+use crate::lock::LockShared;
+use crate::options::LockOptions;
+use crate::protocol::Patience;
+use crate::waiting::Waiting;
+
+/// A place in a lock's queue, from [`DistributedLock::enqueue`](crate::DistributedLock::enqueue). Dropping it leaves
+/// the queue, and releases the lock if it was granted meanwhile.
+#[must_use = "if unused the place in the queue is given up at once"]
+pub struct PendingLock {
+    state: State,
+    ready: Receiver<()>,
+}
+
+enum State {
+    Waiting(Waiting),
+    /// The asking thread held the lock already.
+    Held(LockGuard),
+}
+
+impl PendingLock {
+    pub(crate) fn ask(
+        lock: &Arc<LockShared>,
+        options: &LockOptions,
+        patience: Patience,
+    ) -> Result<Self, LockError> {
+        let (decided, ready) = crossbeam_channel::bounded(0);
+        let waiting = Waiting::ask(lock, options, patience, Some(decided))?;
+        Ok(Self { state: State::Waiting(waiting), ready })
+    }
+
+    pub(crate) fn held(guard: LockGuard) -> Self {
+        let (_decided, ready) = crossbeam_channel::bounded(0);
+        Self { state: State::Held(guard), ready }
+    }
+
+    /// A channel that carries nothing and disconnects when the outcome is known: [`wait`](Self::wait) then returns at
+    /// once. Made for [`select!`](crate::crossbeam_channel::select).
+    ///
+    /// From then on the lock may be held, and keep others waiting.
+    pub fn ready(&self) -> &Receiver<()> {
+        &self.ready
+    }
+
+    /// Waits for the outcome.
+    ///
+    /// # Blocking
+    ///
+    /// Until the lock is granted, its [retries](crate::LockOptions::max_retries) run out, or the manager is closed; not
+    /// at all once [`ready`](Self::ready) is disconnected.
+    ///
+    /// # Errors
+    ///
+    /// As for [`DistributedLock::lock`](crate::DistributedLock::lock); [`LockError::Expired`] also if the lock was
+    /// granted but lost again before this call.
+    pub fn wait(self) -> Result<LockGuard, LockError> {
+        let guard = match self.state {
+            State::Waiting(waiting) => waiting.wait()?,
+            State::Held(guard) => guard,
+        };
+        match guard.loss() {
+            None => Ok(guard),
+            Some(reason) => Err(LockError::Expired { key: guard.key().into(), reason }),
+        }
+    }
+}
+
+impl fmt::Debug for PendingLock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = match &self.state {
+            State::Waiting(waiting) => waiting.key(),
+            State::Held(guard) => guard.key(),
+        };
+        f.debug_struct("PendingLock").field("key", &key).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crossbeam_channel::TryRecvError;
+
+    use super::*;
+    use crate::error::LossReason;
+    use crate::fake::{SOON, fake_manager, lock};
+    use crate::protocol::Refusal;
+
+    #[test]
+    fn ready_disconnects_when_the_outcome_is_known() {
+        let (manager, mut io) = fake_manager();
+        let pending = lock(&manager, "a").enqueue().unwrap();
+        assert_eq!(pending.ready().try_recv(), Err(TryRecvError::Empty));
+        let _hold = io.grant();
+        assert!(pending.ready().recv_timeout(SOON).is_err_and(|error| error.is_disconnected()));
+        assert!(pending.wait().unwrap().is_held());
+
+        let pending = lock(&manager, "b").enqueue().unwrap();
+        io.leave();
+        io.refuse(Refusal::AlreadyHeld { holder: None });
+        assert!(pending.ready().recv_timeout(SOON).is_err_and(|error| error.is_disconnected()));
+        assert!(matches!(pending.wait(), Err(LockError::AlreadyHeld { .. })));
+    }
+
+    #[test]
+    fn dropping_it_leaves_the_queue_granted_or_not() {
+        let (manager, mut io) = fake_manager();
+        let pending = lock(&manager, "a").enqueue().unwrap();
+        let (acquire, _reply) = io.acquire();
+        drop(pending);
+        assert_eq!(io.leave().0, acquire.ticket);
+
+        let pending = lock(&manager, "a").enqueue().unwrap();
+        let _hold = io.grant();
+        pending.ready().recv().unwrap_err();
+        drop(pending);
+        io.leave();
+    }
+
+    #[test]
+    fn it_takes_no_place_where_the_thread_holds_the_lock_already() {
+        let (manager, mut io) = fake_manager();
+        let lock = lock(&manager, "a");
+        let first = lock.enqueue().unwrap();
+        let _hold = io.grant();
+        let guard = first.wait().unwrap();
+        let second = lock.enqueue().unwrap();
+        assert!(second.ready().try_recv().is_err_and(|error| error.is_disconnected()));
+        drop(guard);
+        assert_eq!(second.wait().unwrap().key(), "a");
+        io.leave();
+        assert!(io.is_idle());
+    }
+
+    #[test]
+    fn what_was_lost_before_the_wait_is_expired() {
+        let (manager, mut io) = fake_manager();
+        let pending = lock(&manager, "a").enqueue().unwrap();
+        let hold = io.grant();
+        hold.state.end(Some(LossReason::ForceUnlocked));
+        let lost = pending.wait();
+        assert!(matches!(lost, Err(LockError::Expired { reason: LossReason::ForceUnlocked, .. })));
+        io.leave();
+    }
+
+    #[test]
+    fn it_is_told_when_the_i_o_thread_ends() {
+        let (manager, io) = fake_manager();
+        let pending = lock(&manager, "a").enqueue().unwrap();
+        drop(io);
+        pending.ready().recv().unwrap_err();
+        assert!(matches!(pending.wait(), Err(LockError::Internal { .. })));
+    }
+}

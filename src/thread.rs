@@ -1,0 +1,35 @@
+//! Which thread calls: re-entry is for the thread that holds.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::protocol::Thread;
+
+impl Thread {
+    /// The calling thread. No number is ever given twice. Works to the very end of a thread, in the destructors of its
+    /// thread-locals too: a `Cell` without one of its own is never gone.
+    pub(crate) fn current() -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        thread_local! {
+            static NUMBER: Cell<u64> = const { Cell::new(0) };
+        }
+        NUMBER.with(|number| {
+            if number.get() == 0 {
+                number.set(LAST.fetch_add(1, Ordering::Relaxed) + 1);
+            }
+            Self(number.get())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_thread_has_its_own_number_and_keeps_it() {
+        let mine = Thread::current();
+        assert_eq!(Thread::current(), mine);
+        assert_ne!(std::thread::spawn(Thread::current).join().unwrap(), mine);
+    }
+}

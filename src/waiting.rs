@@ -1,0 +1,176 @@
+//! One ticket, from the question to its answer.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+
+use crate::clock::{self, Time};
+use crate::command::{Message, Outcome, Reply};
+use crate::error::{Cause, LockError};
+use crate::guard::LockGuard;
+use crate::info::LockInfo;
+use crate::io;
+use crate::lock::LockShared;
+use crate::options::LockOptions;
+use crate::protocol::{Acquire, Holder, Patience, Refusal, Thread, Ticket};
+
+/// How long after its time limit a call waits for the I/O thread, which enforces the limit and first asks who holds
+/// the lock. Beyond that the I/O thread must be stuck, and the call gives up by itself.
+const GIVE_UP_GRACE: Duration = Duration::from_millis(75);
+
+/// How long a cancelled call waits until its key is gone: a healthy cluster's answer takes less.
+const CANCEL_GRACE: Duration = Duration::from_millis(25);
+
+/// A ticket that waits. Dropping it leaves the queue.
+pub(crate) struct Waiting {
+    lock: Arc<LockShared>,
+    ticket: Ticket,
+    thread: Thread,
+    outcome: Receiver<Outcome>,
+    patience: Patience,
+    asked: Time,
+    /// When the call gives up by itself.
+    give_up: Option<Instant>,
+    /// Nothing is left to be given up.
+    settled: bool,
+}
+
+/// What ends a wait.
+enum End {
+    Outcome(Outcome),
+    Cancelled,
+    /// The I/O thread should have answered by now.
+    Overdue,
+    /// The I/O thread ended.
+    Gone,
+}
+
+impl Waiting {
+    /// Takes a ticket for the current thread. `ready` is dropped when the outcome is known.
+    pub(crate) fn ask(
+        lock: &Arc<LockShared>,
+        options: &LockOptions,
+        patience: Patience,
+        ready: Option<Sender<()>>,
+    ) -> Result<Self, LockError> {
+        let asked = clock::now();
+        let thread = Thread::current();
+        let ticket = lock.manager().next_ticket();
+        let (sender, outcome) = crossbeam_channel::bounded(1);
+        let acquire = Acquire {
+            ticket,
+            name: lock.name().clone(),
+            thread,
+            patience,
+            retry_interval: options.retry_interval,
+            since: asked,
+            asked_at: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
+        };
+        lock.manager().send(Message::Acquire { acquire, reply: Reply { outcome: sender, ready } })?;
+        let limit = [patience.deadline, patience.budget].into_iter().flatten().min();
+        let give_up = limit.and_then(|limit| Instant::now().checked_add(limit.since(asked) + GIVE_UP_GRACE));
+        Ok(Self { lock: Arc::clone(lock), ticket, thread, outcome, patience, asked, give_up, settled: false })
+    }
+
+    pub(crate) fn key(&self) -> &str {
+        self.lock.name().as_str()
+    }
+
+    pub(crate) fn wait(self) -> Result<LockGuard, LockError> {
+        let end = match self.give_up {
+            None => self.outcome.recv().map_or(End::Gone, End::Outcome),
+            Some(at) => match self.outcome.recv_deadline(at) {
+                Ok(outcome) => End::Outcome(outcome),
+                Err(RecvTimeoutError::Timeout) => End::Overdue,
+                Err(RecvTimeoutError::Disconnected) => End::Gone,
+            },
+        };
+        self.conclude(end)
+    }
+
+    pub(crate) fn wait_or_cancel(self, cancel: &Receiver<()>) -> Result<LockGuard, LockError> {
+        let overdue = self.give_up.map_or_else(crossbeam_channel::never, crossbeam_channel::at);
+        let end = crossbeam_channel::select! {
+            recv(self.outcome) -> outcome => outcome.map_or(End::Gone, End::Outcome),
+            recv(cancel) -> _ => End::Cancelled,
+            recv(overdue) -> _ => End::Overdue,
+        };
+        self.conclude(end)
+    }
+
+    fn conclude(mut self, end: End) -> Result<LockGuard, LockError> {
+        let key = || self.key().to_owned();
+        match end {
+            End::Outcome(Ok(grant)) => {
+                let guard = self.lock.admit(self.ticket, self.thread, grant.state);
+                self.settled = true;
+                Ok(guard)
+            }
+            End::Outcome(Err(refusal)) => {
+                let error = error_of_refusal(refusal, self.key());
+                self.settled = true;
+                Err(error)
+            }
+            End::Cancelled => {
+                let error = LockError::Cancelled { key: key() };
+                self.leave_and_wait();
+                Err(error)
+            }
+            End::Overdue => Err(self.overdue()),
+            End::Gone => Err(self.lock.manager().gone()),
+        }
+    }
+
+    /// Leaves, and normally returns only when the key is gone. A grant that crossed is released by the I/O thread.
+    fn leave_and_wait(&mut self) {
+        self.settled = true;
+        let (reply, left) = crossbeam_channel::bounded(1);
+        if self.lock.manager().send(Message::Leave { ticket: self.ticket, reply: Some(reply) }).is_ok() {
+            let _ = left.recv_timeout(CANCEL_GRACE);
+        }
+    }
+
+    fn overdue(&self) -> LockError {
+        let Patience { deadline, budget, .. } = self.patience;
+        let key = self.key().to_owned();
+        if deadline.is_some_and(|deadline| budget.is_none_or(|budget| deadline <= budget)) {
+            LockError::Timeout { key, waited: clock::now().since(self.asked), holder: None }
+        } else {
+            LockError::Unavailable {
+                doing: acquiring(&key),
+                source: Cause::new("the I/O thread did not answer in time"),
+            }
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if !self.settled {
+            // An error says that the I/O thread has ended, and the queue with it.
+            let _ = self.lock.manager().send(Message::Leave { ticket: self.ticket, reply: None });
+        }
+    }
+}
+
+fn acquiring(key: &str) -> String {
+    format!("acquiring lock {key:?}")
+}
+
+fn error_of_refusal(refusal: Refusal, key: &str) -> LockError {
+    let info = |holder: Option<Holder>| {
+        holder.map(|Holder { kv, waiters }| LockInfo::from_holder(key, &kv, waiters, None))
+    };
+    let key_text = key.to_owned();
+    match refusal {
+        Refusal::Held => LockError::AlreadyHeld { key: key_text, holder: None },
+        Refusal::Timeout { waited, holder } => {
+            LockError::Timeout { key: key_text, waited, holder: info(holder) }
+        }
+        Refusal::AlreadyHeld { holder } => LockError::AlreadyHeld { key: key_text, holder: info(holder) },
+        Refusal::Unavailable(failure) | Refusal::Failed(failure) => io::lock_error(failure, &acquiring(key)),
+        Refusal::Cancelled => LockError::Cancelled { key: key_text },
+        Refusal::Closed => LockError::Closed,
+    }
+}
