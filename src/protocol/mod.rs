@@ -17,6 +17,10 @@ use std::time::Duration;
 
 pub(crate) use machine::Protocol;
 #[cfg(test)]
+#[allow(
+    unused_imports,
+    reason = "the simulation has these sources in a binary of its own, and needs it there"
+)]
 pub(crate) use mutants::Mutant;
 
 use crate::clock::Time;
