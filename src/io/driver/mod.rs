@@ -304,8 +304,9 @@ impl<S: Store> Driver<S> {
     }
 }
 
-/// However the loop ends, by a panic too: first nothing new is accepted, then every hold is over and every `done()`
-/// closes; the channels of those who wait for an answer close last, with the fields.
+/// However the loop ends, by a panic too: first nothing new is accepted, then every hold is over, then the session, then
+/// every `done()` closes. Whoever learns of one has the rest already. Those who wait for an answer learn last, when the
+/// fields are dropped.
 impl<S: Store> Drop for Driver<S> {
     fn drop(&mut self) {
         let lost = if self.over {
@@ -315,10 +316,11 @@ impl<S: Store> Drop for Driver<S> {
             self.inbox.end(End::Crashed);
             LossReason::Crashed
         };
-        self.holds.sweep(lost);
-        self.tickets.sweep(lost);
+        let closing = self.holds.sweep(lost);
         self.deadline.end();
         self.report.session.down();
+        self.tickets.sweep(lost);
+        drop(closing);
     }
 }
 

@@ -275,7 +275,8 @@ fn a_crash_closes_every_done_and_fails_every_call() {
         assert!(closes(guard) && !guard.is_held());
         assert_eq!(guard.loss(), Some(LossReason::Crashed));
     }
-    assert!(matches!(pending.wait(), Err(LockError::Internal { .. })));
+    let error = pending.wait().unwrap_err();
+    assert!(matches!(error, LockError::Internal { .. }), "{error:?}");
     assert!(matches!(held.unlock(), Err(LockError::Expired { reason: LossReason::Crashed, .. })));
     assert!(matches!(manager.new_lock("d"), Err(LockError::Internal { .. })));
     assert!(matches!(manager.lock_info("a"), Err(LockError::Internal { .. })));
