@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::convert;
 use super::endpoint::Endpoint;
 use super::endpoints::Endpoints;
 use super::failure::{Fault, FaultKind};
+use super::{convert, deadline_after};
 use crate::error::{Cause, LockError};
 use crate::store::FailureClass;
 
@@ -27,11 +27,13 @@ const ELECTION_PAUSE: Duration = Duration::from_millis(200);
 /// Contacts all endpoints at once and pins the first good one. The others go on being checked in the background, so
 /// that a fail-over knows where to go.
 pub(super) async fn first_contact(endpoints: &Arc<Endpoints>, limit: Duration) -> Result<(), LockError> {
-    let deadline = Instant::now() + limit;
+    let deadline = deadline_after(limit);
+    // A little earlier, so that what a probe has to say at its end is heard.
+    let probe_deadline = deadline - (deadline - Instant::now()) / 20;
     let mut probes = JoinSet::new();
     for index in 0..endpoints.len() {
         let endpoints = endpoints.clone();
-        probes.spawn(async move { (index, probe(&endpoints, index, deadline).await) });
+        probes.spawn(async move { (index, probe(&endpoints, index, probe_deadline).await) });
     }
     let mut stop_at = deadline;
     let mut good = false;
@@ -74,7 +76,9 @@ async fn probe(endpoints: &Endpoints, index: usize, deadline: Instant) -> Result
     let Some((_, endpoint)) = endpoints.at(index) else {
         return Err(Fault::class(FailureClass::Refused, "no such endpoint"));
     };
+    let begun = Instant::now();
     let mut reauthenticated = false;
+    let mut last = None;
     loop {
         let fault = match timeout_at(deadline, look(endpoints, index, &endpoint)).await {
             Ok(Ok(())) => {
@@ -82,7 +86,9 @@ async fn probe(endpoints: &Endpoints, index: usize, deadline: Instant) -> Result
                 return Ok(());
             }
             Ok(Err(fault)) => fault,
-            Err(_) => Fault::new(FaultKind::Elsewhere, "no answer"),
+            Err(_) => last.take().unwrap_or_else(|| {
+                Fault::new(FaultKind::Elsewhere, format!("no answer within {:.1?}", begun.elapsed()))
+            }),
         };
         log::trace!(target: "etcd_lock", "{}: probe failed: {fault}", endpoint.url());
         // A member that answers, but has no leader right now, is worth another look.
@@ -99,11 +105,12 @@ async fn probe(endpoints: &Endpoints, index: usize, deadline: Instant) -> Result
             if let Some((pin, _)) = endpoints.at(index) {
                 endpoints.failed(pin, &fault);
             }
-            return Err(without_credentials(fault, &endpoint));
+            return Err(explain(fault, &endpoint));
         }
         if passing {
             sleep(ELECTION_PAUSE).await;
         }
+        last = passing.then_some(fault);
     }
 }
 
@@ -122,14 +129,35 @@ async fn look(endpoints: &Endpoints, index: usize, endpoint: &Endpoint) -> Resul
     read
 }
 
-/// A refused token is a refused user to whoever connects.
-fn without_credentials(fault: Fault, endpoint: &Endpoint) -> Fault {
-    if fault.kind != FaultKind::Token {
-        return fault;
+/// What becomes of a TLS handshake with a server that does not speak TLS.
+const NOT_TLS: [&str; 3] = ["handshake eof", "Connection reset", "corrupt message"];
+
+/// The fault in words that lead to its cause.
+fn explain(fault: Fault, endpoint: &Endpoint) -> Fault {
+    match fault.kind {
+        // A refused token is a refused user to whoever connects.
+        FaultKind::Token => {
+            let hint = if endpoint.has_credentials() {
+                ""
+            } else {
+                " (etcd wants a user; no credentials were given)"
+            };
+            Fault::class(FailureClass::Unauthenticated, format!("{}{hint}", fault.message))
+        }
+        // The server took the connection and dropped it: that is how it shows that it expected something else.
+        FaultKind::Class(FailureClass::Unknown) => {
+            let hint = if endpoint.url().starts_with("https") {
+                "does it want a client certificate?"
+            } else {
+                "does it want https?"
+            };
+            Fault::new(fault.kind, format!("{} ({hint})", fault.message))
+        }
+        FaultKind::Elsewhere if NOT_TLS.iter().any(|words| fault.message.contains(words)) => {
+            Fault::new(fault.kind, format!("{} (does it want http?)", fault.message))
+        }
+        _ => fault,
     }
-    let hint =
-        if endpoint.has_credentials() { "" } else { " (etcd wants a user; no credentials were given)" };
-    Fault::class(FailureClass::Unauthenticated, format!("{}{hint}", fault.message))
 }
 
 /// The error that says most about what the caller can do.

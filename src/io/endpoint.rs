@@ -30,13 +30,14 @@ pub(super) struct Endpoint {
     broken: AtomicU64,
     /// Tokens up to this number are not used any more.
     refused_token: AtomicU64,
+    /// The number of the last token.
+    last_token: AtomicU64,
 }
 
 #[derive(Default)]
 struct Live {
     link: Option<Link>,
     links: u64,
-    tokens: u64,
     /// The last time the credentials were refused, and how.
     refusal: Option<(Instant, Fault)>,
 }
@@ -82,6 +83,7 @@ impl Endpoint {
             live: tokio::sync::Mutex::new(Live::default()),
             broken: AtomicU64::new(0),
             refused_token: AtomicU64::new(0),
+            last_token: AtomicU64::new(0),
         }
     }
 
@@ -126,8 +128,7 @@ impl Endpoint {
                 }
                 return Err(fault);
             }
-            live.tokens += 1;
-            link.token = live.tokens;
+            link.token = self.last_token.fetch_add(1, Ordering::Relaxed) + 1;
             link.token_since = Instant::now();
         }
         live.link = Some(link.clone());
@@ -143,6 +144,16 @@ impl Endpoint {
     /// Says that this token was refused: the next call authenticates first, unless another one has done so.
     pub(super) fn token_refused(&self, link: &Link) {
         self.refused_token.fetch_max(link.token, Ordering::Relaxed);
+    }
+
+    /// Whether somebody has authenticated since this link was handed out.
+    pub(super) fn has_newer_token(&self, link: &Link) -> bool {
+        self.last_token.load(Ordering::Relaxed) > link.token
+    }
+
+    #[cfg(test)]
+    pub(super) fn tokens(&self) -> u64 {
+        self.last_token.load(Ordering::Relaxed)
     }
 
     async fn open(&self) -> Result<(Client, KvClient), Fault> {

@@ -13,13 +13,17 @@ use super::endpoints::{Endpoints, Pin};
 use super::failure::{Fault, FaultKind};
 use super::keepalive::KeepAlive;
 use super::target::Target;
-use super::{Store, WatchOrder, connect, watch};
+use super::{Store, WatchOrder, connect, deadline_after, watch};
 use crate::error::LockError;
 use crate::options::LockManagerOptions;
 use crate::store::{Failure, FailureClass, Request, Response, WatchEvent};
 
 /// A token that is refused again right after authenticating will not get better.
 const MAX_REAUTHENTICATIONS: u32 = 3;
+
+/// An attempt that had less time than this says nothing about the endpoint: its caller was in a hurry. Otherwise a call
+/// in the last moment of its patience would take everybody's connection away.
+const FAIR_CHANCE: Duration = Duration::from_millis(100);
 
 /// An etcd cluster. A clone is one more handle on the same connections.
 #[derive(Clone)]
@@ -56,6 +60,11 @@ impl Etcd {
 
 #[cfg(test)]
 impl Etcd {
+    /// How many tokens the pinned endpoint has given out.
+    pub(super) fn tokens(&self) -> u64 {
+        self.shared.endpoints.choose(&[]).map(|(_, endpoint)| endpoint.tokens()).unwrap()
+    }
+
     pub(super) fn pin(&self, index: usize) {
         self.shared.endpoints.pin(index);
     }
@@ -89,7 +98,7 @@ impl Shared {
     /// Carries out a request at the pinned endpoint. What is certainly not carried out there goes to the next one at
     /// once, to each at most once.
     async fn call(&self, request: &Request, timeout: Duration) -> Result<Response, Failure> {
-        let deadline = Instant::now() + timeout;
+        let deadline = deadline_after(timeout);
         let mut tried = Vec::new();
         let mut last = None;
         while let Some((pin, endpoint)) = self.endpoints.choose(&tried) {
@@ -128,12 +137,20 @@ impl Shared {
     ) -> Result<Response, Fault> {
         let mut reauthentications = 0;
         loop {
+            let begun = Instant::now();
             let Ok(link) = timeout_at(deadline, endpoint.link()).await else {
-                return Err(Fault::new(FaultKind::Elsewhere, "no answer to the authentication in time"));
+                // Certainly not sent.
+                let fair = begun.elapsed() >= FAIR_CHANCE;
+                let kind = if fair { FaultKind::Elsewhere } else { FaultKind::Class(FailureClass::NotDone) };
+                return Err(Fault::new(kind, "no answer to the authentication in time"));
             };
             let link = link?;
             log::trace!(target: "etcd_lock", "{}: {}", endpoint.url(), kind_of(request));
+            let begun = Instant::now();
             let Ok(result) = timeout_at(deadline, self.send(pin, &link, request)).await else {
+                if begun.elapsed() < FAIR_CHANCE {
+                    return Err(Fault::new(FaultKind::Impatient, "no answer in time"));
+                }
                 endpoint.give_up(&link);
                 return Err(Fault::class(FailureClass::Unknown, "no answer in time"));
             };

@@ -26,6 +26,8 @@ pub(super) enum FaultKind {
     Foreign,
     /// Not carried out: the token was refused. Authenticate, and send the same again.
     Token,
+    /// Nobody knows whether it was carried out; and it had too little time to say anything about the endpoint.
+    Impatient,
     /// What it means is the same at every endpoint.
     Class(FailureClass),
 }
@@ -38,6 +40,8 @@ const WORDS: &[(&str, FaultKind)] = &[
     ("revision in header is old", FaultKind::Token),
     ("user name is empty", FaultKind::Token),
     ("authentication failed", FaultKind::Class(FailureClass::Unauthenticated)),
+    // A user who was deleted, while its token was still good.
+    ("user name not found", FaultKind::Class(FailureClass::Unauthenticated)),
     ("permission denied", FaultKind::Class(FailureClass::PermissionDenied)),
     ("requested lease not found", FaultKind::Class(FailureClass::LeaseGone)),
     ("has been compacted", FaultKind::Class(FailureClass::Compacted)),
@@ -90,6 +94,7 @@ impl Fault {
             FaultKind::Elsewhere => FailureClass::NotDone,
             FaultKind::Foreign => FailureClass::Refused,
             FaultKind::Token => FailureClass::Unauthenticated,
+            FaultKind::Impatient => FailureClass::Unknown,
             FaultKind::Class(class) => class,
         };
         Failure::new(class, self.message)
@@ -194,8 +199,8 @@ fn is_connect_error(error: &(dyn Error + 'static)) -> bool {
 
 /// The texts of an error and its sources, each once.
 pub(super) fn describe(message: Option<&str>, source: Option<&(dyn Error + 'static)>) -> String {
-    let mut text = message.unwrap_or_default().to_owned();
-    for part in chain(source).map(ToString::to_string) {
+    let mut text = String::new();
+    for part in message.map(str::to_owned).into_iter().chain(chain(source).map(ToString::to_string)) {
         if part == "transport error" || part.is_empty() || text.contains(&part) {
             continue;
         }
@@ -263,6 +268,7 @@ mod tests {
             (11, "etcdserver: mvcc: required revision is a future revision", C::Compacted),
             (8, "etcdserver: mvcc: database space exceeded", C::NoSpace),
             (3, "etcdserver: authentication failed, invalid user ID or password", C::Unauthenticated),
+            (9, "etcdserver: user name not found", C::Unauthenticated),
             (7, "etcdserver: permission denied", C::PermissionDenied),
             (3, "etcdserver: request is too large", C::Refused),
             (3, "etcdserver: too many operations in txn request", C::Refused),

@@ -16,7 +16,7 @@ mod failure;
 mod keepalive;
 mod target;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -26,6 +26,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::time::Instant;
 
 use crate::store::{Failure, Request, Response, WatchEvent, WatchId, WatchSpec};
 
@@ -51,6 +52,12 @@ pub(crate) trait Store: Clone + Send + Sync + 'static {
         orders: UnboundedReceiver<WatchOrder>,
         events: UnboundedSender<WatchEvent>,
     ) -> impl Future<Output = ()> + Send + 'static;
+}
+
+/// The end of a time limit that begins now. An overflow means "for ever", for which a year has to do.
+fn deadline_after(limit: Duration) -> Instant {
+    const FOR_EVER: Duration = Duration::from_secs(365 * 86_400);
+    Instant::now() + limit.min(FOR_EVER)
 }
 
 /// A change of the set of open watches.

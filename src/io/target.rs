@@ -32,6 +32,7 @@ impl Target {
         options: &LockManagerOptions,
     ) -> Result<Vec<Self>, LockError> {
         let wants_tls = wants_tls(options);
+        check_ca(options)?;
         let mut targets: Vec<Self> = Vec::with_capacity(endpoints.len());
         for endpoint in endpoints {
             let url = parse(endpoint, wants_tls).map_err(|why| LockError::InvalidOptions { why })?;
@@ -50,6 +51,24 @@ impl Target {
 #[cfg(feature = "tls")]
 fn wants_tls(options: &LockManagerOptions) -> bool {
     options.tls.is_some()
+}
+
+/// rustls would silently trust nobody.
+#[cfg(feature = "tls")]
+fn check_ca(options: &LockManagerOptions) -> Result<(), LockError> {
+    let pem = options.tls.as_ref().and_then(|tls| tls.ca_certificate.as_deref());
+    let begin = b"-----BEGIN CERTIFICATE-----";
+    if pem.is_some_and(|pem| !pem.windows(begin.len()).any(|window| window == begin)) {
+        return Err(LockError::InvalidOptions {
+            why: "the CA certificate holds no certificate in PEM".into(),
+        });
+    }
+    Ok(())
+}
+
+#[cfg(not(feature = "tls"))]
+fn check_ca(_options: &LockManagerOptions) -> Result<(), LockError> {
+    Ok(())
 }
 
 #[cfg(not(feature = "tls"))]

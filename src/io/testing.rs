@@ -1,18 +1,24 @@
-//! Real etcd servers for the tests of this folder.
+//! Real etcd servers for tests.
 
+use std::collections::VecDeque;
+use std::future::Future;
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
-use super::{Etcd, Store};
+use super::{Etcd, Store, WatchOrder};
 use crate::error::LockError;
 use crate::options::{Credentials, LockManagerOptions};
 use crate::store::{
-    Answer, Failure, Key, Op, OpResult, Order, Range, Request, Response, Span, Txn, TxnAnswer,
+    Answer, Failure, FailureClass, Key, Op, OpResult, Order, Range, Request, Response, Span, Txn, TxnAnswer,
+    WatchEvent,
 };
 
 /// Longer than anything a test waits for takes, even on a busy machine.
@@ -43,7 +49,7 @@ pub(super) fn patient(options: LockManagerOptions) -> LockManagerOptions {
     LockManagerOptions { connect_timeout: LONG, ..options }
 }
 
-pub(super) async fn connect(endpoints: &[String]) -> Etcd {
+pub(crate) async fn connect(endpoints: &[String]) -> Etcd {
     connect_with(endpoints, &patient(options())).await.unwrap()
 }
 
@@ -55,7 +61,7 @@ pub(super) async fn connect_with(
 }
 
 /// Members of one cluster, in a temporary folder, stopped at the end of the test.
-pub(super) struct Cluster {
+pub(crate) struct Cluster {
     members: Vec<Member>,
     _folder: TempDir,
 }
@@ -72,7 +78,8 @@ impl Cluster {
     }
 
     /// With further flags, and a scheme for the clients.
-    pub(super) fn start_with(size: usize, scheme: &str, flags: &[&str]) -> Self {
+    pub(crate) fn start_with(size: usize, scheme: &str, flags: &[&str]) -> Self {
+        let _ = env_logger::builder().is_test(true).format_timestamp_millis().try_init();
         let folder = tempfile::tempdir().unwrap();
         // A port that was free may be taken by the time that etcd wants it.
         let members = (0..5).find_map(|_| Self::try_start(size, scheme, flags, folder.path()));
@@ -111,7 +118,7 @@ impl Cluster {
         members.iter_mut().all(Member::listens).then_some(members)
     }
 
-    pub(super) fn urls(&self) -> Vec<String> {
+    pub(crate) fn urls(&self) -> Vec<String> {
         self.members.iter().map(|member| member.client_url.clone()).collect()
     }
 
@@ -291,5 +298,61 @@ pub(super) async fn grant(store: &impl Store, seconds: u64) -> i64 {
     match response.answer {
         Answer::LeaseGranted { lease, .. } => lease,
         other => panic!("{other:?} is no lease"),
+    }
+}
+
+/// A store in which something happens between one call and the next, and answers get lost.
+#[derive(Clone)]
+pub(super) struct Meddled {
+    etcd: Etcd,
+    plan: Arc<Mutex<VecDeque<Meddling>>>,
+}
+
+/// What happens to one call.
+pub(super) enum Meddling {
+    Nothing,
+    /// Somebody else does this first.
+    Before(Vec<Request>),
+    /// It is carried out, and nobody hears of it.
+    LoseAnswer,
+}
+
+impl Meddled {
+    /// The calls after the planned ones are left alone.
+    pub(super) fn new(etcd: &Etcd, plan: impl Into<VecDeque<Meddling>>) -> Self {
+        Self { etcd: etcd.clone(), plan: Arc::new(Mutex::new(plan.into())) }
+    }
+}
+
+impl Store for Meddled {
+    fn call(
+        &self,
+        request: Request,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<Response, Failure>> + Send + 'static {
+        let (etcd, meddling) = (self.etcd.clone(), self.plan.lock().pop_front());
+        async move {
+            match meddling {
+                None | Some(Meddling::Nothing) => etcd.call(request, timeout).await,
+                Some(Meddling::Before(others)) => {
+                    for other in others {
+                        etcd.call(other, timeout).await?;
+                    }
+                    etcd.call(request, timeout).await
+                }
+                Some(Meddling::LoseAnswer) => {
+                    etcd.call(request, timeout).await?;
+                    Err(Failure::new(FailureClass::Unknown, "lost"))
+                }
+            }
+        }
+    }
+
+    fn run_watches(
+        &self,
+        orders: UnboundedReceiver<WatchOrder>,
+        events: UnboundedSender<WatchEvent>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        self.etcd.run_watches(orders, events)
     }
 }

@@ -23,12 +23,20 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 /// etcd does not answer before it has served the watches that begin in the past: 512 of them in 100 ms.
 const SIGN_OF_LIFE_PER_WATCH: Duration = Duration::from_micros(200);
 
+/// A clock that rings so late says that this thread was asleep, not that the stream is dead.
+const OVERSLEPT: Duration = Duration::from_secs(1);
+
 /// A stream that lived this long was a good one: the next is opened at once.
 const GOOD_STREAM: Duration = Duration::from_secs(2);
 
-/// A refused watch makes a token suspect that is older than this. (etcd up to 3.4 says "permission denied" for a
-/// refused token; and authenticating costs etcd 100 ms of CPU, so not every refusal is a reason for it.)
-const OLD_TOKEN: Duration = Duration::from_secs(60);
+/// A watch that is not permitted makes the token suspect: etcd up to 3.4 says so for a refused token too. But
+/// authenticating costs etcd 100 ms of CPU, and a new token takes a new stream. So a token is suspected once it is this
+/// old, twice as old the next time...
+const FIRST_SUSPICION: Duration = Duration::from_secs(1);
+/// ...up to this,
+const LAST_SUSPICION: Duration = Duration::from_secs(60);
+/// and from the beginning after this long without a suspicion.
+const TRUST_RETURNS: Duration = Duration::from_secs(300);
 
 /// Serves watches until `orders` is closed, or nobody listens to `events` any more.
 pub(super) async fn run(
@@ -37,9 +45,9 @@ pub(super) async fn run(
     orders: UnboundedReceiver<WatchOrder>,
     events: UnboundedSender<WatchEvent>,
 ) {
-    let watches = Watches::default();
+    let (watches, suspicion) = (Watches::default(), Suspicion { count: 0, last: Instant::now() });
     // The end is an `Err`, so that `?` leads there from every depth.
-    let Err(Closed) = Server { endpoints, open_timeout, orders, events, watches }.run().await;
+    let Err(Closed) = Server { endpoints, open_timeout, orders, events, watches, suspicion }.run().await;
 }
 
 /// Nobody wants watches any more.
@@ -53,6 +61,30 @@ struct Server {
     orders: UnboundedReceiver<WatchOrder>,
     events: UnboundedSender<WatchEvent>,
     watches: Watches,
+    suspicion: Suspicion,
+}
+
+/// Whether a refused watch is the fault of the token.
+struct Suspicion {
+    count: u32,
+    last: Instant,
+}
+
+impl Suspicion {
+    fn falls_on(&mut self, endpoint: &Endpoint, link: &Link) -> bool {
+        if endpoint.has_newer_token(link) {
+            return true;
+        }
+        if self.last.elapsed() > TRUST_RETURNS {
+            self.count = 0;
+        }
+        let age = FIRST_SUSPICION.saturating_mul(1 << self.count.min(16)).min(LAST_SUSPICION);
+        if link.token_since.elapsed() < age {
+            return false;
+        }
+        *self = Self { count: self.count + 1, last: Instant::now() };
+        true
+    }
 }
 
 /// An open stream. Its two ends are used independently: whoever waited to send while not reading could wait for ever.
@@ -74,6 +106,9 @@ impl Server {
             }
             if failures > 0 {
                 self.pause(back_off(failures)).await?;
+            }
+            if self.watches.is_empty() {
+                continue;
             }
             let Some((pin, endpoint)) = self.endpoints.choose(&[]) else {
                 // All endpoints belong to other clusters; requests say so to whoever asks.
@@ -156,6 +191,8 @@ impl Server {
             let may_speak = next.is_some();
             let heartbeat = self.heartbeat(heard, asked);
             tokio::select! {
+                // What has come in is looked at before the clock is.
+                biased;
                 order = self.orders.recv() => {
                     if self.watches.is_empty() {
                         // Nobody has listened for a sign of life until now.
@@ -187,6 +224,10 @@ impl Server {
                     Err(fault) => return Ok(fault),
                 },
                 () = sleep_until_some(heartbeat) => {
+                    if heartbeat.is_some_and(|due| due.elapsed() > OVERSLEPT) {
+                        (heard, asked) = (Instant::now(), None);
+                        continue;
+                    }
                     if asked.is_some() {
                         stream.endpoint.give_up(&stream.link);
                         return Ok(Fault::class(FailureClass::Unknown, "the watch stream shows no sign of life"));
@@ -230,12 +271,18 @@ impl Server {
         if closed {
             return Err(Closed);
         }
+        if !stream.endpoint.has_credentials() {
+            if trouble == Some(Trouble::Token) {
+                self.watches.warn_once(&reason, "a key without credentials");
+            }
+            return Ok(Ok(()));
+        }
         let refused = match trouble {
             None => false,
             Some(Trouble::Token) => true,
-            Some(Trouble::Permission) => stream.link.token_since.elapsed() > OLD_TOKEN,
+            Some(Trouble::Permission) => self.suspicion.falls_on(&stream.endpoint, &stream.link),
         };
-        if refused && stream.endpoint.has_credentials() {
+        if refused {
             // The token rides in the stream's opening: a new one needs a new stream.
             stream.endpoint.token_refused(&stream.link);
             return Ok(Err(Fault::new(FaultKind::Token, reason)));

@@ -1,16 +1,19 @@
 //! A store within this process: the same locks without a server and without a network.
 //!
-//! A [`MemoryStore`] is a small etcd in memory: it keeps leases, revisions, transactions and watches by etcd's rules. A
-//! manager on it runs the same code as one on a cluster, with the same semantics. It is there for unit tests, which can
-//! make happen what is hard to make happen to a real cluster at the right moment: a session that expires, a partition, an
-//! answer that is lost. It also serves programs of a single process, and trying things out.
+//! A [`MemoryStore`] is a small etcd in memory: it keeps leases, revisions, transactions and watches by etcd's
+//! rules. A manager on it runs the same code as one on a cluster, with the same semantics. It is there for unit
+//! tests, which can make happen what is hard to make happen to a real cluster at the right moment: a session that
+//! expires, a partition, an answer that is lost. It also serves programs of a single process, and trying things out.
 //!
-//! It excludes **only the managers of this process that share the store**: two stores know nothing of each other, and
-//! neither does another process. It keeps nothing beyond the process's life.
+//! It excludes **only the managers of this process that share the store**: two stores know nothing of each other,
+//! and neither does another process. It keeps nothing beyond the process's life.
 
 mod client;
 pub(crate) mod model;
 mod state;
+
+#[cfg(test)]
+mod differential;
 #[cfg(test)]
 mod tests;
 
@@ -33,17 +36,17 @@ pub struct MemoryStore {
     shared: Arc<Shared>,
 }
 
-/// What [`MemoryStore::fail_next`] does to a request.
+/// What `MemoryStore::fail_next` does to a request.
 ///
 /// Renewals of the session are never hit, so that it does not depend on the time which request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Fault {
-    /// The connection breaks before the request gets through: the store never sees it. The manager is told at once, but
-    /// cannot tell it from [`LoseResponse`](Self::LoseResponse).
+    /// The connection breaks before the request gets through: the store never sees it. The manager is told at once,
+    /// but cannot tell it from [`LoseResponse`](Self::LoseResponse).
     LoseRequest,
-    /// The store carries the request out, and then the connection breaks: the answer never comes. The manager is told at
-    /// once, but cannot tell it from [`LoseRequest`](Self::LoseRequest).
+    /// The store carries the request out, and then the connection breaks: the answer never comes. The manager is
+    /// told at once, but cannot tell it from [`LoseRequest`](Self::LoseRequest).
     LoseResponse,
     /// The store does not carry the request out and says so, as a member of a cluster without a leader does. Trying
     /// again helps.
@@ -77,14 +80,14 @@ impl MemoryStore {
         self.shared.state.lock().expire_leases_of(client);
     }
 
-    /// Cuts the client off, silently, as a partition does. Its requests wait for [`reconnect`](Self::reconnect_client):
+    /// Cuts the client off, silently, as a partition does. Its requests wait for the reconnection:
     /// one that is given up before never gets through. Its watches hear nothing more.
     pub(crate) fn disconnect_client(&self, client: ClientId) {
         self.shared.state.lock().disconnect(client);
     }
 
-    /// Ends the partition. Requests that still wait are carried out now; every watch stands again, from now on: what was
-    /// deleted meanwhile it does not tell.
+    /// Ends the partition. Requests that still wait are carried out now; every watch is opened anew, and one that
+    /// begins at no particular revision does not tell what was deleted meanwhile.
     pub(crate) fn reconnect_client(&self, client: ClientId) {
         self.shared.state.lock().reconnect(client);
     }

@@ -12,8 +12,8 @@ use crate::store::{
     Answer, Failure, FailureClass, LeaseId, Request, Response, Revision, WatchEvent, WatchId, WatchSpec,
 };
 
-/// So much history is kept for reads and watches of the past. The library looks back over a few requests; nobody else
-/// has access to the store.
+/// So much history is kept for reads and watches of the past. The library looks back over a few requests; nobody
+/// else has access to the store.
 const KEPT_REVISIONS: Revision = 10_000;
 
 pub(super) struct State {
@@ -34,7 +34,6 @@ struct Client {
 }
 
 struct Watch {
-    /// What the model is asked for when the watch is opened next.
     spec: WatchSpec,
     /// `None` while the client is cut off.
     watcher: Option<Watcher>,
@@ -115,8 +114,7 @@ impl State {
                 Notice::Deleted { key, revision } => {
                     self.report(id, WatchEvent::Deleted { watch, key, revision });
                 }
-                // What was deleted since cannot be told any more: the watch goes on from now.
-                Notice::Compacted { .. } => self.reopen(id, watch),
+                Notice::Compacted { .. } => self.reopen_from_now(id, watch),
             }
         }
     }
@@ -162,7 +160,15 @@ impl State {
         }
     }
 
-    /// Opens a watch in the model, for the first time or anew; anew it starts from now.
+    /// What was deleted since the watch's beginning cannot be told any more: it goes on from now.
+    fn reopen_from_now(&mut self, id: ClientId, watch: WatchId) {
+        if let Some(open) = self.clients.get_mut(&id).and_then(|client| client.watches.get_mut(&watch)) {
+            open.spec.from_revision = 0;
+            self.reopen(id, watch);
+        }
+    }
+
+    /// Opens a watch in the model, for the first time or anew; anew it begins again where its owner wanted.
     fn reopen(&mut self, id: ClientId, watch: WatchId) {
         let Some(open) = self.clients.get_mut(&id).and_then(|client| client.watches.get_mut(&watch)) else {
             return;
@@ -173,7 +179,6 @@ impl State {
         match self.model.watch(&open.spec) {
             Ok((watcher, revision)) => {
                 open.watcher = Some(watcher);
-                open.spec.from_revision = 0;
                 self.watchers.insert(watcher, (id, watch));
                 self.report(id, WatchEvent::Created { watch, revision });
                 self.deliver();

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::mutants::mutant;
 use super::outbox::{Outbox, Purpose, Watched};
 use super::queue::{Cx, Queue};
 use super::session::{Session, Verdict};
@@ -64,11 +65,12 @@ impl Protocol {
         let Some(purpose) = self.out.take_purpose(id) else {
             return;
         };
+        let stale = reply.as_ref().is_ok_and(|response| self.session.is_stale(response));
         let (session, out) = (&mut self.session, &mut self.out);
         let verdict = match purpose {
             Purpose::GrantLease { sent } => session.handle_granted(now, sent, reply, out),
             Purpose::PutSession => session.handle_put(now, reply, out),
-            Purpose::Renew { sent } => session.handle_renewed(now, sent, reply, out),
+            Purpose::Renew { sent } => session.handle_renewed(now, sent, reply, stale, out),
             Purpose::CheckSession => session.handle_checked(reply),
             Purpose::Revoke { lease } => {
                 session.handle_revoked(now, lease, &reply, out);
@@ -126,8 +128,7 @@ impl Protocol {
         self.pass(now);
         while let Some(timer) = self.out.timers.take_due(now) {
             match timer {
-                // Seen to by `pass`; a later deadline has a timer of its own.
-                Timer::SessionDeadline => {}
+                Timer::SessionDeadline => self.obey(Verdict::Lost(LossReason::SessionExpired)),
                 Timer::Renew => self.session.renew(now, &mut self.out),
                 Timer::Connect => self.session.connect(now, &mut self.out),
                 Timer::Fence => self.session.retry_put(&mut self.out),
@@ -160,15 +161,16 @@ impl Protocol {
         self.out.timers.next()
     }
 
+    /// Nobody holds, waits, or has left anything that must go.
     #[cfg(test)]
-    pub(crate) fn queues_in_use(&self) -> usize {
-        self.queues.len()
+    pub(crate) fn is_idle(&self) -> bool {
+        self.queues.is_empty()
     }
 
     /// Time has passed. A deadline that passed with it counts before anything else, even an answer that arrived.
     fn pass(&mut self, now: Time) {
         self.now = self.now.max(now);
-        if self.session.is_past_deadline(now) {
+        if self.session.is_past_deadline(now) && !mutant!(AnswersBeforeDeadline) {
             self.obey(Verdict::Lost(LossReason::SessionExpired));
         }
     }

@@ -4,6 +4,7 @@
 //! session's side of everything: its lease, and a queue for every name that is in use.
 
 mod machine;
+mod mutants;
 mod outbox;
 mod queue;
 mod revocation;
@@ -15,6 +16,8 @@ mod timers;
 use std::time::Duration;
 
 pub(crate) use machine::Protocol;
+#[cfg(test)]
+pub(crate) use mutants::Mutant;
 
 use crate::clock::Time;
 use crate::error::LossReason;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::mutants::mutant;
 use super::outbox::{Outbox, Purpose, Watched};
 use super::revocation::Revocations;
 use super::steps::{self, Guard};
@@ -78,6 +79,13 @@ impl Session {
         matches!(&self.state, State::Up(tenure) | State::Registering(tenure) if tenure.deadline <= now)
     }
 
+    /// Whether the answer comes from a member that has missed an election which others have told us of. Such a member may
+    /// answer a renewal for a lease that the new leader has given up (etcd #15247).
+    pub(super) fn is_stale(&mut self, response: &Response) -> bool {
+        self.term = self.term.max(response.term);
+        response.term < self.term && !mutant!(StaleTermBelieved)
+    }
+
     /// Asks for a lease, if there is none.
     pub(super) fn connect(&mut self, now: Time, out: &mut Outbox) {
         if matches!(self.state, State::Down) {
@@ -94,7 +102,7 @@ impl Session {
         reply: Result<Response, Failure>,
         out: &mut Outbox,
     ) -> Verdict {
-        let (lease, ttl) = match reply.map(|response| self.note_term(response).answer) {
+        let (lease, ttl) = match reply.map(|response| response.answer) {
             Ok(Answer::LeaseGranted { lease, ttl }) => (lease, ttl),
             Ok(_) => return self.set_up_failed(now, steps::garbled(), out),
             Err(failure) => return self.set_up_failed(now, failure, out),
@@ -124,7 +132,6 @@ impl Session {
         reply: Result<Response, Failure>,
         out: &mut Outbox,
     ) -> Verdict {
-        let reply = reply.map(|response| self.note_term(response));
         let (State::Registering(tenure) | State::Up(tenure)) = &mut self.state else {
             return Verdict::Nothing;
         };
@@ -205,20 +212,20 @@ impl Session {
         now: Time,
         sent: Time,
         reply: Result<Response, Failure>,
+        stale: bool,
         out: &mut Outbox,
     ) -> Verdict {
-        // A member that missed an election may answer for a lease that the new leader has given up (etcd #15247).
-        let fresh = reply.as_ref().is_ok_and(|response| response.term >= self.term);
-        let reply = reply.map(|response| self.note_term(response).answer);
+        let reply = reply.map(|response| response.answer);
         let up = matches!(self.state, State::Up(_));
         let (State::Up(tenure) | State::Registering(tenure)) = &mut self.state else {
             return Verdict::Nothing;
         };
         match reply {
-            Ok(Answer::LeaseRenewed { ttl }) if fresh => {
+            Ok(Answer::LeaseRenewed { ttl }) if !stale => {
                 tenure.ttl = ttl;
                 // Counted from the send: etcd started the TTL anew after that, whenever it did.
-                let deadline = (sent + ttl).saturating_sub(out.config.safety_margin);
+                let start = if mutant!(DeadlineFromReceipt) { now } else { sent };
+                let deadline = (start + ttl).saturating_sub(out.config.safety_margin);
                 if deadline > tenure.deadline {
                     tenure.deadline = deadline;
                     out.timers.set(Timer::SessionDeadline, deadline);
@@ -286,7 +293,7 @@ impl Session {
     }
 
     pub(super) fn handle_checked(&mut self, reply: Result<Response, Failure>) -> Verdict {
-        match reply.map(|response| self.note_term(response).answer) {
+        match reply.map(|response| response.answer) {
             Ok(Answer::Txn(answer)) => match steps::session_checked(&answer) {
                 Some(session) => self.handle_refused(session),
                 None => Verdict::Nothing,
@@ -353,10 +360,5 @@ impl Session {
     fn close_lease(&mut self, now: Time, tenure: &Tenure, out: &mut Outbox) {
         self.state = State::Closing { lease: Some(tenure.lease) };
         self.revocations.begin(now, tenure.lease, tenure.ttl, out);
-    }
-
-    fn note_term(&mut self, response: Response) -> Response {
-        self.term = self.term.max(response.term);
-        response
     }
 }

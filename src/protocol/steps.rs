@@ -3,6 +3,7 @@
 //! Everything that could put a key is guarded by the session's epoch, the mod revision of the session key: once that
 //! key has been put again, no older request can take effect any more, wherever it was delayed.
 
+use super::mutants::mutant;
 use crate::name::LockName;
 use crate::store::{
     Compare, Failure, FailureClass, Field, Key, KeyValue, LeaseId, Op, OpResult, Order, Range, RangeResult,
@@ -58,60 +59,38 @@ pub(super) enum Standing {
 }
 
 /// One transaction: `deletes` go whatever the epoch, then the contender enters if the epoch still stands.
+///
+/// Nothing is nested: releases before 3.5.33, 3.6.14 and 3.7.1 do not see nested puts when their space is used up, and
+/// those before 3.4.42, 3.5.28 and 3.6.9 do not check permissions for them.
 pub(super) fn enter(guard: &Guard, deletes: &[Key], entry: &Entry<'_>) -> Txn {
     let delete_ops = || deletes.iter().map(|key| Op::Delete { key: key.clone() });
-    let mut otherwise: Vec<Op> = delete_ops().collect();
-    otherwise.push(read_key(&guard.session_key));
-    let mut then: Vec<Op> = delete_ops().collect();
-    then.push(Op::Txn(if entry.try_only { try_entry(entry) } else { queue_entry(entry) }));
-    Txn { when: vec![epoch_stands(guard)], then, otherwise }
+    // No key there: nobody at all for a try; else not ours, which is there if a first copy was carried out.
+    let vacant = if entry.try_only { entry.name.contenders() } else { Span::Key(entry.key.clone()) };
+    let mut when = epoch_stands(guard);
+    when.push(Compare { span: vacant, field: Field::CreateRevision, equals: 0 });
+    let first = contenders(entry.name, Order::OldestFirst, 1);
+    let newest = contenders(entry.name, Order::NewestFirst, 2);
+    let then = delete_ops().chain([put(entry), first.clone(), newest]).collect();
+    let otherwise = delete_ops().chain([read_key(&guard.session_key), first, read_key(entry.key)]).collect();
+    Txn { when, then, otherwise }
 }
 
-fn queue_entry(entry: &Entry<'_>) -> Txn {
-    Txn {
-        when: vec![Compare { span: Span::Key(entry.key.clone()), field: Field::CreateRevision, equals: 0 }],
-        then: vec![
-            put(entry),
-            contenders(entry.name, Order::OldestFirst, 1),
-            contenders(entry.name, Order::NewestFirst, 2),
-        ],
-        // A repeated request whose first copy was carried out.
-        otherwise: vec![contenders(entry.name, Order::OldestFirst, 1), read_key(entry.key)],
-    }
-}
-
-fn try_entry(entry: &Entry<'_>) -> Txn {
-    Txn {
-        when: vec![Compare { span: entry.name.contenders(), field: Field::CreateRevision, equals: 0 }],
-        then: vec![put(entry)],
-        otherwise: vec![contenders(entry.name, Order::OldestFirst, 1)],
-    }
-}
-
-/// Reads [`enter`]'s answer, given at `revision`.
-pub(super) fn entered(entry_key: &Key, try_only: bool, revision: Revision, answer: &TxnAnswer) -> Entered {
-    let Some(last) = answer.results.last() else {
-        return Entered::Garbled;
-    };
-    if !answer.succeeded {
-        return match last {
-            OpResult::Range(range) => Entered::Refused { session: range.kvs.first().cloned() },
-            _ => Entered::Garbled,
-        };
-    }
-    let OpResult::Txn(inner) = last else {
-        return Entered::Garbled;
-    };
-    match (try_only, inner.succeeded, &inner.results[..]) {
-        (true, true, _) => Entered::First { token: revision },
-        (true, false, [OpResult::Range(first)]) => match first.kvs.first() {
-            Some(owner) if owner.key == *entry_key => Entered::First { token: owner.create_revision },
-            _ => Entered::Taken,
-        },
-        (false, true, [OpResult::Put, OpResult::Range(first), OpResult::Range(newest)]) => {
+/// Reads [`enter`]'s answer, which begins with the results of the deletes.
+pub(super) fn entered(entry_key: &Key, try_only: bool, epoch: Revision, answer: &TxnAnswer) -> Entered {
+    let deletes =
+        answer.results.iter().take_while(|result| matches!(result, OpResult::Deleted { .. })).count();
+    match (answer.succeeded, &answer.results[deletes..]) {
+        (true, [OpResult::Put, OpResult::Range(first), OpResult::Range(newest)]) => {
             queued(entry_key, first, newest.kvs.first(), newest.kvs.get(1))
         }
-        (false, false, [OpResult::Range(first), OpResult::Range(own)]) => {
+        (false, [OpResult::Range(session), OpResult::Range(first), OpResult::Range(own)]) => {
+            let session = session.kvs.first();
+            if session.is_none_or(|session| session.mod_revision != epoch) {
+                return Entered::Refused { session: session.cloned() };
+            }
+            if try_only && first.kvs.first().is_none_or(|first| first.key != *entry_key) {
+                return Entered::Taken;
+            }
             queued(entry_key, first, own.kvs.first(), None)
         }
         _ => Entered::Garbled,
@@ -137,7 +116,7 @@ fn queued(
 /// One read: who is first, whether `key` (created at `created`) is still there, and who is right before it.
 pub(super) fn look(guard: &Guard, name: &LockName, key: &Key, created: Revision) -> Txn {
     Txn {
-        when: vec![epoch_stands(guard)],
+        when: epoch_stands(guard),
         then: vec![
             contenders(name, Order::OldestFirst, 1),
             read_key(key),
@@ -155,7 +134,7 @@ pub(super) fn standing(key: &Key, created: Revision, answer: &TxnAnswer) -> Stan
     match (answer.succeeded, &answer.results[..]) {
         (false, [OpResult::Range(session)]) => Standing::Refused { session: session.kvs.first().cloned() },
         (true, [OpResult::Range(first), OpResult::Range(own), OpResult::Range(before)]) => {
-            if own.kvs.first().is_none_or(|own| own.create_revision != created) {
+            if own.kvs.first().is_none_or(|own| !is_ours(own, created)) {
                 return Standing::Gone;
             }
             match (first.kvs.first(), before.kvs.first()) {
@@ -166,6 +145,10 @@ pub(super) fn standing(key: &Key, created: Revision, answer: &TxnAnswer) -> Stan
         }
         _ => Standing::Garbled,
     }
+}
+
+fn is_ours(own: &KeyValue, created: Revision) -> bool {
+    own.create_revision == created || mutant!(ExistenceForCreateRevision)
 }
 
 /// Who holds the lock, with its value, and how many contenders there are.
@@ -190,7 +173,7 @@ pub(super) fn put_session(session_key: &Key, lease: LeaseId) -> Txn {
 
 /// Asks only whether the epoch stands.
 pub(super) fn check_session(guard: &Guard) -> Txn {
-    Txn { when: vec![epoch_stands(guard)], then: Vec::new(), otherwise: vec![read_key(&guard.session_key)] }
+    Txn { when: epoch_stands(guard), then: Vec::new(), otherwise: vec![read_key(&guard.session_key)] }
 }
 
 /// Reads [`check_session`]'s answer: `None` if the epoch stands, else the session key as it is now.
@@ -206,8 +189,12 @@ pub(super) fn garbled() -> Failure {
     Failure::new(FailureClass::Refused, "etcd's answer does not fit the request")
 }
 
-fn epoch_stands(guard: &Guard) -> Compare {
-    Compare { span: Span::Key(guard.session_key.clone()), field: Field::ModRevision, equals: guard.epoch }
+fn epoch_stands(guard: &Guard) -> Vec<Compare> {
+    if mutant!(EpochNotCompared) {
+        return Vec::new();
+    }
+    let span = Span::Key(guard.session_key.clone());
+    vec![Compare { span, field: Field::ModRevision, equals: guard.epoch }]
 }
 
 fn put(entry: &Entry<'_>) -> Op {

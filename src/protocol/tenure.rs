@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::QueueId;
+use super::mutants::mutant;
 use super::outbox::{Outbox, Purpose};
 use super::steps::{self, Guard};
 use super::timers::Timer;
@@ -40,8 +41,12 @@ pub(super) struct SessionWatch {
 }
 
 impl Tenure {
-    pub(super) fn next_contender_key(&mut self, name: &LockName) -> Key {
-        self.next_seq += 1;
+    /// A key never used before, also where it replaces another (`handing_over`).
+    pub(super) fn next_contender_key(&mut self, name: &LockName, handing_over: bool) -> Key {
+        let reuse = if handing_over { mutant!(KeyReusedAtHandOver) } else { mutant!(KeyReusedAfterRelease) };
+        if !reuse {
+            self.next_seq += 1;
+        }
         name.contender_key(self.lease, self.next_seq)
     }
 

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crate::io::Store;
-use crate::io::testing::{Cluster, always, call, connect, dead_url, grant, key, put, put_key};
-use crate::store::{Answer, FailureClass, Request};
+use crate::io::testing::{Cluster, always, call, connect, dead_url, grant, key, keys, put, put_key, range};
+use crate::store::{Answer, FailureClass, Request, Span};
 
 /// Every request that is repeated while its outcome is unknown, as the protocol does it, gets through.
 async fn put_at_last(etcd: &impl Store, name: &str, attempt: Duration) -> Duration {
@@ -93,6 +93,43 @@ async fn a_frozen_member_costs_one_timeout() {
     put_key(&etcd, "/after", 0).await;
     assert!(begun.elapsed() < attempt, "the pin has moved");
     cluster.thaw(follower);
+}
+
+#[tokio::test]
+async fn a_caller_in_a_hurry_says_nothing_about_the_endpoint() {
+    let cluster = Cluster::start(3);
+    for member in 0..3 {
+        connect(&cluster.url(member)).await;
+    }
+    let etcd = connect(&cluster.urls()).await;
+    let pinned = etcd.pinned();
+    for _ in 0..20 {
+        let request = Request::Delete { key: key("/a") };
+        let failure = etcd.call(request, Duration::from_micros(50)).await.unwrap_err();
+        assert!(matches!(failure.class, FailureClass::Unknown | FailureClass::NotDone), "{failure:?}");
+    }
+    assert_eq!(etcd.pinned(), pinned);
+    let failure = etcd.call(Request::Delete { key: key("/a") }, Duration::ZERO).await.unwrap_err();
+    assert!(matches!(failure.class, FailureClass::Unknown | FailureClass::NotDone), "{failure:?}");
+    let forever = etcd.call(Request::Delete { key: key("/a") }, Duration::MAX).await;
+    assert!(forever.is_ok());
+}
+
+#[tokio::test]
+async fn a_foreign_cluster_found_late_is_never_used() {
+    let (own, foreign) = (Cluster::start(1), Cluster::start(1));
+    connect(&own.urls()).await;
+    connect(&foreign.urls()).await;
+    foreign.freeze(0);
+    let etcd = connect(&[own.urls(), foreign.urls()].concat()).await;
+    foreign.thaw(0);
+    etcd.pin(1);
+    for name in ["/a", "/b"] {
+        put_key(&etcd, name, 0).await;
+    }
+    assert_eq!(etcd.pinned(), own.urls()[0]);
+    let own = connect(&own.urls()).await;
+    assert_eq!(keys(&own, range(Span::Prefix(key("/")))).await, ["/a", "/b"]);
 }
 
 #[tokio::test]

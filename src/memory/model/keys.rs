@@ -21,8 +21,8 @@ pub(super) struct Keys {
     /// Below this revision nothing can be read or watched; 0: nothing was compacted.
     compacted: Revision,
     live: BTreeMap<Key, Record>,
-    /// What is no more: for each key its former records, oldest first. Kept apart from `live`, so that the contenders
-    /// of the past do not slow down the reads of today.
+    /// What is no more: for each key its former records, oldest first. Kept apart from `live`, so that the
+    /// contenders of the past do not slow down the reads of today.
     past: BTreeMap<Key, Vec<Past>>,
     /// Every write since the compaction, in its order.
     changes: VecDeque<Change>,
@@ -83,8 +83,8 @@ impl Keys {
         replaced.map_or(0, |(_, lease)| lease)
     }
 
-    /// Deletes the key, if there is one, and answers with the lease that it had. A key that is put after its deletion
-    /// is a new one, with a new create revision.
+    /// Deletes the key, if there is one, and answers with the lease that it had. A key that is put after its
+    /// deletion is a new one, with a new create revision.
     pub(super) fn delete(&mut self, key: &Key) -> Option<LeaseId> {
         let revision = self.revision + 1;
         let (_, lease) = self.retire(key, revision)?;
@@ -147,8 +147,8 @@ impl Keys {
 
     /// Reads the keys. Whether the revision can be read was checked before.
     ///
-    /// As in etcd, `count` is the size of the whole span: neither `limit` nor `max_create_revision` makes it smaller.
-    /// Keys of the same create revision stay in the order of their names, in either direction.
+    /// As in etcd, `count` is the size of the whole span: neither `limit` nor `max_create_revision` makes it
+    /// smaller. Keys of the same create revision stay in the order of their names, in either direction.
     pub(super) fn range(&self, range: &Range) -> RangeResult {
         let mut found: Vec<_> = match range.at_revision {
             0 => self.in_span(&range.span).collect(),
@@ -190,8 +190,8 @@ impl Keys {
 
     /// Forgets what was overwritten or deleted before this revision, which itself can still be read and watched.
     ///
-    /// The deletions *of* this revision are kept for watches that start there. (etcd does so since 3.4.34, 3.5.16 and
-    /// 3.6; before, a watch from the compacted revision itself could miss one.)
+    /// The deletions *of* this revision are kept for watches that start there. (etcd does so since 3.4.34, 3.5.16
+    /// and 3.6; before, a watch from the compacted revision itself could miss one.)
     pub(super) fn compact(&mut self, revision: Revision) -> Result<(), Failure> {
         self.check_readable(revision)?;
         if revision <= self.compacted {

@@ -1,8 +1,8 @@
 //! A faithful model of the part of etcd that the library uses, without I/O, threads, a clock or chance.
 //!
-//! It answers as one healthy member of a cluster would, request by request, and tells watchers in the order of history.
-//! What can go wrong between a client and a cluster (delays, losses, partitions, when exactly the leader notices that a
-//! lease is due) is not in it: that is for the world around the model to decide. Time is an argument.
+//! It answers as one healthy member of a cluster would, request by request, and tells watchers in the order of
+//! history. What can go wrong between a client and a cluster (delays, losses, partitions, when exactly the leader
+//! notices that a lease is due) is not in it: that is for the world around the model to decide. Time is an argument.
 //!
 //! A test holds it against a real etcd; where releases differ, the model does what the newest does, and says so.
 
@@ -105,8 +105,8 @@ impl Model {
         Ok(Answer::LeaseGranted { lease: self.leases.grant(now, ttl), ttl })
     }
 
-    /// The renewal of a lease that is due waits in etcd until the lease is revoked, and is then refused. Here the lease
-    /// ends at once, which to everybody looks the same.
+    /// The renewal of a lease that is due waits in etcd until the lease is revoked, and is then refused. Here the
+    /// lease ends at once, which to everybody looks the same.
     fn renew(&mut self, now: Time, lease: LeaseId) -> Result<Answer, Failure> {
         self.check_keys_of(lease)?;
         if self.leases.is_due(now, lease) {
@@ -189,8 +189,8 @@ impl Model {
 
     /// The NOSPACE alarm: while it is on, leases and puts are refused; deletions, reads and renewals go on.
     ///
-    /// A transaction with a put is refused whichever branch would run. (Nested puts count from 3.7 on; before, a
-    /// transaction whose puts are all nested got through.)
+    /// A transaction with a put is refused whichever branch would run. (Nested puts count since 3.5.33, 3.6.14,
+    /// 3.7.1; before, and in 3.4, a transaction whose puts are all nested gets through.)
     pub(crate) fn set_no_space(&mut self, no_space: bool) {
         self.no_space = no_space;
     }
@@ -213,8 +213,9 @@ impl Model {
 impl Model {
     /// Opens a watch and answers with the revision at which it was opened: the model's own.
     ///
-    /// From a past revision on, what happened since comes first; if that is compacted away, [`Notice::Compacted`] is all
-    /// that comes. etcd looks at the past only on its next 100 ms tick; when a notice arrives is the world's to decide.
+    /// From a past revision on, what happened since comes first; if that is compacted away, [`Notice::Compacted`] is
+    /// all that comes. etcd looks at the past only on its next 100 ms tick; when a notice arrives is the world's to
+    /// decide.
     pub(crate) fn watch(&mut self, spec: &WatchSpec) -> Result<(Watcher, Revision), Failure> {
         if self.denied.as_ref().is_some_and(|span| spec.span.overlaps(span)) {
             return Err(denied());

@@ -104,8 +104,8 @@ impl Model {
     }
 }
 
-/// etcd's `--max-txn-ops`: each of the three lists may be so long, and what the longest of them takes is not left for
-/// the transactions inside. An operation needs a key, too.
+/// etcd's `--max-txn-ops`: each of the three lists may be so long, and what the longest of them takes is not left
+/// for the transactions inside. An operation needs a key, too.
 fn check_size(txn: &Txn, max_ops: usize) -> Result<(), Failure> {
     let longest = txn.when.len().max(txn.then.len()).max(txn.otherwise.len());
     let Some(left) = max_ops.checked_sub(longest) else {
@@ -133,11 +133,11 @@ struct Writes<'a> {
     deleted: BTreeSet<&'a Key>,
 }
 
-/// etcd's `checkIntervals`: no key is put twice, and none that is deleted is put. It looks at all branches, whichever
-/// will run, except that the two of one nested transaction may put the same key.
+/// etcd's `checkIntervals`: no key is put twice, and none that is deleted is put. It looks at all branches,
+/// whichever will run, except that the two of one nested transaction may put the same key.
 ///
-/// One order slips through, and the model lets it through as well: put in a nested transaction, then deleted in a later
-/// one beside it.
+/// One order slips through, and the model lets it through as well: put in a nested transaction, then deleted in a
+/// later one beside it.
 fn writes(ops: &[Op]) -> Result<Writes<'_>, Failure> {
     let mut all = Writes::default();
     for op in ops {

@@ -1,5 +1,6 @@
 //! Our one key in etcd for a name, from its first request to its last delete.
 
+use super::super::mutants::mutant;
 use super::super::outbox::{Outbox, Watched};
 use super::super::timers::Timer;
 use super::super::{HoldId, QueueId, RequestId, Thread, Ticket};
@@ -78,7 +79,7 @@ pub(super) struct Debris {
 impl Debris {
     /// Nothing can bring the key back once it is deleted.
     pub(super) fn is_fenced(&self, epoch: Revision) -> bool {
-        self.dirty.is_none_or(|dirty| dirty < epoch)
+        self.dirty.is_none_or(|dirty| dirty < epoch) || mutant!(DeletedWithoutFence)
     }
 }
 

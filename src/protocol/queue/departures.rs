@@ -39,6 +39,11 @@ impl Departing {
         Self { ticket, why: Why::Cancelled, inspection: None }
     }
 
+    /// The caller has no time for the holder's name any more.
+    pub(super) fn cancel(&mut self) {
+        self.why = Why::Cancelled;
+    }
+
     fn wants_holder(&self) -> bool {
         !matches!(self.why, Why::Cancelled) && self.inspection.is_none()
     }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use self::contender::{Contender, Debris, Hold, Stage};
 use self::departures::Departing;
+use super::mutants::mutant;
 use super::outbox::{Outbox, Purpose};
 use super::session::Session;
 use super::steps::{self, Entry};
@@ -136,8 +137,12 @@ impl Queue {
                 self.depart(Departing::cancelled(ticket), cx);
             }
         } else if let Some(at) = self.departing.iter().position(|departing| departing.ticket == ticket) {
-            self.departing.remove(at);
-            cx.out.forget_ticket(ticket);
+            if confirm {
+                self.departing[at].cancel();
+            } else {
+                self.departing.remove(at);
+                cx.out.forget_ticket(ticket);
+            }
         } else {
             self.leave_hold(ticket, confirm, cx);
         }
@@ -147,6 +152,9 @@ impl Queue {
         let Some(hold) = self.contender.as_mut().and_then(Contender::hold_mut) else {
             return;
         };
+        if mutant!(AbandonIgnoredAfterGrant) {
+            return;
+        }
         hold.claims.retain(|&claim| claim != ticket);
         let (id, last) = (hold.id, hold.claims.is_empty());
         cx.out.forget_ticket(ticket);
@@ -198,7 +206,7 @@ impl Queue {
             return;
         };
         if let (None, Some(front)) = (&self.contender, self.waiters.front()) {
-            let key = tenure.next_contender_key(&self.name);
+            let key = tenure.next_contender_key(&self.name, !self.debris.is_empty());
             let value = contender_value(front, cx.now, cx.out);
             self.contender = Some(Contender::new(key, value, tenure.lease, front.patience.try_only));
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::contender::{Contender, Place, Stage};
 use super::{Cx, OWN_WATCH_AGE, Queue, SentStep, Step};
 use crate::error::LossReason;
+use crate::protocol::mutants::mutant;
 use crate::protocol::outbox::{Purpose, Watched};
 use crate::protocol::session::Verdict;
 use crate::protocol::steps::{self, Entered, Standing};
@@ -73,7 +74,7 @@ impl Queue {
         let Some(contender) = self.contender.as_ref().filter(|_| sent.entering) else {
             return Verdict::Nothing;
         };
-        match steps::entered(&contender.key, contender.try_only, revision, answer) {
+        match steps::entered(&contender.key, contender.try_only, sent.epoch, answer) {
             Entered::Refused { session } => return cx.session.handle_refused(session),
             Entered::First { token } => self.hold(token, cx),
             Entered::Behind { created, predecessor } => self.stand(created, predecessor, revision, cx),
@@ -89,7 +90,7 @@ impl Queue {
     fn step_failed(&mut self, sent: SentStep, failure: Failure, cx: &mut Cx<'_>) -> Verdict {
         match failure.class {
             FailureClass::LeaseGone => return Verdict::Lost(LossReason::SessionRevoked),
-            FailureClass::Unknown => {
+            FailureClass::Unknown if !mutant!(UnknownTakenForNotDone) => {
                 if let Some(contender) = self.contender.as_mut().filter(|_| sent.entering) {
                     contender.dirty = contender.dirty.max(Some(sent.epoch));
                 }
@@ -238,6 +239,7 @@ impl Queue {
     pub(in crate::protocol) fn fall_back(&mut self, cx: &mut Cx<'_>) {
         match self.contender.as_ref().and_then(Contender::hold) {
             Some(hold) if hold.doomed => self.key_deleted(cx),
+            _ if mutant!(MissedEventsIgnored) => {}
             _ => self.look(cx),
         }
     }
@@ -251,14 +253,18 @@ impl Queue {
     /// The watch on the predecessor stands from `revision` on.
     pub(in crate::protocol) fn predecessor_watched(&mut self, revision: Revision, cx: &mut Cx<'_>) {
         let place = self.contender.as_mut().and_then(Contender::place_mut);
-        if place.is_some_and(|place| place.seen < revision) {
+        if place.is_some_and(|place| place.seen < revision) && !mutant!(MissedEventsIgnored) {
             // It may have gone between the read that showed it and the beginning of the watch.
             self.look(cx);
         }
     }
 
     pub(in crate::protocol) fn predecessor_deleted(&mut self, cx: &mut Cx<'_>) {
-        if self.contender.as_mut().and_then(Contender::place_mut).is_some() {
+        if let Some(place) = self.contender.as_mut().and_then(Contender::place_mut) {
+            if mutant!(PromotedWithoutRead) {
+                let created = place.created;
+                return self.hold(created, cx);
+            }
             self.look(cx);
         }
     }
@@ -272,13 +278,18 @@ impl Queue {
         }
     }
 
-    /// Somebody deleted our key. If the session went with it, that is the reason to tell, so ask first.
+    /// Somebody deleted our key, and no key is ever put twice. A waiter enters again with a new one. A hold is over; if
+    /// the session went with it, that is the reason to tell, so ask first.
     pub(in crate::protocol) fn own_key_deleted(&mut self, cx: &mut Cx<'_>) {
-        if let Some(hold) = self.contender.as_mut().and_then(Contender::hold_mut) {
-            hold.doomed = true;
-            cx.out.timers.set(Timer::Fallback(self.id), cx.now + REASON_GRACE);
+        match self.contender.as_mut().map(Contender::hold_mut) {
+            Some(Some(hold)) => {
+                hold.doomed = true;
+                cx.out.timers.set(Timer::Fallback(self.id), cx.now + REASON_GRACE);
+                self.look(cx);
+            }
+            Some(None) => self.forget_contender(cx),
+            None => {}
         }
-        self.look(cx);
     }
 
     fn key_deleted(&mut self, cx: &mut Cx<'_>) {

@@ -69,13 +69,23 @@ fn the_retries_end_in_already_held_or_in_unavailable() {
 }
 
 #[test]
+fn leaving_while_the_timeout_still_looks_for_the_holder_is_answered() {
+    let mut world = World::with(1);
+    let ticket = world.lock_within(0, "a", 1, Duration::from_millis(300));
+    world.pass_alone(Duration::from_millis(300));
+    world.leave_and_confirm(0, ticket);
+    world.pass(GRACE);
+    assert_eq!(world.refusal(0, ticket), Some(Refusal::Cancelled));
+}
+
+#[test]
 fn leaving_before_there_is_a_session_leaves_no_trace() {
     let mut world = World::unconnected(1);
     let ticket = world.lock(0, "a", 1);
     world.leave_and_confirm(0, ticket);
     world.settle();
     assert_eq!(world.refusal(0, ticket), Some(Refusal::Cancelled));
-    assert_eq!(world.nodes[0].protocol.queues_in_use(), 0);
+    assert!(world.nodes[0].protocol.is_idle());
     assert!(world.contenders("a").is_empty());
 }
 

@@ -263,7 +263,7 @@ fn names_that_nobody_uses_any_more_leave_nothing_in_memory() {
         world.leave(0, ticket);
         world.settle();
     }
-    assert_eq!(world.nodes[0].protocol.queues_in_use(), 0);
+    assert!(world.nodes[0].protocol.is_idle());
     world.pass(Duration::from_secs(1));
     assert!(world.read(super::world::name("n1").contenders()).is_empty());
 }

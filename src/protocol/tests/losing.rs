@@ -233,6 +233,26 @@ fn a_waiter_whose_key_is_deleted_queues_again_and_is_never_granted_on_the_dead_k
 }
 
 #[test]
+fn a_waiter_that_was_told_of_its_key_s_end_is_not_granted_by_an_older_answer() {
+    let mut world = World::with(2);
+    let holder = world.lock(0, "a", 1);
+    world.settle();
+    let waiter = world.lock(1, "a", 1);
+    world.pass(Duration::from_millis(100));
+    let dead = world.contenders("a")[1].clone();
+    // The holder leaves, the waiter looks, and before the answer arrives its key is deleted and it is told.
+    world.leave(0, holder);
+    world.answer(0);
+    world.hear_only(1);
+    let (request, reply) = world.carry_out(1);
+    world.delete(dead.key.clone());
+    world.hear_only(1);
+    world.deliver(1, request, reply);
+    world.settle();
+    assert!(world.token(1, waiter).unwrap() > dead.create_revision);
+}
+
+#[test]
 fn without_a_session_final_refusals_reach_the_waiters_and_the_session_is_tried_again() {
     let mut world = World::unconnected(1);
     let ticket = world.lock(0, "a", 1);

@@ -138,7 +138,7 @@ fn many_given_up_names_share_one_fence() {
     world.settle();
     world.pass(Duration::from_secs(1));
     assert_eq!(world.count(0, "txn") - before, 1);
-    assert_eq!(world.nodes[0].protocol.queues_in_use(), 0);
+    assert!(world.nodes[0].protocol.is_idle());
 }
 
 #[test]

@@ -190,7 +190,6 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.rules.send_modify(|rules| rules.generation += 1);
         drop(self.orders.take());
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -231,7 +230,7 @@ async fn run(
             Some(_) = connections.join_next() => {}
         }
     }
-    // The rules have reset every connection.
+    rules.send_modify(|rules| rules.generation += 1);
     while connections.join_next().await.is_some() {}
 }
 

@@ -1,0 +1,72 @@
+//! Defects that can be switched on in tests, to show that the simulation finds them.
+//!
+//! Outside tests [`mutant!`] is the constant `false` and the list does not exist, so no defect can be compiled into a
+//! build that anybody uses.
+
+#[cfg(test)]
+pub(crate) use listed::Mutant;
+
+#[cfg(test)]
+mod listed {
+    use std::cell::Cell;
+
+    /// A defect of the protocol.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) enum Mutant {
+        /// The deadline counts from when the answer came, not from when the renewal was sent.
+        DeadlineFromReceipt,
+        /// Answers that arrive with or after the deadline count before it.
+        AnswersBeforeDeadline,
+        /// A member that has missed an election is believed.
+        StaleTermBelieved,
+        /// Guarded requests leave the compare of the epoch out.
+        EpochNotCompared,
+        /// A request without an answer is taken for one that was not carried out.
+        UnknownTakenForNotDone,
+        /// A key that a delayed request could bring back is deleted without a new epoch.
+        DeletedWithoutFence,
+        /// A waiter takes the lock when its predecessor goes, without reading who is first.
+        PromotedWithoutRead,
+        /// It is tested that the key exists, not that it is the one that was put.
+        ExistenceForCreateRevision,
+        /// What may have been missed before a watch stood, or while it was broken, is never looked for.
+        MissedEventsIgnored,
+        /// A ticket that is given up after its grant keeps the lock.
+        AbandonIgnoredAfterGrant,
+        /// The next local thread takes over with the key of the one before.
+        KeyReusedAtHandOver,
+        /// A lock that is taken again gets the key it had, so a repeated delete of the old one hits the new.
+        KeyReusedAfterRelease,
+    }
+
+    thread_local! {
+        static ACTIVE: Cell<Option<Mutant>> = const { Cell::new(None) };
+    }
+
+    impl Mutant {
+        pub(in super::super) fn is_active(self) -> bool {
+            ACTIVE.get() == Some(self)
+        }
+
+        /// Runs `run` with this defect, on this thread.
+        pub(crate) fn during<T>(self, run: impl FnOnce() -> T) -> T {
+            ACTIVE.set(Some(self));
+            let result = run();
+            ACTIVE.set(None);
+            result
+        }
+    }
+}
+
+/// Whether a defect of [`Mutant`] is switched on: never, outside tests.
+macro_rules! mutant {
+    ($name:ident) => {{
+        #[cfg(test)]
+        let active = $crate::protocol::mutants::Mutant::$name.is_active();
+        #[cfg(not(test))]
+        let active = false;
+        active
+    }};
+}
+
+pub(super) use mutant;

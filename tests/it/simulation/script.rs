@@ -1,0 +1,191 @@
+//! What the threads of the managers do: lock in every way there is, hold, let go.
+
+use std::time::Duration;
+
+use super::checks::Violation;
+use super::world::{Event, TTL, World};
+use crate::protocol::{Acquire, Command, Patience, Thread, Ticket};
+
+/// A thread of a manager. Its script goes on when it is answered, and after pauses.
+#[derive(Debug, Default)]
+pub(super) struct Worker {
+    state: State,
+    /// A second guard by re-entry.
+    again: Option<Ticket>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Idle,
+    /// Asked, and waits for the answer.
+    Waiting(Ticket),
+    Holding(Ticket),
+    /// Gave up or released, and waits to hear that it is done.
+    Leaving(Ticket),
+}
+
+impl Worker {
+    pub(super) fn is_idle(&self) -> bool {
+        self.state == State::Idle && self.again.is_none()
+    }
+}
+
+impl World {
+    /// The thread goes on with its script: after a pause, or because a pause of its own choice is over.
+    pub(super) fn work(&mut self, node: usize, life: u32, worker: usize) -> Result<(), Violation> {
+        if self.nodes[node].life != life {
+            return Ok(());
+        }
+        match self.nodes[node].workers[worker].state {
+            State::Idle if self.winding_down => Ok(()),
+            State::Idle => self.ask(node, worker),
+            State::Waiting(ticket) => {
+                // It was to give up some time after it asked.
+                self.nodes[node].workers[worker].state = State::Leaving(ticket);
+                self.checks.left(ticket);
+                self.command(node, Command::Leave { ticket, confirm: true })
+            }
+            State::Holding(ticket) => self.let_go(node, worker, ticket),
+            State::Leaving(_) => Ok(()),
+        }
+    }
+
+    fn ask(&mut self, node: usize, worker: usize) -> Result<(), Violation> {
+        let name = self.names[self.rng.usize(..self.names.len())].clone();
+        let local = self.local(node);
+        let after = |limit: Duration| Some(local + limit);
+        let limit = self.below(Duration::from_secs(4));
+        let patience = match self.rng.u8(0..8) {
+            0 => Patience { try_only: true, deadline: None, budget: after(Duration::from_secs(1)) },
+            1 | 2 => Patience { deadline: after(limit), ..Patience::default() },
+            3 => Patience { budget: after(limit), ..Patience::default() },
+            _ => Patience::default(),
+        };
+        let gives_up = self.chance(0.15);
+        let ticket = self.acquire(node, worker, &name, patience)?;
+        let unanswered = self.nodes[node].workers[worker].state == State::Waiting(ticket);
+        if gives_up && unanswered && !patience.try_only {
+            // Often at the very moment of the grant.
+            let after = if self.rng.bool() { Duration::from_millis(3) } else { Duration::from_secs(3) };
+            let (after, life) = (self.below(after), self.nodes[node].life);
+            self.schedule(after, Event::Work { node, life, worker });
+        }
+        Ok(())
+    }
+
+    fn acquire(
+        &mut self,
+        node: usize,
+        worker: usize,
+        name: &crate::name::LockName,
+        patience: Patience,
+    ) -> Result<Ticket, Violation> {
+        let ticket = self.next_ticket();
+        let since = self.local(node);
+        self.note(|| format!("manager {node} thread {worker} asks for {name:?} as {ticket:?}: {patience:?}"));
+        self.checks.asked(ticket, node, worker, name, patience, self.now);
+        if self.nodes[node].workers[worker].state == State::Idle {
+            self.nodes[node].workers[worker].state = State::Waiting(ticket);
+        } else {
+            self.nodes[node].workers[worker].again = Some(ticket);
+        }
+        let acquire = Acquire {
+            ticket,
+            name: name.clone(),
+            thread: Thread(worker as u64),
+            patience,
+            retry_interval: Duration::from_millis(100),
+            since,
+            asked_at: Duration::from_secs(1),
+        };
+        self.command(node, Command::Acquire(acquire))?;
+        Ok(ticket)
+    }
+
+    fn let_go(&mut self, node: usize, worker: usize, ticket: Ticket) -> Result<(), Violation> {
+        if let Some(again) = self.nodes[node].workers[worker].again.take() {
+            self.checks.left(again);
+            self.command(node, Command::Leave { ticket: again, confirm: false })?;
+        }
+        let confirm = self.rng.bool();
+        let after = self.below(Duration::from_millis(200));
+        let it = &mut self.nodes[node];
+        let life = it.life;
+        if confirm {
+            it.workers[worker].state = State::Leaving(ticket);
+        } else {
+            it.workers[worker].state = State::Idle;
+            self.schedule(after, Event::Work { node, life, worker });
+        }
+        self.command(node, Command::Leave { ticket, confirm })
+    }
+
+    fn worker_of(&self, node: usize, ticket: Ticket) -> Option<usize> {
+        self.nodes[node].workers.iter().position(|worker| {
+            matches!(worker.state, State::Waiting(t) | State::Holding(t) | State::Leaving(t) if t == ticket)
+        })
+    }
+
+    pub(super) fn granted(&mut self, node: usize, ticket: Ticket) {
+        let Some(worker) = self.worker_of(node, ticket) else {
+            return;
+        };
+        if self.nodes[node].workers[worker].state != State::Waiting(ticket) {
+            return;
+        }
+        self.nodes[node].workers[worker].state = State::Holding(ticket);
+        let longest = match self.rng.u8(0..20) {
+            0 => TTL * 3,
+            1..=4 => Duration::from_secs(1),
+            _ => Duration::from_millis(50),
+        };
+        let (after, life) = (self.below(longest), self.nodes[node].life);
+        self.schedule(after, Event::Work { node, life, worker });
+    }
+
+    pub(super) fn refused(&mut self, node: usize, ticket: Ticket) {
+        self.next_round(node, ticket);
+    }
+
+    pub(super) fn confirmed(&mut self, node: usize, ticket: Ticket) {
+        self.next_round(node, ticket);
+    }
+
+    fn next_round(&mut self, node: usize, ticket: Ticket) {
+        if let Some(worker) = self.nodes[node].workers.iter().position(|w| w.again == Some(ticket)) {
+            self.nodes[node].workers[worker].again = None;
+        }
+        if let Some(worker) = self.worker_of(node, ticket) {
+            self.nodes[node].workers[worker].state = State::Idle;
+            let (after, life) = (self.below(Duration::from_millis(200)), self.nodes[node].life);
+            self.schedule(after, Event::Work { node, life, worker });
+        }
+    }
+
+    /// Asks again for what the thread holds already, as a caller does whose own look at the clock says that it holds.
+    pub(super) fn reenter(&mut self, node: usize) -> Result<(), Violation> {
+        let local = self.local(node);
+        let it = &self.nodes[node];
+        if it.paused_until > self.now || it.deadline.is_none_or(|deadline| local >= deadline) {
+            return Ok(());
+        }
+        for worker in 0..self.nodes[node].workers.len() {
+            let State::Holding(ticket) = self.nodes[node].workers[worker].state else {
+                continue;
+            };
+            let held = self.checks.held_name(node, ticket);
+            if let (Some(name), None) = (held, &self.nodes[node].workers[worker].again) {
+                self.acquire(node, worker, &name, Patience::default())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The threads of a manager that died.
+    pub(super) fn forget_workers(&mut self, node: usize) {
+        for worker in &mut self.nodes[node].workers {
+            *worker = Worker::default();
+        }
+    }
+}

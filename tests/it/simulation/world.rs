@@ -1,0 +1,445 @@
+//! A simulated world: managers that are the real protocol, one model of etcd, one seeded source of chance.
+//!
+//! Time is virtual and moves from event to event. Between a manager and the store stands a network that delays, loses,
+//! parks and reorders; see `network.rs`. What the threads of the managers do is in `script.rs`, what goes wrong around
+//! them in `faults.rs`, and what must hold whatever happens in `checks.rs`.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::time::Duration;
+
+use super::checks::{Checks, Violation};
+use super::faults::{Fault, Foreign};
+use super::network::{LONGEST_PARKED, Link, Pending, Stream};
+use super::script::Worker;
+use crate::clock::Time;
+use crate::memory::model::Model;
+use crate::name::{LockName, Root};
+use crate::protocol::{Action, Command, Config, Protocol, RequestId, Ticket};
+use crate::store::{Failure, LeaseId, Request, Response, WatchEvent, WatchId};
+
+/// When the world begins: late enough that no subtraction reaches the clock's zero.
+const BEGIN: Time = Time::from_nanos(1_000_000_000_000);
+
+/// Once the faults have stopped, everybody is through within this long.
+const PROGRESS_BOUND: Duration = Duration::from_secs(300);
+
+/// What happens at some time.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A request reaches the store; `heard` says when its answer reaches the manager, if it does.
+    Arrive {
+        node: usize,
+        life: u32,
+        id: RequestId,
+        request: Request,
+        heard: Option<Duration>,
+    },
+    /// The answer to a request carried out at `carried_out` reaches the manager.
+    Reply {
+        node: usize,
+        life: u32,
+        id: RequestId,
+        reply: Result<Response, Failure>,
+        carried_out: Time,
+    },
+    /// A watch request reaches the store.
+    OpenWatch {
+        node: usize,
+        stream: u64,
+        watch: WatchId,
+    },
+    /// A watch event reaches the manager.
+    Tell {
+        node: usize,
+        stream: u64,
+        event: WatchEvent,
+    },
+    /// The manager notices that its watch stream is dead, and opens another.
+    Reopen {
+        node: usize,
+        stream: u64,
+    },
+    /// A thread goes on with its script.
+    Work {
+        node: usize,
+        life: u32,
+        worker: usize,
+    },
+    /// A foreign contender goes on.
+    Foreign(usize),
+    Fault(Fault),
+}
+
+pub(super) struct World {
+    pub(super) now: Time,
+    pub(super) rng: fastrand::Rng,
+    pub(super) model: Model,
+    pub(super) nodes: Vec<Node>,
+    pub(super) foreign: Vec<Foreign>,
+    pub(super) names: Vec<LockName>,
+    pub(super) checks: Checks,
+    pub(super) tally: Tally,
+    /// No new work and no new faults.
+    pub(super) winding_down: bool,
+    /// How late the store notices the next lease that is due.
+    pub(super) expiry_lateness: Duration,
+    /// The raft term, and the one of a member that has missed the last election.
+    pub(super) term: u64,
+    pub(super) stale_term: Option<u64>,
+    events: BinaryHeap<Reverse<(Time, u64)>>,
+    bodies: BTreeMap<u64, Event>,
+    last_event: u64,
+    last_ticket: u64,
+    trace: Option<Vec<String>>,
+}
+
+/// What a run did, for the summary.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    pub(super) events: u64,
+    pub(super) grants: u64,
+    pub(super) losses: u64,
+    pub(super) faults: u64,
+}
+
+/// One manager: the protocol and the outside that serves it.
+pub(super) struct Node {
+    pub(super) protocol: Protocol,
+    /// Counts restarts: what was under way for an earlier life means nothing to a later one.
+    pub(super) life: u32,
+    /// The manager's clock runs at this rate.
+    rate: f64,
+    /// Stopped until then: everything that arrives waits.
+    pub(super) paused_until: Time,
+    pub(super) link: Link,
+    pub(super) pending: BTreeMap<RequestId, Pending>,
+    pub(super) stream: Stream,
+    pub(super) workers: Vec<Worker>,
+    /// Until when holds are assured, by the manager's clock.
+    pub(super) deadline: Option<Time>,
+    pub(super) lease: Option<LeaseId>,
+    /// The highest raft term in any answer.
+    pub(super) seen_term: u64,
+    pub(super) closed: bool,
+}
+
+pub(super) const TTL: Duration = Duration::from_secs(5);
+
+pub(super) fn root() -> Root {
+    Root::parse("/sim").expect("a valid root")
+}
+
+impl World {
+    pub(super) fn new(seed: u64, tracing: bool) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let (managers, threads, names) = (rng.usize(1..=4), rng.usize(1..=3), rng.usize(1..=2));
+        let names =
+            (0..names).map(|i| LockName::parse(&root(), ["a", "b"][i]).expect("a valid name")).collect();
+        let nodes = (0..managers).map(|_| Node::new(&mut rng, threads)).collect();
+        let mut world = Self {
+            now: BEGIN,
+            rng,
+            model: Model::new(),
+            nodes,
+            foreign: Vec::new(),
+            names,
+            checks: Checks::default(),
+            tally: Tally::default(),
+            winding_down: false,
+            expiry_lateness: Duration::ZERO,
+            term: 1,
+            stale_term: None,
+            events: BinaryHeap::new(),
+            bodies: BTreeMap::new(),
+            last_event: 0,
+            last_ticket: 0,
+            trace: tracing.then(Vec::new),
+        };
+        for node in 0..managers {
+            world.start(node);
+        }
+        world.plan_faults();
+        world
+    }
+
+    /// Begins (or begins again) the life of a manager.
+    pub(super) fn start(&mut self, node: usize) {
+        let (local, life) = (self.local(node), self.nodes[node].life);
+        self.nodes[node].protocol.handle_start(local);
+        for worker in 0..self.nodes[node].workers.len() {
+            let after = self.below(Duration::from_millis(500));
+            self.schedule(after, Event::Work { node, life, worker });
+        }
+    }
+
+    /// Runs to the end: a busy time with faults, a quiet time in which everybody gets through, and the closing.
+    pub(super) fn run(&mut self) -> Result<Tally, Violation> {
+        let busy = BEGIN + Duration::from_secs(self.rng.u64(5..40));
+        self.run_until(|world| world.now >= busy, busy + PROGRESS_BOUND)?;
+        self.wind_down();
+        let end = self.now + PROGRESS_BOUND;
+        self.run_until(World::all_done, end)?;
+        if !self.all_done() {
+            let busy: Vec<_> = self.nodes.iter().map(|node| &node.workers).collect();
+            return Err(Violation::new(format!("no progress after the faults stopped: {busy:?}")));
+        }
+        // Long enough for parked requests to take effect, and for what they leave to be cleared away or to expire.
+        let quiet = self.now + LONGEST_PARKED + TTL * 3;
+        self.run_until(|world| world.now >= quiet, quiet + TTL)?;
+        self.check_nothing_left()?;
+        for node in 0..self.nodes.len() {
+            self.command(node, Command::Close)?;
+        }
+        let end = self.now + TTL * 3;
+        self.run_until(|world| world.nodes.iter().all(|node| node.closed), end)?;
+        self.check_all_closed()?;
+        Ok(self.tally)
+    }
+
+    fn run_until(&mut self, done: impl Fn(&Self) -> bool, latest: Time) -> Result<(), Violation> {
+        while !done(self) && self.now < latest {
+            self.step(latest)?;
+        }
+        Ok(())
+    }
+
+    /// Moves to the next thing that happens, and lets it happen.
+    fn step(&mut self, latest: Time) -> Result<(), Violation> {
+        self.tally.events += 1;
+        let event = self.events.peek().map(|Reverse((at, _))| *at);
+        let expiry = self.model.next_expiry().map(|due| due + self.expiry_lateness);
+        let timer = (0..self.nodes.len()).filter_map(|node| Some((self.next_wake(node)?, node))).min();
+        let next = [event, expiry, timer.map(|(at, _)| at)].into_iter().flatten().min();
+        let Some(next) = next.filter(|&next| next <= latest) else {
+            self.now = latest;
+            return Ok(());
+        };
+        self.now = self.now.max(next);
+        if expiry == Some(next) {
+            self.expire_leases();
+        } else if let Some((_, node)) = timer.filter(|&(at, _)| at == next)
+            // Whoever was stopped finds timers and answers due at once, in any order.
+            && (event != Some(next) || self.rng.bool())
+        {
+            self.wake(node)?;
+        } else if let Some(Reverse((_, id))) = self.events.pop()
+            && let Some(event) = self.bodies.remove(&id)
+        {
+            self.happen(event)?;
+        }
+        self.tell_watchers();
+        self.check_holds()
+    }
+
+    fn happen(&mut self, event: Event) -> Result<(), Violation> {
+        if let Some(node) = self.concerned(&event)
+            && self.nodes[node].paused_until > self.now
+        {
+            let after = self.nodes[node].paused_until.since(self.now);
+            self.schedule(after, event);
+            return Ok(());
+        }
+        match event {
+            Event::Arrive { node, life, id, request, heard } => {
+                self.arrive(node, life, id, &request, heard);
+            }
+            Event::Reply { node, life, id, reply, carried_out } => {
+                return self.reply(node, life, id, reply, carried_out);
+            }
+            Event::OpenWatch { node, stream, watch } => self.open_watch(node, stream, watch),
+            Event::Tell { node, stream, event } => return self.tell(node, stream, event),
+            Event::Reopen { node, stream } => self.reopen(node, stream),
+            Event::Work { node, life, worker } => return self.work(node, life, worker),
+            Event::Foreign(foreign) => self.foreign_step(foreign),
+            Event::Fault(fault) => self.strike(fault),
+        }
+        Ok(())
+    }
+
+    /// The manager that cannot notice the event while it is paused.
+    fn concerned(&self, event: &Event) -> Option<usize> {
+        match event {
+            Event::Reply { node, .. }
+            | Event::Tell { node, .. }
+            | Event::Reopen { node, .. }
+            | Event::Work { node, .. } => Some(*node),
+            _ => None,
+        }
+    }
+
+    /// When the manager wants to run next: its protocol's timer or the end of a request's patience.
+    fn next_wake(&self, node: usize) -> Option<Time> {
+        let it = &self.nodes[node];
+        let timer = it.protocol.next_timeout().map(|local| self.global(node, local));
+        let pending = it.pending.values().map(|pending| pending.gives_up).min();
+        [timer, pending].into_iter().flatten().min().map(|at| at.max(it.paused_until).max(self.now))
+    }
+
+    fn wake(&mut self, node: usize) -> Result<(), Violation> {
+        self.expire_requests(node)?;
+        let local = self.local(node);
+        self.nodes[node].protocol.handle_timeout(local);
+        self.pump(node)
+    }
+
+    pub(super) fn command(&mut self, node: usize, command: Command) -> Result<(), Violation> {
+        let local = self.local(node);
+        self.nodes[node].protocol.handle_command(local, command);
+        self.pump(node)
+    }
+
+    /// Carries out what the protocol wants.
+    pub(super) fn pump(&mut self, node: usize) -> Result<(), Violation> {
+        while let Some(action) = self.nodes[node].protocol.poll_action() {
+            self.note(|| format!("manager {node}: {action:?}"));
+            match action {
+                Action::Send { id, request, timeout } => self.send(node, id, request, timeout),
+                Action::Watch { id, spec } => self.watch(node, id, spec),
+                Action::Unwatch { id } => self.unwatch(node, id),
+                Action::SessionUp { lease, deadline, .. } => {
+                    self.nodes[node].lease = Some(lease);
+                    self.nodes[node].deadline = Some(deadline);
+                }
+                Action::ExtendSession { deadline } => {
+                    self.check_extension(node)?;
+                    self.nodes[node].deadline = Some(deadline);
+                }
+                Action::SessionDown { .. } => {
+                    self.check_session_down(node)?;
+                    self.nodes[node].lease = None;
+                    self.nodes[node].deadline = None;
+                }
+                Action::SessionFailed { .. } => {}
+                Action::Grant { ticket, hold, name, key, token } => {
+                    self.tally.grants += 1;
+                    self.check_grant(node, ticket, hold, &name, key, token)?;
+                    self.granted(node, ticket);
+                }
+                Action::Refuse { ticket, refusal } => {
+                    self.check_refusal(node, ticket, &refusal)?;
+                    self.refused(node, ticket);
+                }
+                Action::EndHold { hold, lost } => {
+                    self.tally.losses += u64::from(lost.is_some());
+                    self.check_end(node, hold)?;
+                }
+                Action::Confirm { ticket, .. } => self.confirmed(node, ticket),
+                Action::Closed => self.nodes[node].closed = true,
+            }
+        }
+        Ok(())
+    }
+
+    fn expire_leases(&mut self) {
+        if let Some(due) = self.model.next_expiry() {
+            let ended = self.model.expire_due(due);
+            self.note(|| format!("etcd: leases {ended:x?} expire"));
+        }
+        self.expiry_lateness = match self.rng.u8(0..4) {
+            // The first instant allowed; what etcd usually takes; a busy leader.
+            0 => Duration::ZERO,
+            1 | 2 => self.below(Duration::from_millis(500)),
+            _ => self.below(TTL),
+        };
+    }
+
+    fn all_done(&self) -> bool {
+        self.nodes.iter().all(|node| node.workers.iter().all(Worker::is_idle))
+            && self.foreign.iter().all(Foreign::is_gone)
+    }
+
+    pub(super) fn schedule(&mut self, after: Duration, event: Event) {
+        self.last_event += 1;
+        self.events.push(Reverse((self.now + after, self.last_event)));
+        self.bodies.insert(self.last_event, event);
+    }
+
+    /// Faults that are still planned will not happen.
+    pub(super) fn drop_faults(&mut self) {
+        // A manager that is down comes up again.
+        self.bodies
+            .retain(|_, event| !matches!(event, Event::Fault(fault) if !matches!(fault, Fault::Restart(_))));
+    }
+
+    pub(super) fn next_ticket(&mut self) -> Ticket {
+        self.last_ticket += 1;
+        Ticket(self.last_ticket)
+    }
+
+    /// The manager's clock: it began with the world's and runs at its own rate.
+    pub(super) fn local(&self, node: usize) -> Time {
+        BEGIN + self.now.since(BEGIN).mul_f64(self.nodes[node].rate)
+    }
+
+    /// When the manager's clock will show `local`.
+    fn global(&self, node: usize, local: Time) -> Time {
+        // A nanosecond more than rounding can take away, so that the clock has truly reached it.
+        BEGIN + local.since(BEGIN).div_f64(self.nodes[node].rate) + Duration::from_nanos(2)
+    }
+
+    /// A duration of the manager's clock, by the world's.
+    pub(super) fn stretched(&self, node: usize, duration: Duration) -> Duration {
+        duration.div_f64(self.nodes[node].rate)
+    }
+
+    /// Somewhere below `limit`.
+    pub(super) fn below(&mut self, limit: Duration) -> Duration {
+        limit.mul_f64(self.rng.f64())
+    }
+
+    pub(super) fn chance(&mut self, probability: f64) -> bool {
+        self.rng.f64() < probability
+    }
+
+    pub(super) fn note(&mut self, line: impl FnOnce() -> String) {
+        if let Some(trace) = &mut self.trace {
+            trace.push(format!("{:>12.6} {}", self.now.since(BEGIN).as_secs_f64(), line()));
+        }
+    }
+
+    pub(super) fn trace(&self) -> &[String] {
+        self.trace.as_deref().unwrap_or_default()
+    }
+}
+
+impl Tally {
+    pub(super) fn add(&mut self, other: Self) {
+        self.events += other.events;
+        self.grants += other.grants;
+        self.losses += other.losses;
+        self.faults += other.faults;
+    }
+}
+
+impl Node {
+    fn new(rng: &mut fastrand::Rng, threads: usize) -> Self {
+        Self {
+            protocol: new_protocol(rng),
+            life: 0,
+            // Up to one per cent off, either way.
+            rate: 0.99 + rng.f64() * 0.02,
+            paused_until: Time::default(),
+            link: Link::default(),
+            pending: BTreeMap::new(),
+            stream: Stream::default(),
+            workers: (0..threads).map(|_| Worker::default()).collect(),
+            deadline: None,
+            lease: None,
+            seen_term: 0,
+            closed: false,
+        }
+    }
+}
+
+pub(super) fn new_protocol(rng: &mut fastrand::Rng) -> Protocol {
+    Protocol::new(Config {
+        root: root(),
+        owner: "simulated".into(),
+        pid: 1,
+        ttl: TTL,
+        safety_margin: TTL / 10,
+        request_timeout: Duration::from_secs(1),
+        seed: rng.u64(..),
+    })
+}
