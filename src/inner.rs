@@ -18,7 +18,7 @@ use crate::lock::LockShared;
 use crate::mailbox::{Mailbox, mailbox};
 use crate::name::{LockName, Root};
 use crate::options::LockManagerOptions;
-use crate::protocol::{Config, Ticket};
+use crate::protocol::{Config, IN_FLIGHT, Ticket};
 use crate::stats::Stats;
 
 /// One manager. Its drop is the end of the manager.
@@ -58,6 +58,7 @@ impl Inner {
                 ttl: options.ttl,
                 safety_margin: options.margin(),
                 request_timeout: options.request_timeout,
+                steps_in_flight: IN_FLIGHT,
                 seed: fastrand::u64(..),
             },
             settings: Settings {

@@ -169,7 +169,6 @@ mod tests {
     fn the_cell_shows_the_session_that_stands() {
         let cell = SessionCell::default();
         assert_eq!(cell.info(at(1)).lease_id, 0);
-        assert!(!cell.info(at(1)).alive);
         let deadline = Arc::new(Deadline::new(at(10)));
         cell.up(7, Duration::from_secs(12), Arc::clone(&deadline));
         let info = cell.info(at(4));

@@ -122,16 +122,9 @@ pub(crate) enum Field {
 /// operation of the whole runs; its ranges see the effect of the operations before them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Op {
-    Put {
-        key: Key,
-        value: Vec<u8>,
-        lease: LeaseId,
-    },
+    Put { key: Key, value: Vec<u8>, lease: LeaseId },
     Range(Range),
-    Delete {
-        key: Key,
-    },
-    #[cfg_attr(not(test), expect(dead_code, reason = "for group commit; until then only tests nest"))]
+    Delete { key: Key },
     Txn(Txn),
 }
 
@@ -269,6 +262,8 @@ pub(crate) enum FailureClass {
     Unauthenticated,
     /// Not carried out: the user's role does not allow it.
     PermissionDenied,
+    /// Not carried out: more operations in one transaction than the store is set to allow.
+    TooManyOperations,
     /// Not carried out, and it never will be (a request too large, a broken store).
     Refused,
 }
@@ -284,6 +279,7 @@ impl Failure {
             FailureClass::NoSpace
             | FailureClass::Unauthenticated
             | FailureClass::PermissionDenied
+            | FailureClass::TooManyOperations
             | FailureClass::Refused => true,
             FailureClass::NotDone
             | FailureClass::Unknown
