@@ -108,8 +108,8 @@ pub use stats::{LossCounts, RpcCounts, Stats};
 #[cfg(feature = "tls")]
 pub use tls::TlsOptions;
 
-/// The programs in README.md are tested like those of this documentation.
-#[cfg(doctest)]
+/// The programs in README.md, one of which needs TLS, are tested like those of this documentation.
+#[cfg(all(doctest, feature = "tls"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
