@@ -37,4 +37,5 @@ mod value;
 mod simulation;
 mod support;
 
+mod readme;
 mod support_works;
