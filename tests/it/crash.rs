@@ -8,18 +8,19 @@ use std::thread;
 use std::time::Duration;
 
 use etcd_lock::crossbeam_channel::never;
-use etcd_lock::{ForceUnlock, LockError, LockManager, LockManagerOptions, LossReason};
+use etcd_lock::{DistributedLock, ForceUnlock, LockError, LockManager, LockManagerOptions, LossReason};
 use log::{LevelFilter, Log, Metadata, Record};
 
 use crate::support::wait::threads_named;
 use crate::support::{
-    Backend, SOON, disconnects, eventually, on_both_stores, take, take_elsewhere, wait_for_waiting,
+    Backend, SOON, disconnects, eventually, on_both_stores, take, take_elsewhere, wait_for_waiting, within,
 };
 
 on_both_stores! { alone:
     a_crash_at_a_grant_ends_every_hold_and_every_call,
     a_crash_at_a_question_ends_every_hold_and_every_call,
     a_crash_at_a_loss_ends_every_hold_and_every_call,
+    a_crash_at_the_close_still_ends_it,
     what_a_crash_leaves_in_the_store_goes_with_the_lease,
 }
 
@@ -91,7 +92,7 @@ fn crash(backend: &Backend, line: &str, cause: impl FnOnce(&LockManager) + Send)
     }
     assert!(disconnects(pending.ready()));
     assert!(is_internal(pending.wait()));
-    every_call_fails(&manager);
+    every_call_fails(&manager, &busy);
     assert!(is_lost(held.lock()), "this thread holds a lost guard");
     assert!(is_lost(guard.unlock()));
     drop(kept);
@@ -106,8 +107,12 @@ fn crash(backend: &Backend, line: &str, cause: impl FnOnce(&LockManager) + Send)
     assert!(in_the_way.is_held(), "others are not concerned");
 }
 
-fn every_call_fails(manager: &LockManager) {
+/// `lock` is one of which this thread has no guard.
+fn every_call_fails(manager: &LockManager, lock: &DistributedLock) {
     assert!(!manager.session().alive);
+    assert!(is_internal(lock.lock()) && is_internal(lock.try_lock()) && is_internal(lock.enqueue()));
+    assert!(is_internal(lock.lock_timeout(SOON)) && is_internal(lock.lock_or_cancel(&never())));
+    assert!(!lock.is_locked());
     assert!(is_internal(manager.new_lock("new")));
     assert!(is_internal(manager.lock_info("held")));
     assert!(is_internal(manager.list_locks("")));
@@ -155,6 +160,22 @@ fn a_crash_at_a_loss_ends_every_hold_and_every_call(backend: &Backend) {
         assert!(disconnects(guard.done()));
         assert_eq!(guard.loss(), Some(LossReason::ForceUnlocked), "the first reason stands");
     });
+}
+
+/// Whether `close` still succeeds depends on how far it had come; that it returns, and ends every hold, does not.
+fn a_crash_at_the_close_still_ends_it(backend: &Backend) {
+    let manager = backend.manager();
+    let lock = manager.new_lock("a").unwrap();
+    let guard = take(&lock);
+    crash_at("session closed");
+    let closing = manager.clone();
+    let closed = within(SOON, "close returns", move || closing.close());
+    assert!(FATAL.lock().unwrap().is_none(), "it came to the crash");
+    assert!(closed.is_ok() || is_internal(closed));
+    assert!(disconnects(guard.done()));
+    assert!(matches!(guard.loss(), Some(LossReason::Closed | LossReason::Crashed)));
+    drop(guard);
+    assert!(matches!(lock.lock(), Err(LockError::Closed | LockError::Internal { .. })));
 }
 
 /// Nobody renews the lease any more: the next holder gets the lock after it, and the old one has long been told.

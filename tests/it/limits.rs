@@ -267,9 +267,11 @@ fn a_place_in_the_queue_can_be_given_up_in_a_select(backend: &Backend) {
         recv(stopped) -> _ => panic!("nobody stops"),
         recv(after(SOON)) -> _ => panic!("the lock is free"),
     }
-    assert!(lock.is_locked(), "held from the moment of `ready`");
+    // Held from that moment on, whether somebody picks it up or not.
+    assert_eq!((held.waiter.stats().held, backend.contenders("a")), (1, 1));
+    assert!(backend.manager().new_lock("a").unwrap().try_lock().unwrap().is_none());
     let guard = pending.wait().unwrap();
-    assert!(guard.is_held());
+    assert!(guard.is_held() && lock.is_locked());
     drop(guard);
 
     // Given up when it was granted already.
@@ -285,7 +287,8 @@ fn a_limit_beyond_the_clock_is_no_limit(backend: &Backend) {
     let far = Instant::now() + Duration::from_secs(100 * 365 * 86_400);
     let for_ever = LockOptions::default().retry_interval(Duration::MAX).max_retries(u32::MAX);
     let locks = [held.lock(), held.lock(), held.lock_with(for_ever), held.lock()];
-    let waits: [&(dyn Fn(&DistributedLock) -> Result<LockGuard, LockError> + Sync); 4] = [
+    type Wait<'a> = &'a (dyn Fn(&DistributedLock) -> Result<LockGuard, LockError> + Sync);
+    let waits: [Wait<'_>; 4] = [
         &|lock| lock.lock_timeout(Duration::MAX),
         &|lock| lock.lock_deadline(far),
         &|lock| lock.lock(),

@@ -129,7 +129,7 @@ fn a_waiter_whose_session_is_lost_keeps_its_own_time_limit(backend: &Backend) {
     let (manager, other) = (backend.manager_of("bob"), backend.manager_of("alice"));
     let guard = take(&other.new_lock("a").unwrap());
     let lock = manager.new_lock("a").unwrap();
-    let (limit, begun) = (Duration::from_millis(600), Instant::now());
+    let (limit, begun) = (Duration::from_millis(1500), Instant::now());
     thread::scope(|scope| {
         let call = scope.spawn(|| lock.lock_timeout(limit));
         wait_for_waiting(&manager, 1);
@@ -171,15 +171,13 @@ fn a_manager_that_is_cut_off_gives_up_its_holds_by_itself_and_comes_back(backend
     let guard = take_elsewhere(&lock);
     let lease = manager.session();
     assert_eq!(lease.ttl, ttl);
+    let begun = Instant::now();
     let promised = guard.remaining();
     backend.cut_off(&manager);
-    let cut_off = Instant::now();
-    assert!(guard.is_held());
     assert!(disconnects(guard.done()));
-    let lasted = cut_off.elapsed();
+    let lasted = begun.elapsed();
     assert_eq!((guard.loss(), guard.is_held()), (Some(LossReason::SessionExpired), false));
-    // A renewal on its way at the cut may still have been answered, no later one.
-    assert!(lasted + Duration::from_millis(50) >= promised, "{lasted:?} of {promised:?}");
+    assert!(lasted >= promised, "assured for {promised:?}, given up after {lasted:?}");
     assert!(!manager.session().alive);
     assert_eq!(manager.stats().lost.session_expired, 1);
 

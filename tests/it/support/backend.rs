@@ -22,7 +22,7 @@ pub(crate) struct Backend {
 #[derive(Debug)]
 enum Kind {
     /// `own` is a server that no other test uses; else it is the shared one.
-    Etcd { own: Option<Etcd>, raw: Raw },
+    Etcd { own: Option<Etcd>, raw: Box<Raw> },
     /// A model of etcd has no `Raw`: a manager that takes part in nothing looks into it.
     Memory { store: MemoryStore, observer: LockManager },
 }
@@ -30,13 +30,13 @@ enum Kind {
 impl Backend {
     /// On the server that most tests share.
     pub(crate) fn etcd(test: &str) -> Self {
-        Self { root: fresh_root(test), kind: Kind::Etcd { own: None, raw: Raw::connect(shared().access()) } }
+        Self { root: fresh_root(test), kind: Kind::Etcd { own: None, raw: connect(shared()) } }
     }
 
     /// On a server that may be stopped and killed.
     pub(crate) fn own_etcd(test: &str) -> Self {
         let etcd = Etcd::start();
-        let raw = Raw::connect(etcd.access());
+        let raw = connect(&etcd);
         Self { root: fresh_root(test), kind: Kind::Etcd { own: Some(etcd), raw } }
     }
 
@@ -74,7 +74,7 @@ impl Backend {
     pub(crate) fn again(&self) -> Self {
         let kind = match &self.kind {
             Kind::Etcd { own: Some(_), .. } => panic!("a server of one's own has one owner"),
-            Kind::Etcd { own: None, .. } => Kind::Etcd { own: None, raw: Raw::connect(shared().access()) },
+            Kind::Etcd { own: None, .. } => Kind::Etcd { own: None, raw: connect(shared()) },
             Kind::Memory { store, observer } => {
                 Kind::Memory { store: store.clone(), observer: observer.clone() }
             }
@@ -133,6 +133,10 @@ impl Backend {
             Kind::Memory { store, .. } => store.reconnect(manager),
         }
     }
+}
+
+fn connect(etcd: &Etcd) -> Box<Raw> {
+    Box::new(Raw::connect(etcd.access()))
 }
 
 /// Makes two tests of each body `fn(&Backend)`: one on etcd, one in memory. Bodies after `own_server:` may stop the
