@@ -255,10 +255,7 @@ impl<S: Store> Driver<S> {
             Message::ForceUnlock { name, scope, reply } => {
                 let (store, root, timeout) = self.admin_parts();
                 self.spawn_admin("force-unlocking a lock", reply, async move {
-                    let evicted = admin::force_unlock(&store, &root, &name, scope, timeout).await?;
-                    let owner = evicted.owner.as_deref().unwrap_or("a foreign client");
-                    log::warn!(target: LOG, "lock {name:?} force-unlocked by us ({scope:?}); {owner} had it");
-                    Ok(evicted)
+                    admin::force_unlock(&store, &root, &name, scope, timeout).await
                 });
             }
         }
