@@ -38,3 +38,11 @@ mod simulation;
 mod support;
 
 mod support_works;
+
+mod admin;
+mod connecting;
+mod etcd_suites;
+mod growth;
+mod interop;
+mod names;
+mod one_session;
