@@ -11,9 +11,10 @@ use crate::inner::Inner;
 use crate::io::{Etcd, IoThread, Launch, Report, Settings, Store};
 use crate::lock::DistributedLock;
 use crate::mailbox::mailbox;
+use crate::memory::{ClientId, MemoryStore};
 use crate::name::Root;
 use crate::options::{LockManagerOptions, LockOptions};
-use crate::protocol::Config;
+use crate::protocol::{Config, IN_FLIGHT};
 use crate::stats::Stats;
 
 /// A connection to an etcd cluster with one session, shared by all locks that are taken through it.
@@ -40,6 +41,8 @@ use crate::stats::Stats;
 #[derive(Clone)]
 pub struct LockManager {
     inner: Arc<Inner>,
+    /// How its store knows a manager that has none but an in-process one.
+    client: Option<ClientId>,
 }
 
 impl LockManager {
@@ -81,6 +84,54 @@ impl LockManager {
         Self::connect_to(root, &options, move || async move { Etcd::connect(&endpoints, &for_store).await })
     }
 
+    /// A manager on an in-process store: the same locks without a server, for unit tests, for trying things out and
+    /// for programs of one process.
+    ///
+    /// It excludes only the managers of this process that share the store. See [`memory`](crate::memory) for what a
+    /// test can make happen to it.
+    ///
+    /// # Blocking
+    ///
+    /// For the moment in which the session is set up.
+    ///
+    /// # Errors
+    ///
+    /// - [`LockError::InvalidOptions`]: an option or the root cannot be used.
+    /// - [`LockError::Internal`]: no thread could be started.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use etcd_lock::memory::MemoryStore;
+    /// use etcd_lock::{LockError, LockManager};
+    ///
+    /// # fn main() -> Result<(), LockError> {
+    /// let store = MemoryStore::new();
+    /// let alice = LockManager::in_memory(&store, "/app/locks", Default::default())?;
+    /// let bob = LockManager::in_memory(&store, "/app/locks", Default::default())?;
+    ///
+    /// let guard = alice.new_lock("report")?.lock()?;
+    /// assert!(bob.new_lock("report")?.try_lock()?.is_none());
+    /// drop(guard);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn in_memory(
+        store: &MemoryStore,
+        root: &str,
+        options: LockManagerOptions,
+    ) -> Result<Self, LockError> {
+        let client = store.client();
+        let id = client.id();
+        let manager = Self::connect_to(root, &options, move || async move { Ok(client) })?;
+        Ok(Self { client: Some(id), ..manager })
+    }
+
+    /// How its in-process store knows it; `None` on a real etcd.
+    pub(crate) fn client(&self) -> Option<ClientId> {
+        self.client
+    }
+
     /// The same over any store, which `connect` makes on the I/O thread.
     pub(crate) fn connect_to<S, C, F>(
         root: &str,
@@ -104,6 +155,7 @@ impl LockManager {
                 ttl: options.ttl,
                 safety_margin: options.margin(),
                 request_timeout: options.request_timeout,
+                steps_in_flight: IN_FLIGHT,
                 seed: fastrand::u64(..),
             },
             settings: Settings {
@@ -116,7 +168,7 @@ impl LockManager {
             report: Arc::clone(&report),
         };
         let io = IoThread::start(launch, connect)?;
-        Ok(Self { inner: Arc::new(Inner::new(root, options, mailbox, report, io)) })
+        Ok(Self { inner: Arc::new(Inner::new(root, options, mailbox, report, io)), client: None })
     }
 
     /// The lock with this name, to be waited for with the default [`LockOptions`]. Nothing is asked of etcd yet.

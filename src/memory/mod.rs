@@ -26,6 +26,8 @@ use tokio::sync::watch;
 pub(crate) use client::{ClientId, MemoryClient};
 use state::State;
 
+use crate::manager::LockManager;
+
 /// One in-process "cluster", for any number of managers. A clone is one more handle on the same one.
 ///
 /// It lives as long as a handle or a manager on it does.
@@ -36,7 +38,7 @@ pub struct MemoryStore {
     shared: Arc<Shared>,
 }
 
-/// What `MemoryStore::fail_next` does to a request.
+/// What [`MemoryStore::fail_next`] does to a request.
 ///
 /// Renewals of the session are never hit, so that it does not depend on the time which request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -74,25 +76,119 @@ impl MemoryStore {
         MemoryClient::new(self.shared.clone())
     }
 
-    /// Ends every lease that this client was granted, as if etcd had expired it just now: its keys are gone, and
-    /// whoever watches them is told. The client finds out like everybody else.
-    pub(crate) fn expire_leases_of(&self, client: ClientId) {
-        self.shared.state.lock().expire_leases_of(client);
+    /// Ends the manager's session as if etcd had expired its lease just now: its keys are gone, and whoever watches
+    /// them is told. The manager finds out like everybody else, within milliseconds, and sets up another session.
+    ///
+    /// A manager that is not on this store is left alone, here and in the methods below.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use etcd_lock::memory::MemoryStore;
+    /// use etcd_lock::{LockError, LockManager, LossReason};
+    ///
+    /// # fn main() -> Result<(), LockError> {
+    /// let store = MemoryStore::new();
+    /// let manager = LockManager::in_memory(&store, "/app/locks", Default::default())?;
+    /// let guard = manager.new_lock("report")?.lock()?;
+    ///
+    /// store.expire_session(&manager);
+    ///
+    /// assert!(guard.done().recv().is_err()); // disconnected: the hold is over
+    /// assert_eq!(guard.loss(), Some(LossReason::SessionRevoked));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn expire_session(&self, manager: &LockManager) {
+        self.on(manager, State::expire_leases_of);
     }
 
-    /// Cuts the client off, silently, as a partition does. Its requests wait for the reconnection:
+    /// Cuts the manager off from the store, silently, as a partition does. Its requests wait for the reconnection;
     /// one that is given up before never gets through. Its watches hear nothing more.
-    pub(crate) fn disconnect_client(&self, client: ClientId) {
-        self.shared.state.lock().disconnect(client);
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use etcd_lock::memory::MemoryStore;
+    /// use etcd_lock::{LockError, LockManager, LockManagerOptions, LossReason};
+    ///
+    /// # fn main() -> Result<(), LockError> {
+    /// let store = MemoryStore::new();
+    /// let options = LockManagerOptions::default().ttl(Duration::from_secs(2));
+    /// let cut_off = LockManager::in_memory(&store, "/app/locks", options.clone())?;
+    /// let other = LockManager::in_memory(&store, "/app/locks", options)?;
+    /// let guard = cut_off.new_lock("report")?.lock()?;
+    ///
+    /// store.disconnect(&cut_off);
+    ///
+    /// // The other one gets the lock when the lease is over; the holder was told before.
+    /// let next = other.new_lock("report")?.lock()?;
+    /// assert!(!guard.is_held());
+    /// assert_eq!(guard.loss(), Some(LossReason::SessionExpired));
+    /// assert!(next.token() > guard.token());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn disconnect(&self, manager: &LockManager) {
+        self.on(manager, State::disconnect);
     }
 
     /// Ends the partition. Requests that still wait are carried out now; every watch is opened anew, and one that
     /// begins at no particular revision does not tell what was deleted meanwhile.
+    pub fn reconnect(&self, manager: &LockManager) {
+        self.on(manager, State::reconnect);
+    }
+
+    /// Does this to the manager's next request that is not a renewal. Several faults wait in line.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use etcd_lock::memory::{Fault, MemoryStore};
+    /// use etcd_lock::{LockError, LockManager};
+    ///
+    /// # fn main() -> Result<(), LockError> {
+    /// let store = MemoryStore::new();
+    /// let manager = LockManager::in_memory(&store, "/app/locks", Default::default())?;
+    /// let lock = manager.new_lock("report")?;
+    ///
+    /// store.fail_next(&manager, Fault::LoseResponse); // carried out, but the answer never comes
+    /// let guard = lock.lock()?; // asks again, and finds that it has the lock
+    /// assert_eq!(manager.list_locks("")?.len(), 1);
+    ///
+    /// store.fail_next(&manager, Fault::NoSpace);
+    /// assert!(matches!(manager.new_lock("other")?.lock(), Err(LockError::NoSpace)));
+    /// # drop(guard);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn fail_next(&self, manager: &LockManager, fault: Fault) {
+        self.on(manager, |state, client| state.fail_next(client, fault));
+    }
+
+    fn on(&self, manager: &LockManager, act: impl FnOnce(&mut State, ClientId)) {
+        if let Some(client) = manager.client() {
+            act(&mut self.shared.state.lock(), client);
+        }
+    }
+}
+
+/// The same by the client, for tests of what lies below a manager.
+#[cfg(test)]
+impl MemoryStore {
+    pub(crate) fn expire_leases_of(&self, client: ClientId) {
+        self.shared.state.lock().expire_leases_of(client);
+    }
+
+    pub(crate) fn disconnect_client(&self, client: ClientId) {
+        self.shared.state.lock().disconnect(client);
+    }
+
     pub(crate) fn reconnect_client(&self, client: ClientId) {
         self.shared.state.lock().reconnect(client);
     }
 
-    /// Does this to the client's next request that is not a renewal. Several faults wait in line.
     pub(crate) fn fail_next_of(&self, client: ClientId, fault: Fault) {
         self.shared.state.lock().fail_next(client, fault);
     }
