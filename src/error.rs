@@ -89,7 +89,7 @@ impl std::error::Error for Cause {}
 #[non_exhaustive]
 pub enum LockError {
     /// The time limit ran out before the lock was free.
-    #[error("lock {key:?} not acquired within {waited:?}{}", held_by(.holder.as_ref()))]
+    #[error("lock {key:?} not acquired within {:?}{}", in_millis(.waited), held_by(.holder.as_ref()))]
     Timeout {
         /// The lock's name.
         key: String,
@@ -174,6 +174,11 @@ pub enum LockError {
         /// What happened.
         what: String,
     },
+}
+
+/// Without digits that nobody reads.
+fn in_millis(duration: &Duration) -> Duration {
+    Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// `, held by ...` for an error's text.
