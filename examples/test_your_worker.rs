@@ -9,12 +9,11 @@ use etcd_lock::crossbeam_channel::{Receiver, Sender, select, unbounded};
 use etcd_lock::memory::MemoryStore;
 use etcd_lock::{DistributedLock, FencingToken, LockError, LockManager};
 
-/// Writes each order, while the lock is held. The error says that the lock was lost, and why.
-fn work(
-    lock: &DistributedLock,
-    orders: &Receiver<u32>,
-    written: &Sender<(u32, FencingToken)>,
-) -> Result<(), LockError> {
+/// How a worker ends. The error says that the lock was lost, and why.
+type Ended = Result<(), LockError>;
+
+/// Writes each order, while the lock is held.
+fn work(lock: &DistributedLock, orders: &Receiver<u32>, written: &Sender<(u32, FencingToken)>) -> Ended {
     let guard = lock.lock()?;
     loop {
         select! {
@@ -31,7 +30,7 @@ fn work(
 
 /// One order, then the session expires under the worker; and an order that comes too late. How the worker ended, and
 /// what it wrote.
-fn lose_the_lock() -> Result<(Result<(), LockError>, Vec<u32>), Box<dyn Error>> {
+fn lose_the_lock() -> Result<(Ended, Vec<u32>), Box<dyn Error>> {
     let store = MemoryStore::new(); // one "cluster", and two programs on it:
     let manager = LockManager::in_memory(&store, "/orders", Default::default())?;
     let successor = LockManager::in_memory(&store, "/orders", Default::default())?;
