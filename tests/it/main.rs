@@ -47,3 +47,11 @@ mod reentry;
 mod session;
 
 mod support_works;
+
+mod admin;
+mod connecting;
+mod etcd_suites;
+mod growth;
+mod interop;
+mod names;
+mod one_session;

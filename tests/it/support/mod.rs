@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "a toolbox: not every tool is in use at all times")]
 
 mod leash;
-mod ports;
+pub(crate) mod ports;
 
 pub(crate) mod cluster;
 pub(crate) mod etcd;
@@ -19,6 +19,8 @@ mod http2;
 pub(crate) mod proxy;
 
 pub(crate) mod backend;
+pub(crate) mod logs;
+pub(crate) mod manager;
 pub(crate) mod oracle;
 pub(crate) mod process;
 pub(crate) mod wait;
