@@ -74,8 +74,8 @@ fn no_server_is_unavailable() {
 
 #[test]
 fn a_wrong_port_is_unavailable() {
-    let peers = format!("http://{}", shared().peer_address());
-    for endpoint in [stranger(MAIL), stranger(WEB), peers] {
+    let metrics = format!("http://{}", shared().metrics_address());
+    for endpoint in [stranger(MAIL), stranger(WEB), metrics] {
         let text = unavailable(&refused_at(std::slice::from_ref(&endpoint), "/locks", Default::default()));
         assert!(text.contains(&endpoint), "{text}");
     }
