@@ -43,8 +43,10 @@ pub(super) struct SessionWatch {
 impl Tenure {
     /// A key never used before, also where it replaces another (`handing_over`).
     pub(super) fn next_contender_key(&mut self, name: &LockName, handing_over: bool) -> Key {
-        let reuse = (handing_over && mutant!(KeyReusedAtHandOver))
-            || (!handing_over && mutant!(KeyReusedAfterRelease));
+        let reuse = match handing_over {
+            true => mutant!(KeyReusedAtHandOver),
+            false => mutant!(KeyReusedAfterRelease),
+        };
         if !reuse {
             self.next_seq += 1;
         }

@@ -37,6 +37,15 @@ mod value;
 mod simulation;
 mod support;
 
+mod costs;
+mod crash;
+mod ends;
+mod exclusion;
+mod grant_race;
+mod limits;
+mod reentry;
+mod session;
+
 mod support_works;
 
 mod admin;
