@@ -3,8 +3,8 @@
 use etcd_lock::{ForceUnlock, LockError, LockManager};
 
 use crate::support::etcdctl::Etcdctl;
-use crate::support::manager::{SOON, connect, enqueue, granted, lock, wait_for_contenders};
-use crate::support::{Raw, fresh_root, shared};
+use crate::support::manager::{connect, enqueue, granted, lock, wait_for_contenders};
+use crate::support::{Raw, SOON, fresh_root, shared};
 
 /// Names, with the path segments that they are in etcd.
 fn names() -> Vec<(String, String)> {
