@@ -221,9 +221,9 @@ impl Member {
         format!("127.0.0.1:{}", self.client)
     }
 
-    /// Where it listens for other members: a wrong port for clients.
-    pub(crate) fn peer_address(&self) -> String {
-        format!("127.0.0.1:{}", self.peer)
+    /// Where it shows its metrics: a wrong port for clients. (The port for other members serves clients too.)
+    pub(crate) fn metrics_address(&self) -> String {
+        format!("127.0.0.1:{}", self.metrics)
     }
 
     /// This member in the words of `--initial-cluster`.
