@@ -55,3 +55,5 @@ mod growth;
 mod interop;
 mod names;
 mod one_session;
+
+mod readme;
