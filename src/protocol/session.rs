@@ -309,7 +309,14 @@ impl Session {
             State::Up(tenure) => {
                 tenure.clear(out);
                 out.act(Action::SessionDown { reason });
-                self.revocations.begin(now, tenure.lease, tenure.ttl, out);
+                if reason == LossReason::SessionExpired {
+                    // The margin is the holders' time to stop. Where the network works again, or in one direction only,
+                    // an early revocation would hand their locks over within a moment.
+                    let lasts = (tenure.deadline + out.config.safety_margin).since(now);
+                    self.revocations.begin_after(now, lasts, (tenure.lease, tenure.ttl), out);
+                } else {
+                    self.revocations.begin(now, tenure.lease, tenure.ttl, out);
+                }
             }
             State::Registering(tenure) => {
                 tenure.clear(out);

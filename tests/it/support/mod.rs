@@ -4,6 +4,7 @@
 
 mod leash;
 mod ports;
+pub(crate) mod version;
 
 pub(crate) mod cluster;
 pub(crate) mod etcd;
@@ -15,20 +16,25 @@ pub(crate) mod etcdctl;
 pub(crate) mod raw;
 pub(crate) mod witness;
 
+pub(crate) mod doors;
 mod http2;
 pub(crate) mod proxy;
 
+pub(crate) mod lag;
 pub(crate) mod oracle;
 pub(crate) mod process;
+pub(crate) mod referee;
 pub(crate) mod wait;
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 pub(crate) use cluster::Cluster;
+pub(crate) use doors::Doors;
 pub(crate) use etcd::{Access, Etcd, Setup};
 pub(crate) use proxy::Proxy;
 pub(crate) use raw::Raw;
+pub(crate) use referee::Referee;
 pub(crate) use wait::{eventually, within};
 
 /// The server of every test that only needs some etcd: started once, gone with the process. Whoever stops, kills or
