@@ -312,8 +312,9 @@ impl Session {
                 if reason == LossReason::SessionExpired {
                     // The margin is the holders' time to stop. Where the network works again, or in one direction only,
                     // an early revocation would hand their locks over within a moment.
-                    let lasts = (tenure.deadline + out.config.safety_margin).since(now);
-                    self.revocations.begin_after(now, lasts, (tenure.lease, tenure.ttl), out);
+                    let margin = out.config.safety_margin;
+                    let pause = (tenure.deadline + margin).since(now).min(margin);
+                    self.revocations.begin_after(now, pause, (tenure.lease, tenure.ttl), out);
                 } else {
                     self.revocations.begin(now, tenure.lease, tenure.ttl, out);
                 }
