@@ -140,6 +140,18 @@ impl Endpoints {
         }
     }
 
+    /// What that means for a request that was under way there.
+    pub(super) fn given_up(&self, pin: Pin) -> Fault {
+        if self.state.lock().health.get(pin.index).is_some_and(|health| health.foreign) {
+            // Whatever became of it there, nothing was carried out in our cluster.
+            return Fault::new(
+                FaultKind::Foreign,
+                "given up, as the endpoint belongs to another etcd cluster",
+            );
+        }
+        Fault::new(FaultKind::Impatient, "given up, as the endpoint has failed")
+    }
+
     /// Whether this endpoint has answered something since then.
     pub(super) fn worked_since(&self, index: usize, since: Instant) -> bool {
         let health = self.state.lock().health.get(index).copied().unwrap_or_default();

@@ -118,9 +118,7 @@ impl Shared {
             let result = tokio::select! {
                 biased;
                 result = self.call_at(pin, &endpoint, request, deadline) => result,
-                () = self.endpoints.left(pin) => {
-                    Err(Fault::new(FaultKind::Impatient, "given up, as the endpoint has failed"))
-                }
+                () = self.endpoints.left(pin) => Err(self.endpoints.given_up(pin)),
                 fault = self.doubt(pin, &endpoint) => Err(fault),
             };
             match result {

@@ -20,14 +20,16 @@ impl Version {
         Self { major: next(), minor: next(), patch: next() }
     }
 
-    /// An old leader that was stopped and goes on may expire leases that its successor has renewed: etcd #15247, mended
-    /// in 3.4.31 and 3.5.13.
-    pub(crate) fn expires_renewed_leases(self) -> bool {
+    /// Whether this release knows of etcd #15247: a leader that was stopped, and goes on after another was elected, may
+    /// revoke leases that the other has renewed. Mended in 3.4.31 and 3.5.13, for leaders whose raft loop hangs; one whose
+    /// whole process was stopped may look at its leases after its loop's first tick, and then believes in itself as
+    /// before (seen with 3.5.30).
+    pub(crate) fn knows_of_15247(self) -> bool {
         let mended = match (self.major, self.minor) {
             (3, ..=4) => Self { major: 3, minor: 4, patch: 31 },
             _ => Self { major: 3, minor: 5, patch: 13 },
         };
-        self < mended
+        self >= mended
     }
 }
 
