@@ -14,7 +14,7 @@ use crate::mailbox::mailbox;
 use crate::memory::{ClientId, MemoryStore};
 use crate::name::Root;
 use crate::options::{LockManagerOptions, LockOptions};
-use crate::protocol::Config;
+use crate::protocol::{Config, IN_FLIGHT};
 use crate::stats::Stats;
 
 /// A connection to an etcd cluster with one session, shared by all locks that are taken through it.
@@ -155,6 +155,7 @@ impl LockManager {
                 ttl: options.ttl,
                 safety_margin: options.margin(),
                 request_timeout: options.request_timeout,
+                steps_in_flight: IN_FLIGHT,
                 seed: fastrand::u64(..),
             },
             settings: Settings {

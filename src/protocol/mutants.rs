@@ -3,6 +3,19 @@
 //! Outside tests [`mutant!`] is the constant `false` and the list does not exist, so no defect can be compiled into a
 //! build that anybody uses.
 
+/// Whether a defect of [`Mutant`] is switched on: never, outside tests.
+macro_rules! mutant {
+    ($name:ident) => {{
+        #[cfg(test)]
+        let active = $crate::protocol::mutants::Mutant::$name.is_active();
+        #[cfg(not(test))]
+        let active = false;
+        active
+    }};
+}
+
+pub(super) use mutant;
+
 #[cfg(test)]
 pub(crate) use listed::Mutant;
 
@@ -57,16 +70,3 @@ mod listed {
         }
     }
 }
-
-/// Whether a defect of [`Mutant`] is switched on: never, outside tests.
-macro_rules! mutant {
-    ($name:ident) => {{
-        #[cfg(test)]
-        let active = $crate::protocol::mutants::Mutant::$name.is_active();
-        #[cfg(not(test))]
-        let active = false;
-        active
-    }};
-}
-
-pub(super) use mutant;

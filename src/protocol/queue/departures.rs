@@ -6,7 +6,7 @@ use super::contender::Stage;
 use super::{Cx, Queue};
 use crate::clock::Time;
 use crate::protocol::outbox::Purpose;
-use crate::protocol::steps;
+use crate::protocol::requests;
 use crate::protocol::timers::Timer;
 use crate::protocol::{Acquire, Holder, Refusal, Ticket};
 use crate::store::{Answer, Failure, FailureClass, Request, Response};
@@ -73,7 +73,7 @@ impl Queue {
         cx.out.timers.set(Timer::Depart(departing.ticket), cx.now + GRACE);
         if departing.wants_holder() && !self.inspecting {
             self.inspecting = true;
-            cx.out.send(Purpose::Inspect(self.id), Request::Txn(steps::inspect(&self.name)));
+            cx.out.send(Purpose::Inspect(self.id), Request::Txn(requests::inspect(&self.name)));
         }
         self.departing.push(departing);
     }
@@ -82,7 +82,7 @@ impl Queue {
         self.inspecting = false;
         let inspection = match reply.map(|response| response.answer) {
             Ok(Answer::Txn(answer)) => {
-                Ok(steps::inspected(&answer).map(|(kv, waiters)| Holder { kv: kv.clone(), waiters }))
+                Ok(requests::inspected(&answer).map(|(kv, waiters)| Holder { kv: kv.clone(), waiters }))
             }
             Ok(_) => Ok(None),
             Err(failure) => Err(failure),
