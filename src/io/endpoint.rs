@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use etcd_client::{Client, KvClient, LeaseClient, WatchClient};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::convert;
 use super::failure::{Fault, FaultKind};
@@ -36,6 +36,8 @@ pub(super) struct Endpoint {
     refused_token: AtomicU64,
     /// The number of the last token.
     last_token: AtomicU64,
+    /// Held by whoever asks for a sign of life, for all who wait.
+    asking: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -101,6 +103,7 @@ impl Endpoint {
             broken: AtomicU64::new(0),
             refused_token: AtomicU64::new(0),
             last_token: AtomicU64::new(0),
+            asking: tokio::sync::Mutex::new(()),
         }
     }
 
@@ -156,6 +159,32 @@ impl Endpoint {
     /// network would otherwise swallow requests until the kernel gives up, minutes later.
     pub(super) fn give_up(&self, link: &Link) {
         self.broken.fetch_max(link.id, Ordering::Relaxed);
+    }
+
+    /// Asks an endpoint that has not answered for a while whether it is alive; an error says that it is not, or that it
+    /// has lost its leader. A member answers this by itself, however long the cluster takes for a commit.
+    pub(super) async fn sign_of_life(&self, patience: Duration) -> Result<(), Fault> {
+        // One question is enough for all who wait; its answer is for all.
+        let Ok(_asking) = self.asking.try_lock() else { return Ok(()) };
+        let mut asked = None;
+        let answer = timeout(patience, async {
+            let link = self.link().await?;
+            asked.insert(link).status().await
+        });
+        let dead = |what: &str| Err(Fault::class(FailureClass::Unknown, what));
+        match answer.await {
+            Ok(Ok((_, true))) => Ok(()),
+            Ok(Ok((_, false))) => dead("no answer in time, and it knows no leader"),
+            Ok(Err(fault)) if fault.blames_endpoint() => dead(&format!("no answer in time, and {fault}")),
+            // Whatever it has against the question, it is alive.
+            Ok(Err(_)) => Ok(()),
+            Err(_) => {
+                if let Some(link) = &asked {
+                    self.give_up(link);
+                }
+                dead("no answer in time, and no sign of life")
+            }
+        }
     }
 
     /// Says that this token was refused: the next call authenticates first, unless another one has done so.
