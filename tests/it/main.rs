@@ -34,6 +34,7 @@ mod store;
 #[path = "../../src/value.rs"]
 mod value;
 
+mod faults;
 mod simulation;
 mod support;
 
@@ -55,3 +56,5 @@ mod growth;
 mod interop;
 mod names;
 mod one_session;
+
+mod readme;

@@ -1,20 +1,19 @@
-//! A network that fails on demand: a TCP proxy in front of one member.
+//! A network that fails on demand: a TCP proxy in front of one member, for its clients or for its peers.
 
-use std::future::{Future, pending, poll_fn};
-use std::io;
+mod pipe;
+
+use std::future::pending;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::io::AsyncWrite;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+
+use pipe::Pipe;
 
 use super::etcd::Member;
 use super::http2::Calls;
@@ -51,17 +50,29 @@ pub(crate) enum Loss {
 struct Rules {
     hold_to_server: bool,
     hold_to_client: bool,
-    delay: Duration,
-    lose: Option<Loss>,
+    delay_to_server: Duration,
+    delay_to_client: Duration,
+    /// The next answer but so many.
+    lose: Option<(u32, Loss)>,
+    /// The peer whose connections are held both ways.
+    cut: Option<String>,
     /// Connections of earlier generations are reset.
     generation: u64,
 }
 
 impl Rules {
-    fn holds(&self, way: Way) -> bool {
-        match way {
+    fn holds(&self, way: Way, peer: Option<&String>) -> bool {
+        let whole_way = match way {
             Way::ToServer => self.hold_to_server,
             Way::ToClient => self.hold_to_client,
+        };
+        whole_way || (peer.is_some() && self.cut.as_ref() == peer)
+    }
+
+    fn delay(&self, way: Way) -> Duration {
+        match way {
+            Way::ToServer => self.delay_to_server,
+            Way::ToClient => self.delay_to_client,
         }
     }
 }
@@ -92,6 +103,11 @@ impl Proxy {
     pub(crate) fn of(member: &Member) -> Self {
         let scheme = if member.endpoint().starts_with("https") { "https" } else { "http" };
         Self::start(scheme, member.address().parse().expect("an address"))
+    }
+
+    /// A proxy in front of a member's door for its peers. The member need not run yet.
+    pub(super) fn for_peers(target: SocketAddr) -> Self {
+        Self::start("http", target)
     }
 
     fn start(scheme: &'static str, target: SocketAddr) -> Self {
@@ -139,9 +155,23 @@ impl Proxy {
         });
     }
 
+    /// A black hole, both ways, for one of the members that come in through this door for peers.
+    pub(super) fn cut(&self, member: u64) {
+        self.rules.send_modify(|rules| rules.cut = Some(format!("{member:x}")));
+    }
+
     /// Everything takes so much longer, each way.
     pub(crate) fn delay(&self, delay: Duration) {
-        self.rules.send_modify(|rules| rules.delay = delay);
+        self.delay_way(Way::ToServer, delay);
+        self.delay_way(Way::ToClient, delay);
+    }
+
+    /// Everything takes so much longer in one direction.
+    pub(crate) fn delay_way(&self, way: Way, delay: Duration) {
+        self.rules.send_modify(|rules| match way {
+            Way::ToServer => rules.delay_to_server = delay,
+            Way::ToClient => rules.delay_to_client = delay,
+        });
     }
 
     /// Resets every connection, with all that is under way on it. New ones are served.
@@ -162,7 +192,12 @@ impl Proxy {
     /// The next answer to a unary call is lost after etcd has given it, on a connection without TLS. (Messages on the
     /// watch and keep-alive streams are not such answers.)
     pub(crate) fn lose_next_answer(&self, loss: Loss) {
-        self.rules.send_modify(|rules| rules.lose = Some(loss));
+        self.lose_answer_after(0, loss);
+    }
+
+    /// Likewise, once so many others have passed.
+    pub(crate) fn lose_answer_after(&self, others: u32, loss: Loss) {
+        self.rules.send_modify(|rules| rules.lose = Some((others, loss)));
     }
 
     /// How many answers were lost so far.
@@ -261,10 +296,13 @@ async fn serve(
     if let Some(mut server) = server {
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
         let calls = Mutex::new(Calls::new());
+        let peer = OnceLock::new();
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
-        let requests = Pipe { way: Way::ToServer, rules: rules.clone(), calls: &calls, counts: &counts };
-        let answers = Pipe { way: Way::ToClient, rules: rules.clone(), calls: &calls, counts: &counts };
+        let requests =
+            Pipe { way: Way::ToServer, rules: rules.clone(), calls: &calls, peer: &peer, counts: &counts };
+        let answers =
+            Pipe { way: Way::ToClient, rules: rules.clone(), calls: &calls, peer: &peer, counts: &counts };
         let both = async {
             tokio::try_join!(requests.run(from_client, to_server), answers.run(from_server, to_client))
         };
@@ -282,103 +320,4 @@ async fn serve(
     let mut open = counts.open();
     let index = open.iter().position(|other| *other == generation);
     index.map(|index| open.swap_remove(index));
-}
-
-/// One direction of one connection.
-struct Pipe<'a> {
-    way: Way,
-    rules: Arc<watch::Sender<Rules>>,
-    calls: &'a Mutex<Calls>,
-    counts: &'a Counts,
-}
-
-impl Pipe<'_> {
-    /// Ends when the sender has ended its side; an error resets the connection.
-    async fn run(self, from: ReadHalf<'_>, to: WriteHalf<'_>) -> io::Result<()> {
-        let (queue, queued) = mpsc::unbounded_channel();
-        let read = self.read(from, queue);
-        let write = self.write(queued, to);
-        tokio::try_join!(read, write).map(drop)
-    }
-
-    /// Takes in everything as it comes: what a client sent before it went away was sent.
-    async fn read(
-        &self,
-        from: ReadHalf<'_>,
-        queue: mpsc::UnboundedSender<(Instant, Vec<u8>)>,
-    ) -> io::Result<()> {
-        let mut buffer = vec![0; 64 * 1024];
-        loop {
-            from.readable().await?;
-            match from.try_read(&mut buffer) {
-                Ok(0) => return Ok(()),
-                Ok(read) => drop(queue.send((Instant::now(), buffer[..read].to_vec()))),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // A client that is gone ends its side, a server that is gone resets the connection.
-                Err(_) if self.way == Way::ToServer => return Ok(()),
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    async fn write(
-        &self,
-        mut queue: mpsc::UnboundedReceiver<(Instant, Vec<u8>)>,
-        mut to: WriteHalf<'_>,
-    ) -> io::Result<()> {
-        while let Some((arrived, bytes)) = queue.recv().await {
-            self.open().await;
-            let delay = self.rules.borrow().delay;
-            sleep_until(arrived + delay).await;
-            self.open().await;
-            match self.way {
-                Way::ToServer => self.calls().client_sent(&bytes),
-                Way::ToClient => {
-                    let answer = self.calls().server_sent(&bytes);
-                    if let Some((begin, loss)) = answer.and_then(|begin| Some((begin, self.take_loss()?))) {
-                        write_all(&to, &bytes[..begin]).await?;
-                        self.counts.lost.fetch_add(1, Ordering::SeqCst);
-                        match loss {
-                            Loss::Reset => return Err(io::ErrorKind::ConnectionReset.into()),
-                            Loss::Silence => return pending().await,
-                        }
-                    }
-                }
-            }
-            write_all(&to, &bytes).await?;
-        }
-        self.open().await;
-        poll_fn(|context| Pin::new(&mut to).poll_shutdown(context)).await
-    }
-
-    fn take_loss(&self) -> Option<Loss> {
-        let mut loss = None;
-        self.rules.send_if_modified(|rules| {
-            loss = rules.lose.take();
-            loss.is_some()
-        });
-        loss
-    }
-
-    fn calls(&self) -> MutexGuard<'_, Calls> {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits until this direction is not held.
-    fn open(&self) -> impl Future<Output = ()> {
-        let (mut rules, way) = (self.rules.subscribe(), self.way);
-        async move { drop(rules.wait_for(|rules| !rules.holds(way)).await) }
-    }
-}
-
-async fn write_all(to: &WriteHalf<'_>, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        to.writable().await?;
-        match to.try_write(bytes) {
-            Ok(written) => bytes = &bytes[written..],
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
