@@ -4,7 +4,6 @@
 
 mod leash;
 pub(crate) mod ports;
-mod ports;
 pub(crate) mod version;
 
 pub(crate) mod cluster;
@@ -22,9 +21,9 @@ mod http2;
 pub(crate) mod proxy;
 
 pub(crate) mod backend;
+pub(crate) mod lag;
 pub(crate) mod logs;
 pub(crate) mod manager;
-pub(crate) mod lag;
 pub(crate) mod oracle;
 pub(crate) mod process;
 pub(crate) mod referee;
