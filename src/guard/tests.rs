@@ -3,10 +3,12 @@ use std::panic::{self, AssertUnwindSafe};
 use std::thread;
 
 use super::*;
+use crate::command::Left;
 use crate::fake::{FakeHold, FakeIo, SOON, fake_manager, fake_manager_with, lock};
 use crate::inner::Inner;
 use crate::mailbox::End;
 use crate::options::LockManagerOptions;
+use crate::protocol::ReleaseFailure;
 use crate::store::{Failure, FailureClass};
 
 /// A guard of a lock named `a`; its manager is not to end with it.
@@ -157,7 +159,9 @@ fn unlocking_after_the_end_of_the_i_o_thread_says_how_it_ended() {
     assert!(matches!(guard.clone().unlock(), Ok(())));
     hold.state.end(Some(LossReason::Closed));
     drop(io);
-    assert!(matches!(guard.unlock(), Err(LockError::Expired { reason: LossReason::Closed, .. })));
+    for guard in [guard.clone(), guard] {
+        assert!(matches!(guard.unlock(), Err(LockError::Expired { reason: LossReason::Closed, .. })));
+    }
 
     let (_manager, guard, _hold, io) = self::guard();
     drop(io);

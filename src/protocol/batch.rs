@@ -60,7 +60,7 @@ impl Batches {
     }
 
     /// Sends what is ready, as far as the store is not busy.
-    pub(super) fn send(&mut self, queues: &mut HashMap<QueueId, Queue>, cx: &mut Cx<'_>) {
+    pub(super) fn send(&mut self, queues: &mut HashMap<QueueId, Box<Queue>>, cx: &mut Cx<'_>) {
         while self.in_flight.len() < cx.out.config.steps_in_flight && !self.ready.is_empty() {
             let Some(guard) = cx.session.tenure().map(|tenure| tenure.guard.clone()) else {
                 return;
@@ -74,7 +74,12 @@ impl Batches {
         }
     }
 
-    fn collect(&mut self, queues: &mut HashMap<QueueId, Queue>, guard: &Guard, cx: &mut Cx<'_>) -> Vec<Step> {
+    fn collect(
+        &mut self,
+        queues: &mut HashMap<QueueId, Box<Queue>>,
+        guard: &Guard,
+        cx: &mut Cx<'_>,
+    ) -> Vec<Step> {
         let mut steps: Vec<Step> = Vec::new();
         let mut operations = 0;
         while let Some(&id) = self.ready.front() {

@@ -21,7 +21,8 @@ use crate::store::{Failure, Response, WatchEvent};
 #[derive(Debug)]
 pub(crate) struct Protocol {
     session: Session,
-    queues: HashMap<QueueId, Queue>,
+    /// Boxed, because the table is up to half empty.
+    queues: HashMap<QueueId, Box<Queue>>,
     names: HashMap<LockName, QueueId>,
     /// Queues whose state changed. They advance when the outside has handed over all it has, so that what arrives
     /// together (a release and the next acquire, say) leaves together.
@@ -188,7 +189,7 @@ impl Protocol {
             None => {
                 let id = QueueId(self.out.next_id());
                 self.names.insert(acquire.name.clone(), id);
-                self.queues.insert(id, Queue::new(id, acquire.name.clone()));
+                self.queues.insert(id, Box::new(Queue::new(id, acquire.name.clone())));
                 id
             }
         };

@@ -62,6 +62,10 @@ mod listed {
         }
 
         /// Runs `run` with this defect, on this thread.
+        #[allow(
+            dead_code,
+            reason = "the simulation has these sources in a binary of its own, and needs it there"
+        )]
         pub(crate) fn during<T>(self, run: impl FnOnce() -> T) -> T {
             ACTIVE.set(Some(self));
             let result = run();

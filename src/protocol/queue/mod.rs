@@ -268,6 +268,8 @@ impl Queue {
             return;
         };
         contender.unwatch_predecessor(cx.out);
+        // It is in the store now; ten thousand of them need not be here as well.
+        contender.value = Vec::new();
         cx.out.timers.clear(Timer::Fallback(self.id));
         let Some(thread) = self.waiters.front().map(|front| front.thread) else {
             // Whoever wanted it has left meanwhile.

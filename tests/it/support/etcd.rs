@@ -232,6 +232,11 @@ impl Member {
         format!("127.0.0.1:{}", self.client)
     }
 
+    /// Where it shows its metrics: a wrong port for clients. (The port for other members serves clients too.)
+    pub(crate) fn metrics_address(&self) -> String {
+        format!("127.0.0.1:{}", self.metrics)
+    }
+
     /// This member in the words of `--initial-cluster`.
     pub(super) fn in_cluster(&self) -> String {
         format!("{}={}", self.name, self.peer_url())

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "a toolbox: not every tool is in use at all times")]
 
 mod leash;
+pub(crate) mod ports;
 mod ports;
 pub(crate) mod version;
 
@@ -20,6 +21,9 @@ pub(crate) mod doors;
 mod http2;
 pub(crate) mod proxy;
 
+pub(crate) mod backend;
+pub(crate) mod logs;
+pub(crate) mod manager;
 pub(crate) mod lag;
 pub(crate) mod oracle;
 pub(crate) mod process;
@@ -29,6 +33,9 @@ pub(crate) mod wait;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+pub(crate) use backend::{
+    Backend, SOON, disconnects, on_both_stores, take, take_elsewhere, wait_for_waiting,
+};
 pub(crate) use cluster::Cluster;
 pub(crate) use doors::Doors;
 pub(crate) use etcd::{Access, Etcd, Setup};
