@@ -201,6 +201,8 @@ fn the_leader_stops(time: Duration) {
             assert!(time > Duration::from_secs(TTL), "a stop of {time:?} expires nothing");
             assert!(at <= deleted.at + SOON_AFTER + 2 * lag::since(stopped), "told too late");
             assert!(!guard.is_held());
+            // Whoever still has a lost guard does not get the lock again unnoticed.
+            drop(guard);
         }
     }
     let again = manager.new_lock("x").unwrap().lock_timeout(LONG).expect("the lock can be had again");
