@@ -34,6 +34,7 @@ mod store;
 #[path = "../../src/value.rs"]
 mod value;
 
+mod faults;
 mod simulation;
 mod support;
 

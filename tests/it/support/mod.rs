@@ -16,10 +16,15 @@ pub(crate) mod raw;
 pub(crate) mod witness;
 
 mod http2;
+mod mute;
 pub(crate) mod proxy;
 
+pub(crate) mod managers;
 pub(crate) mod oracle;
 pub(crate) mod process;
+pub(crate) mod register;
+pub(crate) mod stalls;
+pub(crate) mod told;
 pub(crate) mod wait;
 
 use std::sync::OnceLock;

@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::etcd::Member;
 use super::http2::Calls;
+use super::mute::Muzzle;
 use super::ports::free_port;
 
 /// The proxy; dropping it resets its connections and waits for its thread. Every verb is in effect when it returns.
@@ -53,6 +54,7 @@ struct Rules {
     hold_to_client: bool,
     delay: Duration,
     lose: Option<Loss>,
+    mute_watches: bool,
     /// Connections of earlier generations are reset.
     generation: u64,
 }
@@ -102,7 +104,7 @@ impl Proxy {
         let rules = Arc::new(watch::Sender::new(Rules::default()));
         let (orders, on_orders) = mpsc::unbounded_channel();
         let counts = Arc::new(Counts::default());
-        let run = run(listener, target, rules.clone(), on_orders, counts.clone());
+        let run = run(listener, target, scheme == "http", rules.clone(), on_orders, counts.clone());
         let thread = std::thread::Builder::new().name("proxy".into());
         // Dropping the runtime at the end closes what is still open.
         let thread = thread.spawn(move || runtime.block_on(run)).expect("a thread can be spawned");
@@ -165,6 +167,12 @@ impl Proxy {
         self.rules.send_modify(|rules| rules.lose = Some(loss));
     }
 
+    /// The members' watch streams say nothing more, on connections without TLS; everything else flows. What they had to
+    /// say is lost.
+    pub(crate) fn mute_watches(&self) {
+        self.rules.send_modify(|rules| rules.mute_watches = true);
+    }
+
     /// How many answers were lost so far.
     pub(crate) fn lost_answers(&self) -> u64 {
         self.counts.lost.load(Ordering::SeqCst)
@@ -201,6 +209,7 @@ impl Drop for Proxy {
 async fn run(
     listener: TcpListener,
     target: SocketAddr,
+    plain: bool,
     rules: Arc<watch::Sender<Rules>>,
     mut orders: mpsc::UnboundedReceiver<Order>,
     counts: Arc<Counts>,
@@ -225,7 +234,7 @@ async fn run(
                 let generation = rules.borrow().generation;
                 counts.accepted.fetch_add(1, Ordering::SeqCst);
                 counts.open().push(generation);
-                connections.spawn(serve(client, generation, target, rules.clone(), counts.clone()));
+                connections.spawn(serve(client, generation, target, plain, rules.clone(), counts.clone()));
             }
             Some(_) = connections.join_next() => {}
         }
@@ -248,6 +257,7 @@ async fn serve(
     mut client: TcpStream,
     generation: u64,
     target: SocketAddr,
+    plain: bool,
     rules: Arc<watch::Sender<Rules>>,
     counts: Arc<Counts>,
 ) {
@@ -261,10 +271,14 @@ async fn serve(
     if let Some(mut server) = server {
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
         let calls = Mutex::new(Calls::new());
+        let muzzle = plain.then(|| Mutex::new(Muzzle::new()));
+        let muzzle = muzzle.as_ref();
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
-        let requests = Pipe { way: Way::ToServer, rules: rules.clone(), calls: &calls, counts: &counts };
-        let answers = Pipe { way: Way::ToClient, rules: rules.clone(), calls: &calls, counts: &counts };
+        let requests =
+            Pipe { way: Way::ToServer, rules: rules.clone(), calls: &calls, muzzle, counts: &counts };
+        let answers =
+            Pipe { way: Way::ToClient, rules: rules.clone(), calls: &calls, muzzle, counts: &counts };
         let both = async {
             tokio::try_join!(requests.run(from_client, to_server), answers.run(from_server, to_client))
         };
@@ -289,6 +303,8 @@ struct Pipe<'a> {
     way: Way,
     rules: Arc<watch::Sender<Rules>>,
     calls: &'a Mutex<Calls>,
+    /// On a connection without TLS.
+    muzzle: Option<&'a Mutex<Muzzle>>,
     counts: &'a Counts,
 }
 
@@ -326,7 +342,7 @@ impl Pipe<'_> {
         mut queue: mpsc::UnboundedReceiver<(Instant, Vec<u8>)>,
         mut to: WriteHalf<'_>,
     ) -> io::Result<()> {
-        while let Some((arrived, bytes)) = queue.recv().await {
+        while let Some((arrived, mut bytes)) = queue.recv().await {
             self.open().await;
             let delay = self.rules.borrow().delay;
             sleep_until(arrived + delay).await;
@@ -343,6 +359,13 @@ impl Pipe<'_> {
                             Loss::Silence => return pending().await,
                         }
                     }
+                }
+            }
+            if let Some(muzzle) = self.muzzle {
+                let mut muzzle = muzzle.lock().unwrap_or_else(PoisonError::into_inner);
+                match self.way {
+                    Way::ToServer => muzzle.client_sent(&bytes),
+                    Way::ToClient => bytes = muzzle.server_sent(&bytes, self.rules.borrow().mute_watches),
                 }
             }
             write_all(&to, &bytes).await?;
