@@ -153,7 +153,9 @@ fn churn(manager: &LockManager, stop: &AtomicBool) -> Result<u64, LockError> {
     Ok(rounds)
 }
 
-fn change_password(raw: &Raw, user: &'static str, password: &'static str) {
+/// As `root`, with a token of its own: every change makes the earlier ones worthless.
+fn change_password(etcd: &Etcd, user: &'static str, password: &'static str) {
+    let raw = Raw::connect(etcd.access());
     raw.call(move |mut client| async move { client.user_change_password(user, password).await }).unwrap();
 }
 
@@ -164,12 +166,12 @@ fn somebody_else_s_new_password_is_not_noticed() {
         let Short { etcd, access, root, .. } = &short_lived(kind);
         let manager = connect(access, root, Duration::from_secs(3));
         let guard = manager.new_lock("held").unwrap().lock().unwrap();
-        let (raw, stop) = (Raw::connect(etcd.access()), AtomicBool::new(false));
+        let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let churning = scope.spawn(|| churn(&manager, &stop));
             for password in ["one", "two", "three", "four"] {
                 std::thread::sleep(Duration::from_millis(400));
-                change_password(&raw, "other", password);
+                change_password(etcd, "other", password);
             }
             stop.store(true, Ordering::Relaxed);
             let rounds = churning.join().unwrap().expect("no error");
@@ -188,15 +190,14 @@ fn a_password_that_does_not_fit_any_more_is_told_and_heals() {
         let ttl = Duration::from_secs(10);
         let manager = connect(access, root, ttl);
         let guard = manager.new_lock("held").unwrap().lock().unwrap();
-        let raw = Raw::connect(etcd.access());
-        change_password(&raw, "locker", "changed");
+        change_password(etcd, "locker", "changed");
         let lock = manager.new_lock("x").unwrap();
         let start = Instant::now();
         let refused = lock.lock_timeout(SOON);
         assert!(matches!(refused, Err(LockError::Unauthenticated { .. })), "{kind}: {refused:?}");
         println!("row 17: {kind}: own password changed: told after {:?}", start.elapsed());
         assert_within(start, REFUSED, "a refusal");
-        change_password(&raw, "locker", "secret");
+        change_password(etcd, "locker", "secret");
         let again = eventually_some(SOON, "the password fits again", || lock.lock_timeout(SOON).ok());
         again.unlock().unwrap();
         assert!(guard.is_held());

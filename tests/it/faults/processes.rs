@@ -62,17 +62,17 @@ fn serve(role: &Role) {
 /// pause saw.
 fn watch_over(role: &Role, guard: LockGuard) {
     let mut left = guard.remaining();
-    loop {
+    // From before the word that may bring the pause about.
+    let mut last = loop {
         std::thread::sleep(Duration::from_millis(1));
         let (now, more) = (now(), guard.remaining());
         if more > left {
             role.say(&format!("renewed {}", u128::from(now) + more.as_nanos()));
-            break;
+            break now;
         }
         left = more;
-    }
+    };
     let pause = 500_000_000;
-    let mut last = now();
     let (woken, held) = loop {
         let before = now();
         let held = guard.is_held();

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use etcd_client::{AlarmAction, AlarmType};
 use etcd_lock::{LockError, LockManager};
 
+use crate::support::etcdctl::Etcdctl;
 use crate::support::managers::{assert_nothing_left, connect, options};
 use crate::support::stalls::assert_within;
 use crate::support::{Etcd, Raw, Setup, eventually, fresh_root, within};
@@ -27,14 +27,11 @@ fn fill(raw: &Raw) {
 }
 
 /// Makes space, and takes the alarm back.
-fn make_space(raw: &Raw) {
+fn make_space(etcd: &Etcd, raw: &Raw) {
     raw.delete_prefix("/fill/");
     raw.compact(raw.revision());
-    raw.call(|mut client| async move {
-        client.defragment().await?;
-        client.alarm(AlarmAction::Deactivate, AlarmType::Nospace, None).await
-    })
-    .unwrap();
+    raw.call(|mut client| async move { client.defragment().await }).unwrap();
+    Etcdctl::new(etcd.access()).run(&["alarm", "disarm"]).unwrap();
 }
 
 #[track_caller]
@@ -86,7 +83,7 @@ fn a_full_etcd_takes_no_lock_away_and_says_so_to_who_wants_one() {
     assert!(matches!(refused, Err(LockError::NoSpace)), "{refused:?}");
     eventually(SOON, "released keys are gone", || raw.count(&format!("{root}/x/")) == 0);
 
-    make_space(&raw);
+    make_space(&etcd, &raw);
     let again = other.lock_timeout(SOON).unwrap();
     again.unlock().unwrap();
     for manager in [&holder, &waiter] {
@@ -110,7 +107,7 @@ fn a_session_comes_back_when_there_is_space_again() {
     let limit = Duration::from_secs(5);
     let refused = lock.lock_timeout(limit);
     assert!(matches!(refused, Err(LockError::NoSpace)), "{refused:?}");
-    make_space(&raw);
+    make_space(&etcd, &raw);
     // While there was no session, the call may still be told so once.
     let guard = crate::support::wait::eventually_some(SOON, "the lock is there again", || {
         lock.lock_timeout(limit).ok()

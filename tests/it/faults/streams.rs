@@ -23,7 +23,7 @@ fn compact_all_the_time(raw: &Raw, stop: &AtomicBool, compactions: &AtomicU64) {
     }
 }
 
-/// Fifty waiters, a history that is forgotten every 50 ms, and connections reset every 300 ms, so that watches begin
+/// Fifty waiters, a history that is forgotten every 50 ms, and connections reset every second, so that watches begin
 /// anew in a past that is gone: everybody gets the lock, and nobody sees an error.
 #[test]
 fn compaction_strands_no_waiter() {
@@ -40,7 +40,7 @@ fn compaction_strands_no_waiter() {
         scope.spawn(|| compact_all_the_time(&raw, &stop, &compactions));
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
-                std::thread::sleep(Duration::from_millis(300));
+                std::thread::sleep(Duration::from_secs(1));
                 door.reset_all();
                 resets.fetch_add(1, Ordering::Relaxed);
             }
