@@ -6,7 +6,16 @@ use std::time::Duration;
 
 use crate::info::LockInfo;
 
-/// Why a hold ended although its guard was still there.
+/// Why a hold ended although its guard was still there; from [`LockGuard::loss`](crate::LockGuard::loss) and
+/// [`LockError::Expired`].
+///
+/// # Examples
+///
+/// ```
+/// use etcd_lock::LossReason;
+///
+/// assert_eq!(LossReason::SessionExpired.to_string(), "the session expired");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LossReason {
@@ -62,11 +71,26 @@ impl std::error::Error for Cause {}
 /// Everything a call of this library can fail with.
 ///
 /// The variants are for `match`; [`code`](Self::code) is a stable string for logs, metrics and other languages.
+///
+/// # Examples
+///
+/// ```
+/// # fn main() -> Result<(), etcd_lock::LockError> {
+/// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+/// use etcd_lock::LockError;
+///
+/// match manager.new_lock("") {
+///     Err(LockError::InvalidKey { why, .. }) => assert_eq!(why, "a lock name has at least one character"),
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LockError {
     /// The time limit ran out before the lock was free.
-    #[error("lock {key:?} not acquired within {waited:?}{}", held_by(.holder.as_ref()))]
+    #[error("lock {key:?} not acquired within {:?}{}", in_millis(.waited), held_by(.holder.as_ref()))]
     Timeout {
         /// The lock's name.
         key: String,
@@ -153,6 +177,11 @@ pub enum LockError {
     },
 }
 
+/// Without digits that nobody reads.
+fn in_millis(duration: &Duration) -> Duration {
+    Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}
+
 /// `, held by ...` for an error's text.
 fn held_by(holder: Option<&LockInfo>) -> String {
     match holder.map(|info| info.owner.as_deref()) {
@@ -196,6 +225,12 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// The code as a string that never changes, for example `LOCK_TIMEOUT`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// assert_eq!(etcd_lock::ErrorCode::LockTimeout.as_str(), "LOCK_TIMEOUT");
+    /// ```
     pub fn as_str(self) -> &'static str {
         match self {
             Self::LockTimeout => "LOCK_TIMEOUT",
@@ -223,6 +258,15 @@ impl fmt::Display for ErrorCode {
 
 impl LockError {
     /// The stable code of this error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use etcd_lock::{ErrorCode, LockError};
+    ///
+    /// assert_eq!(LockError::Closed.code(), ErrorCode::Closed);
+    /// assert_eq!(LockError::NoSpace.code().to_string(), "NO_SPACE");
+    /// ```
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Timeout { .. } => ErrorCode::LockTimeout,
@@ -245,6 +289,15 @@ impl LockError {
     ///
     /// An [`Expired`](Self::Expired) hold is not retryable as such: drop the guard, undo or finish what it protected,
     /// and take the lock again.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use etcd_lock::LockError;
+    ///
+    /// assert!(LockError::NoSpace.is_retryable());
+    /// assert!(!LockError::Closed.is_retryable());
+    /// ```
     pub fn is_retryable(&self) -> bool {
         matches!(
             self,

@@ -10,6 +10,38 @@ use crate::value::ContenderValue;
 ///
 /// It is the create revision of the holder's key in etcd. Send it along with every write that the lock protects and
 /// let the receiver refuse a token smaller than the greatest it has seen.
+///
+/// # Examples
+///
+/// ```
+/// # fn main() -> Result<(), etcd_lock::LockError> {
+/// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+/// /// What the receiver of writes does: here a row in memory, in practice a column of the table.
+/// struct Row {
+///     text: String,
+///     token: u64,
+/// }
+///
+/// impl Row {
+///     fn write(&mut self, text: &str, token: u64) -> bool {
+///         let fresh = token >= self.token;
+///         if fresh {
+///             (self.text, self.token) = (text.into(), token);
+///         }
+///         fresh
+///     }
+/// }
+///
+/// let lock = manager.new_lock("row")?;
+/// let mut row = Row { text: String::new(), token: 0 };
+/// let old = lock.lock()?.token(); // held and released: this one is late
+/// let new = lock.lock()?.token();
+/// assert!(row.write("new", new.as_u64()));
+/// assert!(!row.write("late", old.as_u64()));
+/// assert_eq!(row.text, "new");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FencingToken(u64);
 
@@ -31,7 +63,25 @@ impl fmt::Display for FencingToken {
     }
 }
 
-/// A lock that somebody holds, as etcd shows it.
+/// A lock that somebody holds, as etcd shows it; from [`lock_info`](crate::LockManager::lock_info),
+/// [`list_locks`](crate::LockManager::list_locks), [`force_unlock`](crate::LockManager::force_unlock) and errors.
+///
+/// # Examples
+///
+/// ```
+/// # fn main() -> Result<(), etcd_lock::LockError> {
+/// use etcd_lock::{LockManager, LockManagerOptions, memory::MemoryStore};
+///
+/// let options = LockManagerOptions::default().owner("billing/7");
+/// let manager = LockManager::in_memory(&MemoryStore::new(), "/app", options)?;
+/// let _guard = manager.new_lock("jobs")?.lock()?;
+///
+/// let info = manager.lock_info("jobs")?.expect("somebody holds it");
+/// assert_eq!(info.owner.as_deref(), Some("billing/7"));
+/// assert_eq!(info.waiters, 0);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LockInfo {

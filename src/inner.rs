@@ -1,6 +1,7 @@
 //! What all handles of a manager share: the way to the I/O thread, and the register of locks.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -12,12 +13,12 @@ use crate::clock;
 use crate::command::Message;
 use crate::error::{Cause, LockError};
 use crate::info::SessionInfo;
-use crate::io::{GRACE, IoThread, Report};
+use crate::io::{GRACE, IoThread, Launch, Report, Settings, Store};
 use crate::lock::LockShared;
-use crate::mailbox::Mailbox;
+use crate::mailbox::{Mailbox, mailbox};
 use crate::name::{LockName, Root};
 use crate::options::LockManagerOptions;
-use crate::protocol::Ticket;
+use crate::protocol::{Config, IN_FLIGHT, Ticket};
 use crate::stats::Stats;
 
 /// One manager. Its drop is the end of the manager.
@@ -34,6 +35,45 @@ pub(crate) struct Inner {
 }
 
 impl Inner {
+    /// Starts the I/O thread, which makes the store, and waits until a session stands.
+    pub(crate) fn start<S, C, F>(
+        root: &str,
+        options: &LockManagerOptions,
+        connect: C,
+    ) -> Result<Self, LockError>
+    where
+        S: Store,
+        C: FnOnce() -> F + Send + 'static,
+        F: Future<Output = Result<S, LockError>>,
+    {
+        options.check()?;
+        let root = Root::parse(root)?;
+        let (mailbox, inbox) = mailbox();
+        let report = Arc::new(Report::default());
+        let launch = Launch {
+            config: Config {
+                root: root.clone(),
+                owner: options.owner_name(),
+                pid: std::process::id(),
+                ttl: options.ttl,
+                safety_margin: options.margin(),
+                request_timeout: options.request_timeout,
+                steps_in_flight: IN_FLIGHT,
+                seed: fastrand::u64(..),
+            },
+            settings: Settings {
+                root: root.clone(),
+                request_timeout: options.request_timeout,
+                close_timeout: options.close_timeout,
+            },
+            connect_timeout: options.connect_timeout,
+            inbox,
+            report: Arc::clone(&report),
+        };
+        let io = IoThread::start(launch, connect)?;
+        Ok(Self::new(root, options, mailbox, report, io))
+    }
+
     pub(crate) fn new(
         root: Root,
         options: &LockManagerOptions,

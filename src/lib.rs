@@ -32,17 +32,38 @@
 //! }
 //! ```
 //!
+//! # The same without etcd
+//!
+//! [`LockManager::in_memory`] has the same semantics within one process, for tests and for trying things out. All
+//! examples of this documentation that need no cluster run on it.
+//!
+//! ```
+//! use etcd_lock::memory::MemoryStore;
+//! use etcd_lock::{LockError, LockManager};
+//!
+//! # fn main() -> Result<(), LockError> {
+//! let store = MemoryStore::new(); // one "cluster" for any number of managers
+//! let manager = LockManager::in_memory(&store, "/app/locks", Default::default())?;
+//! let guard = manager.new_lock("nightly-report")?.lock()?;
+//!
+//! store.expire_session(&manager); // as if etcd had expired its lease
+//!
+//! assert!(guard.done().recv().is_err()); // disconnected: the hold is over
+//! assert!(!guard.is_held());
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Where to go from here
 //!
 //! - [`LockManager`]: one connection, one session, any number of locks; who holds what; forced unlocks.
 //! - [`DistributedLock`]: wait for ever, try, wait with a timeout, a deadline or a cancel channel, queue up.
 //! - [`LockGuard`]: notice a loss, check before a step that takes time, share a hold between threads.
 //! - [`LockManagerOptions`] and [`LockOptions`]: every option with its default, cost and limit.
+//! - [`memory`]: locks without a server, and faults to test with.
 //! - [`LockError`] and [`ErrorCode`]: what can go wrong. Logs go to the [`log`] crate, target `etcd_lock`.
 //!
 //! Channels are those of [`crossbeam_channel`], which is re-exported so that `select!` uses the same version.
-
-#![allow(dead_code)]
 
 mod manager;
 mod options;
@@ -87,6 +108,11 @@ pub use pending::PendingLock;
 pub use stats::{LossCounts, RpcCounts, Stats};
 #[cfg(feature = "tls")]
 pub use tls::TlsOptions;
+
+/// The programs in README.md, one of which needs TLS, are tested like those of this documentation.
+#[cfg(all(doctest, feature = "tls"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 /// The target of every log line.
 pub(crate) const LOG: &str = "etcd_lock";

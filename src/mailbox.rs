@@ -138,10 +138,6 @@ impl Inbox {
     pub(crate) fn end(&self, end: End) {
         let _ = self.shared.end.fetch_max(end as u8, Ordering::AcqRel);
     }
-
-    pub(crate) fn has_ended(&self) -> bool {
-        self.shared.end() != End::Not
-    }
 }
 
 impl Shared {

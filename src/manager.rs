@@ -8,13 +8,10 @@ use crate::command::Message;
 use crate::error::LockError;
 use crate::info::{ForceUnlock, LockInfo, SessionInfo};
 use crate::inner::Inner;
-use crate::io::{Etcd, IoThread, Launch, Report, Settings, Store};
+use crate::io::{Etcd, Store};
 use crate::lock::DistributedLock;
-use crate::mailbox::mailbox;
 use crate::memory::{ClientId, MemoryStore};
-use crate::name::Root;
 use crate::options::{LockManagerOptions, LockOptions};
-use crate::protocol::Config;
 use crate::stats::Stats;
 
 /// A connection to an etcd cluster with one session, shared by all locks that are taken through it.
@@ -38,6 +35,20 @@ use crate::stats::Stats;
 /// let manager = LockManager::connect(&["http://10.0.0.1:2379", "http://10.0.0.2:2379"], "/app/locks", options)?;
 /// let guard = manager.new_lock("invoices/2024")?.lock()?;
 /// println!("{guard:?}");
+/// # Ok(())
+/// # }
+/// ```
+///
+/// The same without a server:
+///
+/// ```
+/// # fn main() -> Result<(), etcd_lock::LockError> {
+/// use etcd_lock::LockManager;
+/// use etcd_lock::memory::MemoryStore;
+///
+/// let manager = LockManager::in_memory(&MemoryStore::new(), "/app/locks", Default::default())?;
+/// let guard = manager.new_lock("invoices/2024")?.lock()?;
+/// assert!(guard.is_held());
 /// # Ok(())
 /// # }
 /// ```
@@ -146,31 +157,7 @@ impl LockManager {
         C: FnOnce() -> F + Send + 'static,
         F: Future<Output = Result<S, LockError>>,
     {
-        options.check()?;
-        let root = Root::parse(root)?;
-        let (mailbox, inbox) = mailbox();
-        let report = Arc::new(Report::default());
-        let launch = Launch {
-            config: Config {
-                root: root.clone(),
-                owner: options.owner_name(),
-                pid: std::process::id(),
-                ttl: options.ttl,
-                safety_margin: options.margin(),
-                request_timeout: options.request_timeout,
-                seed: fastrand::u64(..),
-            },
-            settings: Settings {
-                root: root.clone(),
-                request_timeout: options.request_timeout,
-                close_timeout: options.close_timeout,
-            },
-            connect_timeout: options.connect_timeout,
-            inbox,
-            report: Arc::clone(&report),
-        };
-        let io = IoThread::start(launch, connect)?;
-        Ok(Self { inner: Arc::new(Inner::new(root, options, mailbox, report, io)), client: None })
+        Ok(Self { inner: Arc::new(Inner::start(root, options, connect)?), client: None })
     }
 
     /// The lock with this name, to be waited for with the default [`LockOptions`]. Nothing is asked of etcd yet.
@@ -183,9 +170,9 @@ impl LockManager {
     ///
     /// # Examples
     ///
-    /// ```no_run
+    /// ```
     /// # fn main() -> Result<(), etcd_lock::LockError> {
-    /// # let manager = etcd_lock::LockManager::connect(&["http://127.0.0.1:2379"], "/app", Default::default())?;
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
     /// let lock = manager.new_lock("invoices/2024")?;
     /// assert_eq!(lock.key(), "invoices/2024");
     /// # Ok(())
@@ -204,16 +191,20 @@ impl LockManager {
     ///
     /// # Examples
     ///
-    /// ```no_run
+    /// ```
     /// # fn main() -> Result<(), etcd_lock::LockError> {
-    /// # let manager = etcd_lock::LockManager::connect(&["http://127.0.0.1:2379"], "/app", Default::default())?;
-    /// use etcd_lock::{LockError, LockOptions};
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+    /// use etcd_lock::{ErrorCode, LockOptions};
     ///
+    /// let _guard = manager.new_lock("jobs")?.lock()?;
+    /// # std::thread::scope(|threads| threads.spawn(|| {
+    ///
+    /// // On another thread, or in another process: five times 100 ms are not enough.
     /// let lock = manager.new_lock_with("jobs", LockOptions::default().max_retries(5))?;
-    /// match lock.lock() {
-    ///     Err(LockError::AlreadyHeld { holder, .. }) => println!("half a second was not enough: {holder:?}"),
-    ///     other => drop(other?),
-    /// }
+    /// let refused = lock.lock().unwrap_err();
+    /// assert_eq!(refused.code(), ErrorCode::LockAlreadyHeld);
+    /// # Ok::<(), etcd_lock::LockError>(())
+    /// # }).join().unwrap())?;
     /// # Ok(())
     /// # }
     /// ```
@@ -236,11 +227,14 @@ impl LockManager {
     ///
     /// # Examples
     ///
-    /// ```no_run
+    /// ```
     /// # fn main() -> Result<(), etcd_lock::LockError> {
-    /// # let manager = etcd_lock::LockManager::connect(&["http://127.0.0.1:2379"], "/app", Default::default())?;
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+    /// assert!(manager.lock_info("jobs")?.is_none());
+    ///
+    /// let guard = manager.new_lock("jobs")?.lock()?;
     /// if let Some(info) = manager.lock_info("jobs")? {
-    ///     println!("{:?} has it, {} wait", info.owner, info.waiters);
+    ///     assert_eq!(info.token, guard.token());
     /// }
     /// # Ok(())
     /// # }
@@ -262,12 +256,15 @@ impl LockManager {
     ///
     /// # Examples
     ///
-    /// ```no_run
+    /// ```
     /// # fn main() -> Result<(), etcd_lock::LockError> {
-    /// # let manager = etcd_lock::LockManager::connect(&["http://127.0.0.1:2379"], "/app", Default::default())?;
-    /// for info in manager.list_locks("invoices/")? {
-    ///     println!("{}: {:?}", info.key, info.owner);
-    /// }
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+    /// let _b2 = manager.new_lock("b/2")?.lock()?;
+    /// let _b1 = manager.new_lock("b/1")?.lock()?;
+    /// let _mail = manager.new_lock("mail")?.lock()?;
+    /// let keys: Vec<String> = manager.list_locks("b/")?.into_iter().map(|info| info.key).collect();
+    /// assert_eq!(keys, ["b/1", "b/2"]);
+    /// assert_eq!(manager.list_locks("")?.len(), 3);
     /// # Ok(())
     /// # }
     /// ```
@@ -291,13 +288,19 @@ impl LockManager {
     ///
     /// # Examples
     ///
-    /// ```no_run
+    /// ```
     /// # fn main() -> Result<(), etcd_lock::LockError> {
-    /// # let manager = etcd_lock::LockManager::connect(&["http://127.0.0.1:2379"], "/app", Default::default())?;
-    /// use etcd_lock::ForceUnlock;
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+    /// use etcd_lock::{ForceUnlock, LossReason};
     ///
+    /// let guard = manager.new_lock("jobs")?.lock()?;
+    /// // From any process:
     /// let evicted = manager.force_unlock("jobs", ForceUnlock::Lock)?;
     /// println!("took it from {:?}", evicted.owner);
+    /// assert_eq!(evicted.token, guard.token());
+    ///
+    /// assert!(guard.done().recv().is_err()); // disconnected: the hold is over
+    /// assert_eq!(guard.loss(), Some(LossReason::ForceUnlocked));
     /// # Ok(())
     /// # }
     /// ```
@@ -307,16 +310,54 @@ impl LockManager {
     }
 
     /// The session as this manager knows it, without asking etcd.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+    /// let session = manager.session();
+    /// assert!(session.alive);
+    /// assert!(session.remaining <= session.ttl);
+    /// println!("lease {:x}", session.lease_id);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn session(&self) -> SessionInfo {
         self.inner.session()
     }
 
     /// What this manager has done so far, without asking etcd.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+    /// let guard = manager.new_lock("jobs")?.lock()?;
+    /// let stats = manager.stats();
+    /// assert_eq!((stats.acquired, stats.held, stats.sessions), (1, 1, 1));
+    /// assert_eq!(stats.lost.total(), 0);
+    /// # drop(guard);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn stats(&self) -> Stats {
         self.inner.stats()
     }
 
-    /// The key below which all locks of this manager lie.
+    /// The key below which all locks of this manager lie, without a trailing `/`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # use etcd_lock::{LockManager, memory::MemoryStore};
+    /// let manager = LockManager::in_memory(&MemoryStore::new(), "/app/locks/", Default::default())?;
+    /// assert_eq!(manager.root(), "/app/locks");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn root(&self) -> &str {
         self.inner.root()
     }
@@ -336,9 +377,9 @@ impl LockManager {
     ///
     /// # Examples
     ///
-    /// ```no_run
+    /// ```
     /// # fn main() -> Result<(), etcd_lock::LockError> {
-    /// # let manager = etcd_lock::LockManager::connect(&["http://127.0.0.1:2379"], "/app", Default::default())?;
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
     /// use etcd_lock::LossReason;
     ///
     /// let guard = manager.new_lock("jobs")?.lock()?;

@@ -218,9 +218,18 @@ const _: () = assert!(MIN_DEFAULT_MARGIN.as_millis() * 2 < MIN_TTL.as_millis());
 /// use std::time::Duration;
 /// use etcd_lock::LockOptions;
 ///
+/// # fn main() -> Result<(), etcd_lock::LockError> {
+/// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
 /// // Wait half a second for whoever holds the lock, then give up.
 /// let options = LockOptions::default().retry_interval(Duration::from_millis(50)).max_retries(10);
-/// # let _ = options;
+/// let lock = manager.new_lock_with("jobs", options)?;
+/// assert!(lock.lock().is_ok()); // nobody holds it
+///
+/// // A bad value is an error, never a panic.
+/// let bad = LockOptions::default().retry_interval(Duration::ZERO);
+/// assert!(manager.new_lock_with("jobs", bad).is_err());
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "options do nothing until they are given to `LockManager::new_lock_with`"]

@@ -15,6 +15,25 @@ use crate::waiting::Waiting;
 
 /// A place in a lock's queue, from [`DistributedLock::enqueue`](crate::DistributedLock::enqueue). Dropping it leaves
 /// the queue, and releases the lock if it was granted meanwhile.
+///
+/// # Examples
+///
+/// ```
+/// # fn main() -> Result<(), etcd_lock::LockError> {
+/// use etcd_lock::{LockManager, memory::MemoryStore};
+///
+/// let store = MemoryStore::new();
+/// let alice = LockManager::in_memory(&store, "/app", Default::default())?;
+/// let bob = LockManager::in_memory(&store, "/app", Default::default())?;
+///
+/// let hers = alice.new_lock("jobs")?.lock()?;
+/// let pending = bob.new_lock("jobs")?.enqueue()?; // returns at once
+/// drop(hers);
+/// let his = pending.wait()?;
+/// assert_eq!(his.key(), "jobs");
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "if unused the place in the queue is given up at once"]
 pub struct PendingLock {
     state: State,
@@ -47,6 +66,18 @@ impl PendingLock {
     /// once. Made for [`select!`](crate::crossbeam_channel::select).
     ///
     /// From then on the lock may be held, and keep others waiting.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+    /// let pending = manager.new_lock("jobs")?.enqueue()?;
+    /// assert!(pending.ready().recv().is_err()); // disconnected: the outcome is known
+    /// assert!(pending.wait()?.is_held());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn ready(&self) -> &Receiver<()> {
         match &self.state {
             State::Waiting(waiting) if waiting.check_process().is_err() => process::disconnected(),
@@ -65,6 +96,20 @@ impl PendingLock {
     ///
     /// As for [`DistributedLock::lock`](crate::DistributedLock::lock); [`LockError::Expired`] also if the lock was
     /// granted but lost again before this call.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+    /// // Queue up for two locks at once, then wait for both.
+    /// let pending = [manager.new_lock("left")?.enqueue()?, manager.new_lock("right")?.enqueue()?];
+    /// for place in pending {
+    ///     assert!(place.wait()?.is_held());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn wait(self) -> Result<LockGuard, LockError> {
         let guard = match self.state {
             State::Waiting(waiting) => waiting.wait()?,

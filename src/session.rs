@@ -91,11 +91,6 @@ impl SessionCell {
         }
     }
 
-    /// The deadline of the session that stands.
-    pub(crate) fn deadline(&self) -> Option<Arc<Deadline>> {
-        self.0.lock().as_ref().map(|standing| Arc::clone(&standing.deadline))
-    }
-
     pub(crate) fn info(&self, now: Time) -> SessionInfo {
         match &*self.0.lock() {
             None => SessionInfo::none(),
@@ -174,7 +169,6 @@ mod tests {
     fn the_cell_shows_the_session_that_stands() {
         let cell = SessionCell::default();
         assert_eq!(cell.info(at(1)).lease_id, 0);
-        assert!(cell.deadline().is_none());
         let deadline = Arc::new(Deadline::new(at(10)));
         cell.up(7, Duration::from_secs(12), Arc::clone(&deadline));
         let info = cell.info(at(4));

@@ -8,6 +8,23 @@ use crate::store::Request;
 /// What a manager has done so far, and what it holds right now; from [`LockManager::stats`](crate::LockManager::stats).
 ///
 /// Each number is exact, but the numbers are read one after another: while other threads work they may not add up.
+///
+/// # Examples
+///
+/// ```
+/// # fn main() -> Result<(), etcd_lock::LockError> {
+/// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+/// let lock = manager.new_lock("jobs")?;
+/// lock.lock()?.unlock()?;
+/// let before = manager.stats();
+/// let guard = lock.lock()?;
+/// let after = manager.stats();
+/// assert_eq!(after.acquired - before.acquired, 1);
+/// assert_eq!(after.rpcs.txn - before.rpcs.txn, 1); // a free lock costs one transaction
+/// # drop(guard);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {

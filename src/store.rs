@@ -262,6 +262,8 @@ pub(crate) enum FailureClass {
     Unauthenticated,
     /// Not carried out: the user's role does not allow it.
     PermissionDenied,
+    /// Not carried out: more operations in one transaction than the store is set to allow.
+    TooManyOperations,
     /// Not carried out, and it never will be (a request too large, a broken store).
     Refused,
 }
@@ -277,6 +279,7 @@ impl Failure {
             FailureClass::NoSpace
             | FailureClass::Unauthenticated
             | FailureClass::PermissionDenied
+            | FailureClass::TooManyOperations
             | FailureClass::Refused => true,
             FailureClass::NotDone
             | FailureClass::Unknown

@@ -9,14 +9,18 @@ use std::fmt;
 ///
 /// # Examples
 ///
-/// ```no_run
+/// ```
 /// use etcd_lock::{LockManagerOptions, TlsOptions};
 ///
+/// # let dir = std::env::temp_dir().join(format!("etcd-lock-tls-example-{}", std::process::id()));
+/// # std::fs::create_dir_all(&dir)?;
+/// # for file in ["ca.pem", "client.pem", "client-key.pem"] { std::fs::write(dir.join(file), "secret")? }
 /// let tls = TlsOptions::default()
-///     .ca_certificate_pem(std::fs::read("ca.pem")?)
-///     .identity_pem(std::fs::read("client.pem")?, std::fs::read("client-key.pem")?);
+///     .ca_certificate_pem(std::fs::read(dir.join("ca.pem"))?)
+///     .identity_pem(std::fs::read(dir.join("client.pem"))?, std::fs::read(dir.join("client-key.pem"))?);
 /// let options = LockManagerOptions::default().tls(tls);
-/// # let _ = options;
+/// assert!(!format!("{options:?}").contains("secret"));
+/// # std::fs::remove_dir_all(&dir)?;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Clone, Default)]

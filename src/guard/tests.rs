@@ -3,10 +3,12 @@ use std::panic::{self, AssertUnwindSafe};
 use std::thread;
 
 use super::*;
+use crate::command::Left;
 use crate::fake::{FakeHold, FakeIo, SOON, fake_manager, fake_manager_with, lock};
 use crate::inner::Inner;
 use crate::mailbox::End;
 use crate::options::LockManagerOptions;
+use crate::protocol::ReleaseFailure;
 use crate::store::{Failure, FailureClass};
 
 /// A guard of a lock named `a`; its manager is not to end with it.

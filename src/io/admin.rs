@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Store, deadline_after, lock_error};
+use crate::LOG;
 use crate::error::{Cause, LockError};
 use crate::info::{ForceUnlock, LockInfo};
 use crate::name::{LockName, Root};
@@ -87,8 +88,8 @@ pub(crate) async fn force_unlock<S: Store>(
         Eviction::Done(info) => {
             let owner = info.owner.as_deref().unwrap_or("a foreign client");
             log::warn!(
-                target: "etcd_lock",
-                "lock {:?} force-unlocked: it was held by {owner} (lease {:x}, token {})",
+                target: LOG,
+                "lock {:?} force-unlocked by us ({scope:?}): {owner} had it (lease {:x}, token {})",
                 info.key, info.lease_id, info.token
             );
             Ok(info)

@@ -46,6 +46,7 @@ const WORDS: &[(&str, FaultKind)] = &[
     ("requested lease not found", FaultKind::Class(FailureClass::LeaseGone)),
     ("has been compacted", FaultKind::Class(FailureClass::Compacted)),
     ("is a future revision", FaultKind::Class(FailureClass::Compacted)),
+    ("too many operations", FaultKind::Class(FailureClass::TooManyOperations)),
     ("database space exceeded", FaultKind::Class(FailureClass::NoSpace)),
     ("no leader", FaultKind::Elsewhere),
     ("not leader", FaultKind::Elsewhere),
@@ -222,7 +223,7 @@ pub(crate) fn lock_error(failure: Failure, doing: &str) -> LockError {
         FailureClass::NoSpace => LockError::NoSpace,
         FailureClass::Unauthenticated => LockError::Unauthenticated { source },
         FailureClass::PermissionDenied => LockError::PermissionDenied { doing: doing.into(), source },
-        FailureClass::Refused => {
+        FailureClass::TooManyOperations | FailureClass::Refused => {
             LockError::Internal { what: format!("etcd refused a request while {doing}: {}", failure.message) }
         }
     }
@@ -271,7 +272,7 @@ mod tests {
             (9, "etcdserver: user name not found", C::Unauthenticated),
             (7, "etcdserver: permission denied", C::PermissionDenied),
             (3, "etcdserver: request is too large", C::Refused),
-            (3, "etcdserver: too many operations in txn request", C::Refused),
+            (3, "etcdserver: too many operations in txn request", C::TooManyOperations),
             (3, "etcdserver: duplicate key given in txn request", C::Refused),
             (11, "etcdserver: too large lease TTL", C::Refused),
             (15, "etcdserver: corrupt cluster", C::Refused),

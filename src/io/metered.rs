@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::{Store, WatchOrder};
-use crate::LOG;
 use crate::stats::Counters;
 use crate::store::{Failure, Request, Response, WatchEvent};
 
@@ -30,8 +29,6 @@ impl<S: Store> Store for Metered<S> {
         timeout: Duration,
     ) -> impl Future<Output = Result<Response, Failure>> + Send + 'static {
         self.counters.count_request(&request);
-        // The kind alone: values and keys are the business of nobody who reads logs.
-        log::trace!(target: LOG, "asks etcd to {}", kind(&request));
         self.store.call(request, timeout)
     }
 
@@ -41,16 +38,5 @@ impl<S: Store> Store for Metered<S> {
         events: UnboundedSender<WatchEvent>,
     ) -> impl Future<Output = ()> + Send + 'static {
         self.store.run_watches(orders, events)
-    }
-}
-
-fn kind(request: &Request) -> &'static str {
-    match request {
-        Request::GrantLease { .. } => "grant a lease",
-        Request::RenewLease { .. } => "renew the lease",
-        Request::RevokeLease { .. } => "revoke a lease",
-        Request::LeaseTimeToLive { .. } => "tell a lease's time to live",
-        Request::Delete { .. } => "delete a key",
-        Request::Txn(_) => "carry out a transaction",
     }
 }

@@ -31,14 +31,14 @@ use crate::waiting::Waiting;
 ///
 /// # Examples
 ///
-/// ```no_run
+/// ```
 /// # fn main() -> Result<(), etcd_lock::LockError> {
-/// use etcd_lock::LockManager;
-///
-/// let manager = LockManager::connect(&["http://127.0.0.1:2379"], "/app/locks", Default::default())?;
+/// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
 /// let lock = manager.new_lock("nightly-report")?;
 /// let guard = lock.lock()?;
 /// println!("mine alone, as number {}", guard.token());
+/// drop(guard); // releases it
+/// assert!(!lock.is_locked());
 /// # Ok(())
 /// # }
 /// ```
@@ -70,9 +70,9 @@ impl DistributedLock {
     ///
     /// # Examples
     ///
-    /// ```no_run
+    /// ```
     /// # fn main() -> Result<(), etcd_lock::LockError> {
-    /// # let manager = etcd_lock::LockManager::connect(&["http://127.0.0.1:2379"], "/app", Default::default())?;
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
     /// let lock = manager.new_lock("jobs")?;
     /// let outer = lock.lock()?;
     /// let inner = lock.lock()?; // the same thread: at once
@@ -97,13 +97,18 @@ impl DistributedLock {
     ///
     /// # Examples
     ///
-    /// ```no_run
+    /// ```
     /// # fn main() -> Result<(), etcd_lock::LockError> {
-    /// # let manager = etcd_lock::LockManager::connect(&["http://127.0.0.1:2379"], "/app", Default::default())?;
-    /// match manager.new_lock("cleanup")?.try_lock()? {
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+    /// let lock = manager.new_lock("cleanup")?;
+    /// match lock.try_lock()? {
     ///     Some(_guard) => println!("cleaning up"),
     ///     None => println!("somebody else is at it"),
     /// }
+    ///
+    /// let _guard = lock.lock()?;
+    /// let other = std::thread::spawn(move || lock.try_lock()).join().unwrap()?;
+    /// assert!(other.is_none());
     /// # Ok(())
     /// # }
     /// ```
@@ -128,15 +133,20 @@ impl DistributedLock {
     ///
     /// # Examples
     ///
-    /// ```no_run
+    /// ```
     /// # fn main() -> Result<(), etcd_lock::LockError> {
-    /// # let manager = etcd_lock::LockManager::connect(&["http://127.0.0.1:2379"], "/app", Default::default())?;
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+    /// use std::time::Duration;
     /// use etcd_lock::LockError;
     ///
-    /// match manager.new_lock("jobs")?.lock_timeout(std::time::Duration::from_secs(3)) {
-    ///     Ok(guard) => println!("got it: {guard:?}"),
-    ///     Err(LockError::Timeout { holder: Some(holder), .. }) => println!("{:?} has it", holder.owner),
-    ///     Err(error) => return Err(error),
+    /// let lock = manager.new_lock("jobs")?;
+    /// let guard = lock.lock_timeout(Duration::from_secs(3))?;
+    ///
+    /// // Another thread or process that waits in vain learns who has it.
+    /// let other = std::thread::spawn(move || lock.lock_timeout(Duration::from_millis(50))).join().unwrap();
+    /// match other {
+    ///     Err(LockError::Timeout { holder: Some(holder), .. }) => assert_eq!(holder.token, guard.token()),
+    ///     other => panic!("{other:?}"),
     /// }
     /// # Ok(())
     /// # }
@@ -158,16 +168,15 @@ impl DistributedLock {
     ///
     /// # Examples
     ///
-    /// ```no_run
+    /// ```
     /// # fn main() -> Result<(), etcd_lock::LockError> {
-    /// # let manager = etcd_lock::LockManager::connect(&["http://127.0.0.1:2379"], "/app", Default::default())?;
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
     /// use std::time::{Duration, Instant};
-    ///
     /// // One deadline for several locks.
     /// let deadline = Instant::now() + Duration::from_secs(3);
     /// let left = manager.new_lock("left")?.lock_deadline(deadline)?;
     /// let right = manager.new_lock("right")?.lock_deadline(deadline)?;
-    /// # drop((left, right));
+    /// assert!(left.is_held() && right.is_held());
     /// # Ok(())
     /// # }
     /// ```
@@ -189,14 +198,18 @@ impl DistributedLock {
     ///
     /// # Examples
     ///
-    /// ```no_run
+    /// ```
     /// # fn main() -> Result<(), etcd_lock::LockError> {
-    /// # let manager = etcd_lock::LockManager::connect(&["http://127.0.0.1:2379"], "/app", Default::default())?;
-    /// # let lock = manager.new_lock("jobs")?;
-    /// let (stop, cancel) = etcd_lock::crossbeam_channel::bounded::<()>(0);
-    /// let worker = std::thread::spawn(move || lock.lock_or_cancel(&cancel).map(drop));
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+    /// use etcd_lock::{ErrorCode, crossbeam_channel::bounded};
+    /// let lock = manager.new_lock("jobs")?;
+    /// let _guard = lock.lock()?;
+    ///
+    /// let (stop, cancel) = bounded::<()>(0);
+    /// let worker = std::thread::spawn(move || lock.lock_or_cancel(&cancel));
     /// drop(stop); // whoever waits stops waiting
-    /// # let _ = worker.join();
+    /// let cancelled = worker.join().unwrap().unwrap_err();
+    /// assert_eq!(cancelled.code(), ErrorCode::Cancelled);
     /// # Ok(())
     /// # }
     /// ```
@@ -216,16 +229,16 @@ impl DistributedLock {
     ///
     /// # Examples
     ///
-    /// ```no_run
+    /// ```
     /// # fn main() -> Result<(), etcd_lock::LockError> {
-    /// # let manager = etcd_lock::LockManager::connect(&["http://127.0.0.1:2379"], "/app", Default::default())?;
-    /// use etcd_lock::crossbeam_channel::select;
-    /// # let (_tx, shutdown) = etcd_lock::crossbeam_channel::bounded::<()>(0);
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+    /// use etcd_lock::crossbeam_channel::{bounded, select};
     ///
+    /// let (_stop, shutdown) = bounded::<()>(0);
     /// let pending = manager.new_lock("jobs")?.enqueue()?;
     /// select! {
-    ///     recv(pending.ready()) -> _ => println!("got it: {:?}", pending.wait()?),
-    ///     recv(shutdown) -> _ => drop(pending),
+    ///     recv(pending.ready()) -> _ => assert!(pending.wait()?.is_held()),
+    ///     recv(shutdown) -> _ => drop(pending), // leaves the queue
     /// }
     /// # Ok(())
     /// # }
@@ -239,6 +252,18 @@ impl DistributedLock {
 
     /// Whether some guard of this manager holds the lock right now, on any thread. No I/O: what other processes hold
     /// is [`LockManager::lock_info`](crate::LockManager::lock_info)'s to say.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+    /// let lock = manager.new_lock("jobs")?;
+    /// let _guard = lock.lock()?;
+    /// assert!(lock.is_locked());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn is_locked(&self) -> bool {
         self.shared.is_held()
     }

@@ -33,6 +33,8 @@ use crate::manager::LockManager;
 /// It lives as long as a handle or a manager on it does.
 ///
 /// Its leases, like etcd's, are counted in whole seconds and last at least 2 s, whatever TTL is asked for.
+///
+/// For a program and its test on a store, see `examples/test_your_worker.rs`.
 #[derive(Clone)]
 pub struct MemoryStore {
     shared: Arc<Shared>,
@@ -67,6 +69,24 @@ struct Shared {
 
 impl MemoryStore {
     /// An empty store.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use etcd_lock::memory::MemoryStore;
+    /// use etcd_lock::{LockError, LockManager};
+    ///
+    /// # fn main() -> Result<(), LockError> {
+    /// let (one, another) = (MemoryStore::new(), MemoryStore::new());
+    /// let manager = LockManager::in_memory(&one, "/app/locks", Default::default())?;
+    /// let stranger = LockManager::in_memory(&another, "/app/locks", Default::default())?;
+    ///
+    /// // Two stores know nothing of each other.
+    /// let _guard = manager.new_lock("report")?.lock()?;
+    /// assert!(stranger.new_lock("report")?.try_lock()?.is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn new() -> Self {
         Self { shared: Arc::new(Shared { state: Mutex::new(State::new()), granted: watch::Sender::new(()) }) }
     }
@@ -136,6 +156,27 @@ impl MemoryStore {
 
     /// Ends the partition. Requests that still wait are carried out now; every watch is opened anew, and one that
     /// begins at no particular revision does not tell what was deleted meanwhile.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use etcd_lock::memory::MemoryStore;
+    /// use etcd_lock::{LockError, LockManager};
+    ///
+    /// # fn main() -> Result<(), LockError> {
+    /// let store = MemoryStore::new();
+    /// let manager = LockManager::in_memory(&store, "/app/locks", Default::default())?;
+    /// let lock = manager.new_lock("report")?;
+    ///
+    /// store.disconnect(&manager);
+    /// assert!(lock.lock_timeout(Duration::from_millis(100)).is_err());
+    ///
+    /// store.reconnect(&manager);
+    /// assert!(lock.lock_timeout(Duration::from_secs(10)).is_ok());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn reconnect(&self, manager: &LockManager) {
         self.on(manager, State::reconnect);
     }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::batch::Batches;
 use super::mutants::mutant;
 use super::outbox::{Outbox, Purpose, Watched};
 use super::queue::{Cx, Queue};
@@ -20,11 +21,13 @@ use crate::store::{Failure, Response, WatchEvent};
 #[derive(Debug)]
 pub(crate) struct Protocol {
     session: Session,
-    queues: HashMap<QueueId, Queue>,
+    /// Boxed, because the table is up to half empty.
+    queues: HashMap<QueueId, Box<Queue>>,
     names: HashMap<LockName, QueueId>,
     /// Queues whose state changed. They advance when the outside has handed over all it has, so that what arrives
     /// together (a release and the next acquire, say) leaves together.
     touched: Vec<QueueId>,
+    batches: Batches,
     out: Outbox,
     now: Time,
 }
@@ -36,6 +39,7 @@ impl Protocol {
             queues: HashMap::new(),
             names: HashMap::new(),
             touched: Vec::new(),
+            batches: Batches::new(),
             out: Outbox::new(config),
             now: Time::default(),
         }
@@ -76,7 +80,7 @@ impl Protocol {
                 session.handle_revoked(now, lease, &reply, out);
                 Verdict::Nothing
             }
-            Purpose::Step(id) => self.in_queue(id, |queue, cx| queue.handle_step(reply, cx)),
+            Purpose::Steps => return self.handle_steps(id, reply),
             Purpose::Look(id) => self.in_queue(id, |queue, cx| queue.handle_look(reply, cx)),
             Purpose::Inspect(id) => self.in_queue(id, |queue, _| {
                 queue.handle_inspected(reply);
@@ -155,9 +159,13 @@ impl Protocol {
                 if queue.is_over() {
                     self.names.remove(queue.name());
                     self.queues.remove(&id);
+                } else {
+                    self.batches.enlist(queue);
                 }
             }
         }
+        let mut cx = Cx { now: self.now, session: &mut self.session, out: &mut self.out };
+        self.batches.send(&mut self.queues, &mut cx);
         self.out.pop_action()
     }
 
@@ -185,7 +193,7 @@ impl Protocol {
             None => {
                 let id = QueueId(self.out.next_id());
                 self.names.insert(acquire.name.clone(), id);
-                self.queues.insert(id, Queue::new(id, acquire.name.clone()));
+                self.queues.insert(id, Box::new(Queue::new(id, acquire.name.clone())));
                 id
             }
         };
@@ -206,10 +214,18 @@ impl Protocol {
         if self.session.is_closing() {
             return;
         }
+        self.batches.clear();
         for id in self.queue_ids() {
             self.change_queue(id, Queue::close);
         }
         self.session.close(self.now, &mut self.out);
+    }
+
+    fn handle_steps(&mut self, id: RequestId, reply: Result<Response, Failure>) {
+        for (queue, fate) in self.batches.handle_reply(id, reply) {
+            let verdict = self.in_queue(queue, |queue, cx| queue.handle_step(fate, cx));
+            self.obey(verdict);
+        }
     }
 
     fn obey(&mut self, verdict: Verdict) {
@@ -222,6 +238,8 @@ impl Protocol {
                 }
             }
             Verdict::Lost(reason) => {
+                self.batches.clear();
+                self.out.forget_requests(|purpose| purpose == Purpose::Steps);
                 for id in self.queue_ids() {
                     self.change_queue(id, |queue, cx| queue.lose_session(reason, cx));
                 }

@@ -3,21 +3,22 @@
 //! Time and events come in as arguments, [`Action`]s come out of [`Protocol::poll_action`]. One `Protocol` is one
 //! session's side of everything: its lease, and a queue for every name that is in use.
 
+mod batch;
 mod machine;
-mod mutants;
+pub(crate) mod mutants;
 mod outbox;
 mod queue;
+mod requests;
 mod revocation;
 mod session;
-mod steps;
+mod step;
 mod tenure;
 mod timers;
 
 use std::time::Duration;
 
+pub(crate) use batch::IN_FLIGHT;
 pub(crate) use machine::Protocol;
-#[cfg(test)]
-pub(crate) use mutants::Mutant;
 
 use crate::clock::Time;
 use crate::error::LossReason;
@@ -34,6 +35,8 @@ pub(crate) struct Config {
     pub(crate) safety_margin: Duration,
     /// One attempt of one request.
     pub(crate) request_timeout: Duration,
+    /// So many requests that change locks at once; what is ready meanwhile is the next batch.
+    pub(crate) steps_in_flight: usize,
     /// Seeds the jitter of back-offs and fallbacks.
     pub(crate) seed: u64,
 }

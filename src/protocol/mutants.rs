@@ -3,6 +3,19 @@
 //! Outside tests [`mutant!`] is the constant `false` and the list does not exist, so no defect can be compiled into a
 //! build that anybody uses.
 
+/// Whether a defect of [`Mutant`] is switched on: never, outside tests.
+macro_rules! mutant {
+    ($name:ident) => {{
+        #[cfg(test)]
+        let active = $crate::protocol::mutants::Mutant::$name.is_active();
+        #[cfg(not(test))]
+        let active = false;
+        active
+    }};
+}
+
+pub(super) use mutant;
+
 #[cfg(test)]
 pub(crate) use listed::Mutant;
 
@@ -49,6 +62,10 @@ mod listed {
         }
 
         /// Runs `run` with this defect, on this thread.
+        #[allow(
+            dead_code,
+            reason = "the simulation has these sources in a binary of its own, and needs it there"
+        )]
         pub(crate) fn during<T>(self, run: impl FnOnce() -> T) -> T {
             ACTIVE.set(Some(self));
             let result = run();
@@ -57,16 +74,3 @@ mod listed {
         }
     }
 }
-
-/// Whether a defect of [`Mutant`] is switched on: never, outside tests.
-macro_rules! mutant {
-    ($name:ident) => {{
-        #[cfg(test)]
-        let active = $crate::protocol::mutants::Mutant::$name.is_active();
-        #[cfg(not(test))]
-        let active = false;
-        active
-    }};
-}
-
-pub(super) use mutant;

@@ -23,8 +23,8 @@ pub(super) enum Purpose {
     Revoke {
         lease: LeaseId,
     },
-    /// Delete and enter, for one queue.
-    Step(QueueId),
+    /// Steps of one or more queues; `Batches` knows which.
+    Steps,
     Look(QueueId),
     Inspect(QueueId),
     /// The same, without the value.

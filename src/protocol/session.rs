@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::mutants::mutant;
 use super::outbox::{Outbox, Purpose, Watched};
+use super::requests::{self, Guard};
 use super::revocation::Revocations;
-use super::steps::{self, Guard};
 use super::tenure::{self, Fence, SessionWatch, Tenure};
 use super::timers::Timer;
 use super::{Action, QueueId};
@@ -104,7 +104,7 @@ impl Session {
     ) -> Verdict {
         let (lease, ttl) = match reply.map(|response| response.answer) {
             Ok(Answer::LeaseGranted { lease, ttl }) => (lease, ttl),
-            Ok(_) => return self.set_up_failed(now, steps::garbled(), out),
+            Ok(_) => return self.set_up_failed(now, requests::garbled(), out),
             Err(failure) => return self.set_up_failed(now, failure, out),
         };
         if let State::Closing { lease: closing } = &mut self.state {
@@ -114,7 +114,7 @@ impl Session {
         }
         let deadline = (sent + ttl).saturating_sub(out.config.safety_margin);
         let session_key = out.config.root.session_key(lease);
-        out.send(Purpose::PutSession, Request::Txn(steps::put_session(&session_key, lease)));
+        out.send(Purpose::PutSession, Request::Txn(requests::put_session(&session_key, lease)));
         out.timers.set(Timer::SessionDeadline, deadline);
         let guard = Guard { session_key, epoch: 0 };
         let fence = Some(Fence::default());
@@ -286,7 +286,7 @@ impl Session {
     pub(super) fn handle_watch_created(&mut self, out: &mut Outbox) {
         if let State::Up(Tenure { watch: Some(watch), guard, .. }) = &mut self.state {
             if watch.stood {
-                out.send(Purpose::CheckSession, Request::Txn(steps::check_session(guard)));
+                out.send(Purpose::CheckSession, Request::Txn(requests::check_session(guard)));
             }
             watch.stood = true;
         }
@@ -294,7 +294,7 @@ impl Session {
 
     pub(super) fn handle_checked(&mut self, reply: Result<Response, Failure>) -> Verdict {
         match reply.map(|response| response.answer) {
-            Ok(Answer::Txn(answer)) => match steps::session_checked(&answer) {
+            Ok(Answer::Txn(answer)) => match requests::session_checked(&answer) {
                 Some(session) => self.handle_refused(session),
                 None => Verdict::Nothing,
             },

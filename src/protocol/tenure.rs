@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::QueueId;
 use super::mutants::mutant;
 use super::outbox::{Outbox, Purpose};
-use super::steps::{self, Guard};
+use super::requests::{self, Guard};
 use super::timers::Timer;
 use crate::clock::Time;
 use crate::name::LockName;
@@ -43,7 +43,10 @@ pub(super) struct SessionWatch {
 impl Tenure {
     /// A key never used before, also where it replaces another (`handing_over`).
     pub(super) fn next_contender_key(&mut self, name: &LockName, handing_over: bool) -> Key {
-        let reuse = if handing_over { mutant!(KeyReusedAtHandOver) } else { mutant!(KeyReusedAfterRelease) };
+        let reuse = match handing_over {
+            true => mutant!(KeyReusedAtHandOver),
+            false => mutant!(KeyReusedAfterRelease),
+        };
         if !reuse {
             self.next_seq += 1;
         }
@@ -52,7 +55,7 @@ impl Tenure {
 
     /// Makes a new epoch.
     pub(super) fn put_session_key(&self, out: &mut Outbox) {
-        let put = steps::put_session(&self.guard.session_key, self.lease);
+        let put = requests::put_session(&self.guard.session_key, self.lease);
         out.send(Purpose::PutSession, Request::Txn(put));
     }
 

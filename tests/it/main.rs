@@ -38,4 +38,21 @@ mod faults;
 mod simulation;
 mod support;
 
+mod costs;
+mod crash;
+mod ends;
+mod exclusion;
+mod grant_race;
+mod limits;
+mod reentry;
+mod session;
+
 mod support_works;
+
+mod admin;
+mod connecting;
+mod etcd_suites;
+mod growth;
+mod interop;
+mod names;
+mod one_session;

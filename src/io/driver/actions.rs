@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::lines::Line;
+use super::window::{self, Outgoing};
 use super::{Done, Driver};
 use crate::clock;
 use crate::io::startup::Abandoned;
@@ -10,7 +11,7 @@ use crate::io::{Store, WatchOrder};
 use crate::protocol::Action;
 use crate::session::Deadline;
 use crate::stats::count;
-use crate::store::Failure;
+use crate::store::{Failure, FailureClass};
 
 impl<S: Store> Driver<S> {
     /// Does everything the protocol wants done.
@@ -26,8 +27,9 @@ impl<S: Store> Driver<S> {
     fn perform_one(&mut self, action: Action) {
         match action {
             Action::Send { id, request, timeout } => {
-                let call = self.store.call(request, timeout);
-                self.tasks.spawn(async move { Done::Request(id, call.await) });
+                if let Some(outgoing) = self.window.admit(Outgoing { id, request, timeout }) {
+                    self.send(outgoing);
+                }
             }
             // The watches' task ends with this driver only; that it has ended is seen in `finish`.
             Action::Watch { id, spec } => {
@@ -59,6 +61,7 @@ impl<S: Store> Driver<S> {
                 self.deadline.end();
                 self.report.session.down();
                 self.lines.push(Line::SessionDown(reason));
+                self.give_up_kept();
             }
             Action::Grant { ticket, hold, name, key, token } => {
                 if let Some(state) = self.holds.get(hold) {
@@ -75,6 +78,21 @@ impl<S: Store> Driver<S> {
             }
             Action::Confirm { ticket, result } => self.tickets.confirmed(ticket, result),
             Action::Closed => self.over = true,
+        }
+    }
+
+    pub(super) fn send(&mut self, Outgoing { id, request, timeout }: Outgoing) {
+        let limited = window::is_limited(&request);
+        let call = self.store.call(request, timeout);
+        self.tasks.spawn(async move { Done::Request { id, reply: call.await, limited } });
+    }
+
+    /// What was to be done under a session that is over need not be asked of the store any more.
+    fn give_up_kept(&mut self) {
+        let now = clock::now();
+        for Outgoing { id, .. } in self.window.take_kept() {
+            let failure = Failure::new(FailureClass::NotDone, "the session was over before its turn came");
+            self.protocol.handle_reply(now, id, Err(failure));
         }
     }
 

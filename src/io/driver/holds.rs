@@ -30,15 +30,14 @@ struct OpenHold {
 }
 
 impl OpenHold {
-    /// The state changes first: whoever sees `done()` closed finds out why.
-    fn end(self, lost: Option<LossReason>, counters: &Counters) -> Ended {
+    /// Everything but closing `done()`: whoever sees it closed finds out why. Returns how the hold ended.
+    fn end(&self, lost: Option<LossReason>, counters: &Counters) -> Option<LossReason> {
         let lost = self.state.end(lost);
         match lost {
             None => count(&counters.released),
             Some(reason) => counters.count_lost(reason),
         }
-        drop(self.done);
-        Ended { state: self.state, lost }
+        lost
     }
 }
 
@@ -82,17 +81,21 @@ impl HoldTable {
 
     /// `None` if there is no such hold.
     pub(super) fn end(&mut self, hold: HoldId, lost: Option<LossReason>) -> Option<Ended> {
-        let ended = self.holds.remove(&hold)?.end(lost, &self.counters);
+        let open = self.holds.remove(&hold)?;
+        let lost = open.end(lost, &self.counters);
         self.note_size();
-        Some(ended)
+        drop(open.done);
+        Some(Ended { state: open.state, lost })
     }
 
-    /// Ends all that are left.
-    pub(super) fn sweep(&mut self, lost: LossReason) {
-        for (_, open) in self.holds.drain() {
+    /// Ends all that are left. Every `done()` closes when the result is dropped.
+    pub(super) fn sweep(&mut self, lost: LossReason) -> Vec<Sender<()>> {
+        for open in self.holds.values() {
             open.end(Some(lost), &self.counters);
         }
+        let closing = self.holds.drain().map(|(_, open)| open.done).collect();
         self.note_size();
+        closing
     }
 
     fn note_size(&self) {

@@ -7,6 +7,7 @@ mod actions;
 mod holds;
 mod lines;
 mod tickets;
+mod window;
 
 use std::future::Future;
 use std::panic;
@@ -19,6 +20,7 @@ use tokio::task::{JoinError, JoinSet};
 use holds::HoldTable;
 use lines::Line;
 use tickets::Tickets;
+use window::Window;
 
 use super::metered::Metered;
 use super::startup::Startup;
@@ -68,6 +70,7 @@ pub(super) struct Driver<S: Store> {
     protocol: Protocol,
     settings: Settings,
     inbox: Inbox,
+    window: Window,
     tickets: Tickets,
     holds: HoldTable,
     /// Of the session that stands; shared by its holds.
@@ -88,7 +91,7 @@ pub(super) struct Driver<S: Store> {
 /// What a task has done.
 #[derive(Debug)]
 enum Done {
-    Request(RequestId, Result<Response, Failure>),
+    Request { id: RequestId, reply: Result<Response, Failure>, limited: bool },
     Admin,
     Watches,
 }
@@ -123,6 +126,7 @@ impl<S: Store> Driver<S> {
             protocol,
             settings,
             inbox,
+            window: Window::default(),
             tickets: Tickets::new(Arc::clone(&report.counters)),
             holds: HoldTable::new(Arc::clone(&report.counters)),
             deadline: Arc::new(Deadline::over()),
@@ -220,7 +224,12 @@ impl<S: Store> Driver<S> {
     fn finish(&mut self, now: Time, done: Result<Done, JoinError>) -> Result<(), LockError> {
         let broken = |what: &str| Err(LockError::Internal { what: what.into() });
         match done {
-            Ok(Done::Request(id, reply)) => self.protocol.handle_reply(now, id, reply),
+            Ok(Done::Request { id, reply, limited }) => {
+                if limited && let Some(next) = self.window.answered() {
+                    self.send(next);
+                }
+                self.protocol.handle_reply(now, id, reply);
+            }
             Ok(Done::Admin) => {}
             Ok(Done::Watches) => return broken("the watches ended by themselves"),
             // A request whose task panicked has no outcome; nothing that is built on it can be relied on.
@@ -255,10 +264,7 @@ impl<S: Store> Driver<S> {
             Message::ForceUnlock { name, scope, reply } => {
                 let (store, root, timeout) = self.admin_parts();
                 self.spawn_admin("force-unlocking a lock", reply, async move {
-                    let evicted = admin::force_unlock(&store, &root, &name, scope, timeout).await?;
-                    let owner = evicted.owner.as_deref().unwrap_or("a foreign client");
-                    log::warn!(target: LOG, "lock {name:?} force-unlocked by us ({scope:?}); {owner} had it");
-                    Ok(evicted)
+                    admin::force_unlock(&store, &root, &name, scope, timeout).await
                 });
             }
         }
@@ -304,8 +310,9 @@ impl<S: Store> Driver<S> {
     }
 }
 
-/// However the loop ends, by a panic too: first nothing new is accepted, then every hold is over and every `done()`
-/// closes; the channels of those who wait for an answer close last, with the fields.
+/// However the loop ends, by a panic too: first nothing new is accepted, then every hold is over, then the session, then
+/// every `done()` closes. Whoever learns of one has the rest already. Those who wait for an answer learn last, when the
+/// fields are dropped.
 impl<S: Store> Drop for Driver<S> {
     fn drop(&mut self) {
         let lost = if self.over {
@@ -315,10 +322,11 @@ impl<S: Store> Drop for Driver<S> {
             self.inbox.end(End::Crashed);
             LossReason::Crashed
         };
-        self.holds.sweep(lost);
-        self.tickets.sweep(lost);
+        let closing = self.holds.sweep(lost);
         self.deadline.end();
         self.report.session.down();
+        self.tickets.sweep(lost);
+        drop(closing);
     }
 }
 

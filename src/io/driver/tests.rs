@@ -185,6 +185,25 @@ fn a_lost_session_ends_its_holds_and_is_replaced_by_itself() {
     assert_eq!((stats.sessions, stats.lost.session_revoked), (2, 2));
 }
 
+/// More requests than the window lets through at a time, most of them kept when the session ends.
+#[test]
+fn a_flood_of_callers_outlives_its_session() {
+    let store = MemoryStore::new();
+    let (manager, client) = manager(&store);
+    let ask = |n: u32| manager.new_lock(&n.to_string()).unwrap().enqueue().unwrap();
+    let flood: Vec<_> = (0..2000).map(ask).collect();
+    store.expire_leases_of(client);
+    for pending in flood {
+        match pending.wait() {
+            Ok(guard) => drop(guard),
+            Err(error) => assert!(matches!(error, LockError::Expired { .. }), "{error:?}"),
+        }
+    }
+    lock(&manager).lock().unwrap().unlock().unwrap();
+    let stats = manager.stats();
+    assert_eq!((stats.sessions, stats.waiting, stats.held), (2, 0, 0));
+}
+
 /// A partition: the hold must be over before the store can give the lock to anybody else.
 #[test]
 fn a_partitioned_holder_is_told_before_the_next_one_has_the_lock() {
@@ -275,7 +294,8 @@ fn a_crash_closes_every_done_and_fails_every_call() {
         assert!(closes(guard) && !guard.is_held());
         assert_eq!(guard.loss(), Some(LossReason::Crashed));
     }
-    assert!(matches!(pending.wait(), Err(LockError::Internal { .. })));
+    let error = pending.wait().unwrap_err();
+    assert!(matches!(error, LockError::Internal { .. }), "{error:?}");
     assert!(matches!(held.unlock(), Err(LockError::Expired { reason: LossReason::Crashed, .. })));
     assert!(matches!(manager.new_lock("d"), Err(LockError::Internal { .. })));
     assert!(matches!(manager.lock_info("a"), Err(LockError::Internal { .. })));

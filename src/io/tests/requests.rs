@@ -151,7 +151,7 @@ async fn what_etcd_refuses_is_told_apart() {
     let table = [
         (at(revision), FailureClass::Compacted),
         (at(revision + 100), FailureClass::Compacted),
-        (always(many), FailureClass::Refused),
+        (always(many), FailureClass::TooManyOperations),
         (always(vec![put("/a", "", 0), put("/a", "", 0)]), FailureClass::Refused),
         (large, FailureClass::Refused),
     ];

@@ -63,6 +63,10 @@ impl Pair {
         self.expect(Request::Txn(request), Some(FailureClass::Refused)).await;
     }
 
+    async fn too_long(&mut self, request: Txn) {
+        self.expect(Request::Txn(request), Some(FailureClass::TooManyOperations)).await;
+    }
+
     async fn grant(&mut self, ttl: Duration) -> LeaseId {
         match self.ask(&Request::GrantLease { ttl }).await {
             Ok(Ok((_, Answer::LeaseGranted { lease, .. }))) => lease,
@@ -146,13 +150,13 @@ async fn the_same_transactions_are_refused_for_their_length() {
     let compares = |count| Txn { when: vec![compare.clone(); count], ..Txn::default() };
 
     pair.done(Request::Txn(compares(128))).await;
-    pair.refused(compares(129)).await;
+    pair.too_long(compares(129)).await;
     pair.do_ops((0..128).map(|n| put(&n.to_string(), 0)).collect()).await;
-    pair.refused(txn((0..129).map(|n| put(&n.to_string(), 0)).collect(), vec![])).await;
+    pair.too_long(txn((0..129).map(|n| put(&n.to_string(), 0)).collect(), vec![])).await;
     pair.do_ops(batch(127, |n| vec![put(&n.to_string(), 0)])).await;
-    pair.refused(txn(batch(128, |n| vec![put(&n.to_string(), 0)]), vec![])).await;
+    pair.too_long(txn(batch(128, |n| vec![put(&n.to_string(), 0)]), vec![])).await;
     pair.do_ops(batch(125, |n| vec![put(&n.to_string(), 0), delete("x"), delete("y")])).await;
-    pair.refused(txn(vec![], batch(126, |n| vec![put(&n.to_string(), 0), delete("x"), delete("y")]))).await;
+    pair.too_long(txn(vec![], batch(126, |n| vec![put(&n.to_string(), 0), delete("x"), delete("y")]))).await;
 }
 
 #[tokio::test]

@@ -18,9 +18,10 @@ use std::time::Duration;
 
 use crate::clock::Time;
 use crate::store::{
-    Answer, Failure, FailureClass, Key, LeaseId, Range, RangeResult, Request, Response, Revision, Span,
-    WatchSpec,
+    Answer, Failure, FailureClass, Key, LeaseId, Request, Response, Revision, Span, WatchSpec,
 };
+#[cfg(test)]
+use crate::store::{Range, RangeResult};
 
 use keys::{FIRST_REVISION, Keys};
 use leases::Leases;
@@ -177,32 +178,6 @@ impl Model {
         true
     }
 
-    /// What a new leader does: every lease has its full TTL from now, also one that was due.
-    pub(crate) fn extend_all_leases(&mut self, now: Time) {
-        self.leases.renew_all(now);
-    }
-
-    /// The raft term that answers carry from now on.
-    pub(crate) fn set_term(&mut self, term: u64) {
-        self.term = term;
-    }
-
-    /// The NOSPACE alarm: while it is on, leases and puts are refused; deletions, reads and renewals go on.
-    ///
-    /// A transaction with a put is refused whichever branch would run. (Nested puts count since 3.5.33, 3.6.14,
-    /// 3.7.1; before, and in 3.4, a transaction whose puts are all nested gets through.)
-    pub(crate) fn set_no_space(&mut self, no_space: bool) {
-        self.no_space = no_space;
-    }
-
-    /// Takes the permission to read, write or watch any key of the span; `None` gives it back.
-    ///
-    /// A transaction is refused if any part of it, in whichever branch, touches the span. (Nested parts count since
-    /// 3.4.42, 3.5.28, 3.6.9.) Watches that are open go on.
-    pub(crate) fn deny(&mut self, span: Option<Span>) {
-        self.denied = span;
-    }
-
     /// Forgets the history before this revision.
     pub(crate) fn compact(&mut self, revision: Revision) -> Result<(), Failure> {
         self.keys.compact(revision)
@@ -247,6 +222,36 @@ impl Model {
     /// The leases that have not ended.
     pub(crate) fn leases(&self) -> impl Iterator<Item = LeaseId> {
         self.leases.ids()
+    }
+}
+
+/// What only tests make happen or look at.
+#[cfg(test)]
+impl Model {
+    /// What a new leader does: every lease has its full TTL from now, also one that was due.
+    pub(crate) fn extend_all_leases(&mut self, now: Time) {
+        self.leases.renew_all(now);
+    }
+
+    /// The raft term that answers carry from now on.
+    pub(crate) fn set_term(&mut self, term: u64) {
+        self.term = term;
+    }
+
+    /// The NOSPACE alarm: while it is on, leases and puts are refused; deletions, reads and renewals go on.
+    ///
+    /// A transaction with a put is refused whichever branch would run. (Nested puts count since 3.5.33, 3.6.14,
+    /// 3.7.1; before, and in 3.4, a transaction whose puts are all nested gets through.)
+    pub(crate) fn set_no_space(&mut self, no_space: bool) {
+        self.no_space = no_space;
+    }
+
+    /// Takes the permission to read, write or watch any key of the span; `None` gives it back.
+    ///
+    /// A transaction is refused if any part of it, in whichever branch, touches the span. (Nested parts count since
+    /// 3.4.42, 3.5.28, 3.6.9.) Watches that are open go on.
+    pub(crate) fn deny(&mut self, span: Option<Span>) {
+        self.denied = span;
     }
 
     /// Reads keys without a request.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::store::{Failure, Key, LeaseId, Op, OpResult, Range, Span, Txn, TxnAnswer};
+use crate::store::{Failure, FailureClass, Key, LeaseId, Op, OpResult, Range, Span, Txn, TxnAnswer};
 
 use super::{Model, denied, lease_gone, no_space, refused};
 
@@ -109,7 +109,8 @@ impl Model {
 fn check_size(txn: &Txn, max_ops: usize) -> Result<(), Failure> {
     let longest = txn.when.len().max(txn.then.len()).max(txn.otherwise.len());
     let Some(left) = max_ops.checked_sub(longest) else {
-        return Err(refused("etcdserver: too many operations in txn request"));
+        let message = "etcdserver: too many operations in txn request";
+        return Err(Failure::new(FailureClass::TooManyOperations, message));
     };
     let mut ops = txn.then.iter().chain(&txn.otherwise);
     ops.try_for_each(|op| match op {

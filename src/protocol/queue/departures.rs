@@ -6,7 +6,7 @@ use super::contender::Stage;
 use super::{Cx, Queue};
 use crate::clock::Time;
 use crate::protocol::outbox::Purpose;
-use crate::protocol::steps;
+use crate::protocol::requests;
 use crate::protocol::timers::Timer;
 use crate::protocol::{Acquire, Holder, Refusal, Ticket};
 use crate::store::{Answer, Failure, FailureClass, Request, Response};
@@ -76,8 +76,8 @@ impl Queue {
         if departing.wants_holder() && !self.inspecting {
             self.inspecting = true;
             // A foreign holder's value can be as large as etcd allows, and take longer than there is time for.
-            cx.out.send(Purpose::Sketch(self.id), Request::Txn(steps::inspect(&self.name, true)));
-            cx.out.send(Purpose::Inspect(self.id), Request::Txn(steps::inspect(&self.name, false)));
+            cx.out.send(Purpose::Sketch(self.id), Request::Txn(requests::inspect(&self.name, true)));
+            cx.out.send(Purpose::Inspect(self.id), Request::Txn(requests::inspect(&self.name, false)));
         }
         self.departing.push(departing);
     }
@@ -101,7 +101,7 @@ impl Queue {
     fn holder_in(&self, reply: Result<Response, Failure>) -> Result<Option<Holder>, Failure> {
         let holder = match reply?.answer {
             Answer::Txn(answer) => {
-                steps::inspected(&answer).map(|(kv, waiters)| Holder { kv: kv.clone(), waiters })
+                requests::inspected(&answer).map(|(kv, waiters)| Holder { kv: kv.clone(), waiters })
             }
             _ => None,
         };

@@ -2,7 +2,8 @@
 //!
 //! The threads of this process wait in a local queue and cost etcd nothing; whoever is in front contends for all of
 //! them. Events change the state, and [`Queue::advance`] then decides from the state alone what to ask of the store:
-//! at most one step (delete what must go, enter who wants in) is in flight for a name.
+//! at most one step (delete what must go,
+//! enter who wants in) is in flight for a name.
 
 mod contender;
 mod departures;
@@ -14,15 +15,16 @@ use std::time::Duration;
 use self::contender::{Contender, Debris, Hold, Stage};
 use self::departures::Departing;
 use super::mutants::mutant;
-use super::outbox::{Outbox, Purpose};
+use super::outbox::Outbox;
+use super::requests::Guard;
 use super::session::Session;
-use super::steps::{self, Entry};
+use super::step::{Entry, Step};
 use super::timers::Timer;
-use super::{Acquire, Action, HoldId, QueueId, Refusal, ReleaseFailure, RequestId, Ticket};
+use super::{Acquire, Action, HoldId, QueueId, Refusal, ReleaseFailure, Ticket};
 use crate::clock::Time;
 use crate::error::LossReason;
 use crate::name::LockName;
-use crate::store::{Failure, Key, Request, Revision};
+use crate::store::{Failure, Key, Revision};
 use crate::value::ContenderValue;
 
 /// A contender this old gets a watch on its own key; shorter holds pay nothing.
@@ -47,7 +49,10 @@ pub(super) struct Queue {
     contender: Option<Contender>,
     /// Keys of ours that must go.
     debris: Vec<Debris>,
-    step: Step,
+    step: Progress,
+    /// It is among those that wait to take a step.
+    enlisted: bool,
+    alone: bool,
     /// Steps and looks that failed in a row.
     failures: u32,
     last_failure: Option<Failure>,
@@ -56,9 +61,9 @@ pub(super) struct Queue {
     inspecting: bool,
 }
 
-/// The one request that may change something for this name.
+/// Where the queue is with the one step that it may have under way.
 #[derive(Debug)]
-enum Step {
+enum Progress {
     Idle,
     InFlight(SentStep),
     /// Until `Timer::Retry`.
@@ -67,7 +72,6 @@ enum Step {
 
 #[derive(Debug)]
 struct SentStep {
-    request: RequestId,
     epoch: Revision,
     deletes: Vec<Key>,
     entering: bool,
@@ -81,12 +85,18 @@ impl Queue {
             waiters: VecDeque::new(),
             contender: None,
             debris: Vec::new(),
-            step: Step::Idle,
+            step: Progress::Idle,
+            enlisted: false,
+            alone: false,
             failures: 0,
             last_failure: None,
             departing: Vec::new(),
             inspecting: false,
         }
+    }
+
+    pub(super) fn id(&self) -> QueueId {
+        self.id
     }
 
     pub(super) fn name(&self) -> &LockName {
@@ -173,15 +183,12 @@ impl Queue {
             self.drop_unwanted_contender(cx);
         }
         self.fence_debris(cx);
-        if matches!(self.step, Step::Idle) {
-            self.take_step(cx);
-        }
         self.settle_departures(cx);
     }
 
     /// A contender that holds for somebody stays; one whose request is in flight stays until the answer is here.
     fn drop_unwanted_contender(&mut self, cx: &mut Cx<'_>) {
-        let in_flight = matches!(&self.step, Step::InFlight(sent) if sent.entering);
+        let in_flight = matches!(&self.step, Progress::InFlight(sent) if sent.entering);
         let Some(contender) = &self.contender else {
             return;
         };
@@ -201,36 +208,57 @@ impl Queue {
         }
     }
 
-    fn take_step(&mut self, cx: &mut Cx<'_>) {
-        let Some(tenure) = cx.session.tenure() else {
-            return;
+    /// Whether this queue is to be asked for a step soon, and was not already.
+    pub(super) fn enlist(&mut self) -> bool {
+        let wanted = match self.contender.as_ref().map(Contender::is_entering) {
+            None => !self.waiters.is_empty(),
+            Some(entering) => entering,
         };
+        let wanted = matches!(self.step, Progress::Idle) && (wanted || !self.debris.is_empty());
+        wanted && !std::mem::replace(&mut self.enlisted, true)
+    }
+
+    /// At most so many operations are in its next step.
+    pub(super) fn most_operations(&self) -> usize {
+        self.debris.len() + 1
+    }
+
+    /// Its next step must have a request of its own, because a batch with it was refused.
+    pub(super) fn goes_alone(&self) -> bool {
+        self.alone
+    }
+
+    /// The step that the state calls for now, if there is any; it is then in flight.
+    pub(super) fn take_step(&mut self, guard: &Guard, cx: &mut Cx<'_>) -> Option<Step> {
+        self.enlisted = false;
+        if !matches!(self.step, Progress::Idle) {
+            return None;
+        }
+        let tenure = cx.session.tenure()?;
         if let (None, Some(front)) = (&self.contender, self.waiters.front()) {
             let key = tenure.next_contender_key(&self.name, !self.debris.is_empty());
             let value = contender_value(front, cx.now, cx.out);
             self.contender = Some(Contender::new(key, value, tenure.lease, front.patience.try_only));
         }
-        let guard = tenure.guard.clone();
+        let entry =
+            self.contender.as_ref().filter(|contender| contender.is_entering()).map(|contender| Entry {
+                name: self.name.clone(),
+                key: contender.key.clone(),
+                value: contender.value.clone(),
+                lease: contender.lease,
+                try_only: contender.try_only,
+            });
         let fenced = self.debris.iter().filter(|debris| debris.is_fenced(guard.epoch));
         let mut deletes: Vec<Key> = fenced.map(|debris| debris.key.clone()).collect();
-        let entering = self.contender.as_ref().filter(|contender| contender.is_entering());
-        let request = match entering {
-            Some(contender) => {
-                let Contender { key, value, lease, try_only, .. } = contender;
-                let entry = Entry { name: &self.name, key, value, lease: *lease, try_only: *try_only };
-                Request::Txn(steps::enter(&guard, &deletes, &entry))
-            }
-            None => {
-                deletes.truncate(1);
-                match deletes.first() {
-                    Some(key) => Request::Delete { key: key.clone() },
-                    None => return,
-                }
-            }
-        };
-        let entering = entering.is_some();
-        let request = cx.out.send(Purpose::Step(self.id), request);
-        self.step = Step::InFlight(SentStep { request, epoch: guard.epoch, deletes, entering });
+        if self.alone && entry.is_none() {
+            deletes.truncate(1);
+        }
+        if deletes.is_empty() && entry.is_none() {
+            return None;
+        }
+        let sent = SentStep { epoch: guard.epoch, deletes: deletes.clone(), entering: entry.is_some() };
+        self.step = Progress::InFlight(sent);
+        Some(Step { queue: self.id, deletes, entry })
     }
 
     /// The contender has the lock, for the first waiter and for whatever else its thread has asked for.
@@ -240,6 +268,8 @@ impl Queue {
             return;
         };
         contender.unwatch_predecessor(cx.out);
+        // It is in the store now; ten thousand of them need not be here as well.
+        contender.value = Vec::new();
         cx.out.timers.clear(Timer::Fallback(self.id));
         let Some(thread) = self.waiters.front().map(|front| front.thread) else {
             // Whoever wanted it has left meanwhile.
@@ -311,10 +341,9 @@ impl Queue {
         if let Some(contender) = self.contender.take() {
             contender.retire(self.id, cx.out);
         }
-        if let Step::InFlight(sent) = &self.step {
-            cx.out.forget_request(sent.request);
-        }
-        self.step = Step::Idle;
+        self.step = Progress::Idle;
+        self.enlisted = false;
+        self.alone = false;
         self.failures = 0;
         cx.out.timers.clear(Timer::Retry(self.id));
         for debris in self.debris.drain(..) {
@@ -335,8 +364,8 @@ impl Queue {
 
     /// Ends a back-off: its time is over, or the store was just heard of.
     pub(super) fn retry(&mut self, cx: &mut Cx<'_>) {
-        if matches!(self.step, Step::BackingOff) {
-            self.step = Step::Idle;
+        if matches!(self.step, Progress::BackingOff) {
+            self.step = Progress::Idle;
             cx.out.timers.clear(Timer::Retry(self.id));
         }
     }

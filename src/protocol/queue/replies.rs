@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use super::contender::{Contender, Place, Stage};
-use super::{Cx, OWN_WATCH_AGE, Queue, SentStep, Step};
+use super::{Cx, OWN_WATCH_AGE, Progress, Queue, SentStep};
 use crate::error::LossReason;
+use crate::protocol::batch::Fate;
 use crate::protocol::mutants::mutant;
 use crate::protocol::outbox::{Purpose, Watched};
+use crate::protocol::requests::{self, Standing};
 use crate::protocol::session::Verdict;
-use crate::protocol::steps::{self, Entered, Standing};
+use crate::protocol::step::Entered;
 use crate::protocol::timers::Timer;
 use crate::protocol::{Action, Refusal, ReleaseFailure};
-use crate::store::{
-    Answer, Failure, FailureClass, Key, OpResult, Request, Response, Revision, Span, TxnAnswer,
-};
+use crate::store::{Answer, Failure, FailureClass, Key, Request, Response, Revision, Span};
 
 /// A waiter looks where it stands after this long (less up to half, at random), so that a watch that died in silence
 /// delays a hand-over but never strands it.
@@ -24,28 +24,34 @@ const FALLBACK: Duration = Duration::from_secs(2);
 const REASON_GRACE: Duration = Duration::from_millis(50);
 
 impl Queue {
-    pub(in crate::protocol) fn handle_step(
-        &mut self,
-        reply: Result<Response, Failure>,
-        cx: &mut Cx<'_>,
-    ) -> Verdict {
-        let Step::InFlight(sent) = std::mem::replace(&mut self.step, Step::Idle) else {
+    pub(in crate::protocol) fn handle_step(&mut self, fate: Fate, cx: &mut Cx<'_>) -> Verdict {
+        let Progress::InFlight(sent) = std::mem::replace(&mut self.step, Progress::Idle) else {
             return Verdict::Nothing;
         };
-        let response = match reply {
-            Ok(response) => response,
-            Err(failure) => return self.step_failed(sent, failure, cx),
+        let answer = match fate {
+            Fate::Answered(answer) => answer,
+            Fate::Failed(failure) => return self.step_failed(sent, failure, cx),
+            Fate::Again { alone } => {
+                self.alone |= alone;
+                return Verdict::Nothing;
+            }
         };
+        self.alone = false;
         self.failures = 0;
         self.last_failure = None;
-        match &response.answer {
-            Answer::Deleted { count } => self.deletes_done(&sent.deletes, &[*count], cx),
-            Answer::Txn(answer) => {
-                let counts: Vec<u64> = answer.results.iter().filter_map(deleted_count).collect();
-                self.deletes_done(&sent.deletes, &counts, cx);
-                return self.entered(&sent, response.revision, answer, cx);
+        self.deletes_done(&sent.deletes, &answer.deleted, cx);
+        match answer.entered {
+            None => {}
+            Some(Entered::Refused { session }) => return cx.session.handle_refused(session),
+            Some(Entered::First { token }) => self.hold(token, cx),
+            Some(Entered::Behind { created, predecessor }) => {
+                self.stand(created, predecessor, answer.revision, cx);
             }
-            _ => {}
+            Some(Entered::Taken) => {
+                self.forget_contender(cx);
+                self.refuse_tries(cx);
+            }
+            Some(Entered::Garbled) => self.refuse_garbled(cx),
         }
         Verdict::Nothing
     }
@@ -62,29 +68,6 @@ impl Queue {
                 cx.out.act(Action::Confirm { ticket, result });
             }
         }
-    }
-
-    fn entered(
-        &mut self,
-        sent: &SentStep,
-        revision: Revision,
-        answer: &TxnAnswer,
-        cx: &mut Cx<'_>,
-    ) -> Verdict {
-        let Some(contender) = self.contender.as_ref().filter(|_| sent.entering) else {
-            return Verdict::Nothing;
-        };
-        match steps::entered(&contender.key, contender.try_only, sent.epoch, answer) {
-            Entered::Refused { session } => return cx.session.handle_refused(session),
-            Entered::First { token } => self.hold(token, cx),
-            Entered::Behind { created, predecessor } => self.stand(created, predecessor, revision, cx),
-            Entered::Taken => {
-                self.forget_contender(cx);
-                self.refuse_tries(cx);
-            }
-            Entered::Garbled => self.refuse_garbled(cx),
-        }
-        Verdict::Nothing
     }
 
     fn step_failed(&mut self, sent: SentStep, failure: Failure, cx: &mut Cx<'_>) -> Verdict {
@@ -115,7 +98,7 @@ impl Queue {
             _ => {}
         }
         let pause = self.back_off(failure, cx);
-        self.step = Step::BackingOff;
+        self.step = Progress::BackingOff;
         cx.out.timers.set(Timer::Retry(self.id), cx.now + pause);
         Verdict::Nothing
     }
@@ -165,7 +148,7 @@ impl Queue {
             contender.look_again = true;
             return;
         }
-        let look = steps::look(&tenure.guard, &self.name, &contender.key, created);
+        let look = requests::look(&tenure.guard, &self.name, &contender.key, created);
         // A read that goes astray may delay a hand-over no more than a watch that does.
         let timeout = cx.out.config.request_timeout.min(FALLBACK);
         contender.look = Some(cx.out.send_within(Purpose::Look(self.id), Request::Txn(look), timeout));
@@ -189,7 +172,7 @@ impl Queue {
         self.failures = 0;
         self.last_failure = None;
         let standing = match (&contender.stage, contender.created()) {
-            (_, Some(created)) => steps::standing(&contender.key, created, &answer),
+            (_, Some(created)) => requests::standing(&contender.key, created, &answer),
             (_, None) => return Verdict::Nothing,
         };
         match (standing, contender.hold().is_some()) {
@@ -215,7 +198,7 @@ impl Queue {
             (Standing::Gone, true) => self.key_deleted(cx),
             (Standing::Gone, false) => self.forget_contender(cx),
             (Standing::Behind { .. }, true) | (Standing::Garbled, _) => {
-                return self.look_failed(steps::garbled(), cx);
+                return self.look_failed(requests::garbled(), cx);
             }
         }
         Verdict::Nothing
@@ -298,14 +281,7 @@ impl Queue {
     }
 
     fn refuse_garbled(&mut self, cx: &mut Cx<'_>) {
-        self.refuse_waiters(&Refusal::Failed(steps::garbled()), cx);
+        self.refuse_waiters(&Refusal::Failed(requests::garbled()), cx);
         self.discard_contender(Vec::new(), cx);
-    }
-}
-
-fn deleted_count(result: &OpResult) -> Option<u64> {
-    match result {
-        OpResult::Deleted { count } => Some(*count),
-        _ => None,
     }
 }

@@ -1,5 +1,6 @@
 //! The protocol against a model of etcd, in virtual time.
 
+mod batching;
 mod giving_up;
 mod locking;
 mod losing;

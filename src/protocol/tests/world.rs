@@ -95,6 +95,18 @@ impl World {
         world
     }
 
+    /// The same store, and managers that have just begun.
+    pub(super) fn reconnected(mut self) -> Self {
+        let nodes = self.nodes.len();
+        self.nodes = (0..nodes).map(|_| Node::new()).collect();
+        for node in 0..nodes {
+            self.nodes[node].protocol.handle_start(self.now);
+            self.pump(node);
+        }
+        self.settle();
+        self
+    }
+
     /// Carries out what the protocol wants, except requests, which wait in `sent`.
     pub(super) fn pump(&mut self, id: NodeId) {
         let node = &mut self.nodes[id];
@@ -339,6 +351,7 @@ impl Node {
             ttl: TTL,
             safety_margin: MARGIN,
             request_timeout: Duration::from_secs(5),
+            steps_in_flight: crate::protocol::IN_FLIGHT,
             seed: 7,
         };
         Self {

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use etcd_lock::{LockManager, LossReason};
 
+use crate::faults::ground::{assert_nothing_left, connect};
 use crate::support::etcdctl::Etcdctl;
-use crate::support::managers::{assert_nothing_left, connect};
 use crate::support::stalls::metronome;
 use crate::support::told::Told;
 use crate::support::witness::{What, Witness};

@@ -8,9 +8,9 @@ use etcd_client::{Permission, PermissionType};
 use etcd_lock::{LockError, LockManager, LossReason};
 use tempfile::TempDir;
 
+use crate::faults::ground::{assert_nothing_left, connect, options};
 use crate::support::etcd::User;
 use crate::support::etcdctl::Etcdctl;
-use crate::support::managers::{assert_nothing_left, connect, options};
 use crate::support::stalls::{assert_within, metronome};
 use crate::support::told::Told;
 use crate::support::wait::eventually_some;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use etcd_lock::{LockError, LossReason};
 
-use crate::support::managers::connect;
+use crate::faults::ground::connect;
 use crate::support::process::alone;
 use crate::support::{Raw, eventually, fresh_root, shared, within};
 

@@ -3,6 +3,7 @@
 mod admin;
 mod auth;
 mod fork;
+mod ground;
 mod idle;
 mod orphans;
 mod processes;

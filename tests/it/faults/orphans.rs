@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use etcd_lock::{LockError, LockManager};
 
+use crate::faults::ground;
 use crate::support::stalls::assert_within;
 use crate::support::witness::{Seen, What, Witness};
-use crate::support::{Cluster, Proxy, Raw, eventually, fresh_root, managers};
+use crate::support::{Cluster, Proxy, Raw, eventually, fresh_root};
 
 const TTL: Duration = Duration::from_secs(5);
 const SOON: Duration = Duration::from_secs(20);
@@ -39,11 +40,11 @@ impl Parked {
         let others = || (0..3).filter(|&index| index != stopped);
         others().for_each(|index| doors[index].blackhole());
         let access = cluster.access().at(doors.iter().map(Proxy::endpoint));
-        let options = managers::options(&access, TTL).request_timeout(request_timeout);
-        let caller = managers::connect_with(&access, &root, options);
+        let options = ground::options(&access, TTL).request_timeout(request_timeout);
+        let caller = ground::connect_with(&access, &root, options);
         others().for_each(|index| doors[index].pass());
         let running = cluster.access().at(others().map(|index| cluster.member(index).endpoint()));
-        let other = managers::connect(&running, &root, TTL);
+        let other = ground::connect(&running, &root, TTL);
         let witness = Witness::of(&running, &root);
         Self { cluster, _doors: doors, stopped, root, caller, other, witness }
     }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use etcd_lock::{LockGuard, LossReason};
 
-use crate::support::managers::{assert_nothing_left, connect};
+use crate::faults::ground::{assert_nothing_left, connect};
 use crate::support::oracle::{Interval, Oracle, now};
 use crate::support::process::{Process, Role, role};
 use crate::support::register::{Register, Stale};

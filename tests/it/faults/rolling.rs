@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use etcd_lock::LockError;
 
-use crate::support::managers::{assert_nothing_left, connect, options};
+use crate::faults::ground::{assert_nothing_left, connect, options};
 use crate::support::oracle::Oracle;
 use crate::support::register::Register;
 use crate::support::told::Told;
@@ -88,7 +88,7 @@ fn a_rolling_restart_with_authentication_is_not_noticed() {
     let root = fresh_root("rolling");
     let cluster = crate::support::Setup::default().user("locker", "secret", &root).start_cluster(3);
     let access = cluster.access().as_user("locker", "secret");
-    let manager = crate::support::managers::connect_with(&access, &root, options(&access, TTL));
+    let manager = crate::faults::ground::connect_with(&access, &root, options(&access, TTL));
     let held = manager.new_lock("held").unwrap().lock().unwrap();
     let told = Told::of(&held);
     let stop = AtomicBool::new(false);

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use etcd_lock::{LockError, LockManager};
 
+use crate::faults::ground::{assert_nothing_left, connect, options};
 use crate::support::etcdctl::Etcdctl;
-use crate::support::managers::{assert_nothing_left, connect, options};
 use crate::support::stalls::assert_within;
 use crate::support::{Etcd, Raw, Setup, eventually, fresh_root, within};
 

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use etcd_lock::{ForceUnlock, LockError, LockInfo, LockManager};
 
+use crate::faults::ground::{assert_nothing_left, connect};
 use crate::support::etcdctl::Etcdctl;
-use crate::support::managers::{assert_nothing_left, connect};
 use crate::support::stalls::assert_within;
 use crate::support::{Raw, Setup, fresh_root, shared};
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::managers::{assert_nothing_left, connect};
+use crate::faults::ground::{assert_nothing_left, connect};
 use crate::support::oracle::Oracle;
 use crate::support::stalls::metronome;
 use crate::support::{Etcd, Proxy, Raw, eventually, fresh_root, shared};

@@ -252,7 +252,7 @@ impl World {
     fn delete_some(&mut self, session: bool) {
         let prefix = super::world::root().as_str().to_owned();
         let sessions = Span::Prefix(Key::from(format!("{prefix}/~session/")));
-        let contenders = Span::Between(Key::from(format!("{prefix}/a")), Key::from(format!("{prefix}/c")));
+        let contenders = Span::Between(Key::from(format!("{prefix}/a")), Key::from(format!("{prefix}/e")));
         let keys = self.keys(if session { sessions } else { contenders });
         if let Some(key) = self.rng.choice(&keys).cloned() {
             self.checks.forfeit(self.now, forfeit_reason::key(key.clone()), &self.model);

@@ -1,39 +1,39 @@
 //! The simulation can find bugs: each of these defects of the protocol is caught.
 
 use super::run;
-use crate::protocol::Mutant;
+use crate::protocol::mutants::Mutant;
 
-/// Each defect, and the first seed that catches it.
+/// Each defect, and a seed that catches it.
 const CAUGHT: [(Mutant, u64); 12] = [
-    (Mutant::DeadlineFromReceipt, 8780),
-    (Mutant::AnswersBeforeDeadline, 37),
-    (Mutant::StaleTermBelieved, 159),
-    (Mutant::EpochNotCompared, 0),
-    (Mutant::UnknownTakenForNotDone, 0),
-    (Mutant::DeletedWithoutFence, 0),
+    (Mutant::DeadlineFromReceipt, 2196),
+    (Mutant::AnswersBeforeDeadline, 144),
+    (Mutant::StaleTermBelieved, 172),
+    (Mutant::EpochNotCompared, 3),
+    (Mutant::UnknownTakenForNotDone, 1),
+    (Mutant::DeletedWithoutFence, 1),
     (Mutant::PromotedWithoutRead, 0),
-    (Mutant::ExistenceForCreateRevision, 1217),
-    (Mutant::MissedEventsIgnored, 0),
+    (Mutant::ExistenceForCreateRevision, 274),
+    (Mutant::MissedEventsIgnored, 1),
     (Mutant::AbandonIgnoredAfterGrant, 0),
     (Mutant::KeyReusedAtHandOver, 1),
-    (Mutant::KeyReusedAfterRelease, 3),
+    (Mutant::KeyReusedAfterRelease, 7),
 ];
 
-/// How far to look where the recorded seed does not catch its mutant any more.
-const SEARCHED: u64 = 20_000;
+/// How far to look where the recorded seed does not catch its defect any more: a change of the protocol, or of the world,
+/// makes other schedules of the same seeds.
+const SEARCHED: u64 = 10_000;
 
 #[test]
 fn simulation_catches_every_mutant() {
-    let mut stale = Vec::new();
+    let mut missed = Vec::new();
     for (mutant, seed) in CAUGHT {
-        match mutant.during(|| run(seed)) {
-            Err(violation) => println!("{mutant:?}: seed {seed}: {violation}"),
-            Ok(_) => {
-                let found = (0..SEARCHED).find(|&seed| mutant.during(|| run(seed)).is_err());
-                println!("{mutant:?}: now seed {found:?}");
-                stale.push((mutant, found));
-            }
+        let seeds = std::iter::once(seed).chain(0..SEARCHED);
+        let caught =
+            seeds.map(|seed| (seed, mutant.during(|| run(seed)).err())).find(|(_, found)| found.is_some());
+        match caught {
+            Some((seed, Some(violation))) => println!("{mutant:?}: seed {seed}: {violation}"),
+            _ => missed.push(mutant),
         }
     }
-    assert!(stale.is_empty(), "the table is not true any more; these seeds catch now: {stale:?}");
+    assert!(missed.is_empty(), "not caught within {SEARCHED} seeds: {missed:?}");
 }

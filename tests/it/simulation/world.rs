@@ -133,9 +133,10 @@ pub(super) fn root() -> Root {
 impl World {
     pub(super) fn new(seed: u64, tracing: bool) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let (managers, threads, names) = (rng.usize(1..=4), rng.usize(1..=3), rng.usize(1..=2));
-        let names =
-            (0..names).map(|i| LockName::parse(&root(), ["a", "b"][i]).expect("a valid name")).collect();
+        let (managers, threads, names) = (rng.usize(1..=4), rng.usize(1..=3), rng.usize(1..=4));
+        let names = (0..names)
+            .map(|i| LockName::parse(&root(), ["a", "b", "c", "d"][i]).expect("a valid name"))
+            .collect();
         let nodes = (0..managers).map(|_| Node::new(&mut rng, threads)).collect();
         let mut world = Self {
             now: BEGIN,
@@ -440,6 +441,7 @@ pub(super) fn new_protocol(rng: &mut fastrand::Rng) -> Protocol {
         ttl: TTL,
         safety_margin: TTL / 10,
         request_timeout: Duration::from_secs(1),
+        steps_in_flight: rng.usize(1..=3),
         seed: rng.u64(..),
     })
 }

@@ -221,6 +221,11 @@ impl Member {
         format!("127.0.0.1:{}", self.client)
     }
 
+    /// Where it listens for other members: a wrong port for clients.
+    pub(crate) fn peer_address(&self) -> String {
+        format!("127.0.0.1:{}", self.peer)
+    }
+
     /// This member in the words of `--initial-cluster`.
     pub(super) fn in_cluster(&self) -> String {
         format!("{}=http://127.0.0.1:{}", self.name, self.peer)

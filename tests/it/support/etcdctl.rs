@@ -148,6 +148,17 @@ impl QueuedLock {
             Err(_) => Err(self),
         }
     }
+
+    /// Leaves the queue in good order, and waits for the process to end.
+    pub(crate) fn leave(self) {
+        interrupt(self.leash);
+    }
+}
+
+/// What Ctrl-C does to an `etcdctl lock`.
+fn interrupt(mut leash: Leash) {
+    leash.signal(Signal::INT);
+    super::eventually(PATIENCE, "etcdctl lock ends after SIGINT", || leash.exited().is_some());
 }
 
 /// An `etcdctl lock` that has the lock. Dropping kills it: the lock stays until its lease (5 s) is over.
@@ -164,10 +175,13 @@ impl LockProcess {
     }
 
     /// Lets go of the lock in good order, and waits for the process to end.
-    pub(crate) fn release(mut self) {
-        self.leash.signal(Signal::INT);
-        let what = "etcdctl lock ends after SIGINT";
-        super::eventually(PATIENCE, what, || self.leash.exited().is_some());
+    pub(crate) fn release(self) {
+        interrupt(self.leash);
+    }
+
+    /// Whether the process has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.leash.exited().is_some()
     }
 
     /// SIGSTOP: it renews its lease no more.

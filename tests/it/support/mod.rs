@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "a toolbox: not every tool is in use at all times")]
 
 mod leash;
-mod ports;
+pub(crate) mod ports;
 
 pub(crate) mod cluster;
 pub(crate) mod etcd;
@@ -19,7 +19,9 @@ mod http2;
 mod mute;
 pub(crate) mod proxy;
 
-pub(crate) mod managers;
+pub(crate) mod backend;
+pub(crate) mod logs;
+pub(crate) mod manager;
 pub(crate) mod oracle;
 pub(crate) mod process;
 pub(crate) mod register;
@@ -30,6 +32,9 @@ pub(crate) mod wait;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+pub(crate) use backend::{
+    Backend, SOON, disconnects, on_both_stores, take, take_elsewhere, wait_for_waiting,
+};
 pub(crate) use cluster::Cluster;
 pub(crate) use etcd::{Access, Etcd, Setup};
 pub(crate) use proxy::Proxy;

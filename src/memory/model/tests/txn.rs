@@ -147,7 +147,7 @@ fn a_transaction_is_as_long_as_its_longest_list_and_nesting_adds_up() {
     let mut fits = |txn: Txn| match model.execute(NOW, &Request::Txn(txn)) {
         Ok(_) => true,
         Err(failure) => {
-            assert_eq!(failure.class, FailureClass::Refused);
+            assert_eq!(failure.class, FailureClass::TooManyOperations);
             false
         }
     };
@@ -169,7 +169,7 @@ fn the_default_limit_admits_127_nested_transactions_of_one_operation() {
     let mut model = Model::new();
     let batch = |count| always((0..count).map(|n| nested(vec![put(&format!("{n}"), "")])).collect());
     model.do_txn(batch(127));
-    assert_eq!(model.class(Request::Txn(batch(128))), FailureClass::Refused);
+    assert_eq!(model.class(Request::Txn(batch(128))), FailureClass::TooManyOperations);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use chaos::{Chaos, Stage};
 use workers::Record;
 
-use crate::support::managers::{assert_nothing_left, options};
+use crate::faults::ground::{assert_nothing_left, options};
 use crate::support::stalls::metronome;
 use crate::support::{Cluster, Proxy, fresh_root};
 
@@ -57,7 +57,7 @@ fn random_faults_break_no_promise() {
         .map(|doors| {
             let access = cluster.access().at(doors.iter().map(Proxy::endpoint));
             let options = options(&access, TTL).request_timeout(REQUEST_TIMEOUT);
-            crate::support::managers::connect_with(&access, &root, options)
+            crate::faults::ground::connect_with(&access, &root, options)
         })
         .collect();
     let stage = Stage { cluster: &cluster, doors: &doors, managers: &managers, root: &root };

@@ -1,4 +1,4 @@
-//! The protocol's transactions, and what their answers mean.
+//! What the protocol asks of the store, and what the answers mean; the steps of the queues are in `step.rs`.
 //!
 //! Everything that could put a key is guarded by the session's epoch, the mod revision of the session key: once that
 //! key has been put again, no older request can take effect any more, wherever it was delayed.
@@ -6,8 +6,8 @@
 use super::mutants::mutant;
 use crate::name::LockName;
 use crate::store::{
-    Compare, Failure, FailureClass, Field, Key, KeyValue, LeaseId, Op, OpResult, Order, Range, RangeResult,
-    Revision, Span, Txn, TxnAnswer,
+    Compare, Failure, FailureClass, Field, Key, KeyValue, LeaseId, Op, OpResult, Order, Range, Revision,
+    Span, Txn, TxnAnswer,
 };
 
 /// What a guarded request runs under.
@@ -15,32 +15,6 @@ use crate::store::{
 pub(super) struct Guard {
     pub(super) session_key: Key,
     pub(super) epoch: Revision,
-}
-
-/// The contender that a step wants to bring into the queue.
-#[derive(Clone, Debug)]
-pub(super) struct Entry<'a> {
-    pub(super) name: &'a LockName,
-    pub(super) key: &'a Key,
-    pub(super) value: &'a [u8],
-    pub(super) lease: LeaseId,
-    /// Only if nobody is there.
-    pub(super) try_only: bool,
-}
-
-/// What became of an [`Entry`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Entered {
-    /// The epoch has moved; here is the session key as it is now, or `None`: the session is gone.
-    Refused { session: Option<KeyValue> },
-    /// The contender holds the lock.
-    First { token: Revision },
-    /// The contender waits behind another. The predecessor is unknown when this answers a repeated request.
-    Behind { created: Revision, predecessor: Option<Key> },
-    /// To `try_only`: somebody else is there.
-    Taken,
-    /// The answer has not the form of the question.
-    Garbled,
 }
 
 /// Where a contender stands.
@@ -56,61 +30,6 @@ pub(super) enum Standing {
     /// The contender's key does not exist any more.
     Gone,
     Garbled,
-}
-
-/// One transaction: `deletes` go whatever the epoch, then the contender enters if the epoch still stands.
-///
-/// Nothing is nested: releases before 3.5.33, 3.6.14 and 3.7.1 do not see nested puts when their space is used up, and
-/// those before 3.4.42, 3.5.28 and 3.6.9 do not check permissions for them.
-pub(super) fn enter(guard: &Guard, deletes: &[Key], entry: &Entry<'_>) -> Txn {
-    let delete_ops = || deletes.iter().map(|key| Op::Delete { key: key.clone() });
-    // No key there: nobody at all for a try; else not ours, which is there if a first copy was carried out.
-    let vacant = if entry.try_only { entry.name.contenders() } else { Span::Key(entry.key.clone()) };
-    let mut when = epoch_stands(guard);
-    when.push(Compare { span: vacant, field: Field::CreateRevision, equals: 0 });
-    let first = contenders(entry.name, Order::OldestFirst, 1);
-    let newest = contenders(entry.name, Order::NewestFirst, 2);
-    let then = delete_ops().chain([put(entry), first.clone(), newest]).collect();
-    let otherwise = delete_ops().chain([read_key(&guard.session_key), first, read_key(entry.key)]).collect();
-    Txn { when, then, otherwise }
-}
-
-/// Reads [`enter`]'s answer, which begins with the results of the deletes.
-pub(super) fn entered(entry_key: &Key, try_only: bool, epoch: Revision, answer: &TxnAnswer) -> Entered {
-    let deletes =
-        answer.results.iter().take_while(|result| matches!(result, OpResult::Deleted { .. })).count();
-    match (answer.succeeded, &answer.results[deletes..]) {
-        (true, [OpResult::Put, OpResult::Range(first), OpResult::Range(newest)]) => {
-            queued(entry_key, first, newest.kvs.first(), newest.kvs.get(1))
-        }
-        (false, [OpResult::Range(session), OpResult::Range(first), OpResult::Range(own)]) => {
-            let session = session.kvs.first();
-            if session.is_none_or(|session| session.mod_revision != epoch) {
-                return Entered::Refused { session: session.cloned() };
-            }
-            if try_only && first.kvs.first().is_none_or(|first| first.key != *entry_key) {
-                return Entered::Taken;
-            }
-            queued(entry_key, first, own.kvs.first(), None)
-        }
-        _ => Entered::Garbled,
-    }
-}
-
-fn queued(
-    entry_key: &Key,
-    first: &RangeResult,
-    own: Option<&KeyValue>,
-    predecessor: Option<&KeyValue>,
-) -> Entered {
-    match (first.kvs.first(), own) {
-        (Some(owner), _) if owner.key == *entry_key => Entered::First { token: owner.create_revision },
-        (Some(_), Some(own)) if own.key == *entry_key => Entered::Behind {
-            created: own.create_revision,
-            predecessor: predecessor.map(|kv| kv.key.clone()),
-        },
-        _ => Entered::Garbled,
-    }
 }
 
 /// One read: who is first, whether `key` (created at `created`) is still there, and who is right before it.
@@ -189,7 +108,7 @@ pub(super) fn garbled() -> Failure {
     Failure::new(FailureClass::Refused, "etcd's answer does not fit the request")
 }
 
-fn epoch_stands(guard: &Guard) -> Vec<Compare> {
+pub(super) fn epoch_stands(guard: &Guard) -> Vec<Compare> {
     if mutant!(EpochNotCompared) {
         return Vec::new();
     }
@@ -197,15 +116,11 @@ fn epoch_stands(guard: &Guard) -> Vec<Compare> {
     vec![Compare { span, field: Field::ModRevision, equals: guard.epoch }]
 }
 
-fn put(entry: &Entry<'_>) -> Op {
-    Op::Put { key: entry.key.clone(), value: entry.value.to_vec(), lease: entry.lease }
-}
-
-fn contenders(name: &LockName, order: Order, limit: u32) -> Op {
+pub(super) fn contenders(name: &LockName, order: Order, limit: u32) -> Op {
     Op::Range(keys(name.contenders(), order, limit))
 }
 
-fn read_key(key: &Key) -> Op {
+pub(super) fn read_key(key: &Key) -> Op {
     Op::Range(keys(Span::Key(key.clone()), Order::ByKey, 1))
 }
 

@@ -1,0 +1,106 @@
+//! How much is asked of the store at a time.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::protocol::RequestId;
+use crate::store::Request;
+
+/// Requests in flight. Enough for the store to carry out many with one commit; few enough that the session's renewals,
+/// which share the connection, are never held up behind ten thousand callers who ask at once.
+const IN_FLIGHT: usize = 128;
+
+/// A request on its way out.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) id: RequestId,
+    pub(super) request: Request,
+    pub(super) timeout: Duration,
+}
+
+/// Lets so many requests through and keeps the others, in their order. What is about a lease is never kept.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    in_flight: usize,
+    kept: VecDeque<Outgoing>,
+}
+
+impl Window {
+    /// The request, if it may go now.
+    pub(super) fn admit(&mut self, outgoing: Outgoing) -> Option<Outgoing> {
+        if !is_limited(&outgoing.request) {
+            return Some(outgoing);
+        }
+        if self.in_flight < IN_FLIGHT {
+            self.in_flight += 1;
+            return Some(outgoing);
+        }
+        self.kept.push_back(outgoing);
+        None
+    }
+
+    /// A request that counted was answered: what may go in its place.
+    pub(super) fn answered(&mut self) -> Option<Outgoing> {
+        let next = self.kept.pop_front();
+        if next.is_none() {
+            self.in_flight = self.in_flight.saturating_sub(1);
+        }
+        next
+    }
+
+    /// Takes out what has not gone yet.
+    pub(super) fn take_kept(&mut self) -> impl Iterator<Item = Outgoing> {
+        std::mem::take(&mut self.kept).into_iter()
+    }
+}
+
+/// Whether it counts.
+pub(super) fn is_limited(request: &Request) -> bool {
+    match request {
+        Request::Txn(_) | Request::Delete { .. } => true,
+        Request::GrantLease { .. }
+        | Request::RenewLease { .. }
+        | Request::RevokeLease { .. }
+        | Request::LeaseTimeToLive { .. } => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outgoing(id: u64, request: Request) -> Outgoing {
+        Outgoing { id: RequestId(id), request, timeout: Duration::ZERO }
+    }
+
+    fn txn(id: u64) -> Outgoing {
+        outgoing(id, Request::Txn(Default::default()))
+    }
+
+    #[test]
+    fn a_flood_is_let_through_bit_by_bit_and_in_order() {
+        let mut window = Window::default();
+        let admitted = (0..1000).filter(|&id| window.admit(txn(id)).is_some()).count();
+        assert_eq!(admitted, IN_FLIGHT);
+        let rest: Vec<u64> = std::iter::from_fn(|| window.answered()).map(|next| next.id.0).collect();
+        assert_eq!(rest, (IN_FLIGHT as u64..1000).collect::<Vec<_>>());
+        (1..IN_FLIGHT).for_each(|_| assert!(window.answered().is_none()));
+        assert_eq!(window.in_flight, 0);
+    }
+
+    #[test]
+    fn what_was_taken_out_does_not_go_any_more() {
+        let mut window = Window::default();
+        (0..1000).for_each(|id| drop(window.admit(txn(id))));
+        assert_eq!(window.take_kept().count(), 1000 - IN_FLIGHT);
+        assert!(window.answered().is_none());
+        assert!(window.admit(txn(1000)).is_some());
+    }
+
+    #[test]
+    fn a_renewal_passes_a_flood() {
+        let mut window = Window::default();
+        (0..1000).for_each(|id| drop(window.admit(txn(id))));
+        assert!(window.admit(outgoing(1, Request::RenewLease { lease: 1 })).is_some());
+    }
+}

@@ -1,0 +1,141 @@
+//! Group commit: steps that are ready together leave together, in one transaction and one raft commit.
+//!
+//! Nothing waits for company. While only a few requests ([`IN_FLIGHT`]) are under way, a step leaves at once, alone if it
+//! is alone; what becomes ready while the store is busy is the next batch.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::outbox::Purpose;
+use super::queue::{Cx, Queue};
+use super::requests::Guard;
+use super::step::{self, Step, StepAnswer};
+use super::{QueueId, RequestId};
+use crate::store::{Failure, FailureClass, Response, Revision};
+
+/// So many requests with steps at once. One more than the store works on hides the way there and back; many more would
+/// only make the batches smaller.
+pub(crate) const IN_FLIGHT: usize = 3;
+
+/// So many operations in a batch. etcd allows 128 (`--max-txn-ops`) and counts those of the levels together; the
+/// largest entry has 3.
+const MOST_OPERATIONS: usize = 100;
+const _: () = assert!(MOST_OPERATIONS + 3 <= 128);
+
+/// The steps that are under way, and the queues that wait to take one.
+#[derive(Debug)]
+pub(super) struct Batches {
+    ready: VecDeque<QueueId>,
+    in_flight: HashMap<RequestId, Batch>,
+    most_operations: usize,
+}
+
+/// The steps of one request.
+#[derive(Debug)]
+pub(super) struct Batch {
+    epoch: Revision,
+    steps: Vec<Step>,
+}
+
+/// What a reply means for one step of its batch.
+#[derive(Debug)]
+pub(super) enum Fate {
+    Answered(StepAnswer),
+    Failed(Failure),
+    /// Not done, through no fault of its own that is known: it is to be taken again.
+    Again {
+        alone: bool,
+    },
+}
+
+impl Batches {
+    pub(super) fn new() -> Self {
+        Self { ready: VecDeque::new(), in_flight: HashMap::new(), most_operations: MOST_OPERATIONS }
+    }
+
+    /// The queue wants to take a step.
+    pub(super) fn enlist(&mut self, queue: &mut Queue) {
+        if queue.enlist() {
+            self.ready.push_back(queue.id());
+        }
+    }
+
+    /// Sends what is ready, as far as the store is not busy.
+    pub(super) fn send(&mut self, queues: &mut HashMap<QueueId, Box<Queue>>, cx: &mut Cx<'_>) {
+        while self.in_flight.len() < cx.out.config.steps_in_flight && !self.ready.is_empty() {
+            let Some(guard) = cx.session.tenure().map(|tenure| tenure.guard.clone()) else {
+                return;
+            };
+            let steps = self.collect(queues, &guard, cx);
+            if steps.is_empty() {
+                continue;
+            }
+            let id = cx.out.send(Purpose::Steps, step::request(&guard, &steps));
+            self.in_flight.insert(id, Batch { epoch: guard.epoch, steps });
+        }
+    }
+
+    fn collect(
+        &mut self,
+        queues: &mut HashMap<QueueId, Box<Queue>>,
+        guard: &Guard,
+        cx: &mut Cx<'_>,
+    ) -> Vec<Step> {
+        let mut steps: Vec<Step> = Vec::new();
+        let mut operations = 0;
+        while let Some(&id) = self.ready.front() {
+            // Gone meanwhile: whoever wanted something has left.
+            let Some(queue) = queues.get_mut(&id) else {
+                self.ready.pop_front();
+                continue;
+            };
+            let fits = operations + queue.most_operations() <= self.most_operations && !queue.goes_alone();
+            if !steps.is_empty() && !fits {
+                break;
+            }
+            self.ready.pop_front();
+            let alone = queue.goes_alone();
+            if let Some(step) = queue.take_step(guard, cx) {
+                operations += step.operations();
+                steps.push(step);
+                if alone {
+                    break;
+                }
+            }
+        }
+        steps
+    }
+
+    /// What the reply to one of these requests means, for each queue that had a step in it.
+    pub(super) fn handle_reply(
+        &mut self,
+        id: RequestId,
+        reply: Result<Response, Failure>,
+    ) -> Vec<(QueueId, Fate)> {
+        let Some(Batch { epoch, steps }) = self.in_flight.remove(&id) else {
+            return Vec::new();
+        };
+        let queues = steps.iter().map(|step| step.queue);
+        match reply {
+            Ok(response) => {
+                let answers = step::answers(epoch, &steps, &response);
+                queues.zip(answers.into_iter().map(Fate::Answered)).collect()
+            }
+            Err(failure) if steps.len() > 1 && failure.is_final() => {
+                // One of them may be at fault. Nothing was done, so each can be taken again, to be told apart.
+                let too_many = failure.class == FailureClass::TooManyOperations;
+                if too_many {
+                    let operations: usize = steps.iter().map(Step::operations).sum();
+                    self.most_operations = (operations / 2).clamp(1, self.most_operations);
+                }
+                queues.map(|queue| (queue, Fate::Again { alone: !too_many })).collect()
+            }
+            Err(failure) => queues.map(|queue| (queue, Fate::Failed(failure.clone()))).collect(),
+        }
+    }
+
+    /// The session is over: nothing that is under way matters any more.
+    pub(super) fn clear(&mut self) {
+        self.ready.clear();
+        self.in_flight.clear();
+    }
+}

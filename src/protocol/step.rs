@@ -1,0 +1,227 @@
+//! One step of a queue (keys that must go, a contender that wants in), alone in a request or grouped with others.
+
+use super::QueueId;
+use super::requests::{Guard, contenders, epoch_stands, read_key};
+use crate::name::LockName;
+use crate::store::{
+    Answer, Compare, Field, Key, KeyValue, LeaseId, Op, OpResult, Order, RangeResult, Request, Response,
+    Revision, Span, Txn, TxnAnswer,
+};
+
+/// What one queue wants changed.
+#[derive(Clone, Debug)]
+pub(super) struct Step {
+    pub(super) queue: QueueId,
+    /// These go whatever the epoch.
+    pub(super) deletes: Vec<Key>,
+    /// This enters if the epoch stands.
+    pub(super) entry: Option<Entry>,
+}
+
+/// A contender that is to be put.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) name: LockName,
+    pub(super) key: Key,
+    pub(super) value: Vec<u8>,
+    pub(super) lease: LeaseId,
+    /// Only if nobody is there.
+    pub(super) try_only: bool,
+}
+
+/// What became of a [`Step`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct StepAnswer {
+    pub(super) revision: Revision,
+    /// For each delete, how many keys there were.
+    pub(super) deleted: Vec<u64>,
+    pub(super) entered: Option<Entered>,
+}
+
+/// What became of an [`Entry`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Entered {
+    /// The epoch has moved; here is the session key as it is now, or `None`: the session is gone.
+    Refused { session: Option<KeyValue> },
+    /// The contender holds the lock.
+    First { token: Revision },
+    /// The contender waits behind another. The predecessor is unknown when this answers a repeated request.
+    Behind { created: Revision, predecessor: Option<Key> },
+    /// To `try_only`: somebody else is there.
+    Taken,
+    /// The answer has not the form of the question.
+    Garbled,
+}
+
+impl Step {
+    /// How many operations it adds to a grouped transaction.
+    pub(super) fn operations(&self) -> usize {
+        self.deletes.len() + usize::from(self.entry.is_some())
+    }
+
+    fn delete_ops(&self) -> impl Iterator<Item = Op> {
+        self.deletes.iter().map(|key| Op::Delete { key: key.clone() })
+    }
+}
+
+impl Entry {
+    /// Nobody is there, for a try; else no key of ours, which there is if a first copy of the request was carried out.
+    fn vacant(&self) -> Compare {
+        let span = if self.try_only { self.name.contenders() } else { Span::Key(self.key.clone()) };
+        Compare { span, field: Field::CreateRevision, equals: 0 }
+    }
+
+    fn put(&self) -> Vec<Op> {
+        let put = Op::Put { key: self.key.clone(), value: self.value.clone(), lease: self.lease };
+        vec![
+            put,
+            contenders(&self.name, Order::OldestFirst, 1),
+            contenders(&self.name, Order::NewestFirst, 2),
+        ]
+    }
+
+    fn look(&self) -> Vec<Op> {
+        vec![contenders(&self.name, Order::OldestFirst, 1), read_key(&self.key)]
+    }
+}
+
+/// One request for all the steps.
+pub(super) fn request(guard: &Guard, steps: &[Step]) -> Request {
+    match steps {
+        // A plain delete is carried out even when the store's space is used up.
+        [Step { deletes, entry: None, .. }] if deletes.len() == 1 => {
+            Request::Delete { key: deletes[0].clone() }
+        }
+        [step @ Step { entry: Some(entry), .. }] => Request::Txn(lone(guard, step, entry)),
+        _ => Request::Txn(grouped(guard, steps)),
+    }
+}
+
+/// One transaction without nesting: releases before 3.5.33, 3.6.14 and 3.7.1 do not see nested puts when their space is
+/// used up, and those before 3.4.42, 3.5.28 and 3.6.9 do not check permissions for them.
+fn lone(guard: &Guard, step: &Step, entry: &Entry) -> Txn {
+    let mut when = epoch_stands(guard);
+    when.push(entry.vacant());
+    let then = step.delete_ops().chain(entry.put()).collect();
+    let otherwise = step.delete_ops().chain([read_key(&guard.session_key)]).chain(entry.look()).collect();
+    Txn { when, then, otherwise }
+}
+
+/// One commit for many names: each entry is a transaction of its own under the one compare of the epoch.
+fn grouped(guard: &Guard, steps: &[Step]) -> Txn {
+    let enter = |entry: &Entry| {
+        Op::Txn(Txn { when: vec![entry.vacant()], then: entry.put(), otherwise: entry.look() })
+    };
+    let then =
+        steps.iter().flat_map(|step| step.delete_ops().chain(step.entry.as_ref().map(enter))).collect();
+    let deletes = steps.iter().flat_map(Step::delete_ops);
+    let otherwise = deletes.chain([read_key(&guard.session_key)]).collect();
+    Txn { when: epoch_stands(guard), then, otherwise }
+}
+
+/// Takes [`request`]'s answer apart, one for each step.
+pub(super) fn answers(epoch: Revision, steps: &[Step], response: &Response) -> Vec<StepAnswer> {
+    let revision = response.revision;
+    match (&response.answer, steps) {
+        (Answer::Deleted { count }, [_]) => {
+            vec![StepAnswer { revision, deleted: vec![*count], entered: None }]
+        }
+        (Answer::Txn(answer), [step @ Step { entry: Some(entry), .. }]) => {
+            let (deleted, rest) = split_deletes(step, &answer.results);
+            let entered = Some(lone_entered(entry, epoch, answer.succeeded, rest));
+            vec![StepAnswer { revision, deleted, entered }]
+        }
+        (Answer::Txn(answer), _) => grouped_answers(steps, revision, answer),
+        _ => steps.iter().map(|step| garbled(step, revision)).collect(),
+    }
+}
+
+fn grouped_answers(steps: &[Step], revision: Revision, answer: &TxnAnswer) -> Vec<StepAnswer> {
+    let session = match answer.results.last() {
+        Some(OpResult::Range(session)) => session.kvs.first().cloned(),
+        _ => None,
+    };
+    let mut rest = &answer.results[..];
+    let mut answers = Vec::with_capacity(steps.len());
+    for step in steps {
+        let (deleted, after) = split_deletes(step, rest);
+        rest = after;
+        let entered = step.entry.as_ref().map(|entry| {
+            if !answer.succeeded {
+                return Entered::Refused { session: session.clone() };
+            }
+            let Some((OpResult::Txn(own), after)) = rest.split_first() else {
+                return Entered::Garbled;
+            };
+            rest = after;
+            nested_entered(entry, own)
+        });
+        answers.push(StepAnswer { revision, deleted, entered });
+    }
+    answers
+}
+
+fn lone_entered(entry: &Entry, epoch: Revision, succeeded: bool, results: &[OpResult]) -> Entered {
+    match (succeeded, results) {
+        (true, [OpResult::Put, OpResult::Range(first), OpResult::Range(newest)]) => {
+            put_done(entry, first, newest)
+        }
+        (false, [OpResult::Range(session), OpResult::Range(first), OpResult::Range(own)]) => {
+            let session = session.kvs.first();
+            if session.is_none_or(|session| session.mod_revision != epoch) {
+                return Entered::Refused { session: session.cloned() };
+            }
+            there_already(entry, first, own)
+        }
+        _ => Entered::Garbled,
+    }
+}
+
+fn nested_entered(entry: &Entry, own: &TxnAnswer) -> Entered {
+    match (own.succeeded, &own.results[..]) {
+        (true, [OpResult::Put, OpResult::Range(first), OpResult::Range(newest)]) => {
+            put_done(entry, first, newest)
+        }
+        (false, [OpResult::Range(first), OpResult::Range(own)]) => there_already(entry, first, own),
+        _ => Entered::Garbled,
+    }
+}
+
+/// The key was put just now, so it is the newest of the name.
+fn put_done(entry: &Entry, first: &RangeResult, newest: &RangeResult) -> Entered {
+    placed(&entry.key, first, newest.kvs.first(), newest.kvs.get(1))
+}
+
+/// Somebody was there: for a try anybody, else an earlier copy of this request.
+fn there_already(entry: &Entry, first: &RangeResult, own: &RangeResult) -> Entered {
+    if entry.try_only && first.kvs.first().is_none_or(|first| first.key != entry.key) {
+        return Entered::Taken;
+    }
+    placed(&entry.key, first, own.kvs.first(), None)
+}
+
+fn placed(key: &Key, first: &RangeResult, own: Option<&KeyValue>, predecessor: Option<&KeyValue>) -> Entered {
+    match (first.kvs.first(), own) {
+        (Some(owner), _) if owner.key == *key => Entered::First { token: owner.create_revision },
+        (Some(_), Some(own)) if own.key == *key => Entered::Behind {
+            created: own.create_revision,
+            predecessor: predecessor.map(|kv| kv.key.clone()),
+        },
+        _ => Entered::Garbled,
+    }
+}
+
+/// The results of the step's deletes, and what comes after them.
+fn split_deletes<'a>(step: &Step, results: &'a [OpResult]) -> (Vec<u64>, &'a [OpResult]) {
+    let (own, rest) = results.split_at(step.deletes.len().min(results.len()));
+    let count = |result: &OpResult| match result {
+        OpResult::Deleted { count } => *count,
+        _ => 0,
+    };
+    (own.iter().map(count).collect(), rest)
+}
+
+fn garbled(step: &Step, revision: Revision) -> StepAnswer {
+    let entered = step.entry.as_ref().map(|_| Entered::Garbled);
+    StepAnswer { revision, deleted: Vec::new(), entered }
+}

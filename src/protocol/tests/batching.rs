@@ -1,0 +1,117 @@
+//! Group commit: what is ready together leaves together, and one bad name does not fail its neighbours.
+
+use std::time::Duration;
+
+use super::world::World;
+use crate::memory::model::{Limits, Model};
+use crate::protocol::{Refusal, Ticket};
+use crate::store::{FailureClass, Key, Request, Span};
+
+fn lock_many(world: &mut World, names: std::ops::Range<usize>) -> Vec<Ticket> {
+    names.map(|i| world.lock(0, &format!("n{i}"), i as u64)).collect()
+}
+
+#[test]
+fn a_lone_lock_leaves_at_once_and_what_comes_while_the_store_is_busy_leaves_together() {
+    let mut world = World::with(1);
+    let tickets = lock_many(&mut world, 0..50);
+    // Three are under way; the others wait for the first answer, not for company.
+    assert_eq!(world.nodes[0].sent.len(), 3);
+    world.answer(0);
+    assert_eq!(world.count(0, "txn"), 4);
+    world.settle();
+    assert_eq!(world.count(0, "txn"), 4);
+    assert!(tickets.iter().all(|&ticket| world.holds(0, ticket)));
+    for &ticket in &tickets {
+        world.leave(0, ticket);
+    }
+    world.settle();
+    assert_eq!((world.count(0, "txn"), world.count(0, "delete")), (5, 3));
+    assert!(world.nodes[0].protocol.is_idle());
+}
+
+#[test]
+fn a_batch_hands_over_in_the_same_commit() {
+    let mut world = World::with(1);
+    let first = lock_many(&mut world, 0..20);
+    world.settle();
+    let second: Vec<Ticket> = (0..20).map(|i| world.lock(0, &format!("n{i}"), 100)).collect();
+    let before = world.count(0, "txn");
+    for &ticket in &first {
+        world.leave(0, ticket);
+    }
+    world.settle();
+    assert_eq!(world.count(0, "txn") - before, 4);
+    assert!(second.iter().all(|&ticket| world.holds(0, ticket)));
+    assert_eq!(world.read(Span::Prefix(Key::from("/t/n"))).len(), 20);
+}
+
+#[test]
+fn one_bad_name_does_not_fail_its_neighbours() {
+    let mut world = World::with(1);
+    world.model.deny(Some(super::world::name("n10").contenders()));
+    let tickets = lock_many(&mut world, 0..20);
+    world.settle();
+    for (i, &ticket) in tickets.iter().enumerate() {
+        match i {
+            10 => assert!(matches!(
+                world.refusal(0, ticket),
+                Some(Refusal::Failed(failure)) if failure.class == FailureClass::PermissionDenied
+            )),
+            _ => assert!(world.holds(0, ticket), "n{i}"),
+        }
+    }
+}
+
+#[test]
+fn a_store_with_a_smaller_limit_is_found_out_and_respected() {
+    let mut world = World::with(1);
+    let limits = Limits { max_txn_ops: 16, ..Limits::default() };
+    // The limit is the server's, so begin with its session.
+    world.model = Model::with(limits, 1);
+    let mut world = world.reconnected();
+    let tickets = lock_many(&mut world, 0..100);
+    world.settle();
+    assert!(tickets.iter().all(|&ticket| world.holds(0, ticket)));
+    for &ticket in &tickets {
+        world.leave(0, ticket);
+    }
+    world.settle();
+    let before = world.count(0, "txn");
+    lock_many(&mut world, 0..100);
+    while let Some((_, request)) = world.nodes[0].sent.front() {
+        if let Request::Txn(txn) = request {
+            assert!(txn.then.len() + 3 <= 16, "{} operations", txn.then.len());
+        }
+        world.answer(0);
+    }
+    assert!(world.count(0, "txn") - before < 20);
+}
+
+#[test]
+fn every_part_of_a_batch_without_an_answer_is_asked_again() {
+    let mut world = World::with(1);
+    let tickets = lock_many(&mut world, 0..20);
+    for _ in 0..3 {
+        world.answer(0);
+    }
+    let batch = world.lose_answer(0);
+    world.carry_out_late(&batch);
+    let created: Vec<_> = (3..20).map(|i| world.contenders(&format!("n{i}"))[0].create_revision).collect();
+    world.pass(Duration::from_millis(200));
+    for (i, &ticket) in tickets[3..].iter().enumerate() {
+        assert_eq!(world.token(0, ticket), Some(created[i]));
+    }
+}
+
+#[test]
+fn a_batch_refused_by_its_epoch_goes_again_under_the_new_one() {
+    let mut world = World::with(1);
+    let tickets = lock_many(&mut world, 0..10);
+    let session = world.session_keys()[0].clone();
+    let put = crate::store::Op::Put { key: session.key, value: Vec::new(), lease: session.lease };
+    let fence = crate::store::Txn { then: vec![put], ..Default::default() };
+    world.carry_out_late(&Request::Txn(fence));
+    world.settle();
+    assert!(tickets.iter().all(|&ticket| world.holds(0, ticket)));
+}

@@ -1,0 +1,194 @@
+//! When the I/O thread dies, everything that rests on it is over: holds end, calls fail, nothing hangs.
+//!
+//! The logger of these tests panics on the I/O thread, where the library writes a line of its own. That needs no hook
+//! in the library; but a process has only one logger, so each test runs in a process of its own.
+
+use std::sync::{Mutex, Once, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use etcd_lock::crossbeam_channel::never;
+use etcd_lock::{DistributedLock, ForceUnlock, LockError, LockManager, LockManagerOptions, LossReason};
+use log::{LevelFilter, Log, Metadata, Record};
+
+use crate::support::wait::threads_named;
+use crate::support::{
+    Backend, SOON, disconnects, eventually, on_both_stores, take, take_elsewhere, wait_for_waiting, within,
+};
+
+on_both_stores! { alone:
+    a_crash_at_a_grant_ends_every_hold_and_every_call,
+    a_crash_at_a_question_ends_every_hold_and_every_call,
+    a_crash_at_a_loss_ends_every_hold_and_every_call,
+    a_crash_at_the_close_still_ends_it,
+    what_a_crash_leaves_in_the_store_goes_with_the_lease,
+}
+
+/// Panics on the I/O thread when a line of the library has this text.
+static FATAL: Mutex<Option<String>> = Mutex::new(None);
+
+struct Saboteur;
+
+impl Log for Saboteur {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target() == "etcd_lock"
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) || thread::current().name() != Some("etcd-lock-io") {
+            return;
+        }
+        let line = record.args().to_string();
+        let mut fatal = FATAL.lock().unwrap_or_else(PoisonError::into_inner);
+        if fatal.as_ref().is_some_and(|text| line.contains(text)) {
+            *fatal = None;
+            drop(fatal);
+            panic!("on purpose, at the line that says: {line}");
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+fn crash_at(line: &str) {
+    static INSTALL: Once = Once::new();
+    INSTALL.call_once(|| {
+        log::set_logger(&Saboteur).expect("the only logger of this process");
+        log::set_max_level(LevelFilter::Debug);
+    });
+    *FATAL.lock().unwrap() = Some(line.into());
+}
+
+/// A manager that holds one lock and waits for another in every way, while its I/O thread dies of `line`, which
+/// `cause` brings about.
+fn crash(backend: &Backend, line: &str, cause: impl FnOnce(&LockManager) + Send) {
+    let (manager, other) = (backend.manager(), backend.manager());
+    let threads = threads_named("etcd-lock-io");
+    let in_the_way = take(&other.new_lock("busy").unwrap());
+    let (held, busy) = (manager.new_lock("held").unwrap(), manager.new_lock("busy").unwrap());
+    let guard = take(&held);
+    let kept = take_elsewhere(&manager.new_lock("kept").unwrap());
+    let pending = busy.enqueue().unwrap();
+    let never = never();
+
+    crash_at(line);
+    thread::scope(|scope| {
+        let waits = [
+            scope.spawn(|| busy.lock().map(drop)),
+            scope.spawn(|| busy.lock_timeout(10 * SOON).map(drop)),
+            scope.spawn(|| busy.lock_or_cancel(&never).map(drop)),
+        ];
+        wait_for_waiting(&manager, 4);
+        cause(&manager);
+        for wait in waits {
+            eventually(SOON, "a call that waits ends", || wait.is_finished());
+            assert!(is_internal(wait.join().unwrap()));
+        }
+    });
+    for guard in [&guard, &kept] {
+        assert!(disconnects(guard.done()));
+        assert_eq!((guard.loss(), guard.is_held()), (Some(LossReason::Crashed), false));
+        assert!(is_lost(guard.ensure(Duration::ZERO)));
+    }
+    assert!(disconnects(pending.ready()));
+    assert!(is_internal(pending.wait()));
+    every_call_fails(&manager, &busy);
+    assert!(is_lost(held.lock()), "this thread holds a lost guard");
+    assert!(is_lost(guard.unlock()));
+    drop(kept);
+    assert!(is_internal(held.lock()));
+    let stats = manager.stats();
+    assert_eq!((stats.held, stats.waiting, stats.acquired), (0, 0, stats.released + stats.lost.total()));
+    assert!(stats.lost.crashed >= 2, "{stats:?}");
+
+    assert!(is_internal(manager.clone().close()));
+    eventually(SOON, "the thread is gone", || threads_named("etcd-lock-io") == threads - 1);
+    drop((manager, held, busy));
+    assert!(in_the_way.is_held(), "others are not concerned");
+}
+
+/// `lock` is one of which this thread has no guard.
+fn every_call_fails(manager: &LockManager, lock: &DistributedLock) {
+    assert!(!manager.session().alive);
+    assert!(is_internal(lock.lock()) && is_internal(lock.try_lock()) && is_internal(lock.enqueue()));
+    assert!(is_internal(lock.lock_timeout(SOON)) && is_internal(lock.lock_or_cancel(&never())));
+    assert!(!lock.is_locked());
+    assert!(is_internal(manager.new_lock("new")));
+    assert!(is_internal(manager.lock_info("held")));
+    assert!(is_internal(manager.list_locks("")));
+    assert!(is_internal(manager.force_unlock("held", ForceUnlock::Lock)));
+}
+
+fn is_internal(result: Result<impl Sized, LockError>) -> bool {
+    matches!(result, Err(LockError::Internal { .. }))
+}
+
+fn is_lost(result: Result<impl Sized, LockError>) -> bool {
+    matches!(result, Err(LockError::Expired { reason: LossReason::Crashed, .. }))
+}
+
+/// The line is written when the grant is on its way already: its guard exists, and must be over at once.
+fn a_crash_at_a_grant_ends_every_hold_and_every_call(backend: &Backend) {
+    crash(backend, r#"lock "fatal" acquired"#, |manager| {
+        let fatal = manager.new_lock("fatal").unwrap();
+        match fatal.lock_timeout(SOON) {
+            Ok(guard) => {
+                assert!(disconnects(guard.done()));
+                assert_eq!(guard.loss(), Some(LossReason::Crashed));
+                assert!(is_lost(guard.unlock()));
+            }
+            // The crash came between the grant and its arrival.
+            Err(error) => assert!(is_internal(Err::<(), _>(error))),
+        }
+    });
+}
+
+/// The line is written before the question is noted down: its answer can only be the end of its channel.
+fn a_crash_at_a_question_ends_every_hold_and_every_call(backend: &Backend) {
+    crash(backend, r#"lock "fatal" asked for"#, |manager| {
+        let fatal = manager.new_lock("fatal").unwrap();
+        assert!(is_internal(fatal.lock_timeout(SOON)));
+        assert!(is_internal(fatal.lock()));
+    });
+}
+
+fn a_crash_at_a_loss_ends_every_hold_and_every_call(backend: &Backend) {
+    crash(backend, r#"lock "fatal" lost"#, |manager| {
+        let guard = take(&manager.new_lock("fatal").unwrap());
+        // The answer may be lost with the thread.
+        let _ = manager.force_unlock("fatal", ForceUnlock::Lock);
+        assert!(disconnects(guard.done()));
+        assert_eq!(guard.loss(), Some(LossReason::ForceUnlocked), "the first reason stands");
+    });
+}
+
+/// Whether `close` still succeeds depends on how far it had come; that it returns, and ends every hold, does not.
+fn a_crash_at_the_close_still_ends_it(backend: &Backend) {
+    let manager = backend.manager();
+    let lock = manager.new_lock("a").unwrap();
+    let guard = take(&lock);
+    crash_at("session closed");
+    let closing = manager.clone();
+    let closed = within(SOON, "close returns", move || closing.close());
+    assert!(FATAL.lock().unwrap().is_none(), "it came to the crash");
+    assert!(closed.is_ok() || is_internal(closed));
+    assert!(disconnects(guard.done()));
+    assert!(matches!(guard.loss(), Some(LossReason::Closed | LossReason::Crashed)));
+    drop(guard);
+    assert!(matches!(lock.lock(), Err(LockError::Closed | LockError::Internal { .. })));
+}
+
+/// Nobody renews the lease any more: the next holder gets the lock after it, and the old one has long been told.
+fn what_a_crash_leaves_in_the_store_goes_with_the_lease(backend: &Backend) {
+    let manager = backend.manager_with(LockManagerOptions::default().ttl(Duration::from_secs(2)));
+    let other = backend.manager();
+    let guard = take(&manager.new_lock("a").unwrap());
+    let pending = other.new_lock("a").unwrap().enqueue().unwrap();
+    backend.wait_for_contenders("a", 2);
+    crash_at(r#"lock "fatal" asked for"#);
+    assert!(is_internal(manager.new_lock("fatal").unwrap().lock_timeout(SOON)));
+    assert!(disconnects(guard.done()));
+    assert!(!guard.is_held());
+    assert!(disconnects(pending.ready()));
+    assert!(pending.wait().unwrap().token() > guard.token());
+}

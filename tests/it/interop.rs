@@ -1,0 +1,211 @@
+//! A mixed fleet: `etcdctl lock` (Go's `concurrency.Mutex`) and this library contend for the same locks.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::support::etcdctl::Etcdctl;
+use crate::support::manager::{
+    SOON, connect, enqueue, goes_on_waiting, granted, lock, wait_for_contenders, wait_until_done,
+};
+use crate::support::witness::{What, Witness};
+use crate::support::{Raw, eventually, fresh_root, shared};
+
+/// The token that a foreign holder would show.
+fn token_of(raw: &Raw, key: &str) -> u64 {
+    raw.get(key).expect("the holder's key").create_revision.unsigned_abs()
+}
+
+#[test]
+fn ours_waits_until_etcdctl_lets_go() {
+    let (root, raw) = (fresh_root("interop"), Raw::connect(shared().access()));
+    let manager = connect(shared().access(), &root);
+    let theirs = Etcdctl::new(shared().access()).lock_process(&format!("{root}/a"));
+    let their_token = token_of(&raw, theirs.key());
+
+    let ours = manager.new_lock("a").unwrap();
+    assert!(ours.try_lock().unwrap().is_none());
+    let error = ours.lock_timeout(Duration::from_millis(50)).unwrap_err();
+    let etcd_lock::LockError::Timeout { holder: Some(holder), .. } = error else { panic!("{error:?}") };
+    assert_eq!((holder.owner, holder.token.as_u64()), (None, their_token));
+
+    let pending = ours.enqueue().unwrap();
+    wait_for_contenders(&raw, &format!("{root}/a/"), 2);
+    goes_on_waiting(&pending);
+    theirs.release();
+    let guard = granted(pending);
+    assert!(guard.token().as_u64() > their_token);
+    assert_eq!(token_of(&raw, guard.etcd_key()), guard.token().as_u64());
+    assert_eq!(raw.count(&format!("{root}/a/")), 1);
+}
+
+#[test]
+fn etcdctl_waits_until_ours_lets_go() {
+    let (root, raw) = (fresh_root("interop"), Raw::connect(shared().access()));
+    let manager = connect(shared().access(), &root);
+    let guard = lock(&manager, "a");
+    let theirs = Etcdctl::new(shared().access()).queue_for_lock(&format!("{root}/a"));
+    wait_for_contenders(&raw, &format!("{root}/a/"), 2);
+    assert_eq!(manager.lock_info("a").unwrap().unwrap().waiters, 1);
+    let theirs = theirs.wait(Duration::from_millis(300)).expect_err("the lock is held by us");
+    let token = guard.token().as_u64();
+    guard.unlock().unwrap();
+    let theirs = theirs.wait(SOON).expect("the lock is free");
+    assert!(token_of(&raw, theirs.key()) > token);
+    theirs.release();
+    assert!(manager.lock_info("a").unwrap().is_none());
+}
+
+#[test]
+fn both_kinds_are_served_in_the_order_in_which_they_came() {
+    let (root, raw) = (fresh_root("interop"), Raw::connect(shared().access()));
+    let (first, third, fifth) = (
+        connect(shared().access(), &root),
+        connect(shared().access(), &root),
+        connect(shared().access(), &root),
+    );
+    let ctl = Etcdctl::new(shared().access());
+    let (name, keys) = (format!("{root}/a"), format!("{root}/a/"));
+
+    let first = lock(&first, "a");
+    let second = ctl.queue_for_lock(&name);
+    wait_for_contenders(&raw, &keys, 2);
+    let third = enqueue(&third, "a");
+    wait_for_contenders(&raw, &keys, 3);
+    let fourth = ctl.queue_for_lock(&name);
+    wait_for_contenders(&raw, &keys, 4);
+    let fifth = enqueue(&fifth, "a");
+    wait_for_contenders(&raw, &keys, 5);
+
+    let mut tokens = vec![first.token().as_u64()];
+    first.unlock().unwrap();
+    let second = second.wait(SOON).expect("it is second");
+    tokens.push(token_of(&raw, second.key()));
+    goes_on_waiting(&third);
+    second.release();
+
+    let third = granted(third);
+    tokens.push(third.token().as_u64());
+    let fourth = fourth.wait(Duration::from_millis(300)).expect_err("the third holds it");
+    goes_on_waiting(&fifth);
+    third.unlock().unwrap();
+
+    let fourth = fourth.wait(SOON).expect("it is fourth");
+    tokens.push(token_of(&raw, fourth.key()));
+    goes_on_waiting(&fifth);
+    fourth.release();
+    tokens.push(granted(fifth).token().as_u64());
+    assert!(tokens.is_sorted_by(|a, b| a < b), "{tokens:?}");
+}
+
+/// A process that dies without a word: its lock is free when its lease is over, and not before.
+#[test]
+fn the_lock_of_a_killed_etcdctl_comes_to_us_when_its_lease_ends() {
+    let (root, raw) = (fresh_root("interop"), Raw::connect(shared().access()));
+    let manager = connect(shared().access(), &root);
+    let theirs = Etcdctl::new(shared().access()).lock_process(&format!("{root}/a"));
+    let (key, token) = (theirs.key().to_owned(), token_of(&raw, theirs.key()));
+    let pending = enqueue(&manager, "a");
+    wait_for_contenders(&raw, &format!("{root}/a/"), 2);
+    drop(theirs);
+    goes_on_waiting(&pending);
+    let guard = granted(pending);
+    assert!(raw.get(&key).is_none());
+    assert!(guard.token().as_u64() > token);
+}
+
+/// The other way round: our session's end frees the lock for theirs, and our holder knows.
+#[test]
+fn the_lock_of_a_revoked_session_goes_to_etcdctl() {
+    let (root, raw) = (fresh_root("interop"), Raw::connect(shared().access()));
+    let manager = connect(shared().access(), &root);
+    let guard = lock(&manager, "a");
+    let theirs = Etcdctl::new(shared().access()).queue_for_lock(&format!("{root}/a"));
+    wait_for_contenders(&raw, &format!("{root}/a/"), 2);
+    raw.revoke(manager.session().lease_id);
+    wait_until_done(&guard);
+    let theirs = theirs.wait(SOON).expect("the lock is free");
+    assert!(token_of(&raw, theirs.key()) > guard.token().as_u64());
+    let behind = connect(shared().access(), &root);
+    assert!(behind.new_lock("a").unwrap().try_lock().unwrap().is_none());
+}
+
+/// Whoever is inside makes a folder that must not be there, notes its key, and removes the folder.
+fn step_inside(dir: &Path, key: &str) {
+    fs::create_dir(dir.join("inside")).expect("nobody else is inside");
+    let mut notes = fs::File::options().append(true).create(true).open(dir.join("notes")).expect("a file");
+    notes.write_all(format!("{key}\n").as_bytes()).expect("a file");
+    fs::remove_dir(dir.join("inside")).expect("the folder is mine");
+}
+
+/// The same for the shell that `etcdctl lock` runs.
+const STEP_INSIDE: &str = r#"mkdir "$1/inside" && echo "$ETCD_LOCK_KEY" >>"$1/notes" && rmdir "$1/inside""#;
+
+/// Contention of both kinds at once: nobody meets anybody inside, and the tokens grow over all of them.
+#[test]
+fn a_mixed_fleet_excludes_each_other_and_its_tokens_grow() {
+    const OURS: usize = 20;
+    const THEIRS: usize = 4;
+    let root = fresh_root("interop");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path();
+    let witness = Witness::of(shared().access(), &format!("{root}/a/"));
+    let managers = [connect(shared().access(), &root), connect(shared().access(), &root)];
+    std::thread::scope(|scope| {
+        for manager in managers.iter().cycle().take(4) {
+            scope.spawn(|| {
+                let lock = manager.new_lock("a").unwrap();
+                for _ in 0..OURS {
+                    let guard = lock.lock_timeout(3 * SOON).unwrap();
+                    step_inside(path, guard.etcd_key());
+                }
+            });
+        }
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let ctl = Etcdctl::new(shared().access());
+                let command = ["sh", "-c", STEP_INSIDE, "sh", path.to_str().unwrap()];
+                for _ in 0..THEIRS {
+                    ctl.lock_exec(&format!("{root}/a"), &command).unwrap();
+                }
+            });
+        }
+    });
+    let notes = fs::read_to_string(path.join("notes")).unwrap();
+    let holders: Vec<&str> = notes.lines().collect();
+    assert_eq!(holders.len(), 4 * OURS + 3 * THEIRS);
+    witness.wait_for_delete(SOON, holders[holders.len() - 1]);
+    let seen = witness.seen();
+    let tokens: HashMap<&str, i64> = seen
+        .iter()
+        .filter_map(|seen| match &seen.what {
+            What::Put { create_revision, .. } => Some((seen.key.as_str(), *create_revision)),
+            What::Deleted => None,
+        })
+        .collect();
+    let tokens: Vec<i64> = holders.iter().map(|key| tokens[key]).collect();
+    assert!(tokens.is_sorted_by(|a, b| a < b), "{tokens:?}");
+}
+
+/// Calls that give up behind a foreign holder leave no key in which a foreign waiter could get stuck.
+#[test]
+fn a_call_that_gave_up_is_in_no_foreign_waiters_way() {
+    let (root, raw) = (fresh_root("interop"), Raw::connect(shared().access()));
+    let manager = connect(shared().access(), &root);
+    let keys = format!("{root}/a/");
+    for round in 0..20 {
+        let theirs = raw.put(&format!("{keys}foreign-{round}"), "", 0);
+        let lock = manager.new_lock("a").unwrap();
+        // Gave up while waiting, and tried in vain.
+        assert!(lock.lock_timeout(Duration::from_millis(10)).is_err());
+        assert!(lock.try_lock().unwrap().is_none());
+        drop(enqueue(&manager, "a"));
+        eventually(SOON, "the foreign key is the only one", || {
+            raw.keys(&keys).iter().map(|kv| kv.create_revision).eq([theirs])
+        });
+        assert!(raw.delete(&format!("{keys}foreign-{round}")));
+    }
+    assert_eq!(raw.count(&keys), 0);
+}

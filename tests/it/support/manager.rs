@@ -1,0 +1,90 @@
+//! The library, set up for these servers as a user would do it, and what tests often do with it.
+
+use std::time::Duration;
+
+use etcd_lock::crossbeam_channel::RecvTimeoutError;
+use etcd_lock::{LockGuard, LockManager, LockManagerOptions, PendingLock};
+
+use super::etcd::Access;
+use super::raw::Raw;
+
+/// What takes milliseconds on a machine that has nothing else to do.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// How long a test looks on to see that something does not happen.
+const A_WHILE: Duration = Duration::from_millis(200);
+
+/// Options that these servers let in. Patient, for a machine that has much else to do.
+pub(crate) fn options(access: &Access) -> LockManagerOptions {
+    let mut options = LockManagerOptions::default().connect_timeout(SOON).request_timeout(SOON / 2);
+    if let Some((name, password)) = &access.user {
+        options = options.credentials(name, password);
+    }
+    #[cfg(feature = "tls")]
+    if let Some(tls) = &access.tls {
+        options = options.tls(tls_options(tls));
+    }
+    options
+}
+
+#[cfg(feature = "tls")]
+pub(crate) fn tls_options(tls: &super::pki::ClientTls) -> etcd_lock::TlsOptions {
+    let options = etcd_lock::TlsOptions::default().ca_certificate_pem(tls.ca.clone());
+    match &tls.identity {
+        Some(identity) => options.identity_pem(identity.certificate.clone(), identity.key.clone()),
+        None => options,
+    }
+}
+
+#[track_caller]
+pub(crate) fn connect(access: &Access, root: &str) -> LockManager {
+    connect_with(access, root, options(access))
+}
+
+#[track_caller]
+pub(crate) fn connect_with(access: &Access, root: &str, options: LockManagerOptions) -> LockManager {
+    LockManager::connect(&access.endpoints, root, options)
+        .unwrap_or_else(|why| panic!("no manager at {:?}: {why:?}", access.endpoints))
+}
+
+/// Takes a place in a lock's queue.
+#[track_caller]
+pub(crate) fn enqueue(manager: &LockManager, name: &str) -> PendingLock {
+    manager.new_lock(name).and_then(|lock| lock.enqueue()).unwrap_or_else(|why| panic!("no place: {why:?}"))
+}
+
+/// Takes a lock that is free, or about to be.
+#[track_caller]
+pub(crate) fn lock(manager: &LockManager, name: &str) -> LockGuard {
+    manager
+        .new_lock(name)
+        .and_then(|lock| lock.lock_timeout(SOON))
+        .unwrap_or_else(|why| panic!("not locked: {why:?}"))
+}
+
+/// The guard of a place in the queue whose turn it is now.
+#[track_caller]
+pub(crate) fn granted(pending: PendingLock) -> LockGuard {
+    let ready = pending.ready().recv_timeout(SOON);
+    assert_eq!(ready, Err(RecvTimeoutError::Disconnected), "its turn does not come within {SOON:?}");
+    pending.wait().unwrap_or_else(|why| panic!("not granted: {why:?}"))
+}
+
+/// Panics if it is this place's turn now or in a little while.
+#[track_caller]
+pub(crate) fn goes_on_waiting(pending: &PendingLock) {
+    let ready = pending.ready().recv_timeout(A_WHILE);
+    assert_eq!(ready, Err(RecvTimeoutError::Timeout), "it does not wait any more");
+}
+
+/// Waits until so many contend for a lock in etcd. `keys` is its prefix there, `<root>/<encoded name>/`.
+#[track_caller]
+pub(crate) fn wait_for_contenders(raw: &Raw, keys: &str, count: u64) {
+    super::eventually(SOON, &format!("{count} contenders at {keys}"), || raw.count(keys) == count);
+}
+
+/// Waits until the hold of this guard is over.
+#[track_caller]
+pub(crate) fn wait_until_done(guard: &LockGuard) {
+    assert_eq!(guard.done().recv_timeout(SOON), Err(RecvTimeoutError::Disconnected), "{guard:?} is not done");
+}
