@@ -27,7 +27,8 @@ pub enum LossReason {
     ForceUnlocked,
     /// The manager was closed.
     Closed,
-    /// The I/O thread died; nothing watches over the hold any more.
+    /// The I/O thread died; nothing watches over the hold any more. Also what a child of `fork()` sees, which has no
+    /// I/O thread: the hold is its parent's.
     Crashed,
 }
 

@@ -145,3 +145,10 @@ pub struct SessionInfo {
     /// Whether the session stands right now.
     pub alive: bool,
 }
+
+impl SessionInfo {
+    /// There is no session.
+    pub(crate) fn none() -> Self {
+        Self { lease_id: 0, ttl: Duration::ZERO, remaining: Duration::ZERO, alive: false }
+    }
+}

@@ -101,7 +101,15 @@ impl Inner {
         LockName::parse(&self.root, key)
     }
 
+    /// An error in a forked child, where nothing works and no mutex may be taken.
+    pub(crate) fn check_process(&self) -> Result<(), LockError> {
+        self.mailbox.check_process()
+    }
+
     pub(crate) fn session(&self) -> SessionInfo {
+        if self.check_process().is_err() {
+            return SessionInfo::none();
+        }
         self.report.session.info(clock::now())
     }
 
@@ -140,6 +148,9 @@ impl Inner {
 
     /// The last handle of a lock of this name has gone. Meanwhile there may be a new lock in its place.
     pub(crate) fn forget_lock(&self, name: &LockName) {
+        if self.check_process().is_err() {
+            return;
+        }
         let mut locks = self.locks.lock();
         if locks.get(name).is_some_and(|lock| lock.strong_count() == 0) {
             locks.remove(name);
@@ -171,6 +182,7 @@ impl Inner {
 
     /// Ends the manager for all its handles.
     pub(crate) fn close(&self) -> Result<(), LockError> {
+        self.check_process()?;
         // An error says that the end has come already, or is coming.
         let _ = self.send(Message::Close);
         if self.io.join(self.close_timeout.saturating_add(GRACE)) {
@@ -188,5 +200,8 @@ impl Drop for Inner {
     fn drop(&mut self) {
         // There is nobody left to tell how it went; what etcd did not confirm expires with the lease.
         let _ = self.close();
+        if self.check_process().is_err() {
+            self.io.forget();
+        }
     }
 }

@@ -85,6 +85,7 @@ mod fake;
 mod inner;
 mod mailbox;
 mod name;
+mod process;
 mod session;
 mod thread;
 mod value;

@@ -8,12 +8,15 @@ use tokio::sync::Notify;
 
 use crate::command::Message;
 use crate::error::{Cause, LockError};
+use crate::process::Process;
 
 /// The callers' end. Sending never blocks.
 #[derive(Clone, Debug)]
 pub(crate) struct Mailbox {
     sender: Sender<Message>,
     shared: Arc<Shared>,
+    /// Where the I/O thread is.
+    process: Process,
 }
 
 /// The I/O thread's end. What still lies in it when it is dropped is dropped too, and with it every channel on which
@@ -48,12 +51,14 @@ pub(crate) enum End {
 pub(crate) fn mailbox() -> (Mailbox, Inbox) {
     let (sender, receiver) = crossbeam_channel::unbounded();
     let shared = Arc::new(Shared { bell: Notify::new(), end: AtomicU8::new(End::Not as u8) });
-    (Mailbox { sender, shared: Arc::clone(&shared) }, Inbox { receiver, shared })
+    let process = Process::current();
+    (Mailbox { sender, shared: Arc::clone(&shared), process }, Inbox { receiver, shared })
 }
 
 impl Mailbox {
     /// Leaves a message and wakes the I/O thread. An error once it serves no more.
     pub(crate) fn send(&self, message: Message) -> Result<(), LockError> {
+        self.check_process()?;
         if self.end() == End::Not && self.sender.send(message).is_ok() {
             self.shared.bell.notify_one();
             return Ok(());
@@ -63,7 +68,14 @@ impl Mailbox {
 
     /// An error once the I/O thread serves no more.
     pub(crate) fn check(&self) -> Result<(), LockError> {
+        self.check_process()?;
         if self.end() == End::Not { Ok(()) } else { Err(self.gone()) }
+    }
+
+    /// An error in a child of the process that made this. There, no lock may be waited for either: the thread that
+    /// held it at the fork does not exist.
+    pub(crate) fn check_process(&self) -> Result<(), LockError> {
+        if self.process.is_current() { Ok(()) } else { Err(self.process.left()) }
     }
 
     fn end(&self) -> End {
@@ -72,6 +84,9 @@ impl Mailbox {
 
     /// What a call fails with whose answer will never come.
     pub(crate) fn gone(&self) -> LockError {
+        if let Err(left) = self.check_process() {
+            return left;
+        }
         match self.end() {
             End::Closed | End::Unconfirmed => LockError::Closed,
             End::Not | End::Crashed => LockError::Internal { what: "the I/O thread died".into() },

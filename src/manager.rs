@@ -21,6 +21,9 @@ use crate::stats::Stats;
 /// the last of them goes, what is held is released, the session ends, and the thread is joined, within
 /// [`close_timeout`](LockManagerOptions::close_timeout).
 ///
+/// It works only in the process that made it. In a child of `fork()`, every call is an error, nothing is held, and
+/// dropping what was copied touches nothing of the parent's; the child connects anew.
+///
 /// # Examples
 ///
 /// ```no_run

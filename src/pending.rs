@@ -9,6 +9,7 @@ use crate::error::LockError;
 use crate::guard::LockGuard;
 use crate::lock::LockShared;
 use crate::options::LockOptions;
+use crate::process;
 use crate::protocol::Patience;
 use crate::waiting::Waiting;
 
@@ -78,7 +79,10 @@ impl PendingLock {
     /// # }
     /// ```
     pub fn ready(&self) -> &Receiver<()> {
-        &self.ready
+        match &self.state {
+            State::Waiting(waiting) if waiting.check_process().is_err() => process::disconnected(),
+            _ => &self.ready,
+        }
     }
 
     /// Waits for the outcome.

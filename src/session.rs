@@ -93,7 +93,7 @@ impl SessionCell {
 
     pub(crate) fn info(&self, now: Time) -> SessionInfo {
         match &*self.0.lock() {
-            None => SessionInfo { lease_id: 0, ttl: Duration::ZERO, remaining: Duration::ZERO, alive: false },
+            None => SessionInfo::none(),
             Some(Standing { lease, ttl, deadline }) => {
                 let remaining = deadline.remaining(now);
                 SessionInfo {

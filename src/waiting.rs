@@ -77,7 +77,13 @@ impl Waiting {
         self.lock.name().as_str()
     }
 
+    /// An error in a forked child, where no outcome will ever come.
+    pub(crate) fn check_process(&self) -> Result<(), LockError> {
+        self.lock.manager().check_process()
+    }
+
     pub(crate) fn wait(self) -> Result<LockGuard, LockError> {
+        self.check_process()?;
         let end = match self.give_up {
             None => self.outcome.recv().map_or(End::Gone, End::Outcome),
             Some(at) => match self.outcome.recv_deadline(at) {

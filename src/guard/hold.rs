@@ -13,6 +13,7 @@ use crate::info::FencingToken;
 use crate::io;
 use crate::lock::LockShared;
 use crate::name::LockName;
+use crate::process::Process;
 use crate::protocol::{ReleaseFailure, Ticket};
 use crate::session::Deadline;
 
@@ -57,6 +58,7 @@ impl Hold {
 
     fn leave(&mut self, reply: Option<Sender<Left>>) -> Result<(), LockError> {
         self.left = true;
+        self.lock.manager().check_process()?;
         // First out of the lock's sight, so that this thread cannot re-enter a hold that is going.
         self.lock.forget(self.ticket);
         self.lock.manager().send(Message::Leave { ticket: self.ticket, reply })
@@ -66,7 +68,7 @@ impl Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         if !self.left {
-            // An error says that the I/O thread has ended, and with it every hold.
+            // An error says that the I/O thread has ended, and with it every hold; or that the hold is our parent's.
             let _ = self.leave(None);
         }
     }
@@ -81,6 +83,8 @@ pub(crate) struct HoldState {
     /// Its only sender lives on the I/O thread.
     pub(crate) done: Receiver<()>,
     deadline: Arc<Deadline>,
+    /// Where it is held: not in a forked child.
+    process: Process,
     /// [`HELD`], or how it ended; it ends once.
     phase: AtomicU8,
 }
@@ -96,7 +100,8 @@ impl HoldState {
         done: Receiver<()>,
         deadline: Arc<Deadline>,
     ) -> Self {
-        Self { name, token, etcd_key, done, deadline, phase: AtomicU8::new(HELD) }
+        let process = Process::current();
+        Self { name, token, etcd_key, done, deadline, process, phase: AtomicU8::new(HELD) }
     }
 
     /// Ends the hold, released or lost, unless it has ended before: how it ended stands for good. Returns how it did.
@@ -126,11 +131,19 @@ impl HoldState {
     pub(crate) fn remaining(&self, now: Time) -> Option<Duration> {
         // In this order: a deadline that is ended together with a hold's loss is ended after it.
         let left = self.deadline.remaining(now)?;
-        (!self.has_ended()).then_some(left)
+        (!self.has_ended() && self.is_here()).then_some(left)
+    }
+
+    /// False in a forked child.
+    pub(super) fn is_here(&self) -> bool {
+        self.process.is_current()
     }
 
     /// Why it was lost, if it was. A caller that sees the time run out before the I/O thread does decides it.
     pub(crate) fn loss(&self, now: Time) -> Option<LossReason> {
+        if !self.is_here() {
+            return self.end(Some(LossReason::Crashed));
+        }
         if self.deadline.is_live(now) { self.lost() } else { self.end(Some(LossReason::SessionExpired)) }
     }
 

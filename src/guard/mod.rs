@@ -9,6 +9,7 @@ use crossbeam_channel::Receiver;
 use crate::clock;
 use crate::error::{LockError, LossReason};
 use crate::info::FencingToken;
+use crate::process;
 
 mod hold;
 
@@ -82,7 +83,7 @@ impl LockGuard {
     /// # }
     /// ```
     pub fn done(&self) -> &Receiver<()> {
-        &self.hold.state.done
+        if self.hold.state.is_here() { &self.hold.state.done } else { process::disconnected() }
     }
 
     /// Why the hold was lost; `None` while it is held.
@@ -111,7 +112,9 @@ impl LockGuard {
     /// Whether the lock is held right now. Once it was false it stays false.
     ///
     /// Compares the hold's deadline with the clock on the caller's own thread, without I/O and without the I/O thread,
-    /// so it costs some tens of nanoseconds and is right even after the process was stopped or the machine slept.
+    /// so it costs about a tenth of a microsecond and is right even after the process was stopped or the machine slept.
+    ///
+    /// False in a child of `fork()`: the hold is its parent's.
     ///
     /// A `true` is about this instant. What must not happen after a loss also needs the [`token`](Self::token),
     /// checked by whoever carries it out.

@@ -97,6 +97,11 @@ impl IoThread {
         Self { exited, handle: Mutex::new(None), id }
     }
 
+    /// Leaves the thread alone: this is a forked child, which does not have it.
+    pub(crate) fn forget(&mut self) {
+        std::mem::forget(self.handle.get_mut().take());
+    }
+
     /// Waits for the thread's end, at most `limit`. False if it still runs.
     pub(crate) fn join(&self, limit: Duration) -> bool {
         if thread::current().id() == self.id {

@@ -362,6 +362,7 @@ impl LockShared {
 
     /// One more guard, if this thread holds the lock; an error if it has lost it.
     fn reenter(&self) -> Result<Option<LockGuard>, LockError> {
+        self.manager.check_process()?;
         let now = clock::now();
         let me = Thread::current();
         let mut lost = None;
@@ -385,6 +386,9 @@ impl LockShared {
     }
 
     fn is_held(&self) -> bool {
+        if self.manager.check_process().is_err() {
+            return false;
+        }
         let now = clock::now();
         self.holds.lock().iter().any(|entry| entry.state.is_held(now))
     }

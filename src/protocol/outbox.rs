@@ -27,6 +27,8 @@ pub(super) enum Purpose {
     Steps,
     Look(QueueId),
     Inspect(QueueId),
+    /// The same, without the value.
+    Sketch(QueueId),
 }
 
 /// Whose watch it is.

@@ -4,6 +4,18 @@
 //! write under a lock is lost; O4 nothing is left in etcd a TTL and a second later; O5 a holder is told before the server
 //! deletes its key; O6 no call outlives its limit. [`Referee`](crate::support::Referee) judges most of them.
 
+mod admin;
+mod auth;
 mod connections;
+mod fork;
+mod ground;
+mod idle;
 mod members;
+mod orphans;
 mod partitions;
+mod processes;
+mod rolling;
+mod soak;
+mod space;
+mod stray;
+mod streams;

@@ -18,6 +18,7 @@ pub(crate) mod witness;
 
 pub(crate) mod doors;
 mod http2;
+mod mute;
 pub(crate) mod proxy;
 
 pub(crate) mod backend;
@@ -27,6 +28,9 @@ pub(crate) mod manager;
 pub(crate) mod oracle;
 pub(crate) mod process;
 pub(crate) mod referee;
+pub(crate) mod register;
+pub(crate) mod stalls;
+pub(crate) mod told;
 pub(crate) mod wait;
 
 use std::sync::OnceLock;

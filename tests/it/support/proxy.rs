@@ -17,6 +17,7 @@ use pipe::Pipe;
 
 use super::etcd::Member;
 use super::http2::Calls;
+use super::mute::Muzzle;
 use super::ports::free_port;
 
 /// The proxy; dropping it resets its connections and waits for its thread. Every verb is in effect when it returns.
@@ -54,6 +55,7 @@ struct Rules {
     delay_to_client: Duration,
     /// The next answer but so many.
     lose: Option<(u32, Loss)>,
+    mute_watches: bool,
     /// The peer whose connections are held both ways.
     cut: Option<String>,
     /// Connections of earlier generations are reset.
@@ -118,7 +120,7 @@ impl Proxy {
         let rules = Arc::new(watch::Sender::new(Rules::default()));
         let (orders, on_orders) = mpsc::unbounded_channel();
         let counts = Arc::new(Counts::default());
-        let run = run(listener, target, rules.clone(), on_orders, counts.clone());
+        let run = run(listener, target, scheme == "http", rules.clone(), on_orders, counts.clone());
         let thread = std::thread::Builder::new().name("proxy".into());
         // Dropping the runtime at the end closes what is still open.
         let thread = thread.spawn(move || runtime.block_on(run)).expect("a thread can be spawned");
@@ -200,6 +202,12 @@ impl Proxy {
         self.rules.send_modify(|rules| rules.lose = Some((others, loss)));
     }
 
+    /// The members' watch streams say nothing more, on connections without TLS; everything else flows. What they had to
+    /// say is lost.
+    pub(crate) fn mute_watches(&self) {
+        self.rules.send_modify(|rules| rules.mute_watches = true);
+    }
+
     /// How many answers were lost so far.
     pub(crate) fn lost_answers(&self) -> u64 {
         self.counts.lost.load(Ordering::SeqCst)
@@ -236,6 +244,7 @@ impl Drop for Proxy {
 async fn run(
     listener: TcpListener,
     target: SocketAddr,
+    plain: bool,
     rules: Arc<watch::Sender<Rules>>,
     mut orders: mpsc::UnboundedReceiver<Order>,
     counts: Arc<Counts>,
@@ -260,7 +269,7 @@ async fn run(
                 let generation = rules.borrow().generation;
                 counts.accepted.fetch_add(1, Ordering::SeqCst);
                 counts.open().push(generation);
-                connections.spawn(serve(client, generation, target, rules.clone(), counts.clone()));
+                connections.spawn(serve(client, generation, target, plain, rules.clone(), counts.clone()));
             }
             Some(_) = connections.join_next() => {}
         }
@@ -283,6 +292,7 @@ async fn serve(
     mut client: TcpStream,
     generation: u64,
     target: SocketAddr,
+    plain: bool,
     rules: Arc<watch::Sender<Rules>>,
     counts: Arc<Counts>,
 ) {
@@ -296,13 +306,27 @@ async fn serve(
     if let Some(mut server) = server {
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
         let calls = Mutex::new(Calls::new());
+        let muzzle = plain.then(|| Mutex::new(Muzzle::new()));
+        let muzzle = muzzle.as_ref();
         let peer = OnceLock::new();
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
-        let requests =
-            Pipe { way: Way::ToServer, rules: rules.clone(), calls: &calls, peer: &peer, counts: &counts };
-        let answers =
-            Pipe { way: Way::ToClient, rules: rules.clone(), calls: &calls, peer: &peer, counts: &counts };
+        let requests = Pipe {
+            way: Way::ToServer,
+            rules: rules.clone(),
+            calls: &calls,
+            muzzle,
+            peer: &peer,
+            counts: &counts,
+        };
+        let answers = Pipe {
+            way: Way::ToClient,
+            rules: rules.clone(),
+            calls: &calls,
+            muzzle,
+            peer: &peer,
+            counts: &counts,
+        };
         let both = async {
             tokio::try_join!(requests.run(from_client, to_server), answers.run(from_server, to_client))
         };

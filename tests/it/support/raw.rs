@@ -182,7 +182,7 @@ impl Raw {
 
     /// Adds `root` and these users, and turns authentication on.
     #[track_caller]
-    pub(super) fn enable_auth(&self, users: &[User]) {
+    pub(crate) fn enable_auth(&self, users: &[User]) {
         let users = users.to_vec();
         self.must(|mut client| async move {
             client.user_add("root", ROOT_PASSWORD, None).await?;

@@ -13,11 +13,14 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{Counts, Loss, Rules, Way};
 use crate::support::http2::Calls;
+use crate::support::mute::Muzzle;
 
 pub(super) struct Pipe<'a> {
     pub(super) way: Way,
     pub(super) rules: Arc<watch::Sender<Rules>>,
     pub(super) calls: &'a Mutex<Calls>,
+    /// On a connection without TLS.
+    pub(super) muzzle: Option<&'a Mutex<Muzzle>>,
     /// Which member is at the other end, where a member is: it says so in its first bytes.
     pub(super) peer: &'a OnceLock<String>,
     pub(super) counts: &'a Counts,
@@ -63,7 +66,7 @@ impl Pipe<'_> {
         mut queue: mpsc::UnboundedReceiver<(Instant, Vec<u8>)>,
         mut to: WriteHalf<'_>,
     ) -> io::Result<()> {
-        while let Some((arrived, bytes)) = queue.recv().await {
+        while let Some((arrived, mut bytes)) = queue.recv().await {
             self.open().await;
             let delay = self.rules.borrow().delay(self.way);
             sleep_until(arrived + delay).await;
@@ -80,6 +83,13 @@ impl Pipe<'_> {
                             Loss::Silence => return pending().await,
                         }
                     }
+                }
+            }
+            if let Some(muzzle) = self.muzzle {
+                let mut muzzle = muzzle.lock().unwrap_or_else(PoisonError::into_inner);
+                match self.way {
+                    Way::ToServer => muzzle.client_sent(&bytes),
+                    Way::ToClient => bytes = muzzle.server_sent(&bytes, self.rules.borrow().mute_watches),
                 }
             }
             write_all(&to, &bytes).await?;

@@ -1,0 +1,187 @@
+//! An administrator takes leases and keys away: whoever held or waited knows at once, and nobody gets a dead lock.
+
+use std::time::{Duration, Instant};
+
+use etcd_lock::{LockManager, LossReason};
+
+use crate::faults::ground::{assert_nothing_left, connect};
+use crate::support::etcdctl::Etcdctl;
+use crate::support::stalls::metronome;
+use crate::support::told::Told;
+use crate::support::witness::{What, Witness};
+use crate::support::{Raw, eventually, fresh_root, shared};
+
+const TTL: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(20);
+/// How long a holder may go on believing after the fact.
+const TOLD: Duration = Duration::from_millis(300);
+
+struct Scene {
+    root: String,
+    manager: LockManager,
+    other: LockManager,
+    witness: Witness,
+    etcdctl: Etcdctl,
+}
+
+fn set_up() -> Scene {
+    let root = fresh_root("admin");
+    let access = shared().access();
+    Scene {
+        manager: connect(access, &root, TTL),
+        other: connect(access, &root, TTL),
+        witness: Witness::of(access, &root),
+        etcdctl: Etcdctl::new(access),
+        root,
+    }
+}
+
+impl Scene {
+    fn lease(&self, manager: &LockManager) -> String {
+        format!("{:x}", manager.session().lease_id)
+    }
+
+    /// Waits until this manager has a contender under the name, and gives its key.
+    fn contender(&self, manager: &LockManager, name: &str, but_not: &str) -> (String, Instant) {
+        let prefix = format!("{}/{name}/{:x}-", self.root, manager.session().lease_id);
+        let seen = self.witness.wait_for(SOON, "a contender", |seen| {
+            seen.key.starts_with(&prefix) && seen.key != but_not && matches!(seen.what, What::Put { .. })
+        });
+        (seen.key, seen.at)
+    }
+
+    fn end(self) {
+        let Self { root, manager, other, .. } = self;
+        drop((manager, other));
+        assert_nothing_left(shared().access(), &root, TTL);
+    }
+}
+
+/// How long after the deletion the holder was told; not later than it may be.
+fn told_after(told: &Told, deleted: Instant) -> Duration {
+    let late = told.wait(SOON).saturating_duration_since(deleted);
+    let stalls = metronome().since(deleted);
+    assert!(late <= TOLD + stalls, "told {late:?} after the deletion");
+    late
+}
+
+/// A lease revoked by hand ends every hold of its session, and the session comes back by itself.
+#[test]
+fn a_revoked_lease_is_told_within_300_ms() {
+    metronome();
+    let scene = set_up();
+    let guards: Vec<_> =
+        (0..3).map(|n| scene.manager.new_lock(&format!("x{n}")).unwrap().lock().unwrap()).collect();
+    let told: Vec<Told> = guards.iter().map(Told::of).collect();
+    let lease = scene.lease(&scene.manager);
+    scene.etcdctl.lease_revoke(&lease);
+    for (guard, told) in guards.iter().zip(&told) {
+        let deleted = scene.witness.wait_for_delete(SOON, guard.etcd_key()).at;
+        println!("row 12: lease revoked while held: told after {:?}", told_after(told, deleted));
+        assert_eq!(guard.loss(), Some(LossReason::SessionRevoked));
+        assert!(!guard.is_held());
+    }
+    drop(guards);
+    let again = scene.manager.new_lock("x0").unwrap().lock_timeout(SOON).unwrap();
+    assert_ne!(scene.lease(&scene.manager), lease, "a new session");
+    again.unlock().unwrap();
+    scene.end();
+}
+
+/// A key deleted by hand ends that hold alone, be it old or just granted.
+#[test]
+fn a_deleted_key_is_told_within_300_ms() {
+    metronome();
+    let scene = set_up();
+    let untouched = scene.manager.new_lock("untouched").unwrap().lock().unwrap();
+    for age in [0, 50, 500] {
+        let guard = scene.manager.new_lock("x").unwrap().lock().unwrap();
+        std::thread::sleep(Duration::from_millis(age));
+        let told = Told::of(&guard);
+        assert_eq!(scene.etcdctl.del(guard.etcd_key()), 1);
+        let deleted = scene.witness.wait_for_delete(SOON, guard.etcd_key()).at;
+        println!("row 12: key deleted, held for {age} ms: told after {:?}", told_after(&told, deleted));
+        assert_eq!(guard.loss(), Some(LossReason::ForceUnlocked));
+    }
+    assert!(untouched.is_held());
+    untouched.unlock().unwrap();
+    scene.end();
+}
+
+/// Whoever waits when its lease is revoked or its key deleted queues up again, and gets a lock that exists.
+#[test]
+fn a_waiter_whose_key_went_queues_up_again_within_a_second() {
+    for revoked in [true, false] {
+        let scene = set_up();
+        let holder = scene.other.new_lock("x").unwrap().lock().unwrap();
+        let pending = scene.manager.new_lock("x").unwrap().enqueue().unwrap();
+        let (key, _) = scene.contender(&scene.manager, "x", "");
+        if revoked {
+            scene.etcdctl.lease_revoke(&scene.lease(&scene.manager));
+        } else {
+            scene.etcdctl.del(&key);
+        }
+        let gone = scene.witness.wait_for_delete(SOON, &key).at;
+        if revoked {
+            let old = key.rsplit('/').next().unwrap().split('-').next().unwrap().to_owned();
+            eventually(SOON, "a new session", || {
+                let session = scene.manager.session();
+                session.alive && format!("{:x}", session.lease_id) != old
+            });
+        }
+        let (new_key, back) = scene.contender(&scene.manager, "x", &key);
+        let took = back.saturating_duration_since(gone);
+        println!("row 12: waiter's key gone (lease revoked: {revoked}), queued again after {took:?}");
+        assert!(took <= Duration::from_secs(1) + metronome().since(gone), "queued again after {took:?}");
+        assert!(pending.ready().try_recv().is_err_and(|error| error.is_empty()), "never granted meanwhile");
+        holder.unlock().unwrap();
+        let guard = pending.wait().unwrap();
+        assert_eq!(guard.etcd_key(), new_key);
+        guard.unlock().unwrap();
+        scene.end();
+    }
+}
+
+/// The waiter's key is deleted at the very moment at which its turn comes: a grant is of a key that exists, or the
+/// loss is told.
+#[test]
+fn a_waiter_is_never_granted_a_dead_key() {
+    metronome();
+    let scene = set_up();
+    let raw = Raw::connect(shared().access());
+    let (mut granted_alive, mut told) = (0, 0);
+    for round in 0..30 {
+        let name = format!("x{round}");
+        let holder = scene.other.new_lock(&name).unwrap().lock().unwrap();
+        let pending = scene.manager.new_lock(&name).unwrap().enqueue().unwrap();
+        let (key, _) = scene.contender(&scene.manager, &name, "");
+        std::thread::scope(|scope| {
+            let (raw, key) = (&raw, &key);
+            scope.spawn(move || {
+                std::thread::sleep(Duration::from_micros(fastrand::u64(0..3_000)));
+                raw.delete(key);
+            });
+            drop(holder);
+        });
+        let start = Instant::now();
+        let Ok(guard) = pending.wait() else {
+            told += 1;
+            continue;
+        };
+        match raw.get(guard.etcd_key()) {
+            Some(kv) => {
+                assert_eq!(kv.create_revision.unsigned_abs(), guard.token().as_u64());
+                assert_eq!(kv.lease, scene.manager.session().lease_id);
+                granted_alive += 1;
+            }
+            None => {
+                let limit = TOLD + metronome().since(start);
+                assert!(guard.done().recv_timeout(limit).is_err_and(|error| error.is_disconnected()));
+                assert_eq!(guard.loss(), Some(LossReason::ForceUnlocked));
+                told += 1;
+            }
+        }
+    }
+    println!("row 12: deleted while its turn came: {granted_alive} granted a live key, {told} told");
+    scene.end();
+}

@@ -1,0 +1,253 @@
+//! Users, passwords and tokens: what is refused is refused at once and by its name; what can be mended is not noticed.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use etcd_client::{Permission, PermissionType};
+use etcd_lock::{LockError, LockManager, LossReason};
+use tempfile::TempDir;
+
+use crate::faults::ground::{assert_nothing_left, connect, options};
+use crate::support::etcd::User;
+use crate::support::etcdctl::Etcdctl;
+use crate::support::stalls::{assert_within, metronome};
+use crate::support::told::Told;
+use crate::support::wait::eventually_some;
+use crate::support::witness::Witness;
+use crate::support::{Access, Etcd, Raw, Setup, eventually, fresh_root};
+
+const SOON: Duration = Duration::from_secs(20);
+/// How long a refusal may take.
+const REFUSED: Duration = Duration::from_secs(2);
+
+/// Connects and locks: the first error of the two.
+fn first_error(access: &Access, root: &str) -> LockError {
+    let start = Instant::now();
+    let outcome = LockManager::connect(&access.endpoints, root, options(access, Duration::from_secs(5)))
+        .and_then(|manager| manager.new_lock("x")?.lock_timeout(SOON));
+    let took = assert_within(start, REFUSED, "a refusal");
+    println!("row 17: {:?} after {took:?}", outcome.as_ref().map(drop));
+    outcome.expect_err("refused")
+}
+
+/// Who is not let in, or may not do what locks need, is told so in less than two seconds.
+#[test]
+fn what_etcd_refuses_is_told_at_once_and_by_its_name() {
+    let root = fresh_root("refused");
+    let etcd = Setup::default().user("locker", "secret", &root).start();
+    let raw = Raw::connect(etcd.access());
+    for (name, kind, prefix) in [
+        ("reader", PermissionType::Read, root.clone()),
+        ("writer", PermissionType::Write, root.clone()),
+        ("only-sessions", PermissionType::Readwrite, format!("{root}/~session")),
+        ("elsewhere", PermissionType::Readwrite, "/elsewhere".to_owned()),
+    ] {
+        raw.call(move |mut client| async move {
+            client.user_add(name, "secret", None).await?;
+            client.role_add(name).await?;
+            let permission = Permission::new(kind, prefix).with_prefix();
+            client.role_grant_permission(name, permission).await?;
+            client.user_grant_role(name, name).await
+        })
+        .unwrap();
+    }
+    metronome();
+    for (name, password) in [("locker", "wrong"), ("nobody", "secret")] {
+        let error = first_error(&etcd.access().as_user(name, password), &root);
+        assert!(matches!(error, LockError::Unauthenticated { .. }), "{name}: {error:?}");
+        assert!(!error.is_retryable());
+    }
+    let error = first_error(&Access { user: None, ..etcd.access().clone() }, &root);
+    assert!(matches!(error, LockError::Unauthenticated { .. }), "{error:?}");
+    for name in ["reader", "writer", "only-sessions", "elsewhere"] {
+        let error = first_error(&etcd.access().as_user(name, "secret"), &root);
+        assert!(matches!(error, LockError::PermissionDenied { .. }), "{name}: {error:?}");
+    }
+}
+
+/// An etcd with tokens that live for two seconds.
+struct Short {
+    etcd: Etcd,
+    access: Access,
+    root: String,
+    _key: TempDir,
+}
+
+fn short_lived(kind: &str) -> Short {
+    let root = fresh_root("tokens");
+    let key = TempDir::new().unwrap();
+    let file = key.path().join("key");
+    fs::write(&file, "the secret behind the signatures").unwrap();
+    let arg = match kind {
+        "jwt" => format!("--auth-token=jwt,sign-method=HS256,priv-key={},ttl=2s", file.display()),
+        _ => "--auth-token-ttl=2".to_owned(),
+    };
+    let setup = Setup::default().arg(arg).user("locker", "secret", &root).user("other", "secret", "/other");
+    let etcd = setup.start();
+    let access = etcd.access().as_user("locker", "secret");
+    Short { etcd, access, root, _key: key }
+}
+
+/// A holder idles through several lives of its token, then twenty threads want a lock each: one new token serves them
+/// all, the hold stands, and the watches still tell.
+fn an_expired_token_is_not_noticed(kind: &str) {
+    let ttl = Duration::from_secs(3);
+    let Short { etcd, access, root, .. } = &short_lived(kind);
+    let (manager, other) = (connect(access, root, ttl), connect(access, root, ttl));
+    let guard = manager.new_lock("held").unwrap().lock().unwrap();
+    let waiting = other.new_lock("held").unwrap().enqueue().unwrap();
+    let told = Told::of(&guard);
+    std::thread::sleep(Duration::from_secs(7));
+    let before = etcd.requests("Authenticate");
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..20)
+            .map(|n| {
+                let lock = manager.new_lock(&format!("x{n}")).unwrap();
+                scope.spawn(move || lock.lock()?.unlock())
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap().expect("no error"));
+    });
+    let tokens = etcd.requests("Authenticate") - before;
+    println!("row 17: {kind} tokens of 2 s: {tokens} new token(s) for a burst of 20 locks");
+    // The other manager may need one of its own just then, as may the streams of either.
+    assert!(tokens <= 4, "{tokens} authentications for one burst");
+    assert!(told.not_yet() && guard.is_held());
+    guard.unlock().unwrap();
+    let next = waiting.wait().unwrap();
+    // A forced unlock is told through a stream that was opened with a token long expired.
+    std::thread::sleep(Duration::from_secs(4));
+    let root_raw = Raw::connect(etcd.access());
+    let told = Told::of(&next);
+    let start = Instant::now();
+    assert!(root_raw.delete(next.etcd_key()));
+    let took = told.wait(SOON).saturating_duration_since(start);
+    assert!(took <= Duration::from_millis(300) + metronome().since(start), "told after {took:?}");
+    assert_eq!(next.loss(), Some(LossReason::ForceUnlocked));
+    for manager in [&manager, &other] {
+        assert_eq!(manager.stats().sessions, 1);
+    }
+    drop((next, manager, other));
+    assert_nothing_left(etcd.access(), root, ttl);
+}
+
+#[test]
+fn an_expired_simple_token_is_not_noticed() {
+    an_expired_token_is_not_noticed("simple");
+}
+
+#[test]
+fn an_expired_jwt_is_not_noticed() {
+    an_expired_token_is_not_noticed("jwt");
+}
+
+/// Locks and unlocks until told to stop; the first error.
+fn churn(manager: &LockManager, stop: &AtomicBool) -> Result<u64, LockError> {
+    let lock = manager.new_lock("churn")?;
+    let mut rounds = 0;
+    while !stop.load(Ordering::Relaxed) {
+        lock.lock()?.unlock()?;
+        rounds += 1;
+    }
+    Ok(rounds)
+}
+
+/// As `root`, with a token of its own: every change makes the earlier ones worthless.
+fn change_password(etcd: &Etcd, user: &'static str, password: &'static str) {
+    let raw = Raw::connect(etcd.access());
+    raw.call(move |mut client| async move { client.user_change_password(user, password).await }).unwrap();
+}
+
+/// Another user's password moves the auth store's revision, at which etcd refuses every JWT: nobody notices.
+#[test]
+fn somebody_else_s_new_password_is_not_noticed() {
+    for kind in ["simple", "jwt"] {
+        let Short { etcd, access, root, .. } = &short_lived(kind);
+        let manager = connect(access, root, Duration::from_secs(3));
+        let guard = manager.new_lock("held").unwrap().lock().unwrap();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let churning = scope.spawn(|| churn(&manager, &stop));
+            for password in ["one", "two", "three", "four"] {
+                std::thread::sleep(Duration::from_millis(400));
+                change_password(etcd, "other", password);
+            }
+            stop.store(true, Ordering::Relaxed);
+            let rounds = churning.join().unwrap().expect("no error");
+            println!("row 17: {kind}: 4 password changes of another user, {rounds} rounds without an error");
+        });
+        guard.unlock().unwrap();
+        assert_eq!(manager.stats().sessions, 1);
+    }
+}
+
+/// Its own password changed: calls say so at once. When the old one is back, all goes on, and the hold was not lost.
+#[test]
+fn a_password_that_does_not_fit_any_more_is_told_and_heals() {
+    for kind in ["simple", "jwt"] {
+        let Short { etcd, access, root, .. } = &short_lived(kind);
+        let ttl = Duration::from_secs(10);
+        let manager = connect(access, root, ttl);
+        let guard = manager.new_lock("held").unwrap().lock().unwrap();
+        change_password(etcd, "locker", "changed");
+        let lock = manager.new_lock("x").unwrap();
+        let start = Instant::now();
+        let refused = lock.lock_timeout(SOON);
+        assert!(matches!(refused, Err(LockError::Unauthenticated { .. })), "{kind}: {refused:?}");
+        println!("row 17: {kind}: own password changed: told after {:?}", start.elapsed());
+        assert_within(start, REFUSED, "a refusal");
+        change_password(etcd, "locker", "secret");
+        let again = eventually_some(SOON, "the password fits again", || lock.lock_timeout(SOON).ok());
+        again.unlock().unwrap();
+        assert!(guard.is_held());
+        guard.unlock().unwrap();
+        assert_eq!(manager.stats().sessions, 1);
+    }
+}
+
+/// Authentication is turned on while a lock is held and waited for: who has credentials does not notice, not even in
+/// its watches; who has none is told.
+#[test]
+fn authentication_turned_on_is_not_noticed() {
+    metronome();
+    let etcd = Etcd::start();
+    let root = fresh_root("turned-on");
+    let ttl = Duration::from_secs(3);
+    let access = etcd.access().as_user("locker", "secret");
+    let (manager, other) = (connect(&access, &root, ttl), connect(&access, &root, ttl));
+    let nobody = connect(etcd.access(), &root, ttl);
+    let guard = manager.new_lock("held").unwrap().lock().unwrap();
+    let waiting = other.new_lock("held").unwrap().enqueue().unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let churning = scope.spawn(|| churn(&manager, &stop));
+        std::thread::sleep(Duration::from_millis(300));
+        let user = User { name: "locker".into(), password: "secret".into(), prefix: root.clone() };
+        Raw::connect(etcd.access()).enable_auth(&[user]);
+        std::thread::sleep(ttl * 2);
+        stop.store(true, Ordering::Relaxed);
+        churning.join().unwrap().expect("no error");
+    });
+    let start = Instant::now();
+    let refused = nobody.new_lock("x").unwrap().lock_timeout(SOON);
+    assert!(matches!(refused, Err(LockError::Unauthenticated { .. })), "{refused:?}");
+    assert_within(start, REFUSED, "a refusal");
+    assert!(guard.is_held());
+    guard.unlock().unwrap();
+    let next = waiting.wait().unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    let as_root = etcd.access().as_user("root", crate::support::etcd::ROOT_PASSWORD);
+    let (witness, told) = (Witness::of(&as_root, &root), Told::of(&next));
+    assert_eq!(Etcdctl::new(&as_root).del(next.etcd_key()), 1);
+    let deleted = witness.wait_for_delete(SOON, next.etcd_key()).at;
+    let took = told.wait(SOON).saturating_duration_since(deleted);
+    assert!(took <= Duration::from_millis(300) + metronome().since(deleted), "told after {took:?}");
+    println!("row 17: authentication turned on: a key deleted later is told after {took:?}");
+    for manager in [&manager, &other] {
+        assert_eq!(manager.stats().sessions, 1);
+    }
+    drop((next, manager, other, nobody));
+    let raw = Raw::connect(&as_root);
+    eventually(ttl + Duration::from_secs(1), "no key is left", || raw.count(&format!("{root}/")) == 0);
+}

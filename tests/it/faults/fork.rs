@@ -1,0 +1,70 @@
+//! A child of `fork()` has copies of everything and nothing of it works there.
+
+use std::time::Duration;
+
+use etcd_lock::{LockError, LossReason};
+
+use crate::faults::ground::connect;
+use crate::support::process::alone;
+use crate::support::{Raw, eventually, fresh_root, shared, within};
+
+const TTL: Duration = Duration::from_secs(2);
+
+/// In a child nothing is held, calls fail at once, and dropping releases nothing; the parent's locks live on, and the
+/// child may connect by itself.
+#[test]
+fn a_forked_child_touches_none_of_its_parent_s_locks() {
+    let name = "faults::fork::a_forked_child_touches_none_of_its_parent_s_locks";
+    alone(name, Duration::from_secs(60), || {
+        let root = fresh_root("fork");
+        let manager = connect(shared().access(), &root, TTL);
+        let lock = manager.new_lock("x").unwrap();
+        let guard = lock.lock().unwrap();
+        let pending = manager.new_lock("free").unwrap().enqueue().unwrap();
+        let granted = manager.new_lock("other").unwrap().lock().unwrap();
+        let blocked = connect(shared().access(), &root, TTL);
+        let waiting = blocked.new_lock("x").unwrap().enqueue().unwrap();
+        match fork::fork().unwrap() {
+            fork::Fork::Child => {
+                let calm = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                    assert!(!guard.is_held() && guard.remaining().is_zero() && !lock.is_locked());
+                    assert_eq!(guard.loss(), Some(LossReason::Crashed));
+                    assert!(guard.done().try_recv().is_err_and(|error| error.is_disconnected()));
+                    assert!(guard.ensure(Duration::ZERO).is_err());
+                    assert!(matches!(lock.lock(), Err(LockError::Internal { .. })));
+                    assert!(lock.try_lock().is_err() && lock.enqueue().is_err());
+                    assert!(manager.new_lock("y").is_err() && manager.lock_info("x").is_err());
+                    assert!(!manager.session().alive);
+                    assert!(waiting.ready().try_recv().is_err_and(|error| error.is_disconnected()));
+                    assert!(waiting.wait().is_err() && pending.wait().is_err());
+                    assert!(granted.unlock().is_err());
+                    drop((guard, lock));
+                    assert!(manager.close().is_err());
+                    drop(blocked);
+                    let own = connect(shared().access(), &root, TTL);
+                    assert!(own.new_lock("x").unwrap().try_lock().unwrap().is_none(), "the parent has it");
+                    own.new_lock("y").unwrap().lock().unwrap().unlock().unwrap();
+                }));
+                std::process::exit(i32::from(calm.is_err()));
+            }
+            fork::Fork::Parent(child) => {
+                let status = within(Duration::from_secs(30), "the child", move || fork::waitpid(child));
+                assert_eq!(status.unwrap(), 0, "the child failed");
+            }
+        }
+        // Beyond the life of a lease that nobody renews.
+        std::thread::sleep(TTL * 2);
+        assert!(guard.is_held() && granted.is_held() && pending.ready().try_recv().is_err());
+        let raw = Raw::connect(shared().access());
+        assert_eq!(raw.count(&format!("{root}/x/")), 2, "holder and waiter have their places");
+        guard.unlock().unwrap();
+        within(Duration::from_secs(10), "the waiter's turn", move || waiting.wait())
+            .unwrap()
+            .unlock()
+            .unwrap();
+        pending.wait().unwrap().unlock().unwrap();
+        granted.unlock().unwrap();
+        drop((lock, manager, blocked));
+        eventually(TTL + Duration::from_secs(1), "nothing is left", || raw.count(&format!("{root}/")) == 0);
+    });
+}

@@ -1,0 +1,147 @@
+//! An acquire that its caller has given up must never take effect for anybody.
+
+use std::time::{Duration, Instant};
+
+use etcd_lock::{LockError, LockManager};
+
+use crate::faults::ground;
+use crate::support::stalls::assert_within;
+use crate::support::witness::{Seen, What, Witness};
+use crate::support::{Cluster, Proxy, Raw, eventually, fresh_root};
+
+const TTL: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(20);
+
+/// Three members, and a caller whose requests all go to the one that will be stopped.
+struct Parked {
+    cluster: Cluster,
+    /// In front of all members, so that the caller finds the right one first.
+    _doors: Vec<Proxy>,
+    stopped: usize,
+    root: String,
+    caller: LockManager,
+    other: LockManager,
+    witness: Witness,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Rank {
+    Leader,
+    Follower,
+}
+
+impl Parked {
+    fn new(rank: Rank, request_timeout: Duration) -> Self {
+        let cluster = Cluster::start(3);
+        let leader = cluster.leader().expect("a leader");
+        let stopped = if rank == Rank::Leader { leader } else { (leader + 1) % 3 };
+        let root = fresh_root("orphans");
+        let doors: Vec<Proxy> = cluster.members().iter().map(Proxy::of).collect();
+        let others = || (0..3).filter(|&index| index != stopped);
+        others().for_each(|index| doors[index].blackhole());
+        let access = cluster.access().at(doors.iter().map(Proxy::endpoint));
+        let options = ground::options(&access, TTL).request_timeout(request_timeout);
+        let caller = ground::connect_with(&access, &root, options);
+        others().for_each(|index| doors[index].pass());
+        let running = cluster.access().at(others().map(|index| cluster.member(index).endpoint()));
+        let other = ground::connect(&running, &root, TTL);
+        let witness = Witness::of(&running, &root);
+        Self { cluster, _doors: doors, stopped, root, caller, other, witness }
+    }
+
+    /// Stops the member, lets the caller time out with its acquire in the member's socket, and another client lock and
+    /// unlock.
+    fn time_out_while_stopped(&self) {
+        let lock = self.caller.new_lock("x").unwrap();
+        self.cluster.member(self.stopped).stop();
+        let start = Instant::now();
+        let limit = Duration::from_millis(400);
+        assert!(matches!(lock.lock_timeout(limit), Err(LockError::Timeout { .. })));
+        assert_within(start, limit + Duration::from_millis(100), "a timed out call returns");
+        let guard = self.other.new_lock("x").unwrap().lock_timeout(SOON).unwrap();
+        guard.unlock().unwrap();
+    }
+
+    fn continue_member(&self) -> Instant {
+        let continued = Instant::now();
+        self.cluster.member(self.stopped).cont();
+        continued
+    }
+
+    fn prefix(&self) -> String {
+        format!("{}/x/", self.root)
+    }
+
+    /// The contenders of the caller that were put so far.
+    fn orphans(&self) -> Vec<Seen> {
+        let lease = format!("{:x}-", self.caller.session().lease_id);
+        let is_ours = |seen: &Seen| {
+            seen.key.starts_with(&(self.prefix() + &lease)) && matches!(seen.what, What::Put { .. })
+        };
+        self.witness.seen().into_iter().filter(is_ours).collect()
+    }
+
+    /// Nobody is blocked from here on, and whatever came to be was gone within a second.
+    fn nobody_is_blocked(&self, continued: Instant) {
+        let lock = self.other.new_lock("x").unwrap();
+        let free = lock.lock_timeout(Duration::from_secs(1));
+        let waited = continued.elapsed();
+        free.expect("free within a second").unlock().unwrap();
+        // Time for what may still be under way in a member that has just woken up.
+        let end = continued + Duration::from_secs(2);
+        while Instant::now() < end {
+            lock.lock_timeout(Duration::from_secs(1)).expect("free all the time").unlock().unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let orphans = self.orphans();
+        let lived = orphans.iter().map(|orphan| {
+            let gone = self.witness.wait_for_delete(SOON, &orphan.key);
+            gone.at.saturating_duration_since(orphan.at)
+        });
+        let longest = lived.max().unwrap_or_default();
+        println!(
+            "row 11: {} orphans, the longest lived {longest:?}; lock had {waited:?} later",
+            orphans.len()
+        );
+        assert!(longest < Duration::from_secs(1), "an orphan lived for {longest:?}");
+        let raw = Raw::connect(self.cluster.access());
+        eventually(Duration::from_secs(1), "no key is left under the name", || {
+            raw.count(&self.prefix()) == 0
+        });
+    }
+}
+
+/// The request is still waited for when the member continues: it is carried out, and taken back at once.
+#[test]
+fn an_acquire_carried_out_late_by_a_follower_is_taken_back() {
+    let parked = Parked::new(Rank::Follower, Duration::from_secs(5));
+    parked.time_out_while_stopped();
+    let continued = parked.continue_member();
+    parked.nobody_is_blocked(continued);
+    assert!(parked.caller.session().alive, "the session lives through it");
+}
+
+/// The same with the member that leads: the others elect a new one meanwhile.
+#[test]
+fn an_acquire_carried_out_late_by_a_deposed_leader_is_taken_back() {
+    let parked = Parked::new(Rank::Leader, Duration::from_secs(5));
+    parked.time_out_while_stopped();
+    let continued = parked.continue_member();
+    parked.nobody_is_blocked(continued);
+}
+
+/// The request was given up before the member continues: the epoch has moved, so it can never take effect.
+#[test]
+fn an_acquire_given_up_for_good_never_takes_effect() {
+    let parked = Parked::new(Rank::Follower, Duration::from_millis(700));
+    parked.time_out_while_stopped();
+    let session = format!("{}/~session/{:x}", parked.root, parked.caller.session().lease_id);
+    parked.witness.wait_for(SOON, "the session key is put again", |seen| {
+        seen.key == session && matches!(seen.what, What::Put { .. })
+    });
+    let before = parked.orphans().len();
+    let continued = parked.continue_member();
+    parked.nobody_is_blocked(continued);
+    assert_eq!(parked.orphans().len(), before, "the parked request was carried out");
+    assert_eq!(before, 0, "the caller's key came to be although nobody wanted it");
+}

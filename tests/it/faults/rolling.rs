@@ -1,0 +1,124 @@
+//! A rolling restart: every member is away once, and nobody who holds or wants a lock notices.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use etcd_lock::LockError;
+
+use crate::faults::ground::{assert_nothing_left, connect, options};
+use crate::support::oracle::Oracle;
+use crate::support::register::Register;
+use crate::support::told::Told;
+use crate::support::{Cluster, eventually, fresh_root};
+
+const TTL: Duration = Duration::from_secs(5);
+const MANAGERS: usize = 3;
+const THREADS: usize = 4;
+const NAMES: usize = 5;
+
+/// Three members restarted one after the other under load: no `done()` closes, no call fails.
+#[test]
+fn a_rolling_restart_is_not_noticed() {
+    let cluster = Cluster::start(3);
+    let root = fresh_root("rolling");
+    let managers: Vec<_> = (0..MANAGERS).map(|_| connect(cluster.access(), &root, TTL)).collect();
+    let held: Vec<_> = managers
+        .iter()
+        .enumerate()
+        .map(|(n, manager)| manager.new_lock(&format!("held-{n}")).unwrap().lock().unwrap())
+        .collect();
+    let told: Vec<Told> = held.iter().map(Told::of).collect();
+    let (oracle, stop) = (Oracle::new(), AtomicBool::new(false));
+    let registers: Vec<Register> = (0..NAMES).map(|_| Register::default()).collect();
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..MANAGERS * THREADS)
+            .map(|n| {
+                let (manager, oracle, registers, stop) =
+                    (&managers[n % MANAGERS], &oracle, &registers, &stop);
+                scope.spawn(move || -> Result<Duration, LockError> {
+                    let mut longest = Duration::ZERO;
+                    while !stop.load(Ordering::Relaxed) {
+                        let index = fastrand::usize(..NAMES);
+                        let name = format!("x{index}");
+                        let start = Instant::now();
+                        let guard = manager.new_lock(&name)?.lock()?;
+                        longest = longest.max(start.elapsed());
+                        let token = guard.token().as_u64();
+                        let inside = oracle.enter(&name, token);
+                        let value = registers[index].read(token).expect("never stale");
+                        std::thread::sleep(Duration::from_millis(fastrand::u64(0..5)));
+                        registers[index].write(token, value + 1).expect("never stale");
+                        assert!(guard.done().try_recv().is_err_and(|error| error.is_empty()));
+                        drop(inside);
+                        // The release of a lock that is dropped is nobody's error; that of an unlocked one is.
+                        if fastrand::bool() { guard.unlock()? } else { drop(guard) }
+                    }
+                    Ok(longest)
+                })
+            })
+            .collect();
+        for member in cluster.members() {
+            std::thread::sleep(Duration::from_secs(1));
+            member.restart();
+            eventually(Duration::from_secs(30), "the cluster has a leader", || cluster.leader().is_some());
+        }
+        std::thread::sleep(Duration::from_secs(1));
+        stop.store(true, Ordering::Relaxed);
+        let longest =
+            workers.into_iter().map(|worker| worker.join().unwrap().expect("no error for any user"));
+        let longest = longest.max().unwrap_or_default();
+        println!("row 19: {} holds, the longest wait for one {longest:?}", oracle.count());
+    });
+    assert!(told.iter().all(Told::not_yet), "a done() closed");
+    held.into_iter().for_each(|guard| guard.unlock().unwrap());
+    oracle.judge();
+    for (index, register) in registers.iter().enumerate() {
+        register.judge(&format!("x{index}"));
+    }
+    for manager in &managers {
+        assert_eq!((manager.stats().lost.total(), manager.stats().sessions), (0, 1));
+    }
+    drop(managers);
+    assert_nothing_left(cluster.access(), &root, TTL);
+}
+
+/// With tokens that a restarted member does not know any more, under a user: the same.
+#[test]
+fn a_rolling_restart_with_authentication_is_not_noticed() {
+    let root = fresh_root("rolling");
+    let cluster = crate::support::Setup::default().user("locker", "secret", &root).start_cluster(3);
+    let access = cluster.access().as_user("locker", "secret");
+    let manager = crate::faults::ground::connect_with(&access, &root, options(&access, TTL));
+    let held = manager.new_lock("held").unwrap().lock().unwrap();
+    let told = Told::of(&held);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..4)
+            .map(|n| {
+                let (manager, stop) = (&manager, &stop);
+                scope.spawn(move || -> Result<(), LockError> {
+                    let lock = manager.new_lock(&format!("x{}", n % 2))?;
+                    while !stop.load(Ordering::Relaxed) {
+                        let guard = lock.lock()?;
+                        std::thread::sleep(Duration::from_millis(2));
+                        guard.unlock()?;
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        for member in cluster.members() {
+            std::thread::sleep(Duration::from_secs(1));
+            member.restart();
+            eventually(Duration::from_secs(30), "the cluster has a leader", || cluster.leader().is_some());
+        }
+        std::thread::sleep(Duration::from_secs(1));
+        stop.store(true, Ordering::Relaxed);
+        for worker in workers {
+            worker.join().unwrap().expect("no error for any user");
+        }
+    });
+    assert!(told.not_yet(), "done() closed");
+    held.unlock().unwrap();
+    assert_eq!((manager.stats().lost.total(), manager.stats().sessions), (0, 1));
+}

@@ -1,0 +1,118 @@
+//! An etcd whose space is used up: held locks stay, new ones are refused as such, and all is well when there is space.
+
+use std::time::{Duration, Instant};
+
+use etcd_lock::{LockError, LockManager};
+
+use crate::faults::ground::{assert_nothing_left, connect, options};
+use crate::support::etcdctl::Etcdctl;
+use crate::support::stalls::assert_within;
+use crate::support::{Etcd, Raw, Setup, eventually, fresh_root, within};
+
+const TTL: Duration = Duration::from_secs(3);
+const SOON: Duration = Duration::from_secs(20);
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// Writes until etcd refuses.
+fn fill(raw: &Raw) {
+    for n in 0.. {
+        let value = vec![b'x'; 1 << 20];
+        let key = format!("/fill/{n}");
+        if let Err(error) = raw.call(|mut client| async move { client.put(key, value, None).await }) {
+            assert!(error.to_string().contains("database space exceeded"), "{error}");
+            return;
+        }
+        assert!(n < 100, "the quota is never used up");
+    }
+}
+
+/// Makes space, and takes the alarm back.
+fn make_space(etcd: &Etcd, raw: &Raw) {
+    raw.delete_prefix("/fill/");
+    raw.compact(raw.revision());
+    raw.call(|mut client| async move { client.defragment().await }).unwrap();
+    Etcdctl::new(etcd.access()).run(&["alarm", "disarm"]).unwrap();
+}
+
+#[track_caller]
+fn refused_at_once<T: std::fmt::Debug>(what: &str, call: impl FnOnce() -> Result<T, LockError>) {
+    let start = Instant::now();
+    let outcome = call();
+    assert!(matches!(outcome, Err(LockError::NoSpace)), "{what}: {outcome:?}");
+    println!("row 16: {what}: NoSpace after {:?}", assert_within(start, AT_ONCE, what));
+}
+
+fn set_up() -> (Etcd, Raw, String) {
+    let etcd = Setup::default().quota_backend_bytes(8 << 20).start();
+    let raw = Raw::connect(etcd.access());
+    (etcd, raw, fresh_root("space"))
+}
+
+/// The alarm is raised while a lock is held, others wait for it, and others want to begin.
+#[test]
+fn a_full_etcd_takes_no_lock_away_and_says_so_to_who_wants_one() {
+    let (etcd, raw, root) = set_up();
+    let holder = connect(etcd.access(), &root, TTL);
+    let waiter = connect(etcd.access(), &root, TTL);
+    let held = holder.new_lock("x").unwrap().lock().unwrap();
+    let queued = waiter.new_lock("x").unwrap().enqueue().unwrap();
+    eventually(SOON, "the waiter has its place", || raw.count(&format!("{root}/x/")) == 2);
+    // A second thread of the waiter's process: its turn takes a new key, in the transaction that deletes the first.
+    let local = waiter.new_lock("x").unwrap();
+    let local = std::thread::spawn(move || local.lock());
+    eventually(SOON, "the thread waits", || waiter.stats().waiting == 2);
+    fill(&raw);
+
+    let other = holder.new_lock("y").unwrap();
+    refused_at_once("lock()", || other.lock());
+    refused_at_once("lock_timeout()", || other.lock_timeout(SOON));
+    refused_at_once("try_lock()", || other.try_lock());
+    let pending = other.enqueue().unwrap();
+    refused_at_once("a place in the queue", || pending.wait());
+    refused_at_once("connect()", || {
+        LockManager::connect(etcd.endpoints(), &root, options(etcd.access(), TTL))
+    });
+
+    std::thread::sleep(TTL * 2);
+    assert!(held.is_held(), "renewals go on");
+    held.unlock().unwrap();
+    let granted = within(SOON, "who waited has the lock", move || queued.wait()).unwrap();
+    assert!(granted.is_held());
+    granted.unlock().unwrap();
+    let refused = within(SOON, "the thread behind it is told", move || local.join().unwrap());
+    assert!(matches!(refused, Err(LockError::NoSpace)), "{refused:?}");
+    eventually(SOON, "released keys are gone", || raw.count(&format!("{root}/x/")) == 0);
+
+    make_space(&etcd, &raw);
+    let again = other.lock_timeout(SOON).unwrap();
+    again.unlock().unwrap();
+    for manager in [&holder, &waiter] {
+        assert_eq!((manager.stats().lost.total(), manager.stats().sessions), (0, 1));
+    }
+    drop((holder, waiter, other));
+    assert_nothing_left(etcd.access(), &root, TTL);
+}
+
+/// A session lost while there is no space cannot be replaced: calls say why, and the next session comes by itself.
+#[test]
+fn a_session_comes_back_when_there_is_space_again() {
+    let (etcd, raw, root) = set_up();
+    let manager = connect(etcd.access(), &root, TTL);
+    let lock = manager.new_lock("x").unwrap();
+    let guard = lock.lock().unwrap();
+    fill(&raw);
+    raw.revoke(manager.session().lease_id);
+    assert!(guard.done().recv_timeout(SOON).is_err_and(|error| error.is_disconnected()));
+    drop(guard);
+    let limit = Duration::from_secs(5);
+    let refused = lock.lock_timeout(limit);
+    assert!(matches!(refused, Err(LockError::NoSpace)), "{refused:?}");
+    make_space(&etcd, &raw);
+    // While there was no session, the call may still be told so once.
+    let guard = crate::support::wait::eventually_some(SOON, "the lock is there again", || {
+        lock.lock_timeout(limit).ok()
+    });
+    guard.unlock().unwrap();
+    drop((lock, manager));
+    assert_nothing_left(etcd.access(), &root, TTL);
+}

@@ -1,0 +1,137 @@
+//! Keys under a lock's name that are not ours: they count as Go's mutex would count them, and nothing breaks.
+
+use std::time::{Duration, Instant};
+
+use etcd_lock::{ForceUnlock, LockError, LockInfo, LockManager};
+
+use crate::faults::ground::{assert_nothing_left, connect};
+use crate::support::etcdctl::Etcdctl;
+use crate::support::stalls::assert_within;
+use crate::support::{Raw, Setup, fresh_root, shared};
+
+const TTL: Duration = Duration::from_secs(3);
+const SOON: Duration = Duration::from_secs(20);
+/// Calls that time out one after the other.
+const CALLS: usize = 5;
+
+/// Whom a call that times out names. It has some 30 ms to find out, which a busy machine may need for itself: so one
+/// in several calls has to.
+#[track_caller]
+fn blocker(manager: &LockManager, name: &str) -> LockInfo {
+    let limit = Duration::from_millis(200);
+    let mut named = Vec::new();
+    for _ in 0..CALLS {
+        let start = Instant::now();
+        let refused = manager.new_lock(name).unwrap().lock_timeout(limit);
+        assert_within(start, limit + Duration::from_millis(100), "a timed out call returns");
+        match refused {
+            Err(LockError::Timeout { holder, .. }) => named.extend(holder),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+    println!("row 18: {} of {CALLS} calls that timed out named the holder", named.len());
+    named.pop().expect("the holder is named")
+}
+
+/// A key without a lease blocks for ever, under its own name, until somebody takes it away.
+#[test]
+fn a_key_without_a_lease_is_named_and_can_be_taken_away() {
+    let root = fresh_root("stray");
+    let raw = Raw::connect(shared().access());
+    let manager = connect(shared().access(), &root, TTL);
+    let created = raw.put(&format!("{root}/x/stray"), "left behind", 0);
+    let holder = blocker(&manager, "x");
+    assert_eq!((holder.lease_id, holder.owner, holder.created_at), (0, None, None));
+    assert_eq!(holder.token.as_u64(), created.unsigned_abs());
+    assert_eq!(holder.ttl_remaining, None);
+    assert!(manager.new_lock("x").unwrap().try_lock().unwrap().is_none());
+    for scope in [ForceUnlock::Lock, ForceUnlock::Session] {
+        let pending = manager.new_lock("x").unwrap().enqueue().unwrap();
+        manager.force_unlock("x", scope).unwrap();
+        let guard = pending.wait().unwrap();
+        assert!(guard.token() > holder.token);
+        guard.unlock().unwrap();
+        raw.put(&format!("{root}/x/stray"), "left behind", 0);
+    }
+    raw.delete(&format!("{root}/x/stray"));
+    drop(manager);
+    assert_nothing_left(shared().access(), &root, TTL);
+}
+
+/// etcd's own client excludes us and is excluded by us, in the order of arrival.
+#[test]
+fn a_foreign_holder_and_we_exclude_each_other() {
+    let root = fresh_root("foreign");
+    let access = shared().access();
+    let manager = connect(access, &root, TTL);
+    let etcdctl = Etcdctl::new(access);
+    let foreign = etcdctl.lock_process(&format!("{root}/x"));
+    let holder = blocker(&manager, "x");
+    assert!(holder.lease_id != 0 && holder.owner.is_none(), "{holder:?}");
+    assert_eq!(manager.lock_info("x").unwrap().unwrap().token, holder.token);
+    let pending = manager.new_lock("x").unwrap().enqueue().unwrap();
+    foreign.release();
+    let guard = pending.wait().unwrap();
+    assert!(guard.token() > holder.token);
+    let queued = etcdctl.queue_for_lock(&format!("{root}/x"));
+    let queued = queued.wait(Duration::from_millis(500)).expect_err("it waits for us");
+    guard.unlock().unwrap();
+    let foreign = queued.wait(SOON).expect("its turn has come");
+    assert!(foreign.key().starts_with(&format!("{root}/x/")));
+    foreign.release();
+    drop(manager);
+    assert_nothing_left(access, &root, TTL);
+}
+
+/// Five megabytes in a foreign contender's key are nobody's trouble.
+#[test]
+fn a_huge_value_is_no_trouble() {
+    let etcd = Setup::default().arg(format!("--max-request-bytes={}", 8 << 20)).start();
+    let root = fresh_root("huge");
+    let raw = Raw::connect(etcd.access());
+    let manager = connect(etcd.access(), &root, TTL);
+    let lease = raw.grant(60);
+    raw.put(&format!("{root}/x/{lease:x}"), vec![0xff; 5 << 20], lease);
+    let holder = blocker(&manager, "x");
+    assert_eq!((holder.lease_id, holder.owner), (lease, None));
+    let info = manager.lock_info("x").unwrap().unwrap();
+    assert_eq!((info.lease_id, info.waiters), (lease, 0));
+    assert_eq!(manager.list_locks("").unwrap().len(), 1);
+    let pending = manager.new_lock("x").unwrap().enqueue().unwrap();
+    // Ours behind theirs, and theirs behind ours.
+    let behind = raw.grant(60);
+    let evicted = manager.force_unlock("x", ForceUnlock::Session).unwrap();
+    assert_eq!(evicted.lease_id, lease);
+    let guard = pending.wait().unwrap();
+    raw.put(&format!("{root}/x/{behind:x}"), vec![0xff; 5 << 20], behind);
+    assert_eq!(manager.lock_info("x").unwrap().unwrap().waiters, 1);
+    guard.unlock().unwrap();
+    raw.revoke(behind);
+    assert_eq!(manager.stats().lost.total(), 0);
+    drop(manager);
+    assert_nothing_left(etcd.access(), &root, TTL);
+}
+
+/// Whatever else lies under the root: locks work beside it, and lists pass over what is no lock.
+#[test]
+fn rubbish_under_the_root_breaks_nothing() {
+    let root = fresh_root("rubbish");
+    let raw = Raw::connect(shared().access());
+    let rubbish: [&[u8]; 8] =
+        [b"", b"/", b"//", b"/x", b"/~session/rubbish", b"/~session/", b"/%zz/key", b"/\xff\xfe/\xff"];
+    for rest in rubbish {
+        let key = [root.as_bytes(), rest].concat();
+        raw.call(|mut client| async move { client.put(key, vec![0xff, 0], None).await }).unwrap();
+    }
+    let manager = connect(shared().access(), &root, TTL);
+    let guard = manager.new_lock("x").unwrap().lock_timeout(SOON).unwrap();
+    let nested = manager.new_lock("x/y").unwrap().lock_timeout(SOON).unwrap();
+    let names: Vec<String> = manager.list_locks("x").unwrap().into_iter().map(|info| info.key).collect();
+    assert_eq!(names, ["x", "x/y"]);
+    manager.list_locks("").unwrap();
+    for guard in [guard, nested] {
+        guard.unlock().unwrap();
+    }
+    drop(manager);
+    raw.delete_prefix(&root);
+}

@@ -1,0 +1,122 @@
+//! Watches that lose their past, and a watch stream that says nothing more.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::faults::ground::{assert_nothing_left, connect};
+use crate::support::oracle::Oracle;
+use crate::support::stalls::metronome;
+use crate::support::{Etcd, Proxy, Raw, eventually, fresh_root, shared};
+
+const TTL: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(20);
+
+/// Compacts up to now every 50 ms until told to stop; how often something was there to compact.
+fn compact_all_the_time(raw: &Raw, stop: &AtomicBool, compactions: &AtomicU64) {
+    while !stop.load(Ordering::Relaxed) {
+        let revision = raw.revision();
+        // Refused where nothing happened since the last time.
+        if raw.call(move |mut client| async move { client.compact(revision, None).await }).is_ok() {
+            compactions.fetch_add(1, Ordering::Relaxed);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Fifty waiters, a history that is forgotten every 50 ms, and connections reset every second, so that watches begin
+/// anew in a past that is gone: everybody gets the lock, and nobody sees an error.
+#[test]
+fn compaction_strands_no_waiter() {
+    const WAITERS: usize = 50;
+    let etcd = Etcd::start();
+    let door = Proxy::of(&etcd);
+    let access = etcd.access().at([door.endpoint()]);
+    let root = fresh_root("compaction");
+    let managers: Vec<_> = (0..WAITERS).map(|_| connect(&access, &root, TTL)).collect();
+    let (raw, oracle) = (Raw::connect(etcd.access()), Oracle::new());
+    let (stop, compactions, resets) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        scope.spawn(|| compact_all_the_time(&raw, &stop, &compactions));
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_secs(1));
+                door.reset_all();
+                resets.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let waiters: Vec<_> = managers
+            .iter()
+            .map(|manager| {
+                let (oracle, lock) = (&oracle, manager.new_lock("x").unwrap());
+                scope.spawn(move || {
+                    let guard = lock.lock_timeout(Duration::from_secs(60))?;
+                    let inside = oracle.enter("x", guard.token().as_u64());
+                    std::thread::sleep(Duration::from_millis(40));
+                    assert!(guard.is_held());
+                    drop(inside);
+                    // A reset may have taken the connection: the release is confirmed all the same.
+                    guard.unlock()
+                })
+            })
+            .collect();
+        let outcomes: Vec<_> = waiters.into_iter().map(|waiter| waiter.join().unwrap()).collect();
+        stop.store(true, Ordering::Relaxed);
+        for outcome in outcomes {
+            outcome.expect("no error surfaces");
+        }
+    });
+    oracle.judge();
+    let (compactions, resets) = (compactions.into_inner(), resets.into_inner());
+    println!(
+        "row 15: {WAITERS} waiters served in {:?}, {compactions} compactions, {resets} resets",
+        start.elapsed()
+    );
+    assert!(compactions >= 10 && resets >= 3, "the faults did not happen: {compactions}, {resets}");
+    assert_eq!(oracle.count(), WAITERS);
+    for manager in &managers {
+        assert_eq!(manager.stats().lost.total(), 0);
+    }
+    drop(managers);
+    assert_nothing_left(etcd.access(), &root, TTL);
+}
+
+/// The watch stream alone falls silent, the rest of the connection works: a waiter gets the lock within its fallback,
+/// and what is held stays held.
+#[test]
+fn a_silent_watch_stream_delays_a_hand_over_by_no_more_than_the_fallback() {
+    const FALLBACK: Duration = Duration::from_secs(2);
+    metronome();
+    let door = Proxy::of(shared());
+    let root = fresh_root("silent");
+    let holder = connect(shared().access(), &root, TTL);
+    let waiter = connect(&shared().access().at([door.endpoint()]), &root, TTL);
+    let raw = Raw::connect(shared().access());
+    let kept = waiter.new_lock("kept").unwrap().lock().unwrap();
+    let mut longest = Duration::ZERO;
+    for round in 0..4 {
+        let guard = holder.new_lock("x").unwrap().lock().unwrap();
+        let pending = waiter.new_lock("x").unwrap().enqueue().unwrap();
+        eventually(SOON, "the waiter has its place", || raw.count(&format!("{root}/x/")) == 2);
+        // Time for its watch to stand, in the first rounds; later ones begin when the stream is mute already.
+        std::thread::sleep(Duration::from_millis(200));
+        door.mute_watches();
+        let start = Instant::now();
+        guard.unlock().unwrap();
+        let next = pending.wait().unwrap();
+        let took = start.elapsed();
+        longest = longest.max(took);
+        let limit = FALLBACK + Duration::from_millis(250) + metronome().since(start);
+        assert!(took <= limit, "round {round}: {took:?} after the release");
+        next.unlock().unwrap();
+    }
+    // Long enough for the stream to be given up and its successor to be mute as well.
+    std::thread::sleep(TTL + Duration::from_secs(2));
+    assert!(kept.is_held());
+    println!("row 15: watch stream mute: hand-over after at most {longest:?}");
+    door.pass();
+    kept.unlock().unwrap();
+    assert_eq!(waiter.stats().lost.total(), 0);
+    drop((holder, waiter));
+    assert_nothing_left(shared().access(), &root, TTL);
+}
