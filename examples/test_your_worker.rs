@@ -1,6 +1,7 @@
 //! A worker that must stop when it loses its lock, and a test that it does: no server, no waiting for time-outs.
 //! `cargo test --example test_your_worker` runs the tests; `cargo run --example test_your_worker` shows the run.
 
+use std::error::Error;
 use std::thread;
 use std::time::Duration;
 
@@ -8,12 +9,11 @@ use etcd_lock::crossbeam_channel::{Receiver, Sender, select, unbounded};
 use etcd_lock::memory::MemoryStore;
 use etcd_lock::{DistributedLock, FencingToken, LockError, LockManager};
 
-/// Writes each order, while the lock is held. The error says that the lock was lost, and why.
-fn work(
-    lock: &DistributedLock,
-    orders: &Receiver<u32>,
-    written: &Sender<(u32, FencingToken)>,
-) -> Result<(), LockError> {
+/// How a worker ends. The error says that the lock was lost, and why.
+type Ended = Result<(), LockError>;
+
+/// Writes each order, while the lock is held.
+fn work(lock: &DistributedLock, orders: &Receiver<u32>, written: &Sender<(u32, FencingToken)>) -> Ended {
     let guard = lock.lock()?;
     loop {
         select! {
@@ -30,7 +30,7 @@ fn work(
 
 /// One order, then the session expires under the worker; and an order that comes too late. How the worker ended, and
 /// what it wrote.
-fn lose_the_lock() -> Result<(LockError, Vec<u32>), LockError> {
+fn lose_the_lock() -> Result<(Ended, Vec<u32>), Box<dyn Error>> {
     let store = MemoryStore::new(); // one "cluster", and two programs on it:
     let manager = LockManager::in_memory(&store, "/orders", Default::default())?;
     let successor = LockManager::in_memory(&store, "/orders", Default::default())?;
@@ -39,25 +39,25 @@ fn lose_the_lock() -> Result<(LockError, Vec<u32>), LockError> {
 
     let lock = manager.new_lock("writer")?;
     let worker = thread::spawn(move || work(&lock, &incoming, &written));
-    let _ = orders.send(1);
-    let (first, token) = out.recv().expect("the worker writes it"); // so it holds the lock
+    orders.send(1)?;
+    let (first, token) = out.recv()?; // the worker has written it, so it holds the lock
     store.expire_session(&manager); // as if etcd had expired its lease
     let next = successor.new_lock("writer")?.lock()?; // now it is somebody else's
     assert!(next.token() > token);
-    let ended = worker.join().expect("the worker does not panic").expect_err("it lost the lock");
+    let ended = worker.join().map_err(|_| "the worker panicked")?;
     assert!(orders.send(2).is_err(), "the worker takes no more orders");
     Ok((ended, [first].into_iter().chain(out.iter().map(|(order, _)| order)).collect()))
 }
 
-fn main() -> Result<(), LockError> {
+fn main() -> Result<(), Box<dyn Error>> {
     let (ended, written) = lose_the_lock()?;
-    println!("The worker wrote {written:?} and stopped: {ended}.");
+    println!("The worker wrote {written:?} and stopped: {ended:?}.");
     Ok(())
 }
 
 #[test]
 fn it_stops_when_it_loses_the_lock() {
     let (ended, written) = lose_the_lock().unwrap();
-    assert!(matches!(ended, LockError::Expired { .. }), "{ended}");
+    assert!(matches!(ended, Err(LockError::Expired { .. })), "{ended:?}");
     assert_eq!(written, [1]);
 }

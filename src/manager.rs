@@ -62,6 +62,9 @@ pub struct LockManager {
 impl LockManager {
     /// Connects to etcd and sets up a session. All locks lie below the key `root`, which loses a trailing `/`.
     ///
+    /// Nothing else may lie there, another manager's root neither: below `/app`, the keys of a manager with the root
+    /// `/app/jobs` would be contenders for the lock `jobs`.
+    ///
     /// An endpoint is `http://host:port`, `https://host:port` or `host:port`. Any one of them that works is enough;
     /// when it fails, others are tried.
     ///

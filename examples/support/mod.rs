@@ -36,11 +36,16 @@ impl Etcd {
 /// The cluster that `ETCD_ENDPOINTS` names (separated by commas), or else a private etcd on a free port in a temporary
 /// folder, which ends with the example.
 pub(crate) fn etcd() -> Etcd {
+    etcd_in(&std::env::temp_dir())
+}
+
+/// The same, with the private etcd's folder in this one.
+pub(crate) fn etcd_in(parent: &Path) -> Etcd {
     if let Ok(endpoints) = std::env::var("ETCD_ENDPOINTS") {
         let endpoints = endpoints.split(',').map(|endpoint| endpoint.trim().to_owned()).collect();
         return Etcd { endpoints, _keeper: None };
     }
-    match Keeper::start() {
+    match Keeper::start(parent) {
         Ok((endpoint, keeper)) => Etcd { endpoints: vec![endpoint], _keeper: Some(keeper) },
         Err(why) => {
             eprintln!("{why}");
@@ -66,7 +71,7 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn start() -> Result<(String, Self), String> {
+    fn start(parent: &Path) -> Result<(String, Self), String> {
         let etcd = find_etcd().ok_or(
             "This program needs an etcd, and found none. Either\n\
              - run ./setup.sh, which installs what is missing, or\n\
@@ -75,7 +80,7 @@ impl Keeper {
         let mut log = String::new();
         for _ in 0..3 {
             let (port, dir) =
-                free_port_and_folder().map_err(|error| format!("No place for an etcd: {error}"))?;
+                free_port_and_folder(parent).map_err(|error| format!("No place for an etcd: {error}"))?;
             let keeper =
                 Self::spawn(&etcd, port, &dir).map_err(|error| format!("Cannot start sh: {error}"))?;
             match wait_until_ready(port, &dir.join("log")) {
@@ -119,9 +124,9 @@ fn find_etcd() -> Option<PathBuf> {
     std::env::var_os("ETCD_BIN").map(PathBuf::from).or_else(on_path)
 }
 
-fn free_port_and_folder() -> io::Result<(u16, PathBuf)> {
+fn free_port_and_folder(parent: &Path) -> io::Result<(u16, PathBuf)> {
     let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let dir = std::env::temp_dir().join(format!("etcd-lock-example-{}-{port}", std::process::id()));
+    let dir = parent.join(format!("etcd-lock-example-{}-{port}", std::process::id()));
     std::fs::create_dir(&dir)?;
     Ok((port, dir))
 }

@@ -231,7 +231,8 @@ impl LockGuard {
         &self.hold.state.etcd_key
     }
 
-    /// Releases the lock and waits until etcd has confirmed it. A guard that is not the last of its hold just goes.
+    /// Releases the lock and waits until etcd has confirmed it. A guard that is not the last of its hold just goes;
+    /// it too says so if the hold was lost.
     ///
     /// # Blocking
     ///
@@ -260,9 +261,14 @@ impl LockGuard {
     /// # }
     /// ```
     pub fn unlock(self) -> Result<(), LockError> {
+        let state = Arc::clone(&self.hold.state);
         match Arc::into_inner(self.hold) {
             Some(hold) => hold.release(),
-            None => Ok(()),
+            // Whichever guard somebody worked under, an `Ok` says that the work was not disturbed so far.
+            None => match state.loss(clock::now()) {
+                Some(_) => Err(state.expired(clock::now())),
+                None => Ok(()),
+            },
         }
     }
 }

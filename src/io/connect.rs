@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, Link};
 use super::endpoints::Endpoints;
 use super::failure::{Fault, FaultKind};
 use super::{convert, deadline_after};
@@ -117,16 +117,20 @@ async fn probe(endpoints: &Endpoints, index: usize, deadline: Instant) -> Result
 async fn look(endpoints: &Endpoints, index: usize, endpoint: &Endpoint) -> Result<(), Fault> {
     let link = endpoint.link().await?;
     log::trace!(target: "etcd_lock", "{}: probing", endpoint.url());
+    let seen = ask(endpoints, index, &link).await;
+    if matches!(&seen, Err(fault) if fault.kind == FaultKind::Token) {
+        endpoint.token_refused(&link);
+    }
+    seen
+}
+
+async fn ask(endpoints: &Endpoints, index: usize, link: &Link) -> Result<(), Fault> {
     let (cluster, has_leader) = link.status().await?;
     endpoints.check_cluster(index, cluster)?;
     if !has_leader {
         return Err(Fault::new(FaultKind::Elsewhere, "etcdserver: no leader"));
     }
-    let read = convert::probe_read(link.kv()).await;
-    if matches!(&read, Err(fault) if fault.kind == FaultKind::Token) {
-        endpoint.token_refused(&link);
-    }
-    read
+    convert::probe_read(link.kv()).await
 }
 
 /// What becomes of a TLS handshake with a server that does not speak TLS.

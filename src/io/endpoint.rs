@@ -4,12 +4,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use etcd_client::{Client, KvClient, LeaseClient, WatchClient};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
+use super::convert;
 use super::failure::{Fault, FaultKind};
 use super::target::Target;
 use crate::options::Credentials;
-use crate::store::FailureClass;
+use crate::store::{FailureClass, LeaseId};
 
 /// A page of 1,000 locks with long names and foreign values is more than tonic's 4 MiB.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
@@ -17,6 +18,9 @@ const MAX_ANSWER_BYTES: usize = 64 << 20;
 /// A password that was refused is not tried again for this long: checking one costs etcd 100 ms of CPU (bcrypt), and
 /// every waiting call would ask for it.
 const REFUSAL_HOLDS: Duration = Duration::from_secs(1);
+
+/// etcd makes greater ones.
+const NO_LEASE: LeaseId = 1;
 
 /// One endpoint of the cluster.
 ///
@@ -32,6 +36,8 @@ pub(super) struct Endpoint {
     refused_token: AtomicU64,
     /// The number of the last token.
     last_token: AtomicU64,
+    /// Held by whoever asks for a sign of life, for all who wait.
+    asking: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -70,9 +76,22 @@ impl Link {
 
     /// The cluster this endpoint belongs to, and whether it knows a leader.
     pub(super) async fn status(&self) -> Result<(u64, bool), Fault> {
-        let status = self.client.maintenance_client().status().await?;
+        let status = match self.client.maintenance_client().status().await.map_err(Fault::from) {
+            // Later releases (3.5.30 is one) tell it to root alone.
+            Err(Fault { kind: FaultKind::Class(FailureClass::PermissionDenied), .. }) => {
+                return self.status_for_everybody().await;
+            }
+            status => status?,
+        };
         let header = status.header().ok_or_else(|| Fault::malformed("no header"))?;
         Ok((header.cluster_id(), status.leader() != 0))
+    }
+
+    /// The same from an answer that every user may have, and that no member gives without a leader: how long a lease
+    /// lasts that does not exist.
+    async fn status_for_everybody(&self) -> Result<(u64, bool), Fault> {
+        let answered = convert::lease_time_to_live(self.leases(), NO_LEASE).await?;
+        Ok((answered.cluster, true))
     }
 }
 
@@ -84,6 +103,7 @@ impl Endpoint {
             broken: AtomicU64::new(0),
             refused_token: AtomicU64::new(0),
             last_token: AtomicU64::new(0),
+            asking: tokio::sync::Mutex::new(()),
         }
     }
 
@@ -139,6 +159,32 @@ impl Endpoint {
     /// network would otherwise swallow requests until the kernel gives up, minutes later.
     pub(super) fn give_up(&self, link: &Link) {
         self.broken.fetch_max(link.id, Ordering::Relaxed);
+    }
+
+    /// Asks an endpoint that has not answered for a while whether it is alive; an error says that it is not, or that it
+    /// has lost its leader. A member answers this by itself, however long the cluster takes for a commit.
+    pub(super) async fn sign_of_life(&self, patience: Duration) -> Result<(), Fault> {
+        // One question is enough for all who wait; its answer is for all.
+        let Ok(_asking) = self.asking.try_lock() else { return Ok(()) };
+        let mut asked = None;
+        let answer = timeout(patience, async {
+            let link = self.link().await?;
+            asked.insert(link).status().await
+        });
+        let dead = |what: &str| Err(Fault::class(FailureClass::Unknown, what));
+        match answer.await {
+            Ok(Ok((_, true))) => Ok(()),
+            Ok(Ok((_, false))) => dead("no answer in time, and it knows no leader"),
+            Ok(Err(fault)) if fault.blames_endpoint() => dead(&format!("no answer in time, and {fault}")),
+            // Whatever it has against the question, it is alive.
+            Ok(Err(_)) => Ok(()),
+            Err(_) => {
+                if let Some(link) = &asked {
+                    self.give_up(link);
+                }
+                dead("no answer in time, and no sign of life")
+            }
+        }
     }
 
     /// Says that this token was refused: the next call authenticates first, unless another one has done so.

@@ -3,10 +3,12 @@
 //! All traffic goes to one pinned endpoint. (A balancer that spreads it would lose its share of the requests to a dead
 //! member, for ever.) A failure there moves the pin to the endpoint that most likely works.
 
+use std::future::{Future, pending};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::endpoint::Endpoint;
@@ -18,6 +20,8 @@ const COOL_DOWN: Duration = Duration::from_secs(5);
 /// The endpoints of one cluster, with their health.
 pub(super) struct Endpoints {
     list: Vec<Arc<Endpoint>>,
+    /// For each endpoint, the turn that began when the pin last moved away from it for a fault.
+    left: Vec<watch::Sender<u64>>,
     state: Mutex<State>,
 }
 
@@ -48,8 +52,9 @@ pub(super) struct Pin {
 impl Endpoints {
     pub(super) fn new(list: Vec<Endpoint>) -> Self {
         let health = vec![Health::default(); list.len()];
+        let left = list.iter().map(|_| watch::Sender::new(0)).collect();
         let list = list.into_iter().map(Arc::new).collect();
-        Self { list, state: Mutex::new(State { pinned: 0, turn: 0, cluster: None, health }) }
+        Self { list, left, state: Mutex::new(State { pinned: 0, turn: 0, cluster: None, health }) }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -113,10 +118,44 @@ impl Endpoints {
         state.turn += 1;
         if let Some(next) = next {
             state.pinned = next;
+            if let Some(left) = self.left.get(pin.index) {
+                left.send_replace(state.turn);
+            }
             drop(state);
             let (from, to) = (self.url(pin.index), self.url(next));
             log::debug!(target: "etcd_lock", "etcd endpoint {from} failed ({fault}); going on with {to}");
         }
+    }
+
+    /// Ends when the pin moves away from this endpoint for a fault. Whoever still waits there for something would most
+    /// likely wait in vain.
+    pub(super) fn left(&self, pin: Pin) -> impl Future<Output = ()> + Send + use<> {
+        let left = self.left.get(pin.index).map(watch::Sender::subscribe);
+        async move {
+            let Some(mut left) = left else { return pending().await };
+            if left.wait_for(|&turn| turn > pin.turn).await.is_err() {
+                // The manager is gone; nobody waits here any more.
+                pending().await
+            }
+        }
+    }
+
+    /// What that means for a request that was under way there.
+    pub(super) fn given_up(&self, pin: Pin) -> Fault {
+        if self.state.lock().health.get(pin.index).is_some_and(|health| health.foreign) {
+            // Whatever became of it there, nothing was carried out in our cluster.
+            return Fault::new(
+                FaultKind::Foreign,
+                "given up, as the endpoint belongs to another etcd cluster",
+            );
+        }
+        Fault::new(FaultKind::Impatient, "given up, as the endpoint has failed")
+    }
+
+    /// Whether this endpoint has answered something since then.
+    pub(super) fn worked_since(&self, index: usize, since: Instant) -> bool {
+        let health = self.state.lock().health.get(index).copied().unwrap_or_default();
+        health.worked_at.is_some_and(|at| at >= since)
     }
 
     /// Holds an answer's cluster against the one this manager belongs to; the first answer decides which that is.
@@ -205,6 +244,27 @@ mod tests {
         assert_eq!(back.index, 0);
         endpoints.failed(early, &timeout());
         assert_eq!(chosen(&endpoints, &[]), Some(back));
+    }
+
+    #[tokio::test]
+    async fn who_waits_at_an_endpoint_is_told_when_it_is_left_and_who_comes_later_is_not() {
+        let endpoints = endpoints(2);
+        let early = chosen(&endpoints, &[]).unwrap();
+        let waiting = endpoints.left(early);
+        endpoints.failed(early, &timeout());
+        waiting.await;
+        endpoints.left(early).await;
+        endpoints.failed(chosen(&endpoints, &[]).unwrap(), &timeout());
+        let back = chosen(&endpoints, &[]).unwrap();
+        assert_eq!(back.index, early.index);
+        let mut later = std::pin::pin!(endpoints.left(back));
+        tokio::select! {
+            biased;
+            () = &mut later => panic!("it was not left since"),
+            () = tokio::task::yield_now() => {}
+        }
+        endpoints.failed(back, &timeout());
+        later.await;
     }
 
     #[test]

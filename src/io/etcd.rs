@@ -1,11 +1,11 @@
 //! The store that is an etcd cluster.
 
-use std::future::Future;
+use std::future::{Future, pending};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::convert::{self, Answered};
 use super::endpoint::{Endpoint, Link};
@@ -25,6 +25,14 @@ const MAX_REAUTHENTICATIONS: u32 = 3;
 /// in the last moment of its patience would take everybody's connection away.
 const FAIR_CHANCE: Duration = Duration::from_millis(100);
 
+/// An endpoint that does not answer for so long is asked for a sign of life, and has as long again to give it. A healthy
+/// cluster's slowest commits take less...
+const LONGEST_PATIENCE: Duration = Duration::from_millis(500);
+/// ...but where the TTL is short there is no time for them: the next endpoint must be in use within a third of it.
+const PATIENCE_OF_TTL: u32 = 12;
+/// Less says more about this machine than about the endpoint.
+const SHORTEST_PATIENCE: Duration = Duration::from_millis(150);
+
 /// An etcd cluster. A clone is one more handle on the same connections.
 #[derive(Clone)]
 pub(crate) struct Etcd {
@@ -35,6 +43,8 @@ struct Shared {
     endpoints: Arc<Endpoints>,
     keep_alive: KeepAlive,
     request_timeout: Duration,
+    /// How long an endpoint may be silent before it is asked for a sign of life.
+    patience: Duration,
 }
 
 impl Etcd {
@@ -53,8 +63,10 @@ impl Etcd {
             })?;
         }
         connect::first_contact(&endpoints, options.connect_timeout).await?;
+        let keep_alive = KeepAlive::default();
         let request_timeout = options.request_timeout;
-        Ok(Self { shared: Arc::new(Shared { endpoints, keep_alive: KeepAlive::default(), request_timeout }) })
+        let patience = (options.ttl / PATIENCE_OF_TTL).clamp(SHORTEST_PATIENCE, LONGEST_PATIENCE);
+        Ok(Self { shared: Arc::new(Shared { endpoints, keep_alive, request_timeout, patience }) })
     }
 }
 
@@ -103,7 +115,13 @@ impl Shared {
         let mut last = None;
         while let Some((pin, endpoint)) = self.endpoints.choose(&tried) {
             tried.push(pin.index);
-            match self.call_at(pin, &endpoint, request, deadline).await {
+            let result = tokio::select! {
+                biased;
+                result = self.call_at(pin, &endpoint, request, deadline) => result,
+                () = self.endpoints.left(pin) => Err(self.endpoints.given_up(pin)),
+                fault = self.doubt(pin, &endpoint) => Err(fault),
+            };
+            match result {
                 Ok(response) => {
                     self.endpoints.worked(pin.index);
                     return Ok(response);
@@ -125,6 +143,25 @@ impl Shared {
         let none_left =
             || Failure::new(FailureClass::Refused, "every endpoint belongs to another etcd cluster");
         Err(last.unwrap_or_else(none_left))
+    }
+
+    /// Goes on asking a silent endpoint whether it is alive; ends when it is not.
+    ///
+    /// A stopped member, or one behind a broken network, would otherwise cost every request its whole time.
+    async fn doubt(&self, pin: Pin, endpoint: &Endpoint) -> Fault {
+        if self.endpoints.len() == 1 {
+            // There is nowhere to go.
+            return pending().await;
+        }
+        loop {
+            let since = Instant::now();
+            sleep(self.patience).await;
+            if !self.endpoints.worked_since(pin.index, since)
+                && let Err(fault) = endpoint.sign_of_life(self.patience).await
+            {
+                return fault;
+            }
+        }
     }
 
     /// Carries out a request at one endpoint, authenticating again where its token is refused.

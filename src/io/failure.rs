@@ -26,7 +26,8 @@ pub(super) enum FaultKind {
     Foreign,
     /// Not carried out: the token was refused. Authenticate, and send the same again.
     Token,
-    /// Nobody knows whether it was carried out; and it had too little time to say anything about the endpoint.
+    /// Nobody knows whether it was carried out; and it says nothing (new) about the endpoint, which had too little time, or
+    /// was given up by others meanwhile.
     Impatient,
     /// What it means is the same at every endpoint.
     Class(FailureClass),

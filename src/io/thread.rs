@@ -28,6 +28,11 @@ const _: () = assert!(NAME.len() <= 15);
 /// then unless the machine is overloaded.
 pub(crate) const GRACE: Duration = Duration::from_millis(250);
 
+/// How much longer than the caller's time a store may take to connect. It begins to count a little later than the caller,
+/// keeps to the time by itself, and says best why it failed.
+const LAST_WORDS: Duration = Duration::from_millis(150);
+const _: () = assert!(LAST_WORDS.as_millis() < GRACE.as_millis());
+
 /// How long the end of the runtime waits for its helper threads. They resolve host names, which cannot be interrupted;
 /// idle ones end at once.
 const HELPERS_GRACE: Duration = Duration::from_millis(100);
@@ -147,7 +152,7 @@ where
 {
     let Launch { config, settings, inbox, report, .. } = launch;
     runtime.block_on(async {
-        let left = startup.deadline.since(clock::now());
+        let left = startup.deadline.since(clock::now()).saturating_add(LAST_WORDS);
         let connected = tokio::time::timeout(left, connect()).await.unwrap_or_else(|_| Err(timed_out()));
         match connected {
             Ok(store) => {

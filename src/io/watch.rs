@@ -158,10 +158,12 @@ impl Server {
         };
         let result = {
             let mut opening = std::pin::pin!(timeout(self.open_timeout, opening));
+            let mut left = std::pin::pin!(self.endpoints.left(pin));
             loop {
                 tokio::select! {
                     order = self.orders.recv() => self.watches.apply(order.ok_or(Closed)?),
                     result = &mut opening => break result,
+                    () = &mut left => return Ok(Err(its_endpoint_failed())),
                 }
             }
         };
@@ -185,6 +187,7 @@ impl Server {
     async fn serve(&mut self, mut stream: Stream) -> Result<Fault, Closed> {
         let mut heard = Instant::now();
         let mut asked: Option<Instant> = None;
+        let mut left = std::pin::pin!(self.endpoints.left(stream.pin));
         loop {
             self.watches.retry_due(Instant::now());
             let next = self.watches.next();
@@ -223,6 +226,8 @@ impl Server {
                     Ok(()) => self.watches.said(),
                     Err(fault) => return Ok(fault),
                 },
+                // Requests fail there: what they wait for is not told there either.
+                () = &mut left => return Ok(its_endpoint_failed()),
                 () = sleep_until_some(heartbeat) => {
                     if heartbeat.is_some_and(|due| due.elapsed() > OVERSLEPT) {
                         (heard, asked) = (Instant::now(), None);
@@ -303,6 +308,11 @@ async fn say(sender: &mut WatchRequestSender, say: Option<Say>) -> Result<(), Fa
         Some(Say::Progress) => sender.request_progress().await?,
     }
     Ok(())
+}
+
+/// Others have found out, and the pin has moved.
+fn its_endpoint_failed() -> Fault {
+    Fault::new(FaultKind::Impatient, "requests to its endpoint have failed")
 }
 
 /// Never returns for `None`.

@@ -32,6 +32,18 @@ impl Revocations {
         self.send(lease, out);
     }
 
+    /// Will begin to revoke after a while: a holder that was just told of its loss has that long to stop.
+    pub(super) fn begin_after(
+        &mut self,
+        now: Time,
+        pause: Duration,
+        (lease, ttl): (LeaseId, Duration),
+        out: &mut Outbox,
+    ) {
+        self.0.insert(lease, Revocation { until: now + ttl + EXPIRY_SLACK, failures: 0 });
+        out.timers.set(Timer::Revoke(lease), now + pause);
+    }
+
     pub(super) fn send(&mut self, lease: LeaseId, out: &mut Outbox) {
         if self.0.contains_key(&lease) {
             out.send(Purpose::Revoke { lease }, Request::RevokeLease { lease });

@@ -309,7 +309,15 @@ impl Session {
             State::Up(tenure) => {
                 tenure.clear(out);
                 out.act(Action::SessionDown { reason });
-                self.revocations.begin(now, tenure.lease, tenure.ttl, out);
+                if reason == LossReason::SessionExpired {
+                    // The margin is the holders' time to stop. Where the network works again, or in one direction only,
+                    // an early revocation would hand their locks over within a moment.
+                    let margin = out.config.safety_margin;
+                    let pause = (tenure.deadline + margin).since(now).min(margin);
+                    self.revocations.begin_after(now, pause, (tenure.lease, tenure.ttl), out);
+                } else {
+                    self.revocations.begin(now, tenure.lease, tenure.ttl, out);
+                }
             }
             State::Registering(tenure) => {
                 tenure.clear(out);

@@ -8,10 +8,10 @@ use log::Level;
 use crate::support::etcdctl::Etcdctl;
 use crate::support::logs::Logs;
 use crate::support::manager::{
-    SOON, connect, connect_with, enqueue, goes_on_waiting, granted, lock, options, wait_for_contenders,
+    connect, connect_with, enqueue, goes_on_waiting, granted, lock, options, wait_for_contenders,
     wait_until_done,
 };
-use crate::support::{Etcd, Raw, eventually, fresh_root, shared};
+use crate::support::{Etcd, Raw, SOON, eventually, fresh_root, shared};
 
 const BOTH: [ForceUnlock; 2] = [ForceUnlock::Lock, ForceUnlock::Session];
 

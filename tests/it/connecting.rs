@@ -74,8 +74,8 @@ fn no_server_is_unavailable() {
 
 #[test]
 fn a_wrong_port_is_unavailable() {
-    let peers = format!("http://{}", shared().peer_address());
-    for endpoint in [stranger(MAIL), stranger(WEB), peers] {
+    let metrics = format!("http://{}", shared().metrics_address());
+    for endpoint in [stranger(MAIL), stranger(WEB), metrics] {
         let text = unavailable(&refused_at(std::slice::from_ref(&endpoint), "/locks", Default::default()));
         assert!(text.contains(&endpoint), "{text}");
     }
@@ -89,7 +89,7 @@ fn a_black_hole_is_unavailable() {
     let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
     let deaf_endpoint = format!("http://{}", deaf.local_addr().unwrap());
     for endpoint in [proxy.endpoint(), stranger(b""), deaf_endpoint] {
-        let text = unavailable(&refused_at(&[endpoint.clone()], "/locks", Default::default()));
+        let text = unavailable(&refused_at(std::slice::from_ref(&endpoint), "/locks", Default::default()));
         assert!(text.contains("no answer") && text.contains(&endpoint), "{text}");
     }
 }

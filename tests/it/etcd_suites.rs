@@ -13,9 +13,9 @@ use etcd_lock::{ForceUnlock, LockError, LockManager, LossReason};
 use crate::support::etcd::Access;
 use crate::support::etcdctl::Etcdctl;
 use crate::support::manager::{
-    SOON, connect, enqueue, goes_on_waiting, granted, lock, wait_for_contenders, wait_until_done,
+    connect, enqueue, goes_on_waiting, granted, lock, wait_for_contenders, wait_until_done,
 };
-use crate::support::{Cluster, Raw, fresh_root, shared};
+use crate::support::{Cluster, Raw, SOON, fresh_root, shared};
 
 /// A manager for each of `count` clients, at one member or spread over all of them.
 fn managers(cluster: &Cluster, spread: bool, root: &str, count: usize) -> Vec<LockManager> {

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use etcd_lock::LockManager;
 
-use crate::support::manager::{SOON, connect};
+use crate::support::manager::connect;
 use crate::support::process::alone;
 use crate::support::wait::resident_bytes;
-use crate::support::{eventually, fresh_root, shared};
+use crate::support::{SOON, eventually, fresh_root, shared};
 
 /// For a debug build on a busy machine.
 const LIMIT: Duration = Duration::from_secs(120);

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use crate::support::etcdctl::Etcdctl;
 use crate::support::manager::{
-    SOON, connect, enqueue, goes_on_waiting, granted, lock, wait_for_contenders, wait_until_done,
+    connect, enqueue, goes_on_waiting, granted, lock, wait_for_contenders, wait_until_done,
 };
 use crate::support::witness::{What, Witness};
-use crate::support::{Raw, eventually, fresh_root, shared};
+use crate::support::{Raw, SOON, eventually, fresh_root, shared};
 
 /// The token that a foreign holder would show.
 fn token_of(raw: &Raw, key: &str) -> u64 {
@@ -27,7 +27,7 @@ fn ours_waits_until_etcdctl_lets_go() {
 
     let ours = manager.new_lock("a").unwrap();
     assert!(ours.try_lock().unwrap().is_none());
-    let error = ours.lock_timeout(Duration::from_millis(50)).unwrap_err();
+    let error = ours.lock_timeout(Duration::from_secs(1)).unwrap_err();
     let etcd_lock::LockError::Timeout { holder: Some(holder), .. } = error else { panic!("{error:?}") };
     assert_eq!((holder.owner, holder.token.as_u64()), (None, their_token));
 

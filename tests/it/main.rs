@@ -56,3 +56,5 @@ mod growth;
 mod interop;
 mod names;
 mod one_session;
+
+mod readme;

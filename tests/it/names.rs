@@ -3,8 +3,8 @@
 use etcd_lock::{ForceUnlock, LockError, LockManager};
 
 use crate::support::etcdctl::Etcdctl;
-use crate::support::manager::{SOON, connect, enqueue, granted, lock, wait_for_contenders};
-use crate::support::{Raw, fresh_root, shared};
+use crate::support::manager::{connect, enqueue, granted, lock, wait_for_contenders};
+use crate::support::{Raw, SOON, fresh_root, shared};
 
 /// Names, with the path segments that they are in etcd.
 fn names() -> Vec<(String, String)> {
@@ -137,11 +137,11 @@ fn roots_are_apart_and_lose_their_trailing_slash() {
     let root = fresh_root("names");
     let access = shared().access();
     let (plain, slash) = (connect(access, &root), connect(access, &format!("{root}/")));
-    let (below, beside) = (connect(access, &format!("{root}/a")), connect(access, &format!("{root}b")));
+    let beside = [connect(access, &format!("{root}b")), connect(access, &format!("/a{root}"))];
     assert_eq!((plain.root(), slash.root()), (root.as_str(), root.as_str()));
     let guard = lock(&plain, "a");
     assert!(slash.new_lock("a").unwrap().try_lock().unwrap().is_none());
-    for manager in [&below, &beside] {
+    for manager in &beside {
         assert!(manager.new_lock("a").unwrap().try_lock().unwrap().is_some());
     }
     drop(guard);

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use etcd_lock::{LockGuard, LockManager, LossReason};
 
 use crate::support::manager::{
-    SOON, connect, connect_with, enqueue, granted, lock, options, wait_for_contenders, wait_until_done,
+    connect, connect_with, enqueue, granted, lock, options, wait_for_contenders, wait_until_done,
 };
-use crate::support::{Etcd, Raw, eventually, fresh_root, shared};
+use crate::support::{Etcd, Raw, SOON, eventually, fresh_root, shared};
 
 const LOCKS: usize = 100;
 

@@ -122,6 +122,8 @@ fn an_expired_session_is_replaced_and_its_lease_revoked_after_its_holds_ended() 
     let log = world.nodes[0].log.join("\n");
     assert!(log.find("EndHold").unwrap() < log.find("SessionDown").unwrap());
     world.settle();
+    assert!(!world.holds(1, elsewhere), "the holder has the margin to stop");
+    world.pass(MARGIN);
     assert!(world.holds(1, elsewhere));
     assert_eq!(world.refusal(0, waiter), None, "waiters stay");
     world.leave(1, elsewhere);
@@ -273,6 +275,6 @@ fn what_a_caller_s_thread_saw_expire_stays_expired() {
     world.settle();
     assert_eq!(world.loss(0, held), Some(LossReason::SessionExpired));
     let next = world.lock(0, "a", 1);
-    world.settle();
+    world.pass(MARGIN);
     assert!(world.holds(0, next));
 }

@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! The fault suite: what goes wrong between a program and its etcd, and what a holder must know of it.
 
 mod admin;
@@ -12,3 +13,14 @@ mod soak;
 mod space;
 mod stray;
 mod streams;
+=======
+//! Every fault that a cluster, its network and its users can have, on real servers.
+//!
+//! The oracles, as far as a row can tell: O1 nobody believes to hold while somebody else does; O2 tokens grow; O3 no
+//! write under a lock is lost; O4 nothing is left in etcd a TTL and a second later; O5 a holder is told before the server
+//! deletes its key; O6 no call outlives its limit. [`Referee`](crate::support::Referee) judges most of them.
+
+mod connections;
+mod members;
+mod partitions;
+>>>>>>> main

@@ -43,6 +43,8 @@ pub(super) struct Checks {
     /// The store was full at some time, so refusals for that are fine.
     pub(super) was_full: bool,
     pub(super) late_violation: Option<Violation>,
+    /// The store's revision at the last check of what is believed.
+    checked: Revision,
 }
 
 #[derive(Debug)]
@@ -224,6 +226,11 @@ impl World {
     pub(super) fn check_holds(&mut self) -> Result<(), Violation> {
         if let Some(violation) = self.checks.late_violation.take() {
             return Err(violation);
+        }
+        // What is believed only shrinks by itself, and a grant is checked on its own.
+        let revision = self.model.revision();
+        if std::mem::replace(&mut self.checks.checked, revision) == revision {
+            return Ok(());
         }
         for (&(node, hold), held) in &self.checks.holds {
             let deadline = self.nodes[node].deadline;

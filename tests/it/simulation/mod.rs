@@ -18,7 +18,7 @@ use checks::Violation;
 use world::{Tally, World};
 
 /// How many seeds a plain test run simulates.
-const USUAL_SEEDS: u64 = 3_000;
+const USUAL_SEEDS: u64 = 1_000;
 
 /// A trace is printed up to this many lines, the last ones; `ETCD_LOCK_SIM_TRACE_LINES` sets another number.
 const TRACE_LINES: u64 = 400;

@@ -1,7 +1,10 @@
 //! Several members that form one etcd.
 
+use std::time::Duration;
+
 use super::etcd::{Access, Member, Setup, StartError, User};
 use super::raw::Raw;
+use super::wait::eventually_some;
 
 /// A cluster; with one member, what is behind [`Etcd`](super::Etcd).
 #[derive(Debug)]
@@ -59,5 +62,39 @@ impl Cluster {
         self.members
             .iter()
             .position(|member| member.is_healthy() && member.metric("etcd_server_is_leader") == 1.0)
+    }
+
+    /// The others than this one.
+    pub(crate) fn others(&self, index: usize) -> impl Iterator<Item = &Member> {
+        self.members.iter().enumerate().filter(move |(other, _)| *other != index).map(|(_, member)| member)
+    }
+
+    /// How to reach the others than this one, without any proxy.
+    pub(crate) fn access_without(&self, index: usize) -> Access {
+        self.access.at(self.others(index).map(Member::endpoint))
+    }
+
+    /// Waits for a leader, and says who it is.
+    #[track_caller]
+    pub(crate) fn wait_for_leader(&self) -> usize {
+        eventually_some(Duration::from_secs(30), "a leader", || self.leader())
+    }
+
+    /// Cuts one member off from its peers, and from nobody else. The cluster must have been started with
+    /// [`peer_doors`](Setup::peer_doors).
+    pub(crate) fn isolate(&self, index: usize) {
+        let name = self.members[index].name().to_owned();
+        let raw = Raw::connect(&self.access);
+        let list = raw.must(|mut client| async move { client.member_list().await });
+        let member =
+            list.members().iter().find(|member| member.name() == name).expect("a member of that name");
+        for (other, other_member) in self.members.iter().enumerate() {
+            let door = other_member.peer_door().expect("the members have doors for peers");
+            if other == index {
+                door.blackhole();
+            } else {
+                door.cut(member.id());
+            }
+        }
     }
 }

@@ -10,7 +10,8 @@ use rustix::process::Signal;
 
 use super::leash::{Leash, program};
 use super::ports::free_port;
-use super::{Cluster, metrics};
+use super::version::Version;
+use super::{Cluster, Proxy, metrics};
 
 /// A server that is not ready by then never will be. (A single one takes a fifth of a second, a cluster one or two.)
 const READY: Duration = Duration::from_secs(30);
@@ -24,6 +25,7 @@ pub(crate) struct Setup {
     args: Vec<String>,
     users: Vec<User>,
     security: Security,
+    peer_doors: bool,
 }
 
 /// A user of an etcd with authentication: may read and write the keys that begin with `prefix`.
@@ -70,6 +72,12 @@ impl Setup {
     /// Authentication on, with this user beside `root` ([`ROOT_PASSWORD`]). May be called again for more users.
     pub(crate) fn user(mut self, name: &str, password: &str, prefix: &str) -> Self {
         self.users.push(User { name: name.into(), password: password.into(), prefix: prefix.into() });
+        self
+    }
+
+    /// The members reach each other through proxies, so that [`Cluster::isolate`] works.
+    pub(crate) fn peer_doors(mut self) -> Self {
+        self.peer_doors = true;
         self
     }
 
@@ -199,6 +207,7 @@ pub(crate) struct Member {
     scheme: &'static str,
     args: Vec<String>,
     process: Mutex<Option<Leash>>,
+    peer_door: Option<Proxy>,
 }
 
 impl Member {
@@ -209,7 +218,9 @@ impl Member {
         let mut args = setup.security_args(&dir);
         args.extend(setup.args.iter().cloned());
         let (client, peer, metrics) = (free_port(), free_port(), free_port());
-        Self { name, dir, client, peer, metrics, scheme: setup.scheme(), args, process: Mutex::new(None) }
+        let peer_door = setup.peer_doors.then(|| Proxy::for_peers(([127, 0, 0, 1], peer).into()));
+        let (scheme, process) = (setup.scheme(), Mutex::new(None));
+        Self { name, dir, client, peer, metrics, scheme, args, process, peer_door }
     }
 
     pub(crate) fn endpoint(&self) -> String {
@@ -221,14 +232,28 @@ impl Member {
         format!("127.0.0.1:{}", self.client)
     }
 
-    /// Where it listens for other members: a wrong port for clients.
-    pub(crate) fn peer_address(&self) -> String {
-        format!("127.0.0.1:{}", self.peer)
+    /// Where it shows its metrics: a wrong port for clients. (The port for other members serves clients too.)
+    pub(crate) fn metrics_address(&self) -> String {
+        format!("127.0.0.1:{}", self.metrics)
     }
 
     /// This member in the words of `--initial-cluster`.
     pub(super) fn in_cluster(&self) -> String {
-        format!("{}=http://127.0.0.1:{}", self.name, self.peer)
+        format!("{}={}", self.name, self.peer_url())
+    }
+
+    /// Where the other members find this one.
+    fn peer_url(&self) -> String {
+        let direct = || format!("http://127.0.0.1:{}", self.peer);
+        self.peer_door.as_ref().map_or_else(direct, Proxy::endpoint)
+    }
+
+    pub(super) fn peer_door(&self) -> Option<&Proxy> {
+        self.peer_door.as_ref()
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Starts the process; it is not ready yet.
@@ -240,7 +265,7 @@ impl Member {
             format!("--listen-client-urls={}", self.endpoint()),
             format!("--advertise-client-urls={}", self.endpoint()),
             format!("--listen-peer-urls={peer}"),
-            format!("--initial-advertise-peer-urls={peer}"),
+            format!("--initial-advertise-peer-urls={}", self.peer_url()),
             format!("--initial-cluster={initial_cluster}"),
             // Health and metrics without TLS, whatever the clients' door is.
             format!("--listen-metrics-urls=http://127.0.0.1:{}", self.metrics),
@@ -307,6 +332,13 @@ impl Member {
         self.signal(Signal::CONT);
     }
 
+    /// SIGCONT, unless it was killed.
+    pub(crate) fn cont_if_running(&self) {
+        if self.process().is_some() {
+            self.cont();
+        }
+    }
+
     fn signal(&self, signal: Signal) {
         self.process().as_mut().expect("the member runs").signal(signal);
     }
@@ -331,6 +363,11 @@ impl Member {
         self.kill();
         // The members are known from the data folder by now; the flag has only to be consistent.
         self.spawn(&self.in_cluster());
+    }
+
+    /// The release that runs here.
+    pub(crate) fn version(&self) -> Version {
+        Version::parse(&metrics::get(self.metrics, "/metrics").expect("etcd shows its metrics"))
     }
 
     pub(crate) fn is_running(&self) -> bool {

@@ -7,9 +7,7 @@ use etcd_lock::{LockGuard, LockManager, LockManagerOptions, PendingLock};
 
 use super::etcd::Access;
 use super::raw::Raw;
-
-/// What takes milliseconds on a machine that has nothing else to do.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+use super::{SOON, disconnects, take};
 
 /// How long a test looks on to see that something does not happen.
 const A_WHILE: Duration = Duration::from_millis(200);
@@ -56,17 +54,13 @@ pub(crate) fn enqueue(manager: &LockManager, name: &str) -> PendingLock {
 /// Takes a lock that is free, or about to be.
 #[track_caller]
 pub(crate) fn lock(manager: &LockManager, name: &str) -> LockGuard {
-    manager
-        .new_lock(name)
-        .and_then(|lock| lock.lock_timeout(SOON))
-        .unwrap_or_else(|why| panic!("not locked: {why:?}"))
+    take(&manager.new_lock(name).unwrap_or_else(|why| panic!("no lock: {why:?}")))
 }
 
 /// The guard of a place in the queue whose turn it is now.
 #[track_caller]
 pub(crate) fn granted(pending: PendingLock) -> LockGuard {
-    let ready = pending.ready().recv_timeout(SOON);
-    assert_eq!(ready, Err(RecvTimeoutError::Disconnected), "its turn does not come within {SOON:?}");
+    assert!(disconnects(pending.ready()), "its turn does not come: {pending:?}");
     pending.wait().unwrap_or_else(|why| panic!("not granted: {why:?}"))
 }
 
@@ -86,5 +80,5 @@ pub(crate) fn wait_for_contenders(raw: &Raw, keys: &str, count: u64) {
 /// Waits until the hold of this guard is over.
 #[track_caller]
 pub(crate) fn wait_until_done(guard: &LockGuard) {
-    assert_eq!(guard.done().recv_timeout(SOON), Err(RecvTimeoutError::Disconnected), "{guard:?} is not done");
+    assert!(disconnects(guard.done()), "{guard:?} is not done");
 }

@@ -4,6 +4,7 @@
 
 mod leash;
 pub(crate) mod ports;
+pub(crate) mod version;
 
 pub(crate) mod cluster;
 pub(crate) mod etcd;
@@ -15,18 +16,24 @@ pub(crate) mod etcdctl;
 pub(crate) mod raw;
 pub(crate) mod witness;
 
+pub(crate) mod doors;
 mod http2;
 mod mute;
 pub(crate) mod proxy;
 
 pub(crate) mod backend;
+pub(crate) mod lag;
 pub(crate) mod logs;
 pub(crate) mod manager;
 pub(crate) mod oracle;
 pub(crate) mod process;
+<<<<<<< HEAD
 pub(crate) mod register;
 pub(crate) mod stalls;
 pub(crate) mod told;
+=======
+pub(crate) mod referee;
+>>>>>>> main
 pub(crate) mod wait;
 
 use std::sync::OnceLock;
@@ -36,9 +43,11 @@ pub(crate) use backend::{
     Backend, SOON, disconnects, on_both_stores, take, take_elsewhere, wait_for_waiting,
 };
 pub(crate) use cluster::Cluster;
+pub(crate) use doors::Doors;
 pub(crate) use etcd::{Access, Etcd, Setup};
 pub(crate) use proxy::Proxy;
 pub(crate) use raw::Raw;
+pub(crate) use referee::Referee;
 pub(crate) use wait::{eventually, within};
 
 /// The server of every test that only needs some etcd: started once, gone with the process. Whoever stops, kills or

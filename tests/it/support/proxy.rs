@@ -1,20 +1,19 @@
-//! A network that fails on demand: a TCP proxy in front of one member.
+//! A network that fails on demand: a TCP proxy in front of one member, for its clients or for its peers.
 
-use std::future::{Future, pending, poll_fn};
-use std::io;
+mod pipe;
+
+use std::future::pending;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::io::AsyncWrite;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+
+use pipe::Pipe;
 
 use super::etcd::Member;
 use super::http2::Calls;
@@ -52,18 +51,35 @@ pub(crate) enum Loss {
 struct Rules {
     hold_to_server: bool,
     hold_to_client: bool,
+<<<<<<< HEAD
     delay: Duration,
     lose: Option<Loss>,
     mute_watches: bool,
+=======
+    delay_to_server: Duration,
+    delay_to_client: Duration,
+    /// The next answer but so many.
+    lose: Option<(u32, Loss)>,
+    /// The peer whose connections are held both ways.
+    cut: Option<String>,
+>>>>>>> main
     /// Connections of earlier generations are reset.
     generation: u64,
 }
 
 impl Rules {
-    fn holds(&self, way: Way) -> bool {
-        match way {
+    fn holds(&self, way: Way, peer: Option<&String>) -> bool {
+        let whole_way = match way {
             Way::ToServer => self.hold_to_server,
             Way::ToClient => self.hold_to_client,
+        };
+        whole_way || (peer.is_some() && self.cut.as_ref() == peer)
+    }
+
+    fn delay(&self, way: Way) -> Duration {
+        match way {
+            Way::ToServer => self.delay_to_server,
+            Way::ToClient => self.delay_to_client,
         }
     }
 }
@@ -94,6 +110,11 @@ impl Proxy {
     pub(crate) fn of(member: &Member) -> Self {
         let scheme = if member.endpoint().starts_with("https") { "https" } else { "http" };
         Self::start(scheme, member.address().parse().expect("an address"))
+    }
+
+    /// A proxy in front of a member's door for its peers. The member need not run yet.
+    pub(super) fn for_peers(target: SocketAddr) -> Self {
+        Self::start("http", target)
     }
 
     fn start(scheme: &'static str, target: SocketAddr) -> Self {
@@ -141,9 +162,23 @@ impl Proxy {
         });
     }
 
+    /// A black hole, both ways, for one of the members that come in through this door for peers.
+    pub(super) fn cut(&self, member: u64) {
+        self.rules.send_modify(|rules| rules.cut = Some(format!("{member:x}")));
+    }
+
     /// Everything takes so much longer, each way.
     pub(crate) fn delay(&self, delay: Duration) {
-        self.rules.send_modify(|rules| rules.delay = delay);
+        self.delay_way(Way::ToServer, delay);
+        self.delay_way(Way::ToClient, delay);
+    }
+
+    /// Everything takes so much longer in one direction.
+    pub(crate) fn delay_way(&self, way: Way, delay: Duration) {
+        self.rules.send_modify(|rules| match way {
+            Way::ToServer => rules.delay_to_server = delay,
+            Way::ToClient => rules.delay_to_client = delay,
+        });
     }
 
     /// Resets every connection, with all that is under way on it. New ones are served.
@@ -164,7 +199,12 @@ impl Proxy {
     /// The next answer to a unary call is lost after etcd has given it, on a connection without TLS. (Messages on the
     /// watch and keep-alive streams are not such answers.)
     pub(crate) fn lose_next_answer(&self, loss: Loss) {
-        self.rules.send_modify(|rules| rules.lose = Some(loss));
+        self.lose_answer_after(0, loss);
+    }
+
+    /// Likewise, once so many others have passed.
+    pub(crate) fn lose_answer_after(&self, others: u32, loss: Loss) {
+        self.rules.send_modify(|rules| rules.lose = Some((others, loss)));
     }
 
     /// The members' watch streams say nothing more, on connections without TLS; everything else flows. What they had to
@@ -271,6 +311,7 @@ async fn serve(
     if let Some(mut server) = server {
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
         let calls = Mutex::new(Calls::new());
+<<<<<<< HEAD
         let muzzle = plain.then(|| Mutex::new(Muzzle::new()));
         let muzzle = muzzle.as_ref();
         let (from_client, to_client) = client.split();
@@ -279,6 +320,15 @@ async fn serve(
             Pipe { way: Way::ToServer, rules: rules.clone(), calls: &calls, muzzle, counts: &counts };
         let answers =
             Pipe { way: Way::ToClient, rules: rules.clone(), calls: &calls, muzzle, counts: &counts };
+=======
+        let peer = OnceLock::new();
+        let (from_client, to_client) = client.split();
+        let (from_server, to_server) = server.split();
+        let requests =
+            Pipe { way: Way::ToServer, rules: rules.clone(), calls: &calls, peer: &peer, counts: &counts };
+        let answers =
+            Pipe { way: Way::ToClient, rules: rules.clone(), calls: &calls, peer: &peer, counts: &counts };
+>>>>>>> main
         let both = async {
             tokio::try_join!(requests.run(from_client, to_server), answers.run(from_server, to_client))
         };
@@ -297,6 +347,7 @@ async fn serve(
     let index = open.iter().position(|other| *other == generation);
     index.map(|index| open.swap_remove(index));
 }
+<<<<<<< HEAD
 
 /// One direction of one connection.
 struct Pipe<'a> {
@@ -405,3 +456,5 @@ async fn write_all(to: &WriteHalf<'_>, mut bytes: &[u8]) -> io::Result<()> {
     }
     Ok(())
 }
+=======
+>>>>>>> main

@@ -82,7 +82,7 @@ impl Raw {
     }
 
     #[track_caller]
-    fn must<T, F>(&self, request: impl FnOnce(Client) -> F) -> T
+    pub(crate) fn must<T, F>(&self, request: impl FnOnce(Client) -> F) -> T
     where
         T: Send + 'static,
         F: Future<Output = Result<T, Error>> + Send + 'static,

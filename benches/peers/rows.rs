@@ -1,0 +1,139 @@
+//! What is measured, and what is expected of it.
+
+/// A situation, and the contestants' place in it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Shape {
+    /// So many sessions contend for one name, as in so many processes.
+    HandOver { sessions: usize },
+    /// So many threads of one program contend for one name.
+    Threads { threads: usize },
+    /// So many threads of one session, a name each.
+    Own { threads: usize },
+    /// One thread: lock, and a release that is waited for.
+    Confirmed,
+    /// One thread, so many names in turn; whoever can need not wait for the release.
+    Rotating { names: usize },
+}
+
+impl Shape {
+    pub(crate) fn workers(self) -> usize {
+        match self {
+            Self::HandOver { sessions: workers }
+            | Self::Threads { threads: workers }
+            | Self::Own { threads: workers } => workers,
+            Self::Confirmed | Self::Rotating { .. } => 1,
+        }
+    }
+
+    /// All contend for one name.
+    pub(crate) fn is_shared(self) -> bool {
+        matches!(self, Self::HandOver { .. } | Self::Threads { .. })
+    }
+
+    /// How many names each worker takes in turn.
+    pub(crate) fn names(self) -> usize {
+        if let Self::Rotating { names } = self { names } else { 1 }
+    }
+
+    /// How many puts go on at a time where puts are the limit: one for each lock that can be had at a time.
+    pub(crate) fn putters(self) -> usize {
+        if self.is_shared() { 1 } else { self.workers() }
+    }
+}
+
+/// What this library must reach, by the medians.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Target {
+    /// So many times the rate of Go's mutex.
+    TimesGo(f64),
+    /// So many times the rate of plain puts.
+    TimesPuts(f64),
+    /// At p50 at most so many times a put.
+    MedianInPuts(f64),
+    /// The slowest worker gets this part of the mean.
+    Slowest(f64),
+    /// At most this part of the hand-overs takes about 100 ms.
+    Hump(f64),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
+    pub(crate) title: &'static str,
+    pub(crate) shape: Shape,
+    /// Unrelated writes each second that go on meanwhile.
+    pub(crate) writes: u32,
+    pub(crate) targets: &'static [Target],
+}
+
+/// The names of rows that are measured in another way.
+pub(crate) const HELD: &str = "held-10000";
+
+/// The row whose latencies are drawn, from which every wait for etcd's 100 ms tick can be seen.
+pub(crate) const DRAWN: &str = "hand-over-4";
+
+const NO_HUMP: Target = Target::Hump(0.01);
+
+pub(crate) const ROWS: &[Row] = &[
+    hand_over("hand-over-2", "hand-over between 2 sessions", 2, 0, TWENTYFOLD),
+    hand_over("hand-over-4", "hand-over between 4 sessions", 4, 0, TWENTYFOLD),
+    hand_over("hand-over-8", "hand-over between 8 sessions", 8, 0, TENFOLD),
+    hand_over("busy-2", "2 sessions, 500 other writes/s", 2, 500, TWENTYFOLD),
+    hand_over("busy-4", "4 sessions, 500 other writes/s", 4, 500, TWENTYFOLD),
+    hand_over("busy-8", "8 sessions, 500 other writes/s", 8, 500, TENFOLD),
+    hand_over(
+        "hand-over-64",
+        "hand-over between 64 sessions",
+        64,
+        0,
+        &[Target::TimesGo(2.0), Target::Slowest(0.5)],
+    ),
+    Row {
+        name: "own-64",
+        title: "64 threads, a name each, lock + drop",
+        shape: Shape::Own { threads: 64 },
+        writes: 0,
+        targets: &[Target::TimesGo(3.0)],
+    },
+    Row {
+        name: "own-512",
+        title: "512 threads, a name each, lock + drop",
+        shape: Shape::Own { threads: 512 },
+        writes: 0,
+        targets: &[Target::TimesGo(2.5)],
+    },
+    Row {
+        name: "confirmed",
+        title: "1 thread, lock + unlock()",
+        shape: Shape::Confirmed,
+        writes: 0,
+        targets: &[Target::TimesGo(1.0), Target::MedianInPuts(1.1)],
+    },
+    Row {
+        name: "rotating-8",
+        title: "1 thread, lock + drop, 8 names in turn",
+        shape: Shape::Rotating { names: 8 },
+        writes: 0,
+        targets: &[Target::TimesGo(1.8)],
+    },
+    Row {
+        name: "threads-16",
+        title: "16 threads of one program, one name",
+        shape: Shape::Threads { threads: 16 },
+        writes: 0,
+        targets: &[Target::TimesPuts(0.8)],
+    },
+];
+
+const TWENTYFOLD: &[Target] = &[Target::TimesGo(20.0), Target::MedianInPuts(3.0), NO_HUMP];
+const TENFOLD: &[Target] = &[Target::TimesGo(10.0), Target::MedianInPuts(3.0), NO_HUMP];
+
+const fn hand_over(
+    name: &'static str,
+    title: &'static str,
+    sessions: usize,
+    writes: u32,
+    targets: &'static [Target],
+) -> Row {
+    Row { name, title, shape: Shape::HandOver { sessions }, writes, targets }
+}

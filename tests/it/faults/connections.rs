@@ -1,0 +1,246 @@
+//! Connections that break, and answers that get lost.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use etcd_lock::{LockManager, LockManagerOptions};
+
+use crate::support::doors::options;
+use crate::support::process::alone;
+use crate::support::proxy::Loss;
+use crate::support::referee::nothing_left;
+use crate::support::{Etcd, Proxy, Raw, Referee, eventually, fresh_root, wait, within};
+
+/// The end of everything that is known to end.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Purpose: connections that never live long must not stop waiters, lose locks, or drive the I/O thread mad.
+#[test]
+#[cfg(target_os = "linux")]
+fn waiters_progress_at_little_cost_while_every_connection_is_reset_each_200_ms() {
+    let name =
+        "faults::connections::waiters_progress_at_little_cost_while_every_connection_is_reset_each_200_ms";
+    // A process of its own: only our I/O threads' time is to be counted.
+    alone(name, Duration::from_secs(120), || {
+        const FOR: Duration = Duration::from_secs(30);
+        const SLICE: Duration = Duration::from_secs(6);
+        let etcd = Etcd::start();
+        let root = fresh_root("resets");
+        let referee = Referee::new();
+        let proxy = Proxy::of(&etcd);
+        let managers: Vec<LockManager> =
+            (0..2).map(|_| LockManager::connect(&[proxy.endpoint()], &root, options(5)).unwrap()).collect();
+        let (over, cycles) = (AtomicBool::new(false), AtomicU64::new(0));
+        let (mut spent, mut progress) = (Duration::ZERO, Vec::new());
+        thread::scope(|scope| {
+            for lock in managers.iter().flat_map(|manager| {
+                // Three waiters in each manager for one name.
+                (0..3).map(|_| manager.new_lock("x").unwrap())
+            }) {
+                let (over, cycles) = (&over, &cycles);
+                scope.spawn(move || {
+                    while !over.load(Ordering::Relaxed) {
+                        let guard = lock.lock().expect("a reset is no error");
+                        let inside = referee.inside(&guard);
+                        referee.write(&guard);
+                        thread::sleep(Duration::from_millis(20));
+                        assert!(guard.is_held(), "a reset is no loss");
+                        drop(inside);
+                        cycles.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+            let (begun, before) = (Instant::now(), wait::cpu_time_of_threads("etcd-lock-io"));
+            let mut slice = (begun, 0);
+            while begun.elapsed() < FOR {
+                proxy.reset_all();
+                thread::sleep(Duration::from_millis(200));
+                if slice.0.elapsed() >= SLICE {
+                    let now = cycles.load(Ordering::Relaxed);
+                    progress.push(now - slice.1);
+                    slice = (Instant::now(), now);
+                }
+            }
+            spent = wait::cpu_time_of_threads("etcd-lock-io") - before;
+            over.store(true, Ordering::Relaxed);
+        });
+        let share = spent.as_secs_f64() / FOR.as_secs_f64();
+        let sessions: Vec<u64> = managers.iter().map(|manager| manager.stats().sessions).collect();
+        println!(
+            "cycles in each {SLICE:?}: {progress:?}; {:.1} % of a core for two managers; sessions {sessions:?}; \
+             connections {}",
+            share * 100.0,
+            proxy.accepted()
+        );
+        assert!(progress.iter().all(|&cycles| cycles > 0), "waiters stood still: {progress:?}");
+        assert!(share < 0.2 * 2.0, "{:.1} % of a core", share * 100.0);
+        assert_eq!(sessions, [1, 1], "a session was lost");
+        drop(managers);
+        nothing_left(&Raw::connect(etcd.access()), &root, 5);
+        referee.judge();
+    });
+}
+
+/// A server with a proxy, and a manager behind it that is soon sure of an answer's loss.
+struct Setting {
+    etcd: Etcd,
+    proxy: Proxy,
+    root: String,
+    raw: Raw,
+}
+
+const TTL: u64 = 3;
+
+impl Setting {
+    fn new() -> Self {
+        let etcd = Etcd::start();
+        let (proxy, raw) = (Proxy::of(&etcd), Raw::connect(etcd.access()));
+        Self { etcd, proxy, root: fresh_root("lost-answer"), raw }
+    }
+
+    fn options() -> LockManagerOptions {
+        options(TTL).request_timeout(Duration::from_secs(1))
+    }
+
+    fn connect(&self) -> LockManager {
+        let manager = LockManager::connect(&[self.proxy.endpoint()], &self.root, Self::options()).unwrap();
+        // The watch on the session key stands: nothing but what the test asks for is under way.
+        let standing = || self.etcd.metric("etcd_debugging_mvcc_watcher_total") >= 1.0;
+        eventually(LONG, "the session's watch stands", standing);
+        manager
+    }
+
+    fn lost(&self, before: u64) {
+        eventually(LONG, "the answer is lost", || self.proxy.lost_answers() > before);
+    }
+
+    /// The contenders for the lock `x`.
+    fn contenders(&self) -> Vec<crate::support::raw::Kv> {
+        self.raw.keys(&format!("{}/x/", self.root))
+    }
+
+    /// Leaves nothing behind: neither keys nor, once a TTL has passed, leases.
+    fn end(self, manager: LockManager) {
+        drop(manager);
+        nothing_left(&self.raw, &self.root, TTL);
+        let limit = Duration::from_secs(TTL + 1) + Duration::from_secs(2);
+        eventually(limit, "no lease is left", || self.raw.leases().is_empty());
+    }
+}
+
+/// Both ways to lose an answer.
+fn each_loss(test: impl Fn(Loss) + Sync) {
+    thread::scope(|scope| {
+        for loss in [Loss::Reset, Loss::Silence] {
+            let test = &test;
+            scope.spawn(move || test(loss));
+        }
+    });
+}
+
+/// Purpose: an acquire that was carried out but not heard of must end as one key and one holder with that key's token.
+#[test]
+fn a_lost_answer_to_an_acquire_leaves_one_key_and_its_token() {
+    each_loss(|loss| {
+        let setting = Setting::new();
+        let manager = setting.connect();
+        setting.proxy.lose_next_answer(loss);
+        let guard = manager.new_lock("x").unwrap().lock().unwrap();
+        assert_eq!(setting.proxy.lost_answers(), 1);
+        let keys = setting.contenders();
+        assert_eq!(keys.len(), 1, "{loss:?}: {keys:?}");
+        assert_eq!((keys[0].key.as_str(), keys[0].create_revision), (guard.etcd_key(), token(&guard)));
+        // Whatever the manager does to be certain of it, it does not touch what it holds.
+        thread::sleep(Duration::from_secs(1));
+        assert!(guard.is_held() && setting.contenders() == keys);
+        guard.unlock().unwrap();
+        assert_eq!(setting.contenders(), []);
+        setting.end(manager);
+    });
+}
+
+/// Purpose: a release whose answer is lost is repeated; the repetition must not delete the lock that was taken meanwhile.
+#[test]
+fn a_lost_answer_to_a_release_does_not_cost_the_next_hold_of_the_name() {
+    each_loss(|loss| {
+        let setting = Setting::new();
+        let manager = setting.connect();
+        let lock = manager.new_lock("x").unwrap();
+        let first = lock.lock().unwrap();
+        let token_before = first.token();
+        setting.proxy.lose_next_answer(loss);
+        drop(first);
+        let guard = lock.lock().unwrap();
+        setting.lost(0);
+        assert!(guard.token() > token_before);
+        let keys = setting.contenders();
+        assert!(keys.iter().any(|kv| kv.key == guard.etcd_key()), "{loss:?}: {keys:?}");
+        thread::sleep(Duration::from_secs(2));
+        assert!(guard.is_held(), "{loss:?}: {:?}", guard.loss());
+        let keys = setting.contenders();
+        assert_eq!(keys.len(), 1, "{loss:?}: {keys:?}");
+        assert_eq!((keys[0].key.as_str(), keys[0].create_revision), (guard.etcd_key(), token(&guard)));
+        // The answer to the next release arrives.
+        guard.unlock().unwrap();
+
+        // And one that somebody waits for.
+        let guard = lock.lock().unwrap();
+        setting.proxy.lose_next_answer(loss);
+        let unlocked = guard.unlock();
+        setting.lost(1);
+        if let Err(error) = unlocked {
+            // It could not be certain in the time of one request, and went on.
+            assert!(error.is_retryable(), "{loss:?}: {error:?}");
+        }
+        eventually(Duration::from_secs(TTL), "the key is gone", || setting.contenders().is_empty());
+        drop(lock);
+        setting.end(manager);
+    });
+}
+
+/// Purpose: a lease that was granted but not heard of hangs on nothing; it must expire, and another must be had.
+#[test]
+fn a_lost_answer_to_a_grant_costs_a_lease_for_one_ttl() {
+    each_loss(|loss| {
+        let setting = Setting::new();
+        // The first contact reads twice before it asks for a lease.
+        setting.proxy.lose_answer_after(2, loss);
+        let manager = setting.connect();
+        assert_eq!(setting.proxy.lost_answers(), 1);
+        assert_eq!(setting.etcd.requests("LeaseGrant"), 2, "{loss:?}: the lost answer was another");
+        let own = manager.session().lease_id;
+        let limit = Duration::from_secs(TTL + 1) + Duration::from_secs(2);
+        eventually(limit, "the other lease has expired", || setting.raw.leases() == [own]);
+        assert!(manager.session().alive);
+        within(LONG, "a lock", {
+            let lock = manager.new_lock("x").unwrap();
+            move || drop(lock.lock().unwrap())
+        });
+        setting.end(manager);
+    });
+}
+
+/// Purpose: a manager that goes with its last answer lost must leave nothing in etcd.
+#[test]
+fn a_lost_answer_to_a_revoke_leaves_nothing() {
+    each_loss(|loss| {
+        let setting = Setting::new();
+        let manager = setting.connect();
+        let guard = manager.new_lock("x").unwrap().lock().unwrap();
+        setting.proxy.lose_next_answer(loss);
+        let closed = manager.clone().close();
+        assert!(guard.done().recv().is_err());
+        setting.lost(0);
+        if let Err(error) = closed {
+            assert!(error.is_retryable(), "{loss:?}: {error:?}");
+        }
+        drop(guard);
+        eventually(Duration::from_secs(1), "the keys went at once", || setting.raw.count(&setting.root) == 0);
+        setting.end(manager);
+    });
+}
+
+fn token(guard: &etcd_lock::LockGuard) -> i64 {
+    i64::try_from(guard.token().as_u64()).unwrap()
+}

@@ -1,0 +1,107 @@
+//! What the README says about etcd, held against a real one.
+
+use std::time::{Duration, Instant};
+
+use etcd_lock::crossbeam_channel::{RecvTimeoutError, TryRecvError};
+use etcd_lock::{ErrorCode, ForceUnlock, LockError, LockGuard, LockManager, LockManagerOptions, LossReason};
+
+use crate::support::etcdctl::Etcdctl;
+use crate::support::{Etcd, eventually};
+
+const README: &str = include_str!("../../README.md");
+/// The root of the README's roles.
+const ROOT: &str = "/app/locks";
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// An etcd with authentication and the roles of the README, made by its own commands.
+fn etcd_with_the_readmes_roles() -> Etcd {
+    let etcd = Etcd::start();
+    let ctl = Etcdctl::new(etcd.access());
+    let run = |command: &str| {
+        let words: Vec<&str> = command.split_whitespace().collect();
+        ctl.run(&words).unwrap_or_else(|why| panic!("etcdctl {command}: {why}"));
+    };
+    let commands: Vec<&str> = README
+        .lines()
+        .filter_map(|line| line.strip_prefix("etcdctl "))
+        .filter(|command| command.starts_with("role ") || command.starts_with("user "))
+        .collect();
+    assert_eq!(commands.len(), 10, "{commands:?}");
+    commands.into_iter().for_each(run);
+    for user in ["locks-viewer", "report-locker", "nobody"] {
+        run(&format!("user add {user}:PASSWORD"));
+    }
+    for user in ["locks-viewer", "report-locker"] {
+        run(&format!("user grant-role {user} {user}"));
+    }
+    run("user add root:PASSWORD");
+    run("user grant-role root root");
+    run("auth enable");
+    etcd
+}
+
+fn connect(etcd: &Etcd, user: &str) -> Result<LockManager, LockError> {
+    let options = LockManagerOptions::default().ttl(Duration::from_secs(2)).credentials(user, "PASSWORD");
+    LockManager::connect(etcd.endpoints(), ROOT, options)
+}
+
+fn told(guard: &LockGuard) -> LossReason {
+    assert_eq!(guard.done().recv_timeout(LIMIT), Err(RecvTimeoutError::Disconnected));
+    guard.loss().expect("it was lost, not released")
+}
+
+/// The README's role suffices for every call, for renewals, and for the watches that hand over and tell of a loss.
+#[test]
+fn the_role_in_the_readme_is_enough() {
+    let etcd = etcd_with_the_readmes_roles();
+    let (one, two) = (connect(&etcd, "locker").unwrap(), connect(&etcd, "locker").unwrap());
+
+    let guard = one.new_lock("a/b").unwrap().lock().unwrap();
+    let pending = two.new_lock("a/b").unwrap().enqueue().unwrap();
+    eventually(LIMIT, "the second one waits in etcd", || {
+        one.lock_info("a/b").unwrap().is_some_and(|info| info.waiters == 1)
+    });
+    // Longer than its lease lasts without renewals.
+    let renewed = Instant::now() + one.session().ttl + Duration::from_millis(1500);
+    assert_eq!(guard.done().recv_deadline(renewed), Err(RecvTimeoutError::Timeout));
+    assert_eq!(pending.ready().try_recv(), Err(TryRecvError::Empty));
+    guard.unlock().unwrap();
+    let guard = pending.wait().unwrap();
+    assert!(one.new_lock("a/b").unwrap().try_lock().unwrap().is_none());
+    assert_eq!(one.list_locks("").unwrap().len(), 1);
+
+    one.force_unlock("a/b", ForceUnlock::Lock).unwrap();
+    assert_eq!(told(&guard), LossReason::ForceUnlocked);
+    let guard = two.new_lock("c").unwrap().lock().unwrap();
+    one.force_unlock("c", ForceUnlock::Session).unwrap();
+    assert_eq!(told(&guard), LossReason::SessionRevoked);
+    one.close().unwrap();
+    two.close().unwrap();
+}
+
+#[test]
+fn the_roles_for_less_in_the_readme_allow_what_they_are_for_and_no_more() {
+    let etcd = etcd_with_the_readmes_roles();
+    let denied = |error: Option<LockError>| {
+        assert_eq!(error.map(|error| error.code()), Some(ErrorCode::PermissionDenied));
+    };
+    denied(connect(&etcd, "nobody").err());
+
+    let locker = connect(&etcd, "report-locker").unwrap();
+    let report = locker.new_lock("report").unwrap().lock().unwrap();
+    assert!(locker.lock_info("report").unwrap().is_some());
+    denied(locker.list_locks("").err());
+    denied(locker.new_lock("other").unwrap().lock().err());
+    denied(locker.new_lock("other").unwrap().try_lock().err());
+
+    let viewer = connect(&etcd, "locks-viewer").unwrap();
+    let info = viewer.lock_info("report").unwrap().unwrap();
+    assert_eq!(info.token, report.token());
+    assert_eq!(viewer.list_locks("").unwrap().len(), 1);
+    denied(viewer.new_lock("free").unwrap().lock().err());
+    denied(viewer.force_unlock("report", ForceUnlock::Lock).err());
+    assert!(report.is_held());
+    report.unlock().unwrap();
+    viewer.close().unwrap();
+    locker.close().unwrap();
+}

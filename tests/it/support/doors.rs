@@ -1,0 +1,73 @@
+//! A proxy in front of each member of a cluster, and managers that come in through them.
+
+use std::time::Duration;
+
+use etcd_lock::{LockManager, LockManagerOptions};
+
+use super::cluster::Cluster;
+use super::etcd::Member;
+use super::proxy::Proxy;
+
+/// How a member's open watches are called in its metrics.
+const WATCHERS: &str = "etcd_debugging_mvcc_watcher_total";
+
+/// Makes the member that is wanted the first to answer.
+const HANDICAP: Duration = Duration::from_millis(60);
+
+/// The doors of one cluster, in the order of its members.
+#[derive(Debug)]
+pub(crate) struct Doors(Vec<Proxy>);
+
+impl Doors {
+    pub(crate) fn of(cluster: &Cluster) -> Self {
+        Self(cluster.members().iter().map(Proxy::of).collect())
+    }
+
+    pub(crate) fn at(&self, member: usize) -> &Proxy {
+        &self.0[member]
+    }
+
+    pub(crate) fn all(&self) -> &[Proxy] {
+        &self.0
+    }
+
+    pub(crate) fn endpoints(&self) -> Vec<String> {
+        self.0.iter().map(Proxy::endpoint).collect()
+    }
+
+    /// A manager that knows all members and works through this one: its streams are there.
+    #[track_caller]
+    pub(crate) fn manager_at(
+        &self,
+        cluster: &Cluster,
+        member: usize,
+        root: &str,
+        options: &LockManagerOptions,
+    ) -> LockManager {
+        for _ in 0..10 {
+            let others = || self.0.iter().enumerate().filter(|(other, _)| *other != member);
+            others().for_each(|(_, door)| door.delay(HANDICAP));
+            let before = watchers(cluster.member(member));
+            let manager = LockManager::connect(&self.endpoints(), root, options.clone()).expect("a session");
+            others().for_each(|(_, door)| door.delay(Duration::ZERO));
+            // The watch on the session key is opened at once; give the slow machine a moment for it.
+            for _ in 0..100 {
+                if watchers(cluster.member(member)) > before {
+                    return manager;
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+        panic!("no manager came to work through member {member}");
+    }
+}
+
+/// How many watches are open at a member. It tells also while it is cut off from its peers.
+pub(crate) fn watchers(member: &Member) -> u64 {
+    member.metric(WATCHERS) as u64
+}
+
+/// The usual options of a test, with a TTL of so many seconds.
+pub(crate) fn options(ttl: u64) -> LockManagerOptions {
+    LockManagerOptions::default().ttl(Duration::from_secs(ttl)).connect_timeout(Duration::from_secs(20))
+}

@@ -1,0 +1,40 @@
+//! Which release of etcd runs, for what old ones do wrong.
+
+use std::fmt;
+
+/// A release, as etcd counts them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Version {
+    major: u32,
+    minor: u32,
+    patch: u32,
+}
+
+impl Version {
+    /// From the text of a server's metrics.
+    pub(super) fn parse(metrics: &str) -> Self {
+        let (_, rest) = metrics.split_once("etcd_server_version{server_version=\"").expect("a version");
+        let (number, _) = rest.split_once('"').expect("its end");
+        let mut parts = number.split(['.', '-', '+']).map(|part| part.parse().expect("a number"));
+        let mut next = || parts.next().expect("three numbers");
+        Self { major: next(), minor: next(), patch: next() }
+    }
+
+    /// Whether this release knows of etcd #15247: a leader that was stopped, and goes on after another was elected, may
+    /// revoke leases that the other has renewed. Mended in 3.4.31 and 3.5.13, for leaders whose raft loop hangs; one whose
+    /// whole process was stopped may look at its leases after its loop's first tick, and then believes in itself as
+    /// before (seen with 3.5.30).
+    pub(crate) fn knows_of_15247(self) -> bool {
+        let mended = match (self.major, self.minor) {
+            (3, ..=4) => Self { major: 3, minor: 4, patch: 31 },
+            _ => Self { major: 3, minor: 5, patch: 13 },
+        };
+        self >= mended
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
+    }
+}
