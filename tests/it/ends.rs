@@ -28,7 +28,7 @@ on_both_stores! {
     a_leaked_guard_keeps_the_lock_until_the_manager_is_closed,
     clones_can_all_unlock_and_the_last_one_releases,
     unlocking_clones_at_the_same_moment_releases_once,
-    of_a_lost_hold_only_the_last_guard_tells_in_unlock,
+    every_guard_of_a_lost_hold_tells_in_unlock,
 }
 
 thread_local! {
@@ -252,7 +252,7 @@ fn unlocking_clones_at_the_same_moment_releases_once(backend: &Backend) {
     backend.wait_for_contenders("a", 0);
 }
 
-fn of_a_lost_hold_only_the_last_guard_tells_in_unlock(backend: &Backend) {
+fn every_guard_of_a_lost_hold_tells_in_unlock(backend: &Backend) {
     let manager = backend.manager();
     let lock = manager.new_lock("a").unwrap();
     let guard = take_elsewhere(&lock);
@@ -260,7 +260,7 @@ fn of_a_lost_hold_only_the_last_guard_tells_in_unlock(backend: &Backend) {
     manager.force_unlock("a", ForceUnlock::Lock).unwrap();
     assert!(disconnects(guard.done()));
     let next = take(&lock);
-    clone.unlock().unwrap();
+    assert!(is_lost(clone.unlock(), LossReason::ForceUnlocked));
     assert!(is_lost(guard.unlock(), LossReason::ForceUnlocked));
     assert!(next.is_held(), "the end of a lost hold is nothing to the next");
     assert_eq!(backend.contenders("a"), 1);
