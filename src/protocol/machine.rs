@@ -86,10 +86,6 @@ impl Protocol {
                 queue.handle_inspected(reply);
                 Verdict::Nothing
             }),
-            Purpose::Sketch(id) => self.in_queue(id, |queue, _| {
-                queue.handle_sketched(reply);
-                Verdict::Nothing
-            }),
         };
         self.obey(verdict);
     }

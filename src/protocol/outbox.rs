@@ -27,8 +27,6 @@ pub(super) enum Purpose {
     Steps,
     Look(QueueId),
     Inspect(QueueId),
-    /// The same, without the value.
-    Sketch(QueueId),
 }
 
 /// Whose watch it is.

@@ -70,9 +70,9 @@ fn is_ours(own: &KeyValue, created: Revision) -> bool {
     own.create_revision == created || mutant!(ExistenceForCreateRevision)
 }
 
-/// Who holds the lock, with its value unless `keys_only`, and how many contenders there are.
-pub(super) fn inspect(name: &LockName, keys_only: bool) -> Txn {
-    let range = Range { keys_only, ..keys(name.contenders(), Order::OldestFirst, 1) };
+/// Who holds the lock, with its value, and how many contenders there are.
+pub(super) fn inspect(name: &LockName) -> Txn {
+    let range = Range { keys_only: false, ..keys(name.contenders(), Order::OldestFirst, 1) };
     Txn { then: vec![Op::Range(range)], ..Txn::default() }
 }
 

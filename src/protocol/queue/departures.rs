@@ -22,8 +22,6 @@ pub(super) struct Departing {
     why: Why,
     /// What the read of the holder brought, once it has.
     inspection: Option<Result<Option<Holder>, Failure>>,
-    /// What the quicker read brought that leaves out the value: enough to name the holder's key.
-    sketch: Option<Holder>,
 }
 
 #[derive(Debug)]
@@ -38,7 +36,7 @@ enum Why {
 
 impl Departing {
     pub(super) fn cancelled(ticket: Ticket) -> Self {
-        Self { ticket, why: Why::Cancelled, inspection: None, sketch: None }
+        Self { ticket, why: Why::Cancelled, inspection: None }
     }
 
     /// The caller has no time for the holder's name any more.
@@ -67,7 +65,7 @@ impl Queue {
         }
         let timed_out = patience.deadline.is_some_and(|deadline| deadline <= cx.now);
         let why = if timed_out { Why::Timeout { since } } else { Why::Budget };
-        self.depart(Departing { ticket, why, inspection: None, sketch: None }, cx);
+        self.depart(Departing { ticket, why, inspection: None }, cx);
     }
 
     pub(super) fn depart(&mut self, departing: Departing, cx: &mut Cx<'_>) {
@@ -75,38 +73,25 @@ impl Queue {
         cx.out.timers.set(Timer::Depart(departing.ticket), cx.now + GRACE);
         if departing.wants_holder() && !self.inspecting {
             self.inspecting = true;
-            // A foreign holder's value can be as large as etcd allows, and take longer than there is time for.
-            cx.out.send(Purpose::Sketch(self.id), Request::Txn(requests::inspect(&self.name, true)));
-            cx.out.send(Purpose::Inspect(self.id), Request::Txn(requests::inspect(&self.name, false)));
+            cx.out.send(Purpose::Inspect(self.id), Request::Txn(requests::inspect(&self.name)));
         }
         self.departing.push(departing);
     }
 
     pub(in crate::protocol) fn handle_inspected(&mut self, reply: Result<Response, Failure>) {
         self.inspecting = false;
-        let inspection = self.holder_in(reply);
+        let inspection = match reply.map(|response| response.answer) {
+            Ok(Answer::Txn(answer)) => {
+                Ok(requests::inspected(&answer).map(|(kv, waiters)| Holder { kv: kv.clone(), waiters }))
+            }
+            Ok(_) => Ok(None),
+            Err(failure) => Err(failure),
+        };
+        // Our own key in front, while nobody here holds it, is on its way out.
+        let inspection = inspection.map(|holder| holder.filter(|holder| !self.is_passing(holder)));
         for departing in self.departing.iter_mut().filter(|departing| departing.wants_holder()) {
             departing.inspection = Some(inspection.clone());
         }
-    }
-
-    pub(in crate::protocol) fn handle_sketched(&mut self, reply: Result<Response, Failure>) {
-        if let Ok(sketch) = self.holder_in(reply) {
-            for departing in self.departing.iter_mut().filter(|departing| departing.wants_holder()) {
-                departing.sketch.clone_from(&sketch);
-            }
-        }
-    }
-
-    fn holder_in(&self, reply: Result<Response, Failure>) -> Result<Option<Holder>, Failure> {
-        let holder = match reply?.answer {
-            Answer::Txn(answer) => {
-                requests::inspected(&answer).map(|(kv, waiters)| Holder { kv: kv.clone(), waiters })
-            }
-            _ => None,
-        };
-        // Our own key in front, while nobody here holds it, is on its way out.
-        Ok(holder.filter(|holder| !self.is_passing(holder)))
     }
 
     fn is_passing(&self, holder: &Holder) -> bool {
@@ -141,8 +126,7 @@ impl Queue {
     }
 
     fn answer(&self, departing: Departing, cx: &mut Cx<'_>) {
-        let Departing { ticket, why, inspection, sketch } = departing;
-        let inspection = inspection.or(sketch.map(|holder| Ok(Some(holder))));
+        let Departing { ticket, why, inspection } = departing;
         let refusal = match (why, inspection) {
             (Why::Cancelled, _) => Refusal::Cancelled,
             (Why::Timeout { since }, inspection) => {
