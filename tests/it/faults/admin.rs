@@ -6,7 +6,7 @@ use etcd_lock::{LockManager, LossReason};
 
 use crate::faults::ground::{assert_nothing_left, connect};
 use crate::support::etcdctl::Etcdctl;
-use crate::support::stalls::metronome;
+use crate::support::stalls;
 use crate::support::told::Told;
 use crate::support::witness::{What, Witness};
 use crate::support::{Raw, eventually, fresh_root, shared};
@@ -60,7 +60,7 @@ impl Scene {
 /// How long after the deletion the holder was told; not later than it may be.
 fn told_after(told: &Told, deleted: Instant) -> Duration {
     let late = told.wait(SOON).saturating_duration_since(deleted);
-    let stalls = metronome().since(deleted);
+    let stalls = stalls::since(deleted);
     assert!(late <= TOLD + stalls, "told {late:?} after the deletion");
     late
 }
@@ -68,7 +68,7 @@ fn told_after(told: &Told, deleted: Instant) -> Duration {
 /// A lease revoked by hand ends every hold of its session, and the session comes back by itself.
 #[test]
 fn a_revoked_lease_is_told_within_300_ms() {
-    metronome();
+    stalls::watch();
     let scene = set_up();
     let guards: Vec<_> =
         (0..3).map(|n| scene.manager.new_lock(&format!("x{n}")).unwrap().lock().unwrap()).collect();
@@ -91,7 +91,7 @@ fn a_revoked_lease_is_told_within_300_ms() {
 /// A key deleted by hand ends that hold alone, be it old or just granted.
 #[test]
 fn a_deleted_key_is_told_within_300_ms() {
-    metronome();
+    stalls::watch();
     let scene = set_up();
     let untouched = scene.manager.new_lock("untouched").unwrap().lock().unwrap();
     for age in [0, 50, 500] {
@@ -132,7 +132,7 @@ fn a_waiter_whose_key_went_queues_up_again_within_a_second() {
         let (new_key, back) = scene.contender(&scene.manager, "x", &key);
         let took = back.saturating_duration_since(gone);
         println!("row 12: waiter's key gone (lease revoked: {revoked}), queued again after {took:?}");
-        assert!(took <= Duration::from_secs(1) + metronome().since(gone), "queued again after {took:?}");
+        assert!(took <= Duration::from_secs(1) + stalls::since(gone), "queued again after {took:?}");
         assert!(pending.ready().try_recv().is_err_and(|error| error.is_empty()), "never granted meanwhile");
         holder.unlock().unwrap();
         let guard = pending.wait().unwrap();
@@ -146,7 +146,7 @@ fn a_waiter_whose_key_went_queues_up_again_within_a_second() {
 /// loss is told.
 #[test]
 fn a_waiter_is_never_granted_a_dead_key() {
-    metronome();
+    stalls::watch();
     let scene = set_up();
     let raw = Raw::connect(shared().access());
     let (mut granted_alive, mut told) = (0, 0);
@@ -175,7 +175,7 @@ fn a_waiter_is_never_granted_a_dead_key() {
                 granted_alive += 1;
             }
             None => {
-                let limit = TOLD + metronome().since(start);
+                let limit = TOLD + stalls::since(start);
                 assert!(guard.done().recv_timeout(limit).is_err_and(|error| error.is_disconnected()));
                 assert_eq!(guard.loss(), Some(LossReason::ForceUnlocked));
                 told += 1;

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::faults::ground::{assert_nothing_left, connect, options};
 use crate::support::etcd::User;
 use crate::support::etcdctl::Etcdctl;
-use crate::support::stalls::{assert_within, metronome};
+use crate::support::stalls::{self, assert_within};
 use crate::support::told::Told;
 use crate::support::wait::eventually_some;
 use crate::support::witness::Witness;
@@ -52,7 +52,7 @@ fn what_etcd_refuses_is_told_at_once_and_by_its_name() {
         })
         .unwrap();
     }
-    metronome();
+    stalls::watch();
     for (name, password) in [("locker", "wrong"), ("nobody", "secret")] {
         let error = first_error(&etcd.access().as_user(name, password), &root);
         assert!(matches!(error, LockError::Unauthenticated { .. }), "{name}: {error:?}");
@@ -123,7 +123,7 @@ fn an_expired_token_is_not_noticed(kind: &str) {
     let start = Instant::now();
     assert!(root_raw.delete(next.etcd_key()));
     let took = told.wait(SOON).saturating_duration_since(start);
-    assert!(took <= Duration::from_millis(300) + metronome().since(start), "told after {took:?}");
+    assert!(took <= Duration::from_millis(300) + stalls::since(start), "told after {took:?}");
     assert_eq!(next.loss(), Some(LossReason::ForceUnlocked));
     for manager in [&manager, &other] {
         assert_eq!(manager.stats().sessions, 1);
@@ -210,7 +210,7 @@ fn a_password_that_does_not_fit_any_more_is_told_and_heals() {
 /// its watches; who has none is told.
 #[test]
 fn authentication_turned_on_is_not_noticed() {
-    metronome();
+    stalls::watch();
     let etcd = Etcd::start();
     let root = fresh_root("turned-on");
     let ttl = Duration::from_secs(3);
@@ -242,7 +242,7 @@ fn authentication_turned_on_is_not_noticed() {
     assert_eq!(Etcdctl::new(&as_root).del(next.etcd_key()), 1);
     let deleted = witness.wait_for_delete(SOON, next.etcd_key()).at;
     let took = told.wait(SOON).saturating_duration_since(deleted);
-    assert!(took <= Duration::from_millis(300) + metronome().since(deleted), "told after {took:?}");
+    assert!(took <= Duration::from_millis(300) + stalls::since(deleted), "told after {took:?}");
     println!("row 17: authentication turned on: a key deleted later is told after {took:?}");
     for manager in [&manager, &other] {
         assert_eq!(manager.stats().sessions, 1);

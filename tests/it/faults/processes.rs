@@ -8,7 +8,7 @@ use crate::faults::ground::{assert_nothing_left, connect};
 use crate::support::oracle::{Interval, Oracle, now};
 use crate::support::process::{Process, Role, role};
 use crate::support::register::{Register, Stale};
-use crate::support::stalls::metronome;
+use crate::support::stalls;
 use crate::support::{Access, Raw, eventually, fresh_root, shared};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -107,7 +107,7 @@ fn the_order_outlives_a_killed_holder_and_a_killed_waiter() {
     if let Some(role) = role() {
         return serve(&role);
     }
-    metronome();
+    stalls::watch();
     let ttl = Duration::from_secs(2);
     let root = fresh_root("killed");
     let raw = Raw::connect(shared().access());
@@ -131,7 +131,7 @@ fn the_order_outlives_a_killed_holder_and_a_killed_waiter() {
     let next = hold(&mut first, SOON);
     let waited = Duration::from_nanos(next.from - killed);
     println!("row 13: holder killed, the next one had the lock after {waited:?} (TTL {ttl:?})");
-    assert!(waited <= ttl + SLACK + metronome().since(start), "the next one waited {waited:?}");
+    assert!(waited <= ttl + SLACK + stalls::since(start), "the next one waited {waited:?}");
     assert_eq!(next.who, "first");
     // The dead waiter's lease is over by then: its end lets nobody pass.
     eventually(ttl + SLACK, "the dead are gone from the queue", || raw.count(&format!("{root}/x/")) == 2);
@@ -155,7 +155,7 @@ fn a_holder_that_stood_still_for_too_long_knows_at_once() {
     if let Some(role) = role() {
         return serve(&role);
     }
-    metronome();
+    stalls::watch();
     let ttl = Duration::from_secs(3);
     let root = fresh_root("stopped");
     let register = Register::default();
@@ -172,7 +172,7 @@ fn a_holder_that_stood_still_for_too_long_knows_at_once() {
     let guard = lock.lock_timeout(ttl * 2).unwrap();
     let waited = start.elapsed();
     println!("row 14: holder stopped, the next one had the lock after {waited:?} (TTL {ttl:?})");
-    assert!(waited <= ttl + SLACK + metronome().since(start), "the next one waited {waited:?}");
+    assert!(waited <= ttl + SLACK + stalls::since(start), "the next one waited {waited:?}");
     assert_eq!(register.write(guard.token().as_u64(), 2), Ok(()));
     std::thread::sleep((ttl * 2).saturating_sub(start.elapsed()));
     holder.cont();

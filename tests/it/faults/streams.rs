@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::faults::ground::{assert_nothing_left, connect};
 use crate::support::oracle::Oracle;
-use crate::support::stalls::metronome;
+use crate::support::stalls;
 use crate::support::{Etcd, Proxy, Raw, eventually, fresh_root, shared};
 
 const TTL: Duration = Duration::from_secs(5);
@@ -86,7 +86,7 @@ fn compaction_strands_no_waiter() {
 #[test]
 fn a_silent_watch_stream_delays_a_hand_over_by_no_more_than_the_fallback() {
     const FALLBACK: Duration = Duration::from_secs(2);
-    metronome();
+    stalls::watch();
     let door = Proxy::of(shared());
     let root = fresh_root("silent");
     let holder = connect(shared().access(), &root, TTL);
@@ -106,7 +106,7 @@ fn a_silent_watch_stream_delays_a_hand_over_by_no_more_than_the_fallback() {
         let next = pending.wait().unwrap();
         let took = start.elapsed();
         longest = longest.max(took);
-        let limit = FALLBACK + Duration::from_millis(250) + metronome().since(start);
+        let limit = FALLBACK + Duration::from_millis(250) + stalls::since(start);
         assert!(took <= limit, "round {round}: {took:?} after the release");
         next.unlock().unwrap();
     }

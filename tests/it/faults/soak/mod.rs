@@ -12,7 +12,7 @@ use chaos::{Chaos, Stage};
 use workers::Record;
 
 use crate::faults::ground::{assert_nothing_left, options};
-use crate::support::stalls::metronome;
+use crate::support::stalls;
 use crate::support::{Cluster, Proxy, fresh_root};
 
 /// etcd's own floor.
@@ -44,7 +44,7 @@ fn number(variable: &str) -> Option<u64> {
 /// overlong call, nothing left behind; and when all is well again, everybody can have every lock.
 #[test]
 fn random_faults_break_no_promise() {
-    metronome();
+    stalls::watch();
     let seed = Seed(number("ETCD_LOCK_SOAK_SEED").unwrap_or_else(|| fastrand::u64(..)));
     let length = Duration::from_secs(number("ETCD_LOCK_SOAK_SECONDS").unwrap_or(DEFAULT_SECONDS));
     println!("row 21: seed {}, {length:?}", seed.0);

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use etcd_lock::crossbeam_channel::{Receiver, bounded};
@@ -12,7 +13,7 @@ use super::REQUEST_TIMEOUT;
 use super::chaos::Evictions;
 use crate::support::oracle::{Interval, Oracle, now};
 use crate::support::register::Register;
-use crate::support::stalls::{assert_within, metronome};
+use crate::support::stalls::{self, assert_within};
 
 /// No call outlives its limit by more.
 const LATE: Duration = Duration::from_millis(100);
@@ -125,8 +126,11 @@ fn acquire(lock: &DistributedLock, record: &Record, rng: &mut Rng) -> Option<Loc
         }
         3 => {
             let limit = Duration::from_millis(rng.u64(50..1_500));
-            let outcome = lock.lock_or_cancel(&cancel_after(limit));
-            assert_within(start, limit + LATE, "lock_or_cancel");
+            let (cancel, cancelled_at) = cancel_after(limit);
+            let outcome = lock.lock_or_cancel(&cancel);
+            if let Some(cancelled) = cancelled_at.get() {
+                assert_within(*cancelled, LATE, "lock_or_cancel, once it was cancelled");
+            }
             match outcome {
                 Ok(guard) => Some(guard),
                 Err(LockError::Cancelled { .. }) => None,
@@ -142,14 +146,17 @@ fn acquire(lock: &DistributedLock, record: &Record, rng: &mut Rng) -> Option<Loc
     }
 }
 
-/// A cancel channel that is disconnected after a while.
-fn cancel_after(limit: Duration) -> Receiver<()> {
+/// A cancel channel that is disconnected after a while, and when it was.
+fn cancel_after(limit: Duration) -> (Receiver<()>, Arc<OnceLock<Instant>>) {
     let (cancel, cancelled) = bounded::<()>(0);
+    let at = Arc::new(OnceLock::new());
+    let note = Arc::clone(&at);
     std::thread::spawn(move || {
         std::thread::sleep(limit);
+        let _ = note.set(Instant::now());
         drop(cancel);
     });
-    cancelled
+    (cancelled, at)
 }
 
 /// Holds for a while, mostly shortly, and writes under the token. Notes the last instant at which it believed.
@@ -183,7 +190,7 @@ fn hold(guard: LockGuard, index: usize, record: &Record, rng: &mut Rng) {
             let seen = Instant::now();
             let limit = LATE + Duration::from_millis(400);
             let closed = guard.done().recv_timeout(limit).is_err_and(|error| error.is_disconnected());
-            let stalls = metronome().since(seen);
+            let stalls = stalls::since(seen);
             assert!(closed || stalls > LATE, "lost ({reason:?}), but done() stays open");
             count(match reason {
                 LossReason::SessionExpired => &record.lost[0],
