@@ -34,7 +34,6 @@ mod store;
 #[path = "../../src/value.rs"]
 mod value;
 
-mod faults;
 mod simulation;
 mod support;
 

@@ -1,6 +1,11 @@
 //! What the tests stand on: servers that never outlive the test run, faults on demand, and witnesses that know
 //! nothing of the library.
-#![allow(dead_code, reason = "a toolbox: not every tool is in use at all times")]
+#![allow(
+    dead_code,
+    unused_imports,
+    unused_macros,
+    reason = "a toolbox: not every tool is in use at all times"
+)]
 
 mod leash;
 pub(crate) mod ports;
