@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::checks::forfeit_reason;
 use super::network::Link;
-use super::world::{Event, TTL, World, new_protocol};
+use super::node::new_protocol;
+use super::world::{Event, TTL, World};
 use crate::name::LockName;
 use crate::store::{Answer, Compare, Field, Key, LeaseId, Op, Order, Range, Request, Span, Txn};
 

@@ -7,6 +7,7 @@ mod checks;
 mod faults;
 mod mutants;
 mod network;
+mod node;
 mod script;
 mod world;
 
@@ -15,10 +16,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use checks::Violation;
-use world::{Tally, World};
+use node::Tally;
+use world::World;
 
 /// How many seeds a plain test run simulates.
-const USUAL_SEEDS: u64 = 1_000;
+const USUAL_SEEDS: u64 = 2_000;
 
 /// A trace is printed up to this many lines, the last ones; `ETCD_LOCK_SIM_TRACE_LINES` sets another number.
 const TRACE_LINES: u64 = 400;

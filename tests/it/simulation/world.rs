@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use super::checks::{Checks, Violation};
 use super::faults::{Fault, Foreign};
-use super::network::{LONGEST_PARKED, Link, Pending, Stream};
+use super::network::LONGEST_PARKED;
+use super::node::{Node, Tally};
 use super::script::Worker;
 use crate::clock::Time;
 use crate::memory::model::Model;
 use crate::name::{LockName, Root};
-use crate::protocol::{Action, Command, Config, Protocol, RequestId, Ticket};
-use crate::store::{Failure, LeaseId, Request, Response, WatchEvent, WatchId};
+use crate::protocol::{Action, Command, RequestId, Ticket};
+use crate::store::{Failure, Request, Response, WatchEvent, WatchId};
 
 /// When the world begins: late enough that no subtraction reaches the clock's zero.
 const BEGIN: Time = Time::from_nanos(1_000_000_000_000);
@@ -92,36 +93,6 @@ pub(super) struct World {
     last_event: u64,
     last_ticket: u64,
     trace: Option<Vec<String>>,
-}
-
-/// What a run did, for the summary.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally {
-    pub(super) events: u64,
-    pub(super) grants: u64,
-    pub(super) losses: u64,
-    pub(super) faults: u64,
-}
-
-/// One manager: the protocol and the outside that serves it.
-pub(super) struct Node {
-    pub(super) protocol: Protocol,
-    /// Counts restarts: what was under way for an earlier life means nothing to a later one.
-    pub(super) life: u32,
-    /// The manager's clock runs at this rate.
-    rate: f64,
-    /// Stopped until then: everything that arrives waits.
-    pub(super) paused_until: Time,
-    pub(super) link: Link,
-    pub(super) pending: BTreeMap<RequestId, Pending>,
-    pub(super) stream: Stream,
-    pub(super) workers: Vec<Worker>,
-    /// Until when holds are assured, by the manager's clock.
-    pub(super) deadline: Option<Time>,
-    pub(super) lease: Option<LeaseId>,
-    /// The highest raft term in any answer.
-    pub(super) seen_term: u64,
-    pub(super) closed: bool,
 }
 
 pub(super) const TTL: Duration = Duration::from_secs(5);
@@ -402,46 +373,4 @@ impl World {
     pub(super) fn trace(&self) -> &[String] {
         self.trace.as_deref().unwrap_or_default()
     }
-}
-
-impl Tally {
-    pub(super) fn add(&mut self, other: Self) {
-        self.events += other.events;
-        self.grants += other.grants;
-        self.losses += other.losses;
-        self.faults += other.faults;
-    }
-}
-
-impl Node {
-    fn new(rng: &mut fastrand::Rng, threads: usize) -> Self {
-        Self {
-            protocol: new_protocol(rng),
-            life: 0,
-            // Up to one per cent off, either way.
-            rate: 0.99 + rng.f64() * 0.02,
-            paused_until: Time::default(),
-            link: Link::default(),
-            pending: BTreeMap::new(),
-            stream: Stream::default(),
-            workers: (0..threads).map(|_| Worker::default()).collect(),
-            deadline: None,
-            lease: None,
-            seen_term: 0,
-            closed: false,
-        }
-    }
-}
-
-pub(super) fn new_protocol(rng: &mut fastrand::Rng) -> Protocol {
-    Protocol::new(Config {
-        root: root(),
-        owner: "simulated".into(),
-        pid: 1,
-        ttl: TTL,
-        safety_margin: TTL / 10,
-        request_timeout: Duration::from_secs(1),
-        steps_in_flight: rng.usize(1..=3),
-        seed: rng.u64(..),
-    })
 }

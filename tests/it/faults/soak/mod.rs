@@ -30,7 +30,10 @@ struct Seed(u64);
 impl Drop for Seed {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- to repeat these faults: ETCD_LOCK_SOAK_SEED={} cargo test --test faults soak", self.0);
+            eprintln!(
+                "--- to repeat these faults: ETCD_LOCK_SOAK_SEED={} cargo test --test faults soak",
+                self.0
+            );
         }
     }
 }
