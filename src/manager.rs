@@ -33,8 +33,7 @@ use crate::stats::Stats;
 ///
 /// let options = LockManagerOptions::default().ttl(Duration::from_secs(10)).owner("billing/7");
 /// let manager = LockManager::connect(&["http://10.0.0.1:2379", "http://10.0.0.2:2379"], "/app/locks", options)?;
-/// let guard = manager.new_lock("invoices/2024")?.lock()?;
-/// println!("{guard:?}");
+/// let _guard = manager.new_lock("invoices/2024")?.lock()?;
 /// # Ok(())
 /// # }
 /// ```
@@ -149,17 +148,12 @@ impl LockManager {
         self.client
     }
 
-    /// The same over any store, which `connect` makes on the I/O thread.
-    pub(crate) fn connect_to<S, C, F>(
+    /// Over any store, which `connect` makes on the I/O thread.
+    pub(crate) fn connect_to<S: Store, F: Future<Output = Result<S, LockError>>>(
         root: &str,
         options: &LockManagerOptions,
-        connect: C,
-    ) -> Result<Self, LockError>
-    where
-        S: Store,
-        C: FnOnce() -> F + Send + 'static,
-        F: Future<Output = Result<S, LockError>>,
-    {
+        connect: impl FnOnce() -> F + Send + 'static,
+    ) -> Result<Self, LockError> {
         Ok(Self { inner: Arc::new(Inner::start(root, options, connect)?), client: None })
     }
 

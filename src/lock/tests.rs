@@ -7,6 +7,7 @@ use crate::fake::{FakeHold, FakeIo, SOON, fake_manager, fake_manager_with, lock,
 use crate::mailbox::End;
 use crate::options::LockManagerOptions;
 use crate::protocol::Refusal;
+use crate::protocol::Thread;
 
 const MS: Duration = Duration::from_millis(1);
 

@@ -2,7 +2,7 @@
 //!
 //! Both run this test binary again, for one test alone, with a role in its environment:
 //!
-//! ```ignore
+//! ```text
 //! #[test]
 //! fn a_killed_process_loses_its_lock() {
 //!     if let Some(role) = process::role() {
