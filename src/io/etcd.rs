@@ -174,18 +174,17 @@ impl Shared {
     ) -> Result<Response, Fault> {
         let mut reauthentications = 0;
         loop {
-            let begun = Instant::now();
+            let fair = has_fair_chance(deadline);
             let Ok(link) = timeout_at(deadline, endpoint.link()).await else {
                 // Certainly not sent.
-                let fair = begun.elapsed() >= FAIR_CHANCE;
                 let kind = if fair { FaultKind::Elsewhere } else { FaultKind::Class(FailureClass::NotDone) };
                 return Err(Fault::new(kind, "no answer to the authentication in time"));
             };
             let link = link?;
             log::trace!(target: "etcd_lock", "{}: {}", endpoint.url(), kind_of(request));
-            let begun = Instant::now();
+            let fair = has_fair_chance(deadline);
             let Ok(result) = timeout_at(deadline, self.send(pin, &link, request)).await else {
-                if begun.elapsed() < FAIR_CHANCE {
+                if !fair {
                     return Err(Fault::new(FaultKind::Impatient, "no answer in time"));
                 }
                 endpoint.give_up(&link);
@@ -218,6 +217,12 @@ impl Shared {
             Request::Txn(txn) => convert::txn(link.kv(), txn).await,
         }
     }
+}
+
+/// Whether an attempt that begins now has enough time to tell something about the endpoint. What counts is the time that
+/// it is given: an attempt that this machine slept through took long, and tells nothing either.
+fn has_fair_chance(deadline: Instant) -> bool {
+    deadline.saturating_duration_since(Instant::now()) >= FAIR_CHANCE
 }
 
 /// The request's name in the logs.
