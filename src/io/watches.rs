@@ -188,9 +188,12 @@ impl Watches {
         mut report: impl FnMut(WatchEvent),
     ) -> Option<Trouble> {
         let wire = if message.created { self.answered(message.wire) } else { message.wire };
-        for (key, revision) in &message.deletions {
-            if let Some(&watch) = self.by_wire.get(&wire) {
-                report(WatchEvent::Deleted { watch, key: key.clone(), revision: *revision });
+        if let Some(&watch) = self.by_wire.get(&wire) {
+            // etcd tells all of a revision in one message, unless fragments are asked for.
+            for of_one in message.deletions.chunk_by(|(_, one), (_, next)| one == next) {
+                let keys = of_one.iter().map(|(key, _)| key.clone()).collect();
+                let revision = of_one.first().map_or(0, |&(_, revision)| revision);
+                report(WatchEvent::Deleted { watch, keys, revision });
             }
         }
         if message.canceled {
