@@ -105,11 +105,11 @@ impl Protocol {
             (Watched::Session, WatchEvent::Deleted { .. }) => {
                 self.obey(Verdict::Lost(LossReason::SessionRevoked));
             }
-            (Watched::Predecessor(id), WatchEvent::Created { revision, .. }) => {
-                self.change_queue(id, |queue, cx| queue.predecessor_watched(revision, cx));
+            (Watched::Place(id), WatchEvent::Created { revision, .. }) => {
+                self.change_queue(id, |queue, cx| queue.lookout_stands(revision, cx));
             }
-            (Watched::Predecessor(id), WatchEvent::Deleted { .. }) => {
-                self.change_queue(id, |queue, cx| queue.predecessor_deleted(cx));
+            (Watched::Place(id), WatchEvent::Deleted { keys, revision, .. }) => {
+                self.change_queue(id, |queue, cx| queue.sighted(&keys, revision, cx));
             }
             (Watched::Own(id), WatchEvent::Created { .. }) => {
                 self.change_queue(id, |queue, cx| queue.own_key_watched(cx));

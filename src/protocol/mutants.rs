@@ -38,8 +38,12 @@ mod listed {
         UnknownTakenForNotDone,
         /// A key that a delayed request could bring back is deleted without a new epoch.
         DeletedWithoutFence,
-        /// A waiter takes the lock when its predecessor goes, without reading who is first.
+        /// A waiter takes the news of its watch for all the news, whatever may have been missed.
         PromotedWithoutRead,
+        /// A waiter takes what it is told of the past for news.
+        OldDeletionBelieved,
+        /// A waiter that is told that its own key went together with the one before takes the lock.
+        OwnEndOverlooked,
         /// It is tested that the key exists, not that it is the one that was put.
         ExistenceForCreateRevision,
         /// What may have been missed before a watch stood, or while it was broken, is never looked for.

@@ -33,8 +33,8 @@ pub(super) enum Purpose {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Watched {
     Session,
-    /// The key before our contender's.
-    Predecessor(QueueId),
+    /// Those before our contender.
+    Place(QueueId),
     /// Our contender's own key.
     Own(QueueId),
 }

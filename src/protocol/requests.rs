@@ -17,6 +17,29 @@ pub(super) struct Guard {
     pub(super) epoch: Revision,
 }
 
+/// With so many before it a contender is near.
+pub(super) const NEAR: usize = 7;
+
+/// Who is before a contender; somebody is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Ahead {
+    /// These, at most [`NEAR`].
+    Near(Vec<Key>),
+    /// More. Once this one goes, it can be near.
+    Far(Key),
+}
+
+impl Ahead {
+    /// `None`: nobody. Of those before a contender, it takes the `NEAR + 1` newest to tell.
+    pub(super) fn of(newest_first: &[KeyValue]) -> Option<Self> {
+        match newest_first {
+            [] => None,
+            near if near.len() <= NEAR => Some(Self::Near(near.iter().map(|kv| kv.key.clone()).collect())),
+            far => far.get(NEAR).map(|kv| Self::Far(kv.key.clone())),
+        }
+    }
+}
+
 /// Where a contender stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
@@ -24,15 +47,13 @@ pub(super) enum Standing {
         session: Option<KeyValue>,
     },
     First,
-    Behind {
-        predecessor: Key,
-    },
+    Behind(Ahead),
     /// The contender's key does not exist any more.
     Gone,
     Garbled,
 }
 
-/// One read: whether `key` (created at `created`) is still there, and who is right before it.
+/// One read: whether `key` (created at `created`) is still there, and who are right before it.
 pub(super) fn look(guard: &Guard, name: &LockName, key: &Key, created: Revision) -> Txn {
     Txn {
         when: epoch_stands(guard),
@@ -40,7 +61,7 @@ pub(super) fn look(guard: &Guard, name: &LockName, key: &Key, created: Revision)
             read_key(key),
             Op::Range(Range {
                 max_create_revision: created - 1,
-                ..keys(name.contenders(), Order::NewestFirst, 1)
+                ..keys(name.contenders(), Order::NewestFirst, NEAR as u32 + 1)
             }),
         ],
         otherwise: vec![read_key(&guard.session_key)],
@@ -52,11 +73,10 @@ pub(super) fn standing(created: Revision, answer: &TxnAnswer) -> Standing {
     match (answer.succeeded, &answer.results[..]) {
         (false, [OpResult::Range(session)]) => Standing::Refused { session: session.kvs.first().cloned() },
         (true, [OpResult::Range(own), OpResult::Range(before)]) => {
-            match (own.kvs.first(), before.kvs.first()) {
-                (own, _) if own.is_none_or(|own| !is_ours(own, created)) => Standing::Gone,
-                (_, None) => Standing::First,
-                (_, Some(before)) => Standing::Behind { predecessor: before.key.clone() },
+            if own.kvs.first().is_none_or(|own| !is_ours(own, created)) {
+                return Standing::Gone;
             }
+            Ahead::of(&before.kvs).map_or(Standing::First, Standing::Behind)
         }
         _ => Standing::Garbled,
     }

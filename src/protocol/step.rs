@@ -1,7 +1,7 @@
 //! One step of a queue (keys that must go, a contender that wants in), alone in a request or grouped with others.
 
 use super::QueueId;
-use super::requests::{Guard, contenders, epoch_stands, read_key};
+use super::requests::{Ahead, Guard, NEAR, contenders, epoch_stands, read_key};
 use crate::name::LockName;
 use crate::store::{
     Answer, Compare, Field, Key, KeyValue, LeaseId, Op, OpResult, Order, RangeResult, Request, Response,
@@ -45,8 +45,8 @@ pub(super) enum Entered {
     Refused { session: Option<KeyValue> },
     /// The contender holds the lock.
     First { token: Revision },
-    /// The contender waits behind another. The predecessor is unknown when this answers a repeated request.
-    Behind { created: Revision, predecessor: Option<Key> },
+    /// The contender waits behind others. Who they are is unknown when this answers a repeated request.
+    Behind { created: Revision, ahead: Option<Ahead> },
     /// To `try_only`: somebody else is there.
     Taken,
     /// The answer has not the form of the question.
@@ -73,7 +73,7 @@ impl Entry {
 
     fn put(&self) -> Vec<Op> {
         let put = Op::Put { key: self.key.clone(), value: self.value.clone(), lease: self.lease };
-        vec![put, contenders(&self.name, Order::NewestFirst, 2)]
+        vec![put, contenders(&self.name, Order::NewestFirst, NEAR as u32 + 2)]
     }
 
     fn look(&self) -> Vec<Op> {
@@ -181,12 +181,11 @@ fn nested_entered(entry: &Entry, own: &TxnAnswer) -> Entered {
 
 /// The key was put just now, so it is the newest of the name; whoever has nobody before it is the first.
 fn put_done(entry: &Entry, newest: &RangeResult) -> Entered {
-    match &newest.kvs[..] {
-        [own] if own.key == entry.key => Entered::First { token: own.create_revision },
-        [own, predecessor, ..] if own.key == entry.key => {
-            let predecessor = Some(predecessor.key.clone());
-            Entered::Behind { created: own.create_revision, predecessor }
-        }
+    match newest.kvs.split_first() {
+        Some((own, before)) if own.key == entry.key => match Ahead::of(before) {
+            None => Entered::First { token: own.create_revision },
+            ahead => Entered::Behind { created: own.create_revision, ahead },
+        },
         _ => Entered::Garbled,
     }
 }
@@ -196,7 +195,7 @@ fn there_already(entry: &Entry, first: &RangeResult, own: &RangeResult) -> Enter
     match (first.kvs.first(), own.kvs.first()) {
         (Some(first), _) if first.key == entry.key => Entered::First { token: first.create_revision },
         _ if entry.try_only => Entered::Taken,
-        (Some(_), Some(own)) => Entered::Behind { created: own.create_revision, predecessor: None },
+        (Some(_), Some(own)) => Entered::Behind { created: own.create_revision, ahead: None },
         _ => Entered::Garbled,
     }
 }

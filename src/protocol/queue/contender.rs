@@ -4,6 +4,7 @@ use super::super::mutants::mutant;
 use super::super::outbox::{Outbox, Watched};
 use super::super::timers::Timer;
 use super::super::{HoldId, QueueId, RequestId, Thread, Ticket};
+use super::place::Place;
 use crate::store::{Key, LeaseId, Revision, WatchId};
 
 /// The key with which this process stands in the queue of a name.
@@ -33,15 +34,6 @@ pub(super) enum Stage {
     Queued(Place),
     /// First. Exits: debris (released), lost.
     Held(Hold),
-}
-
-#[derive(Debug)]
-pub(super) struct Place {
-    pub(super) created: Revision,
-    /// The key right before ours and the watch that tells when it goes.
-    pub(super) predecessor: Option<(Key, WatchId)>,
-    /// The store's revision when the predecessor was last known to be there.
-    pub(super) seen: Revision,
 }
 
 #[derive(Debug)]
@@ -132,9 +124,9 @@ impl Contender {
         }
     }
 
-    pub(super) fn unwatch_predecessor(&mut self, out: &mut Outbox) {
-        if let Some((_, watch)) = self.place_mut().and_then(|place| place.predecessor.take()) {
-            out.unwatch(watch);
+    pub(super) fn leave_lookout(&mut self, out: &mut Outbox) {
+        if let Some(place) = self.place_mut() {
+            place.leave_lookout(out);
         }
     }
 
@@ -149,7 +141,7 @@ impl Contender {
 
     /// Ends everything that was under way for this contender. What is left of it may have to be deleted.
     pub(super) fn retire(mut self, queue: QueueId, out: &mut Outbox) -> Debris {
-        self.unwatch_predecessor(out);
+        self.leave_lookout(out);
         if let Some(watch) = &self.own_watch {
             out.unwatch(watch.id);
         }

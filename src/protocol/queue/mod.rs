@@ -7,6 +7,7 @@
 
 mod contender;
 mod departures;
+mod place;
 mod replies;
 
 use std::collections::VecDeque;
@@ -179,6 +180,7 @@ impl Queue {
 
     /// Decides from the state alone what is to be done next.
     pub(super) fn advance(&mut self, cx: &mut Cx<'_>) {
+        self.take_if_first(cx);
         if self.waiters.is_empty() {
             self.drop_unwanted_contender(cx);
         }
@@ -268,7 +270,7 @@ impl Queue {
         let Some(contender) = &mut self.contender else {
             return;
         };
-        contender.unwatch_predecessor(cx.out);
+        contender.leave_lookout(cx.out);
         // It is in the store now; ten thousand of them need not be here as well.
         contender.value = Vec::new();
         cx.out.timers.clear(Timer::Fallback(self.id));

@@ -2,22 +2,19 @@
 
 use std::time::Duration;
 
-use super::contender::{Contender, Place, Stage};
-use super::{Cx, OWN_WATCH_AGE, Progress, Queue, SentStep};
+use super::contender::Contender;
+use super::place::FALLBACK;
+use super::{Cx, Progress, Queue, SentStep};
 use crate::error::LossReason;
 use crate::protocol::batch::Fate;
 use crate::protocol::mutants::mutant;
-use crate::protocol::outbox::{Purpose, Watched};
+use crate::protocol::outbox::Purpose;
 use crate::protocol::requests::{self, Standing};
 use crate::protocol::session::Verdict;
 use crate::protocol::step::Entered;
 use crate::protocol::timers::Timer;
 use crate::protocol::{Action, Refusal, ReleaseFailure};
-use crate::store::{Answer, Failure, FailureClass, Key, Request, Response, Revision, Span};
-
-/// A waiter looks where it stands after this long (less up to half, at random), so that a watch that died in silence
-/// delays a hand-over but never strands it.
-const FALLBACK: Duration = Duration::from_secs(2);
+use crate::store::{Answer, Failure, FailureClass, Key, Request, Response};
 
 /// How long the end of a hold whose key is gone may wait to learn why: the deletion of the session key, if that was
 /// the reason, is told within the same moment.
@@ -44,8 +41,8 @@ impl Queue {
             None => {}
             Some(Entered::Refused { session }) => return cx.session.handle_refused(session),
             Some(Entered::First { token }) => self.hold(token, cx),
-            Some(Entered::Behind { created, predecessor }) => {
-                self.stand(created, predecessor, answer.revision, cx);
+            Some(Entered::Behind { created, ahead }) => {
+                self.stand(created, ahead, answer.revision, cx);
             }
             Some(Entered::Taken) => {
                 self.forget_contender(cx);
@@ -104,41 +101,8 @@ impl Queue {
         Verdict::Nothing
     }
 
-    /// The contender stands behind another, as of `revision`.
-    fn stand(&mut self, created: Revision, predecessor: Option<Key>, revision: Revision, cx: &mut Cx<'_>) {
-        if let Some(contender) = &mut self.contender {
-            contender.stage = Stage::Queued(Place { created, predecessor: None, seen: revision });
-            cx.out.timers.set(Timer::OwnWatch(self.id), cx.now + OWN_WATCH_AGE);
-        }
-        self.refuse_tries(cx);
-        match predecessor {
-            Some(predecessor) => self.wait_behind(predecessor, revision, cx),
-            None => self.look(cx),
-        }
-    }
-
-    fn wait_behind(&mut self, predecessor: Key, revision: Revision, cx: &mut Cx<'_>) {
-        let Some(contender) = &mut self.contender else {
-            return;
-        };
-        let Some(place) = contender.place_mut() else {
-            return;
-        };
-        place.seen = place.seen.max(revision);
-        if place.predecessor.as_ref().is_none_or(|(key, _)| *key != predecessor) {
-            contender.unwatch_predecessor(cx.out);
-            // From now, not from a past revision: etcd serves a watch live only if it does not have to catch up.
-            let watch = cx.out.watch(Watched::Predecessor(self.id), Span::Key(predecessor.clone()), 0);
-            if let Some(place) = contender.place_mut() {
-                place.predecessor = Some((predecessor, watch));
-            }
-        }
-        let fallback = cx.out.jittered(FALLBACK);
-        cx.out.timers.set(Timer::Fallback(self.id), cx.now + fallback);
-    }
-
     /// Reads where the contender stands; one read at a time.
-    fn look(&mut self, cx: &mut Cx<'_>) {
+    pub(super) fn look(&mut self, cx: &mut Cx<'_>) {
         let (Some(contender), Some(tenure)) = (&mut self.contender, cx.session.tenure()) else {
             return;
         };
@@ -153,6 +117,9 @@ impl Queue {
         // A read that goes astray may delay a hand-over no more than a watch that does.
         let timeout = cx.out.config.request_timeout.min(FALLBACK);
         contender.look = Some(cx.out.send_within(Purpose::Look(self.id), Request::Txn(look), timeout));
+        if let Some(place) = contender.place_mut() {
+            place.asked();
+        }
     }
 
     pub(in crate::protocol) fn handle_look(
@@ -188,9 +155,10 @@ impl Queue {
                 let created = contender.created().unwrap_or_default();
                 self.hold(created, cx);
             }
-            (Standing::First, true) => {}
-            (Standing::Behind { predecessor }, false) => {
-                self.wait_behind(predecessor, revision, cx);
+            // A watch told of the others' end before this read, which did not know it yet, had its answer.
+            (Standing::First | Standing::Behind(_), true) => {}
+            (Standing::Behind(ahead), false) => {
+                self.wait_behind(ahead, revision, cx);
                 if again {
                     self.look(cx);
                 }
@@ -198,9 +166,7 @@ impl Queue {
             // Our key was deleted: the waiters stay and enter with a new one.
             (Standing::Gone, true) => self.key_deleted(cx),
             (Standing::Gone, false) => self.leave_deleted_key(cx),
-            (Standing::Behind { .. }, true) | (Standing::Garbled, _) => {
-                return self.look_failed(requests::garbled(), cx);
-            }
+            (Standing::Garbled, _) => return self.look_failed(requests::garbled(), cx),
         }
         Verdict::Nothing
     }
@@ -234,25 +200,6 @@ impl Queue {
         }
     }
 
-    /// The watch on the predecessor stands from `revision` on.
-    pub(in crate::protocol) fn predecessor_watched(&mut self, revision: Revision, cx: &mut Cx<'_>) {
-        let place = self.contender.as_mut().and_then(Contender::place_mut);
-        if place.is_some_and(|place| place.seen < revision) && !mutant!(MissedEventsIgnored) {
-            // It may have gone between the read that showed it and the beginning of the watch.
-            self.look(cx);
-        }
-    }
-
-    pub(in crate::protocol) fn predecessor_deleted(&mut self, cx: &mut Cx<'_>) {
-        if let Some(place) = self.contender.as_mut().and_then(Contender::place_mut) {
-            if mutant!(PromotedWithoutRead) {
-                let created = place.created;
-                return self.hold(created, cx);
-            }
-            self.look(cx);
-        }
-    }
-
     pub(in crate::protocol) fn own_key_watched(&mut self, cx: &mut Cx<'_>) {
         let Some(watch) = self.contender.as_mut().and_then(|contender| contender.own_watch.as_mut()) else {
             return;
@@ -282,7 +229,7 @@ impl Queue {
     }
 
     /// Whoever deleted it may do so again: the next contender has another key.
-    fn leave_deleted_key(&mut self, cx: &mut Cx<'_>) {
+    pub(super) fn leave_deleted_key(&mut self, cx: &mut Cx<'_>) {
         cx.session.retire_keys();
         self.forget_contender(cx);
     }

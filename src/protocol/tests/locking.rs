@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::world::{Outcome, World};
+use crate::protocol::requests::NEAR;
 use crate::protocol::{Patience, Refusal};
 use crate::store::FailureClass;
 
@@ -188,6 +189,78 @@ fn a_predecessor_that_goes_before_its_watch_stands_is_not_missed() {
     world.deliver(1, request, reply);
     world.settle();
     assert!(world.holds(1, waiter));
+}
+
+#[test]
+fn whoever_is_near_takes_over_without_a_read() {
+    let mut world = World::with(NEAR + 1);
+    let tickets: Vec<_> = (0..=NEAR)
+        .map(|node| {
+            let ticket = world.lock(node, "a", 1);
+            world.settle();
+            ticket
+        })
+        .collect();
+    for (node, &ticket) in tickets.iter().enumerate() {
+        assert!(world.holds(node, ticket));
+        assert_eq!(world.count(node, "txn"), 1, "the acquire alone");
+        world.leave(node, ticket);
+        world.settle();
+    }
+}
+
+#[test]
+fn whoever_is_far_finds_out_in_time_that_it_came_near() {
+    let mut world = World::with(12);
+    let tickets: Vec<_> = (0..12)
+        .map(|node| {
+            let ticket = world.lock(node, "a", 1);
+            world.settle();
+            ticket
+        })
+        .collect();
+    for (node, &ticket) in tickets.iter().enumerate() {
+        assert!(world.holds(node, ticket));
+        let reads = usize::from(node > NEAR);
+        assert_eq!(world.count(node, "txn"), 1 + reads, "manager {node}");
+        world.leave(node, ticket);
+        world.settle();
+    }
+}
+
+#[test]
+fn a_waiter_whose_key_goes_together_with_the_one_before_is_not_granted_on_it() {
+    let mut world = World::with(2);
+    let holder = world.lock(0, "a", 1);
+    world.settle();
+    let waiter = world.lock(1, "a", 1);
+    world.settle();
+    let dead = world.contenders("a")[1].clone();
+    world.delete_all("a");
+    world.hear_only(1);
+    assert!(!world.holds(1, waiter));
+    world.settle();
+    assert!(world.token(1, waiter).is_some_and(|token| token > dead.create_revision));
+    world.pass(Duration::from_secs(1));
+    assert!(!world.holds(0, holder));
+}
+
+#[test]
+fn what_is_told_of_the_past_is_no_news() {
+    let mut world = World::with(2);
+    let first = world.lock(0, "a", 1);
+    world.settle();
+    world.leave(0, first);
+    world.settle();
+    let released_at = world.model.revision();
+    let again = world.lock(0, "a", 1);
+    world.settle();
+    let waiter = world.lock(1, "a", 1);
+    world.settle();
+    // The same key, of the hold before; a member that is behind tells of it late.
+    let key = world.contenders("a")[0].key.clone();
+    world.tell_newest_watch(1, key, released_at);
+    assert!(world.holds(0, again) && !world.holds(1, waiter));
 }
 
 #[test]

@@ -240,11 +240,13 @@ fn a_waiter_that_was_told_of_its_key_s_end_is_not_granted_by_an_older_answer() {
     let holder = world.lock(0, "a", 1);
     world.settle();
     let waiter = world.lock(1, "a", 1);
-    world.pass(Duration::from_millis(100));
+    let (acquire, queued) = world.carry_out(1);
     let dead = world.contenders("a")[1].clone();
-    // The holder leaves, the waiter looks, and before the answer arrives its key is deleted and it is told.
+    // The holder leaves before the waiter's watch stands, so the waiter looks; and before the answer arrives its key is
+    // deleted and it is told.
     world.leave(0, holder);
     world.answer(0);
+    world.deliver(1, acquire, queued);
     world.hear_only(1);
     let (request, reply) = world.carry_out(1);
     world.delete(dead.key.clone());

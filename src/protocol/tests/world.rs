@@ -12,8 +12,8 @@ use crate::protocol::{
     Ticket,
 };
 use crate::store::{
-    Failure, FailureClass, Key, KeyValue, Order, Range, Request, Response, Revision, Span, WatchEvent,
-    WatchId,
+    Failure, FailureClass, Key, KeyValue, Op, Order, Range, Request, Response, Revision, Span, Txn,
+    WatchEvent, WatchId,
 };
 
 pub(super) const TTL: Duration = Duration::from_secs(10);
@@ -180,6 +180,20 @@ impl World {
     /// A request that was parked somewhere takes effect after all; nobody hears its answer.
     pub(super) fn carry_out_late(&mut self, request: &Request) {
         let _ = self.model.execute(self.now, request);
+    }
+
+    /// An administrator deletes all keys of the name at once.
+    pub(super) fn delete_all(&mut self, name: &str) {
+        let then = self.contenders(name).into_iter().map(|kv| Op::Delete { key: kv.key }).collect();
+        self.carry_out_late(&Request::Txn(Txn { then, ..Txn::default() }));
+    }
+
+    /// The node's newest watch tells that this key was deleted at `revision`.
+    pub(super) fn tell_newest_watch(&mut self, id: NodeId, key: Key, revision: Revision) {
+        let watch = *self.nodes[id].watches.keys().max().expect("something is watched");
+        let event = WatchEvent::Deleted { watch, keys: vec![key], revision };
+        self.nodes[id].protocol.handle_watch(self.now, event);
+        self.pump(id);
     }
 
     /// Delivers the watch events of one node, and nothing else.

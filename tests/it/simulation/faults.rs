@@ -34,6 +34,8 @@ pub(super) enum Fault {
     RevokeLease,
     /// An administrator deletes somebody's key.
     DeleteContender,
+    /// An administrator deletes all keys of a name at once.
+    DeleteName,
     DeleteSessionKey,
     /// A new leader: every lease starts anew. The old one may go on answering renewals for a while.
     LeaderChange,
@@ -57,6 +59,7 @@ enum Kind {
     Reenter,
     RevokeLease,
     DeleteContender,
+    DeleteName,
     DeleteSessionKey,
     LeaderChange,
     Compact,
@@ -77,6 +80,7 @@ const WEATHERS: [&[Kind]; 5] = [
         Kind::Reenter,
         Kind::RevokeLease,
         Kind::DeleteContender,
+        Kind::DeleteName,
         Kind::DeleteSessionKey,
         Kind::LeaderChange,
         Kind::Compact,
@@ -86,7 +90,7 @@ const WEATHERS: [&[Kind]; 5] = [
     // A bad network and slow processes.
     &[Kind::Cut, Kind::Cut, Kind::Slow, Kind::Slow, Kind::Pause, Kind::StallStream],
     // A busy administrator, while watches are unreliable.
-    &[Kind::DeleteContender, Kind::DeleteContender, Kind::RevokeLease, Kind::StallStream, Kind::Foreign],
+    &[Kind::DeleteContender, Kind::DeleteName, Kind::RevokeLease, Kind::StallStream, Kind::Foreign],
     // Elections.
     &[Kind::LeaderChange, Kind::LeaderChange, Kind::Cut, Kind::Slow],
     // Processes come and go.
@@ -156,6 +160,7 @@ impl World {
             Kind::Reenter => Fault::Reenter(node),
             Kind::RevokeLease => Fault::RevokeLease,
             Kind::DeleteContender => Fault::DeleteContender,
+            Kind::DeleteName => Fault::DeleteName,
             Kind::DeleteSessionKey => Fault::DeleteSessionKey,
             Kind::LeaderChange => Fault::LeaderChange,
             Kind::Compact => Fault::Compact,
@@ -196,6 +201,7 @@ impl World {
             }
             Fault::RevokeLease => self.revoke_some_lease(),
             Fault::DeleteContender => self.delete_some(false),
+            Fault::DeleteName => self.delete_name(),
             Fault::DeleteSessionKey => self.delete_some(true),
             Fault::LeaderChange => self.change_leader(),
             Fault::StaleMemberGone => self.stale_term = None,
@@ -259,6 +265,16 @@ impl World {
             self.checks.forfeit(self.now, forfeit_reason::key(key.clone()), &self.model);
             let _ = self.model.execute(self.now, &Request::Delete { key });
         }
+    }
+
+    fn delete_name(&mut self) {
+        let name = self.names[self.rng.usize(..self.names.len())].clone();
+        let keys = self.keys(name.contenders());
+        for key in &keys {
+            self.checks.forfeit(self.now, forfeit_reason::key(key.clone()), &self.model);
+        }
+        let then = keys.into_iter().map(|key| Op::Delete { key }).collect();
+        let _ = self.model.execute(self.now, &Request::Txn(Txn { then, ..Txn::default() }));
     }
 
     pub(super) fn keys(&self, span: Span) -> Vec<Key> {

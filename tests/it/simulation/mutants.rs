@@ -4,15 +4,17 @@ use super::run;
 use crate::protocol::mutants::Mutant;
 
 /// Each defect, and a seed that catches it.
-const CAUGHT: [(Mutant, u64); 12] = [
-    (Mutant::DeadlineFromReceipt, 2196),
-    (Mutant::AnswersBeforeDeadline, 144),
-    (Mutant::StaleTermBelieved, 172),
+const CAUGHT: [(Mutant, u64); 14] = [
+    (Mutant::DeadlineFromReceipt, 1528),
+    (Mutant::AnswersBeforeDeadline, 98),
+    (Mutant::StaleTermBelieved, 441),
     (Mutant::EpochNotCompared, 3),
-    (Mutant::UnknownTakenForNotDone, 1),
+    (Mutant::UnknownTakenForNotDone, 2),
     (Mutant::DeletedWithoutFence, 1),
-    (Mutant::PromotedWithoutRead, 0),
-    (Mutant::ExistenceForCreateRevision, 274),
+    (Mutant::PromotedWithoutRead, 11493),
+    (Mutant::OldDeletionBelieved, 6),
+    (Mutant::OwnEndOverlooked, 743),
+    (Mutant::ExistenceForCreateRevision, 33650),
     (Mutant::MissedEventsIgnored, 1),
     (Mutant::AbandonIgnoredAfterGrant, 0),
     (Mutant::KeyReusedAtHandOver, 1),

@@ -9,7 +9,9 @@ use super::world::{Event, TTL, World};
 use crate::clock::Time;
 use crate::memory::model::{Notice, Watcher};
 use crate::protocol::RequestId;
-use crate::store::{Answer, Failure, FailureClass, Request, Response, WatchEvent, WatchId, WatchSpec};
+use crate::store::{
+    Answer, Failure, FailureClass, Request, Response, Revision, WatchEvent, WatchId, WatchSpec,
+};
 
 /// A dead stream is noticed within this: a progress request every 2 s, and 2 s for its answer.
 const HEARTBEAT: Duration = Duration::from_secs(4);
@@ -237,14 +239,25 @@ impl World {
         if it.number != stream {
             return;
         }
-        let Some(spec) = it.wanted.get(&watch).cloned() else {
+        let Some(mut spec) = it.wanted.get(&watch).cloned() else {
             return;
         };
+        let behind = if spec.from_revision == 0 { self.member_is_behind() } else { 0 };
+        if behind > 0 {
+            spec.from_revision = self.model.revision() - behind + 1;
+        }
         let Ok((watcher, revision)) = self.model.watch(&spec) else {
             return;
         };
+        let revision = revision - behind;
         self.nodes[node].stream.open.insert(watch, watcher);
         self.deliver(node, watch, WatchEvent::Created { watch, revision });
+    }
+
+    /// By so many revisions the member that opens a watch is behind; it tells of them later.
+    fn member_is_behind(&mut self) -> Revision {
+        let most = self.model.revision() - self.model.compacted() - 1;
+        if most < 1 || self.rng.u8(..) >= 32 { 0 } else { self.rng.i64(1..=most.min(8)) }
     }
 
     /// Sends every watcher what it has to hear.
@@ -289,19 +302,28 @@ impl World {
         let last = self.nodes[node].stream.last_told.entry(watch).or_default();
         *last = (*last).max(at);
         let after = last.since(self.now);
-        self.schedule(after, Event::Tell { node, stream: number, event });
+        self.schedule(after, Event::Tell { node, stream: number, event, happened: self.now });
     }
 
-    pub(super) fn tell(&mut self, node: usize, stream: u64, event: WatchEvent) -> Result<(), Violation> {
+    pub(super) fn tell(
+        &mut self,
+        node: usize,
+        stream: u64,
+        event: WatchEvent,
+        happened: Time,
+    ) -> Result<(), Violation> {
         let it = &self.nodes[node].stream;
         let (WatchEvent::Created { watch, .. } | WatchEvent::Deleted { watch, .. }) = &event;
         if it.number != stream || it.stalled || !it.wanted.contains_key(watch) {
             return Ok(());
         }
         self.note(|| format!("manager {node} is told {event:?}"));
+        self.checks.hearing_as_of = happened;
         let local = self.local(node);
         self.nodes[node].protocol.handle_watch(local, event);
-        self.pump(node)
+        let result = self.pump(node);
+        self.checks.hearing_as_of = self.now;
+        result
     }
 
     /// The stream is dead from now on; that is noticed at the next heartbeat.

@@ -55,6 +55,7 @@ pub(super) enum Event {
         node: usize,
         stream: u64,
         event: WatchEvent,
+        happened: Time,
     },
     /// The manager notices that its watch stream is dead, and opens another.
     Reopen {
@@ -220,7 +221,9 @@ impl World {
                 return self.reply(node, life, id, reply, carried_out);
             }
             Event::OpenWatch { node, stream, watch } => self.open_watch(node, stream, watch),
-            Event::Tell { node, stream, event } => return self.tell(node, stream, event),
+            Event::Tell { node, stream, event, happened } => {
+                return self.tell(node, stream, event, happened);
+            }
             Event::Reopen { node, stream } => self.reopen(node, stream),
             Event::Work { node, life, worker } => return self.work(node, life, worker),
             Event::Foreign(foreign) => self.foreign_step(foreign),

@@ -1,0 +1,263 @@
+//! A waiter's place behind others, and what it watches there.
+//!
+//! With only a few before it ([`Ahead::Near`]), a waiter watches the whole name. So the ends of all of them, and the end of its own
+//! key, are told in one order: when it hears that the last one before it went, its own key was still there, and it is the
+//! first without having to read so. That holds only if the watch is live and nothing was missed since a read showed who
+//! they are, see [`Footing`]; else it reads.
+//!
+//! With more before it, it watches the one alone whose end brings it near, and finds out then where it stands: hundreds of
+//! waiters need not all be told of every hand-over.
+
+use std::time::Duration;
+
+use super::contender::{Contender, Stage};
+use super::{Cx, OWN_WATCH_AGE, Queue};
+use crate::protocol::QueueId;
+use crate::protocol::mutants::mutant;
+use crate::protocol::outbox::{Outbox, Watched};
+use crate::protocol::requests::Ahead;
+use crate::protocol::timers::Timer;
+use crate::store::{Key, Revision, Span, WatchId};
+
+/// A waiter looks where it stands after this long (less up to half, at random), so that a watch that died in silence
+/// delays a hand-over but never strands it.
+pub(super) const FALLBACK: Duration = Duration::from_secs(2);
+
+/// A watch that was opened while the store was writing can miss its start: etcd then serves it from its next tick on,
+/// which comes every 100 ms. Until then a waiter that is near looks this early, and again after twice the time...
+const FIRST_LOOK: Duration = Duration::from_millis(10);
+/// ...so many times.
+const EARLY_LOOKS: u32 = 4;
+
+/// Where a waiter stands.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// The create revision of its key.
+    pub(super) created: Revision,
+    /// The store's revision when it was last read who is before it.
+    seen: Revision,
+    /// The last revision at which something happened that was not understood for want of such a read.
+    unclear: Revision,
+    lookout: Option<Lookout>,
+    /// Nobody is before it any more.
+    first: bool,
+}
+
+/// The watch that tells when it gets closer.
+#[derive(Debug)]
+struct Lookout {
+    watch: WatchId,
+    footing: Footing,
+    post: Post,
+    early_looks: u32,
+}
+
+/// What the news of a watch can be relied on for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Footing {
+    /// The watch does not stand yet.
+    None,
+    /// It stands, but began at another revision than the read was of: something may have been missed, or the member
+    /// that serves it may be behind and tell old news.
+    Shaky,
+    /// The same, and a read that will tell is under way.
+    Asked,
+    /// It told, or will soon tell, all that happened since the read.
+    Firm,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Post {
+    /// The whole name. These are before us; empty: to be read.
+    Name(Vec<Key>),
+    /// The one whose end brings us near.
+    Far(Key),
+}
+
+impl Post {
+    fn of(ahead: Ahead) -> Self {
+        match ahead {
+            Ahead::Near(keys) => Self::Name(keys),
+            Ahead::Far(key) => Self::Far(key),
+        }
+    }
+
+    /// One watch serves both.
+    fn sees_as_much_as(&self, other: &Self) -> bool {
+        self == other || matches!((self, other), (Self::Name(_), Self::Name(_)))
+    }
+}
+
+impl Place {
+    pub(super) fn new(created: Revision, seen: Revision) -> Self {
+        Self { created, seen, unclear: 0, lookout: None, first: false }
+    }
+
+    fn is_firm(&self) -> bool {
+        let firm = self.lookout.as_ref().is_some_and(|lookout| lookout.footing == Footing::Firm);
+        firm || mutant!(PromotedWithoutRead)
+    }
+
+    /// A read of where we stand is on its way.
+    pub(super) fn asked(&mut self) {
+        if let Some(Lookout { footing: footing @ Footing::Shaky, .. }) = &mut self.lookout {
+            *footing = Footing::Asked;
+        }
+    }
+
+    /// It was read at `revision` who is before us.
+    fn read(&mut self, revision: Revision) {
+        self.seen = self.seen.max(revision);
+        if let Some(Lookout { footing: footing @ Footing::Asked, .. }) = &mut self.lookout {
+            *footing = Footing::Firm;
+        }
+    }
+
+    fn move_to(&mut self, post: Post, queue: QueueId, name: Span, out: &mut Outbox) {
+        if let Some(lookout) = self.lookout.as_mut().filter(|lookout| lookout.post.sees_as_much_as(&post)) {
+            lookout.post = post;
+            return;
+        }
+        self.leave_lookout(out);
+        let span = match &post {
+            Post::Name(_) => name,
+            Post::Far(key) => Span::Key(key.clone()),
+        };
+        // From now, not from a past revision: etcd serves a watch live only if it does not have to catch up.
+        let watch = out.watch(Watched::Place(queue), span, 0);
+        self.lookout = Some(Lookout { watch, footing: Footing::None, post, early_looks: 0 });
+    }
+
+    pub(super) fn leave_lookout(&mut self, out: &mut Outbox) {
+        if let Some(lookout) = self.lookout.take() {
+            out.unwatch(lookout.watch);
+        }
+    }
+
+    /// How long to rely on the watch alone.
+    fn patience(&mut self) -> Duration {
+        match &mut self.lookout {
+            Some(Lookout { post: Post::Name(_), early_looks, .. }) if *early_looks < EARLY_LOOKS => {
+                *early_looks += 1;
+                FIRST_LOOK * (1 << (*early_looks - 1))
+            }
+            _ => FALLBACK,
+        }
+    }
+
+    /// Takes in that these keys went at `revision`. `own` is ours.
+    fn sight(&mut self, own: &Key, gone: &[Key], revision: Revision) -> Sighting {
+        // What was gone before the read is not what the read showed, though it may have the same name.
+        if revision <= self.seen && !mutant!(OldDeletionBelieved) {
+            return Sighting::Nothing;
+        }
+        let firm = self.is_firm();
+        let Some(Lookout { post, .. }) = &mut self.lookout else {
+            return Sighting::Nothing;
+        };
+        match post {
+            Post::Far(_) => return Sighting::Closer,
+            Post::Name(_) if gone.contains(own) && !mutant!(OwnEndOverlooked) => return Sighting::Gone,
+            Post::Name(ahead) if firm && !ahead.is_empty() => {
+                ahead.retain(|key| !gone.contains(key));
+                self.first = ahead.is_empty();
+                return Sighting::Nothing;
+            }
+            Post::Name(_) => {}
+        }
+        self.unclear = revision;
+        Sighting::Unclear
+    }
+}
+
+/// What is to be done about deletions that the lookout was told of.
+enum Sighting {
+    Nothing,
+    /// Our own key went.
+    Gone,
+    /// It has to be read what they mean.
+    Unclear,
+    /// We may be near now.
+    Closer,
+}
+
+impl Queue {
+    /// The contender stands behind others, as of `revision`.
+    pub(super) fn stand(
+        &mut self,
+        created: Revision,
+        ahead: Option<Ahead>,
+        revision: Revision,
+        cx: &mut Cx<'_>,
+    ) {
+        if let Some(contender) = &mut self.contender {
+            contender.stage = Stage::Queued(Place::new(created, revision));
+            cx.out.timers.set(Timer::OwnWatch(self.id), cx.now + OWN_WATCH_AGE);
+        }
+        self.refuse_tries(cx);
+        match ahead {
+            Some(ahead) => self.wait_behind(ahead, revision, cx),
+            None => self.look(cx),
+        }
+    }
+
+    /// A read showed at `revision` who is before us.
+    pub(super) fn wait_behind(&mut self, ahead: Ahead, revision: Revision, cx: &mut Cx<'_>) {
+        let Some(place) = self.contender.as_mut().and_then(Contender::place_mut) else {
+            return;
+        };
+        place.read(revision);
+        place.move_to(Post::of(ahead), self.id, self.name.contenders(), cx.out);
+        let patience = cx.out.jittered(place.patience());
+        cx.out.timers.set(Timer::Fallback(self.id), cx.now + patience);
+        if place.unclear > revision {
+            self.look(cx);
+        }
+    }
+
+    /// The lookout tells everything after `revision`, for the first time or again.
+    pub(in crate::protocol) fn lookout_stands(&mut self, revision: Revision, cx: &mut Cx<'_>) {
+        let Some(place) = self.contender.as_mut().and_then(Contender::place_mut) else {
+            return;
+        };
+        let Some(lookout) = &mut place.lookout else {
+            return;
+        };
+        let begun = lookout.footing == Footing::None && revision == place.seen;
+        let begun = begun || mutant!(MissedEventsIgnored);
+        lookout.footing = if begun { Footing::Firm } else { Footing::Shaky };
+        if !begun || lookout.post == Post::Name(Vec::new()) {
+            self.look(cx);
+        }
+    }
+
+    /// Keys that the lookout watches were deleted.
+    pub(in crate::protocol) fn sighted(&mut self, gone: &[Key], revision: Revision, cx: &mut Cx<'_>) {
+        let Some(contender) = &mut self.contender else {
+            return;
+        };
+        let Stage::Queued(place) = &mut contender.stage else {
+            return;
+        };
+        match place.sight(&contender.key, gone, revision) {
+            Sighting::Nothing => {}
+            Sighting::Gone => self.leave_deleted_key(cx),
+            // A read under way may have its answer from after that.
+            Sighting::Unclear if contender.look.is_some() => {}
+            Sighting::Unclear => self.look(cx),
+            // Read once the watch stands.
+            Sighting::Closer => {
+                place.move_to(Post::Name(Vec::new()), self.id, self.name.contenders(), cx.out)
+            }
+        }
+    }
+
+    /// Takes the lock if nobody is before us any more, as far as we have heard: what came in together with the news, and
+    /// may be that our own key went too, counts.
+    pub(super) fn take_if_first(&mut self, cx: &mut Cx<'_>) {
+        let place = self.contender.as_mut().and_then(Contender::place_mut);
+        if let Some(created) = place.filter(|place| place.first).map(|place| place.created) {
+            self.hold(created, cx);
+        }
+    }
+}
