@@ -61,6 +61,13 @@ pub(super) struct Link {
     pub(super) token_since: Instant,
 }
 
+/// The cluster an endpoint belongs to, its raft term, and whether it knows a leader.
+pub(super) struct Status {
+    pub(super) cluster: u64,
+    pub(super) term: u64,
+    pub(super) has_leader: bool,
+}
+
 impl Link {
     pub(super) fn kv(&self) -> KvClient {
         self.kv.clone()
@@ -74,8 +81,8 @@ impl Link {
         self.client.watch_client().max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
-    /// The cluster this endpoint belongs to, and whether it knows a leader.
-    pub(super) async fn status(&self) -> Result<(u64, bool), Fault> {
+    /// What the endpoint says of itself.
+    pub(super) async fn status(&self) -> Result<Status, Fault> {
         let status = match self.client.maintenance_client().status().await.map_err(Fault::from) {
             // Later releases (3.5.30 is one) tell it to root alone.
             Err(Fault { kind: FaultKind::Class(FailureClass::PermissionDenied), .. }) => {
@@ -84,14 +91,18 @@ impl Link {
             status => status?,
         };
         let header = status.header().ok_or_else(|| Fault::malformed("no header"))?;
-        Ok((header.cluster_id(), status.leader() != 0))
+        Ok(Status {
+            cluster: header.cluster_id(),
+            term: header.raft_term(),
+            has_leader: status.leader() != 0,
+        })
     }
 
     /// The same from an answer that every user may have, and that no member gives without a leader: how long a lease
     /// lasts that does not exist.
-    async fn status_for_everybody(&self) -> Result<(u64, bool), Fault> {
+    async fn status_for_everybody(&self) -> Result<Status, Fault> {
         let answered = convert::lease_time_to_live(self.leases(), NO_LEASE).await?;
-        Ok((answered.cluster, true))
+        Ok(Status { cluster: answered.cluster, term: answered.response.term, has_leader: true })
     }
 }
 
@@ -162,10 +173,11 @@ impl Endpoint {
     }
 
     /// Asks an endpoint that has not answered for a while whether it is alive; an error says that it is not, or that it
-    /// has lost its leader. A member answers this by itself, however long the cluster takes for a commit.
-    pub(super) async fn sign_of_life(&self, patience: Duration) -> Result<(), Fault> {
+    /// has lost its leader. A member answers this by itself, however long the cluster takes for a commit. Returns its raft
+    /// term, if it said so.
+    pub(super) async fn sign_of_life(&self, patience: Duration) -> Result<Option<u64>, Fault> {
         // One question is enough for all who wait; its answer is for all.
-        let Ok(_asking) = self.asking.try_lock() else { return Ok(()) };
+        let Ok(_asking) = self.asking.try_lock() else { return Ok(None) };
         let mut asked = None;
         let answer = timeout(patience, async {
             let link = self.link().await?;
@@ -173,11 +185,11 @@ impl Endpoint {
         });
         let dead = |what: &str| Err(Fault::class(FailureClass::Unknown, what));
         match answer.await {
-            Ok(Ok((_, true))) => Ok(()),
-            Ok(Ok((_, false))) => dead("no answer in time, and it knows no leader"),
+            Ok(Ok(Status { has_leader: true, term, .. })) => Ok(Some(term)),
+            Ok(Ok(_)) => dead("no answer in time, and it knows no leader"),
             Ok(Err(fault)) if fault.blames_endpoint() => dead(&format!("no answer in time, and {fault}")),
             // Whatever it has against the question, it is alive.
-            Ok(Err(_)) => Ok(()),
+            Ok(Err(_)) => Ok(None),
             Err(_) => {
                 if let Some(link) = &asked {
                     self.give_up(link);
