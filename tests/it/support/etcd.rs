@@ -390,7 +390,8 @@ impl Member {
     pub(crate) fn log_tail(&self) -> String {
         let log = std::fs::read(self.log_file()).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
-        let lines: Vec<&str> = log.lines().collect();
+        // Our own waiting for it.
+        let lines: Vec<&str> = log.lines().filter(|line| !line.contains("/health error")).collect();
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
 
