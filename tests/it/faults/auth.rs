@@ -9,8 +9,8 @@ use etcd_lock::{LockError, LockManager, LossReason};
 use tempfile::TempDir;
 
 use crate::faults::ground::{assert_nothing_left, connect, options};
-use crate::support::etcd::User;
 use crate::support::etcdctl::Etcdctl;
+use crate::support::setup::User;
 use crate::support::stalls::{self, assert_within};
 use crate::support::told::Told;
 use crate::support::wait::eventually_some;
