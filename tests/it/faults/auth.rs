@@ -237,7 +237,7 @@ fn authentication_turned_on_is_not_noticed() {
     guard.unlock().unwrap();
     let next = waiting.wait().unwrap();
     std::thread::sleep(Duration::from_secs(2));
-    let as_root = etcd.access().as_user("root", crate::support::etcd::ROOT_PASSWORD);
+    let as_root = etcd.access().as_user("root", crate::support::setup::ROOT_PASSWORD);
     let (witness, told) = (Witness::of(&as_root, &root), Told::of(&next));
     assert_eq!(Etcdctl::new(&as_root).del(next.etcd_key()), 1);
     let deleted = witness.wait_for_delete(SOON, next.etcd_key()).at;
