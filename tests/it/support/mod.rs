@@ -29,7 +29,6 @@ mod mute;
 pub(crate) mod proxy;
 
 pub(crate) mod backend;
-pub(crate) mod lag;
 pub(crate) mod logs;
 pub(crate) mod manager;
 pub(crate) mod oracle;

@@ -6,16 +6,13 @@ use std::time::{Duration, Instant};
 
 use etcd_lock::{FencingToken, LockGuard};
 
-use super::lag;
 use super::oracle::{Inside, Oracle};
 use super::raw::Raw;
+use super::stalls;
 use super::wait::eventually;
 
 /// A call may come back so late: the answer to a caller whose time is up names the holder, which takes a round trip.
 const LATE: Duration = Duration::from_millis(100);
-
-/// A call needs the caller, the I/O thread and the caller again to be woken.
-const WAKE_UPS: u32 = 2;
 
 /// Judges one test. Every thread of the test may have it.
 #[derive(Debug, Default)]
@@ -37,7 +34,7 @@ struct Ledger {
 impl Referee {
     /// For all threads of a test, for as long as the process lives: a few hundred bytes.
     pub(crate) fn new() -> &'static Self {
-        lag::watch();
+        stalls::watch();
         Box::leak(Box::default())
     }
 
@@ -76,10 +73,10 @@ impl Referee {
         let begun = Instant::now();
         let result = call();
         let took = begun.elapsed();
-        let lag = lag::since(begun);
-        if took > limit + LATE + lag * WAKE_UPS {
+        let stalls = stalls::since(begun);
+        if took > limit + LATE + stalls {
             let line =
-                format!("{what} took {took:?}, its limit is {limit:?}; the machine was late by {lag:?}");
+                format!("{what} took {took:?}, its limit is {limit:?}; the machine's stalls: {stalls:?}");
             self.overdue.lock().unwrap_or_else(PoisonError::into_inner).push(line);
         }
         result
