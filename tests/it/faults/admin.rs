@@ -68,7 +68,6 @@ fn told_after(told: &Told, deleted: Instant) -> Duration {
 /// A lease revoked by hand ends every hold of its session, and the session comes back by itself.
 #[test]
 fn a_revoked_lease_is_told_within_300_ms() {
-    stalls::watch();
     let scene = set_up();
     let guards: Vec<_> =
         (0..3).map(|n| scene.manager.new_lock(&format!("x{n}")).unwrap().lock().unwrap()).collect();
@@ -91,7 +90,6 @@ fn a_revoked_lease_is_told_within_300_ms() {
 /// A key deleted by hand ends that hold alone, be it old or just granted.
 #[test]
 fn a_deleted_key_is_told_within_300_ms() {
-    stalls::watch();
     let scene = set_up();
     let untouched = scene.manager.new_lock("untouched").unwrap().lock().unwrap();
     for age in [0, 50, 500] {
@@ -146,7 +144,6 @@ fn a_waiter_whose_key_went_queues_up_again_within_a_second() {
 /// loss is told.
 #[test]
 fn a_waiter_is_never_granted_a_dead_key() {
-    stalls::watch();
     let scene = set_up();
     let raw = Raw::connect(shared().access());
     let (mut granted_alive, mut told) = (0, 0);

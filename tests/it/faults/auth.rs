@@ -52,7 +52,6 @@ fn what_etcd_refuses_is_told_at_once_and_by_its_name() {
         })
         .unwrap();
     }
-    stalls::watch();
     for (name, password) in [("locker", "wrong"), ("nobody", "secret")] {
         let error = first_error(&etcd.access().as_user(name, password), &root);
         assert!(matches!(error, LockError::Unauthenticated { .. }), "{name}: {error:?}");
@@ -210,7 +209,6 @@ fn a_password_that_does_not_fit_any_more_is_told_and_heals() {
 /// its watches; who has none is told.
 #[test]
 fn authentication_turned_on_is_not_noticed() {
-    stalls::watch();
     let etcd = Etcd::start();
     let root = fresh_root("turned-on");
     let ttl = Duration::from_secs(3);

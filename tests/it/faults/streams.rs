@@ -86,7 +86,6 @@ fn compaction_strands_no_waiter() {
 #[test]
 fn a_silent_watch_stream_delays_a_hand_over_by_no_more_than_the_fallback() {
     const FALLBACK: Duration = Duration::from_secs(2);
-    stalls::watch();
     let door = Proxy::of(shared());
     let root = fresh_root("silent");
     let holder = connect(shared().access(), &root, TTL);
