@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender};
 use parking_lot::Mutex;
@@ -15,7 +15,7 @@ use crate::error::{Cause, LockError};
 use crate::info::SessionInfo;
 use crate::io::{GRACE, IoThread, Launch, Report, Settings, Store};
 use crate::lock::LockShared;
-use crate::mailbox::{Mailbox, mailbox};
+use crate::mailbox::{self, Mailbox, mailbox};
 use crate::name::{LockName, Root};
 use crate::options::LockManagerOptions;
 use crate::protocol::{Config, IN_FLIGHT, Ticket};
@@ -170,7 +170,10 @@ impl Inner {
     ) -> Result<T, LockError> {
         let (reply, answer) = crossbeam_channel::bounded(1);
         self.send(question(reply))?;
-        match answer.recv_timeout(self.request_timeout.saturating_add(GRACE)) {
+        match mailbox::wait_for(
+            &answer,
+            Instant::now().checked_add(self.request_timeout.saturating_add(GRACE)),
+        ) {
             Ok(result) => result,
             Err(RecvTimeoutError::Disconnected) => Err(self.gone()),
             Err(RecvTimeoutError::Timeout) => Err(LockError::Unavailable {

@@ -100,7 +100,7 @@ impl LockName {
         Span::Prefix(self.0.prefix.clone())
     }
 
-    /// The key of one acquisition. `seq` grows within a session, so no key is ever used twice.
+    /// The key of a contender. `seq` tells those of a session apart.
     pub(crate) fn contender_key(&self, lease: LeaseId, seq: u64) -> Key {
         Key::from(format!("{}{lease:x}-{seq:x}", self.0.prefix))
     }

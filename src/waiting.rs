@@ -12,6 +12,7 @@ use crate::guard::LockGuard;
 use crate::info::LockInfo;
 use crate::io;
 use crate::lock::LockShared;
+use crate::mailbox;
 use crate::options::LockOptions;
 use crate::protocol::{Acquire, Holder, Patience, Refusal, Thread, Ticket};
 
@@ -84,13 +85,10 @@ impl Waiting {
 
     pub(crate) fn wait(self) -> Result<LockGuard, LockError> {
         self.check_process()?;
-        let end = match self.give_up {
-            None => self.outcome.recv().map_or(End::Gone, End::Outcome),
-            Some(at) => match self.outcome.recv_deadline(at) {
-                Ok(outcome) => End::Outcome(outcome),
-                Err(RecvTimeoutError::Timeout) => End::Overdue,
-                Err(RecvTimeoutError::Disconnected) => End::Gone,
-            },
+        let end = match mailbox::wait_for(&self.outcome, self.give_up) {
+            Ok(outcome) => End::Outcome(outcome),
+            Err(RecvTimeoutError::Timeout) => End::Overdue,
+            Err(RecvTimeoutError::Disconnected) => End::Gone,
         };
         self.conclude(end)
     }
@@ -133,7 +131,7 @@ impl Waiting {
         self.settled = true;
         let (reply, left) = crossbeam_channel::bounded(1);
         if self.lock.manager().send(Message::Leave { ticket: self.ticket, reply: Some(reply) }).is_ok() {
-            let _ = left.recv_timeout(CANCEL_GRACE);
+            let _ = mailbox::wait_for(&left, Instant::now().checked_add(CANCEL_GRACE));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
@@ -12,6 +12,7 @@ use crate::error::{Cause, LockError, LossReason};
 use crate::info::FencingToken;
 use crate::io;
 use crate::lock::LockShared;
+use crate::mailbox;
 use crate::name::LockName;
 use crate::process::Process;
 use crate::protocol::{ReleaseFailure, Ticket};
@@ -43,7 +44,7 @@ impl Hold {
         // A hold that the end of the I/O thread has swept away is expired; that says more than how the thread ended.
         let gone = |error| if self.state.has_ended() { self.state.expired(clock::now()) } else { error };
         sent.map_err(gone)?;
-        match answer.recv_timeout(self.lock.manager().request_timeout()) {
+        match mailbox::wait_for(&answer, Instant::now().checked_add(self.lock.manager().request_timeout())) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(ReleaseFailure::Lost(reason))) => Err(LockError::Expired { key: key.into(), reason }),
             Ok(Err(ReleaseFailure::NotHeld)) => Err(LockError::NotHeld { key: key.into() }),

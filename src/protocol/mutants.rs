@@ -48,8 +48,8 @@ mod listed {
         AbandonIgnoredAfterGrant,
         /// The next local thread takes over with the key of the one before.
         KeyReusedAtHandOver,
-        /// A lock that is taken again gets the key it had, so a repeated delete of the old one hits the new.
-        KeyReusedAfterRelease,
+        /// A key is used again that a request without an answer names, so a late delete of the old one hits the new.
+        KeyReusedUnanswered,
     }
 
     thread_local! {

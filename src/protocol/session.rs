@@ -6,7 +6,7 @@ use super::mutants::mutant;
 use super::outbox::{Outbox, Purpose, Watched};
 use super::requests::{self, Guard};
 use super::revocation::Revocations;
-use super::tenure::{self, Fence, SessionWatch, Tenure};
+use super::tenure::{self, ContenderKeys, Fence, SessionWatch, Tenure};
 use super::timers::Timer;
 use super::{Action, QueueId};
 use crate::clock::Time;
@@ -71,6 +71,13 @@ impl Session {
         }
     }
 
+    /// No key that was used so far is used again; see [`ContenderKeys`].
+    pub(super) fn retire_keys(&mut self) {
+        if let Some(tenure) = self.tenure() {
+            tenure.keys.retire();
+        }
+    }
+
     pub(super) fn is_closing(&self) -> bool {
         matches!(self.state, State::Closing { .. } | State::Closed)
     }
@@ -118,8 +125,8 @@ impl Session {
         out.timers.set(Timer::SessionDeadline, deadline);
         let guard = Guard { session_key, epoch: 0 };
         let fence = Some(Fence::default());
-        self.state =
-            State::Registering(Tenure { lease, ttl, deadline, guard, next_seq: 0, fence, watch: None });
+        let keys = ContenderKeys::default();
+        self.state = State::Registering(Tenure { lease, ttl, deadline, guard, keys, fence, watch: None });
         // The renewals count from the grant, as the deadline does.
         out.timers.set(Timer::Renew, sent + ttl / 3);
         Verdict::Nothing

@@ -19,11 +19,23 @@ pub(super) struct Tenure {
     /// When everything held is given up unless a renewal is answered before.
     pub(super) deadline: Time,
     pub(super) guard: Guard,
-    /// Numbers the contenders of this session.
-    pub(super) next_seq: u64,
+    pub(super) keys: ContenderKeys,
     /// The put of the session key that is in flight.
     pub(super) fence: Option<Fence>,
     pub(super) watch: Option<SessionWatch>,
+}
+
+/// The sequence numbers that tell a session's keys of one name apart.
+///
+/// A key is used again. etcd keeps deleted keys in its index until they are compacted, so with a new key for every
+/// acquisition each read of a name would pass all that were ever put there. But no key is used again that a request
+/// without an answer names: a copy of it could still put or delete that key. From then on all numbers are new ones.
+#[derive(Debug, Default)]
+pub(super) struct ContenderKeys {
+    /// The lowest one that may be used.
+    first: u64,
+    /// Above all that were used.
+    unused: u64,
 }
 
 #[derive(Debug, Default)]
@@ -40,17 +52,31 @@ pub(super) struct SessionWatch {
     pub(super) stood: bool,
 }
 
-impl Tenure {
-    /// A key never used before, also where it replaces another (`handing_over`).
-    pub(super) fn next_contender_key(&mut self, name: &LockName, handing_over: bool) -> Key {
-        let reuse = match handing_over {
-            true => mutant!(KeyReusedAtHandOver),
-            false => mutant!(KeyReusedAfterRelease),
-        };
-        if !reuse {
-            self.next_seq += 1;
+impl ContenderKeys {
+    /// The lowest free number; `in_use` tells of those whose keys are still to be deleted.
+    fn take(&mut self, in_use: impl Fn(u64) -> bool) -> u64 {
+        let mut seq = self.first;
+        while in_use(seq) && !mutant!(KeyReusedAtHandOver) {
+            seq += 1;
         }
-        name.contender_key(self.lease, self.next_seq)
+        self.unused = self.unused.max(seq + 1);
+        seq
+    }
+
+    /// There was no answer to a request that names keys.
+    pub(super) fn retire(&mut self) {
+        if !mutant!(KeyReusedUnanswered) {
+            self.first = self.unused;
+        }
+    }
+}
+
+impl Tenure {
+    /// A key for a new contender, none of those that are still to be deleted.
+    pub(super) fn contender_key(&mut self, name: &LockName, in_use: impl Fn(&Key) -> bool) -> Key {
+        let lease = self.lease;
+        let seq = self.keys.take(|seq| in_use(&name.contender_key(lease, seq)));
+        name.contender_key(lease, seq)
     }
 
     /// Makes a new epoch.

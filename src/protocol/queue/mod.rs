@@ -236,7 +236,8 @@ impl Queue {
         }
         let tenure = cx.session.tenure()?;
         if let (None, Some(front)) = (&self.contender, self.waiters.front()) {
-            let key = tenure.next_contender_key(&self.name, !self.debris.is_empty());
+            let key =
+                tenure.contender_key(&self.name, |key| self.debris.iter().any(|debris| debris.key == *key));
             let value = contender_value(front, cx.now, cx.out);
             self.contender = Some(Contender::new(key, value, tenure.lease, front.patience.try_only));
         }

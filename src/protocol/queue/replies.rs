@@ -80,6 +80,7 @@ impl Queue {
                 for debris in self.debris.iter_mut().filter(|debris| sent.deletes.contains(&debris.key)) {
                     debris.repeated = true;
                 }
+                cx.session.retire_keys();
             }
             _ if failure.is_final() && sent.entering => {
                 self.refuse_waiters(&Refusal::Failed(failure), cx);
@@ -196,7 +197,7 @@ impl Queue {
             }
             // Our key was deleted: the waiters stay and enter with a new one.
             (Standing::Gone, true) => self.key_deleted(cx),
-            (Standing::Gone, false) => self.forget_contender(cx),
+            (Standing::Gone, false) => self.leave_deleted_key(cx),
             (Standing::Behind { .. }, true) | (Standing::Garbled, _) => {
                 return self.look_failed(requests::garbled(), cx);
             }
@@ -261,7 +262,7 @@ impl Queue {
         }
     }
 
-    /// Somebody deleted our key, and no key is ever put twice. A waiter enters again with a new one. A hold is over; if
+    /// Somebody deleted our key. A waiter enters again with a new one. A hold is over; if
     /// the session went with it, that is the reason to tell, so ask first.
     pub(in crate::protocol) fn own_key_deleted(&mut self, cx: &mut Cx<'_>) {
         match self.contender.as_mut().map(Contender::hold_mut) {
@@ -270,13 +271,19 @@ impl Queue {
                 cx.out.timers.set(Timer::Fallback(self.id), cx.now + REASON_GRACE);
                 self.look(cx);
             }
-            Some(None) => self.forget_contender(cx),
+            Some(None) => self.leave_deleted_key(cx),
             None => {}
         }
     }
 
     fn key_deleted(&mut self, cx: &mut Cx<'_>) {
         self.lose_hold(LossReason::ForceUnlocked, cx.out);
+        self.leave_deleted_key(cx);
+    }
+
+    /// Whoever deleted it may do so again: the next contender has another key.
+    fn leave_deleted_key(&mut self, cx: &mut Cx<'_>) {
+        cx.session.retire_keys();
         self.forget_contender(cx);
     }
 

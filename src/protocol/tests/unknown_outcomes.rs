@@ -68,6 +68,26 @@ fn a_copy_that_arrives_between_the_fence_and_the_delete_is_gone_with_it() {
 }
 
 #[test]
+fn a_key_is_used_again_unless_a_request_that_names_it_went_unanswered() {
+    let mut world = World::with(1);
+    let mut keys = Vec::new();
+    for round in 0..6 {
+        let ticket = world.lock(0, "a", 1);
+        world.settle();
+        keys.push(world.contenders("a")[0].key.clone());
+        world.leave(0, ticket);
+        if round == 2 {
+            world.lose_answer(0);
+            world.pass(Duration::from_millis(200));
+        }
+        world.settle();
+    }
+    assert_eq!((&keys[1], &keys[2]), (&keys[0], &keys[0]));
+    assert_ne!(keys[3], keys[0]);
+    assert_eq!((&keys[4], &keys[5]), (&keys[3], &keys[3]));
+}
+
+#[test]
 fn an_acquire_given_up_unheard_can_never_take_effect() {
     let mut world = World::with(1);
     let ticket = world.lock(0, "a", 1);

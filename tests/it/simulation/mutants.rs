@@ -16,7 +16,7 @@ const CAUGHT: [(Mutant, u64); 12] = [
     (Mutant::MissedEventsIgnored, 1),
     (Mutant::AbandonIgnoredAfterGrant, 0),
     (Mutant::KeyReusedAtHandOver, 1),
-    (Mutant::KeyReusedAfterRelease, 7),
+    (Mutant::KeyReusedUnanswered, 7),
 ];
 
 /// How far to look where the recorded seed does not catch its defect any more: a change of the protocol, or of the world,
