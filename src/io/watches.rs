@@ -189,7 +189,10 @@ impl Watches {
     ) -> Option<Trouble> {
         let wire = if message.created { self.answered(message.wire) } else { message.wire };
         for (key, revision) in &message.deletions {
-            if let Some(&watch) = self.by_wire.get(&wire) {
+            if let Some(&watch) = self.by_wire.get(&wire)
+                // It was asked to begin a little earlier.
+                && self.open.get(&watch).is_some_and(|open| *revision >= open.spec.from_revision)
+            {
                 report(WatchEvent::Deleted { watch, key: key.clone(), revision: *revision });
             }
         }
