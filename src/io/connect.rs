@@ -129,7 +129,7 @@ async fn ask(endpoints: &Endpoints, index: usize, link: &Link) -> Result<(), Fau
     endpoints.check_cluster(index, status.cluster)?;
     endpoints.saw_term(index, status.term);
     if !status.has_leader {
-        return Err(Fault::new(FaultKind::Elsewhere, "etcdserver: no leader"));
+        return Err(Fault::new(FaultKind::Leaderless, "etcdserver: no leader"));
     }
     convert::probe_read(link.kv()).await
 }

@@ -186,7 +186,10 @@ impl Endpoint {
         let dead = |what: &str| Err(Fault::class(FailureClass::Unknown, what));
         match answer.await {
             Ok(Ok(Status { has_leader: true, term, .. })) => Ok(Some(term)),
-            Ok(Ok(_)) => dead("no answer in time, and it knows no leader"),
+            Ok(Ok(_) | Err(Fault { kind: FaultKind::Leaderless, .. })) => {
+                // The request may be lost with the leader. Whether another endpoint knows one, the next request finds out.
+                Err(Fault::new(FaultKind::Impatient, "no answer in time, and it knows no leader"))
+            }
             Ok(Err(fault)) if fault.blames_endpoint() => dead(&format!("no answer in time, and {fault}")),
             // Whatever it has against the question, it is alive.
             Ok(Err(_)) => Ok(None),

@@ -112,6 +112,7 @@ impl Shared {
     async fn call(&self, request: &Request, timeout: Duration) -> Result<Response, Failure> {
         let deadline = deadline_after(timeout);
         let mut tried = Vec::new();
+        let mut leaderless: Vec<(Pin, Fault)> = Vec::new();
         let mut last = None;
         while let Some((pin, endpoint)) = self.endpoints.choose(&tried) {
             tried.push(pin.index);
@@ -126,12 +127,19 @@ impl Shared {
                 Ok(response) => {
                     self.endpoints.worked(pin.index);
                     self.endpoints.arrived(pin.index, departure, response.term);
+                    // Here is a leader. The one in use was tried first, and is told last: the pin moves once.
+                    for (pin, fault) in leaderless.into_iter().rev() {
+                        self.endpoints.failed(pin, &fault);
+                    }
                     return Ok(response);
                 }
                 Err(fault) => {
                     log::trace!(target: "etcd_lock", "{}: {}: {fault}", endpoint.url(), kind_of(request));
                     if fault.blames_endpoint() {
                         self.endpoints.failed(pin, &fault);
+                    }
+                    if fault.kind == FaultKind::Leaderless {
+                        leaderless.push((pin, fault.clone()));
                     }
                     let go_on = fault.is_elsewhere() && Instant::now() < deadline;
                     let failure = fault.at(endpoint.url()).into_failure();
