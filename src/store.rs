@@ -244,8 +244,8 @@ pub(crate) enum WatchEvent {
     /// Comes again, with a later revision, whenever the stream behind the watch had to be opened anew; deletions
     /// between the two may have been missed.
     Created { watch: WatchId, revision: Revision },
-    /// A watched key was deleted at `revision`.
-    Deleted { watch: WatchId, key: Key, revision: Revision },
+    /// These watched keys, at least one, were deleted at `revision`, and no other one of this watch was.
+    Deleted { watch: WatchId, keys: Vec<Key>, revision: Revision },
 }
 
 /// Why a request has no [`Response`].

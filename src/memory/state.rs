@@ -111,8 +111,8 @@ impl State {
         while let Some((watcher, notice)) = self.model.poll_notice() {
             let Some(&(id, watch)) = self.watchers.get(&watcher) else { continue };
             match notice {
-                Notice::Deleted { key, revision } => {
-                    self.report(id, WatchEvent::Deleted { watch, key, revision });
+                Notice::Deleted { keys, revision } => {
+                    self.report(id, WatchEvent::Deleted { watch, keys, revision });
                 }
                 Notice::Compacted { .. } => self.reopen_from_now(id, watch),
             }

@@ -91,7 +91,7 @@ fn created(id: u64, revision: Revision) -> WatchEvent {
 }
 
 fn deleted(id: u64, key: &str, revision: Revision) -> WatchEvent {
-    WatchEvent::Deleted { watch: WatchId(id), key: Key::from(key), revision }
+    WatchEvent::Deleted { watch: WatchId(id), keys: vec![Key::from(key)], revision }
 }
 
 #[tokio::test]

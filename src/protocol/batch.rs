@@ -17,9 +17,9 @@ use crate::store::{Failure, FailureClass, Response, Revision};
 pub(crate) const IN_FLIGHT: usize = 3;
 
 /// So many operations in a batch. etcd allows 128 (`--max-txn-ops`) and counts those of the levels together; the
-/// largest entry has 3.
+/// largest entry has 2.
 const MOST_OPERATIONS: usize = 100;
-const _: () = assert!(MOST_OPERATIONS + 3 <= 128);
+const _: () = assert!(MOST_OPERATIONS + 2 <= 128);
 
 /// The steps that are under way, and the queues that wait to take one.
 #[derive(Debug)]

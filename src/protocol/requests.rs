@@ -32,12 +32,11 @@ pub(super) enum Standing {
     Garbled,
 }
 
-/// One read: who is first, whether `key` (created at `created`) is still there, and who is right before it.
+/// One read: whether `key` (created at `created`) is still there, and who is right before it.
 pub(super) fn look(guard: &Guard, name: &LockName, key: &Key, created: Revision) -> Txn {
     Txn {
         when: epoch_stands(guard),
         then: vec![
-            contenders(name, Order::OldestFirst, 1),
             read_key(key),
             Op::Range(Range {
                 max_create_revision: created - 1,
@@ -49,17 +48,14 @@ pub(super) fn look(guard: &Guard, name: &LockName, key: &Key, created: Revision)
 }
 
 /// Reads [`look`]'s answer. A key that was deleted and put again is another contender, so the revisions count.
-pub(super) fn standing(key: &Key, created: Revision, answer: &TxnAnswer) -> Standing {
+pub(super) fn standing(created: Revision, answer: &TxnAnswer) -> Standing {
     match (answer.succeeded, &answer.results[..]) {
         (false, [OpResult::Range(session)]) => Standing::Refused { session: session.kvs.first().cloned() },
-        (true, [OpResult::Range(first), OpResult::Range(own), OpResult::Range(before)]) => {
-            if own.kvs.first().is_none_or(|own| !is_ours(own, created)) {
-                return Standing::Gone;
-            }
-            match (first.kvs.first(), before.kvs.first()) {
-                (Some(first), _) if first.key == *key => Standing::First,
-                (Some(_), Some(before)) => Standing::Behind { predecessor: before.key.clone() },
-                _ => Standing::Garbled,
+        (true, [OpResult::Range(own), OpResult::Range(before)]) => {
+            match (own.kvs.first(), before.kvs.first()) {
+                (own, _) if own.is_none_or(|own| !is_ours(own, created)) => Standing::Gone,
+                (_, None) => Standing::First,
+                (_, Some(before)) => Standing::Behind { predecessor: before.key.clone() },
             }
         }
         _ => Standing::Garbled,

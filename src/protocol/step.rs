@@ -73,11 +73,7 @@ impl Entry {
 
     fn put(&self) -> Vec<Op> {
         let put = Op::Put { key: self.key.clone(), value: self.value.clone(), lease: self.lease };
-        vec![
-            put,
-            contenders(&self.name, Order::OldestFirst, 1),
-            contenders(&self.name, Order::NewestFirst, 2),
-        ]
+        vec![put, contenders(&self.name, Order::NewestFirst, 2)]
     }
 
     fn look(&self) -> Vec<Op> {
@@ -163,9 +159,7 @@ fn grouped_answers(steps: &[Step], revision: Revision, answer: &TxnAnswer) -> Ve
 
 fn lone_entered(entry: &Entry, epoch: Revision, succeeded: bool, results: &[OpResult]) -> Entered {
     match (succeeded, results) {
-        (true, [OpResult::Put, OpResult::Range(first), OpResult::Range(newest)]) => {
-            put_done(entry, first, newest)
-        }
+        (true, [OpResult::Put, OpResult::Range(newest)]) => put_done(entry, newest),
         (false, [OpResult::Range(session), OpResult::Range(first), OpResult::Range(own)]) => {
             let session = session.kvs.first();
             if session.is_none_or(|session| session.mod_revision != epoch) {
@@ -179,34 +173,30 @@ fn lone_entered(entry: &Entry, epoch: Revision, succeeded: bool, results: &[OpRe
 
 fn nested_entered(entry: &Entry, own: &TxnAnswer) -> Entered {
     match (own.succeeded, &own.results[..]) {
-        (true, [OpResult::Put, OpResult::Range(first), OpResult::Range(newest)]) => {
-            put_done(entry, first, newest)
-        }
+        (true, [OpResult::Put, OpResult::Range(newest)]) => put_done(entry, newest),
         (false, [OpResult::Range(first), OpResult::Range(own)]) => there_already(entry, first, own),
         _ => Entered::Garbled,
     }
 }
 
-/// The key was put just now, so it is the newest of the name.
-fn put_done(entry: &Entry, first: &RangeResult, newest: &RangeResult) -> Entered {
-    placed(&entry.key, first, newest.kvs.first(), newest.kvs.get(1))
+/// The key was put just now, so it is the newest of the name; whoever has nobody before it is the first.
+fn put_done(entry: &Entry, newest: &RangeResult) -> Entered {
+    match &newest.kvs[..] {
+        [own] if own.key == entry.key => Entered::First { token: own.create_revision },
+        [own, predecessor, ..] if own.key == entry.key => {
+            let predecessor = Some(predecessor.key.clone());
+            Entered::Behind { created: own.create_revision, predecessor }
+        }
+        _ => Entered::Garbled,
+    }
 }
 
 /// Somebody was there: for a try anybody, else an earlier copy of this request.
 fn there_already(entry: &Entry, first: &RangeResult, own: &RangeResult) -> Entered {
-    if entry.try_only && first.kvs.first().is_none_or(|first| first.key != entry.key) {
-        return Entered::Taken;
-    }
-    placed(&entry.key, first, own.kvs.first(), None)
-}
-
-fn placed(key: &Key, first: &RangeResult, own: Option<&KeyValue>, predecessor: Option<&KeyValue>) -> Entered {
-    match (first.kvs.first(), own) {
-        (Some(owner), _) if owner.key == *key => Entered::First { token: owner.create_revision },
-        (Some(_), Some(own)) if own.key == *key => Entered::Behind {
-            created: own.create_revision,
-            predecessor: predecessor.map(|kv| kv.key.clone()),
-        },
+    match (first.kvs.first(), own.kvs.first()) {
+        (Some(first), _) if first.key == entry.key => Entered::First { token: first.create_revision },
+        _ if entry.try_only => Entered::Taken,
+        (Some(_), Some(own)) => Entered::Behind { created: own.create_revision, predecessor: None },
         _ => Entered::Garbled,
     }
 }

@@ -10,7 +10,7 @@ use crate::io::testing::{
     Cluster, LONG, always, as_user, call, connect, connect_with, grant, key, patient, put, put_key,
 };
 use crate::io::{Etcd, Store, WatchOrder};
-use crate::store::{Op, Request, Revision, Span, WatchEvent, WatchId, WatchSpec};
+use crate::store::{Key, Op, Request, Revision, Span, WatchEvent, WatchId, WatchSpec};
 
 struct Watcher {
     orders: UnboundedSender<WatchOrder>,
@@ -51,8 +51,8 @@ impl Watcher {
 
     async fn deleted(&mut self, id: u64) -> (String, Revision) {
         match self.next().await {
-            WatchEvent::Deleted { watch: WatchId(watch), key, revision } if watch == id => {
-                (key.to_string(), revision)
+            WatchEvent::Deleted { watch: WatchId(watch), keys, revision } if watch == id => {
+                (keys.iter().map(Key::to_string).collect::<Vec<_>>().join(" "), revision)
             }
             other => panic!("{other:?}, not a deletion under {id}"),
         }
@@ -97,8 +97,7 @@ async fn spans_are_watched_as_a_whole() {
     watcher.created(2).await;
     let gone = always(["/a/1", "/a/2"].map(|name| Op::Delete { key: key(name) }).into());
     call(&etcd, gone).await.unwrap();
-    assert_eq!(watcher.deleted(1).await.0, "/a/1");
-    assert_eq!(watcher.deleted(1).await.0, "/a/2");
+    assert_eq!(watcher.deleted(1).await.0, "/a/1 /a/2", "one commit, one event");
     delete(&etcd, "/c").await;
     delete(&etcd, "/b").await;
     assert_eq!(watcher.deleted(2).await.0, "/b");
@@ -265,8 +264,8 @@ async fn ten_thousand_watches_stand_on_one_stream() {
     }
     let mut gone = vec![false; COUNT as usize];
     for _ in 0..COUNT {
-        let WatchEvent::Deleted { watch: WatchId(id), key, .. } = watcher.next().await else { panic!() };
-        assert_eq!(key.to_string(), format!("/k/{id:05}"));
+        let WatchEvent::Deleted { watch: WatchId(id), keys, .. } = watcher.next().await else { panic!() };
+        assert_eq!(keys[0].to_string(), format!("/k/{id:05}"));
         assert!(!std::mem::replace(&mut gone[id as usize], true));
     }
     for id in 0..COUNT {

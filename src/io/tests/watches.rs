@@ -61,7 +61,7 @@ fn a_watch_stands_reports_and_is_silent_once_closed() {
     let (events, _) = hear(&mut watches, created(1, 5));
     assert_eq!(events, [WatchEvent::Created { watch: WatchId(7), revision: 5 }]);
     let (events, _) = hear(&mut watches, deleted(1, "k7", 6));
-    assert_eq!(events, [WatchEvent::Deleted { watch: WatchId(7), key: Key::from("k7"), revision: 6 }]);
+    assert_eq!(events, [WatchEvent::Deleted { watch: WatchId(7), keys: vec![Key::from("k7")], revision: 6 }]);
     close(&mut watches, 7);
     assert_eq!(say_all(&mut watches), ["-1"]);
     assert_eq!(hear(&mut watches, deleted(1, "k7", 8)), (vec![], None));
@@ -77,7 +77,7 @@ fn a_deletion_before_the_beginning_of_a_watch_is_not_reported() {
     assert_eq!(say_all(&mut watches), ["+1 k7@5"]);
     assert_eq!(hear(&mut watches, deleted(1, "k7", 4)), (vec![], None));
     let (events, _) = hear(&mut watches, deleted(1, "k7", 5));
-    assert_eq!(events, [WatchEvent::Deleted { watch: WatchId(7), key: Key::from("k7"), revision: 5 }]);
+    assert_eq!(events, [WatchEvent::Deleted { watch: WatchId(7), keys: vec![Key::from("k7")], revision: 5 }]);
 }
 
 #[test]

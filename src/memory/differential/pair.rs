@@ -188,7 +188,7 @@ impl Pair {
             let id = self.watchers.get(&watcher).ok_or("a notice for nobody")?;
             let watch = self.watches.get_mut(id).ok_or("a notice for nobody")?;
             watch.expected.push_back(match notice {
-                Notice::Deleted { key, revision } => WatchEvent::Deleted { watch: *id, key, revision },
+                Notice::Deleted { keys, revision } => WatchEvent::Deleted { watch: *id, keys, revision },
                 Notice::Compacted { .. } => {
                     // The store's watch goes on from now.
                     let spec = WatchSpec { span: watch.span.clone(), from_revision: 0 };

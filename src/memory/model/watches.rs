@@ -13,8 +13,8 @@ pub(crate) struct Watcher(u64);
 /// What the model has to say to one watcher.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Notice {
-    /// A watched key was deleted.
-    Deleted { key: Key, revision: Revision },
+    /// These watched keys were deleted, and no others at that revision.
+    Deleted { keys: Vec<Key>, revision: Revision },
     /// The revision to start from is compacted away: there is no such watch.
     Compacted { revision: Revision },
 }
@@ -65,7 +65,9 @@ impl Watches {
         let open = Open { span: spec.span.clone(), from };
         let missed =
             keys.changes_from(from).filter(|change| change.deleted && open.span.contains(&change.key));
-        self.notices.extend(missed.map(|change| (watcher, deleted(change))));
+        for change in missed {
+            note(&mut self.notices, watcher, change);
+        }
         self.open.insert(watcher, open);
         Ok(watcher)
     }
@@ -93,7 +95,7 @@ impl Watches {
         for watcher in of_key.chain(&self.of_range) {
             let told = self.open.get(watcher);
             if told.is_some_and(|open| open.from <= change.revision && open.span.contains(&change.key)) {
-                self.notices.push_back((*watcher, deleted(change)));
+                note(&mut self.notices, *watcher, change);
             }
         }
     }
@@ -103,6 +105,19 @@ impl Watches {
     }
 }
 
-fn deleted(change: &Change) -> Notice {
-    Notice::Deleted { key: change.key.clone(), revision: change.revision }
+/// Joins the notice of the same commit, if there is one already.
+fn note(notices: &mut VecDeque<(Watcher, Notice)>, watcher: Watcher, change: &Change) {
+    let of_one = |notice: &(Watcher, Notice)| match notice {
+        (_, Notice::Deleted { revision, .. }) => *revision == change.revision,
+        (_, Notice::Compacted { .. }) => false,
+    };
+    let begun =
+        notices.iter_mut().rev().take_while(|notice| of_one(notice)).find(|(told, _)| *told == watcher);
+    match begun {
+        Some((_, Notice::Deleted { keys, .. })) => keys.push(change.key.clone()),
+        _ => {
+            let notice = Notice::Deleted { keys: vec![change.key.clone()], revision: change.revision };
+            notices.push_back((watcher, notice));
+        }
+    }
 }

@@ -173,7 +173,7 @@ impl Queue {
         self.failures = 0;
         self.last_failure = None;
         let standing = match (&contender.stage, contender.created()) {
-            (_, Some(created)) => requests::standing(&contender.key, created, &answer),
+            (_, Some(created)) => requests::standing(created, &answer),
             (_, None) => return Verdict::Nothing,
         };
         match (standing, contender.hold().is_some()) {

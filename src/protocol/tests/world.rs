@@ -191,8 +191,8 @@ impl World {
         while let Some((watcher, notice)) = self.model.poll_notice() {
             for node in &mut self.nodes {
                 let watch = node.watches.iter().find(|&(_, &open)| open == watcher).map(|(&watch, _)| watch);
-                if let (Some(watch), Notice::Deleted { key, revision }) = (watch, notice.clone()) {
-                    node.unheard.push_back(WatchEvent::Deleted { watch, key, revision });
+                if let (Some(watch), Notice::Deleted { keys, revision }) = (watch, notice.clone()) {
+                    node.unheard.push_back(WatchEvent::Deleted { watch, keys, revision });
                 }
             }
         }

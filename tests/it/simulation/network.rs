@@ -262,8 +262,8 @@ impl World {
                 continue;
             };
             match notice {
-                Notice::Deleted { key, revision } => {
-                    self.deliver(node, watch, WatchEvent::Deleted { watch, key, revision });
+                Notice::Deleted { keys, revision } => {
+                    self.deliver(node, watch, WatchEvent::Deleted { watch, keys, revision });
                 }
                 Notice::Compacted { .. } => {
                     // The driver opens such a watch again, from now on.

@@ -45,8 +45,8 @@ fn a_lease_that_ends_takes_its_keys_in_one_revision_by_name() {
 
     let answer = model.execute(NOW, &Request::RevokeLease { lease: one }).unwrap();
     assert_eq!((answer.revision, answer.answer), (3, Answer::LeaseRevoked));
-    let deleted = |key: &str| (watcher, Notice::Deleted { key: key.into(), revision: 3 });
-    assert_eq!(model.notices(), [deleted("a"), deleted("b")]);
+    let deleted = Notice::Deleted { keys: vec!["a".into(), "b".into()], revision: 3 };
+    assert_eq!(model.notices(), [(watcher, deleted)]);
     assert_eq!(model.names_at(0), ["c", "d"]);
     assert_eq!(model.class(Request::RevokeLease { lease: one }), FailureClass::LeaseGone);
     assert_eq!(model.leases().collect::<Vec<_>>(), [other]);
@@ -105,8 +105,8 @@ fn due_leases_end_one_by_one_the_longest_overdue_first() {
     assert_eq!(
         told,
         [
-            Notice::Deleted { key: "short".into(), revision: revision + 1 },
-            Notice::Deleted { key: "long".into(), revision: revision + 2 }
+            Notice::Deleted { keys: vec!["short".into()], revision: revision + 1 },
+            Notice::Deleted { keys: vec!["long".into()], revision: revision + 2 }
         ]
     );
 }

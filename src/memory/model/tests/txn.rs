@@ -137,7 +137,7 @@ fn put_and_then_deleted_by_neighbours_a_key_was_never_there_but_its_deletion_is_
     let answer = model.do_ops(vec![nested(vec![put("a", "")]), nested(vec![delete("a")]), read(all_of(""))]);
     assert_eq!(found(&answer, 2).count, 0);
     assert_eq!((model.revision(), model.names_at(2)), (2, vec![]));
-    assert_eq!(model.notices(), [(watcher, Notice::Deleted { key: "a".into(), revision: 2 })]);
+    assert_eq!(model.notices(), [(watcher, Notice::Deleted { keys: vec!["a".into()], revision: 2 })]);
 }
 
 #[test]
