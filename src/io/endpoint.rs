@@ -150,12 +150,16 @@ impl Endpoint {
             if let Some((at, fault)) = &live.refusal
                 && at.elapsed() < REFUSAL_HOLDS
             {
-                return Err(fault.clone());
+                let fault = fault.clone();
+                live.link = Some(link);
+                return Err(fault);
             }
             live.refusal = None;
             if let Err(fault) = self.authenticate(&mut link, credentials).await {
                 if fault.kind == FaultKind::Class(FailureClass::Unauthenticated) {
                     live.refusal = Some((Instant::now(), fault.clone()));
+                    // There is nothing wrong with the connection.
+                    live.link = Some(link);
                 }
                 return Err(fault);
             }
@@ -164,6 +168,18 @@ impl Endpoint {
         }
         live.link = Some(link.clone());
         Ok(link)
+    }
+
+    /// The same for a renewal: with the token that was refused, while there is no other. etcd before 3.4.42, 3.5.28 and 3.6.9
+    /// renews without one, and a session need not end because a password does not fit for a while.
+    pub(super) async fn link_for_renewal(&self) -> Result<Link, Fault> {
+        match self.link().await {
+            Err(fault) if fault.kind == FaultKind::Class(FailureClass::Unauthenticated) => {
+                let link = self.live.lock().await.link.clone();
+                link.filter(|link| link.id > self.broken.load(Ordering::Relaxed)).ok_or(fault)
+            }
+            link => link,
+        }
     }
 
     /// Says that this connection does not answer: the next call gets a new one. A connection that lost its way in the

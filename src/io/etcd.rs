@@ -190,7 +190,13 @@ impl Shared {
         let mut reauthentications = 0;
         loop {
             let fair = has_fair_chance(deadline);
-            let Ok(link) = timeout_at(deadline, endpoint.link()).await else {
+            let link = async {
+                match request {
+                    Request::RenewLease { .. } => endpoint.link_for_renewal().await,
+                    _ => endpoint.link().await,
+                }
+            };
+            let Ok(link) = timeout_at(deadline, link).await else {
                 // Certainly not sent.
                 let kind = if fair { FaultKind::Elsewhere } else { FaultKind::Class(FailureClass::NotDone) };
                 return Err(Fault::new(kind, "no answer to the authentication in time"));

@@ -215,6 +215,40 @@ fn a_password_that_does_not_fit_any_more_is_told_and_heals() {
     }
 }
 
+/// Its own password changed for longer than the TTL: an etcd that renews without a token keeps the session up; where
+/// renewals need one (3.4.42, 3.5.28, 3.6.9 and later), the loss is told in time.
+#[test]
+fn a_password_that_never_fits_again_costs_the_session_only_where_renewals_need_one() {
+    let ttl = Duration::from_secs(3);
+    for kind in ["simple", "jwt"] {
+        let Short { etcd, access, root, .. } = &short_lived(kind);
+        let witness = Witness::of(etcd.access(), root);
+        let manager = connect(access, root, ttl);
+        let guard = manager.new_lock("held").unwrap().lock().unwrap();
+        let told = Told::of(&guard);
+        change_password(etcd, "locker", "changed");
+        let lock = manager.new_lock("x").unwrap();
+        let refused = lock.lock_timeout(SOON);
+        assert!(matches!(refused, Err(LockError::Unauthenticated { .. })), "{kind}: {refused:?}");
+        std::thread::sleep(ttl * 2);
+        let kept = guard.is_held();
+        println!("row 17: {kind}: etcd {}: own password changed for two TTLs: held: {kept}", etcd.version());
+        assert_eq!(kept, etcd.version().renews_without_token());
+        if kept {
+            assert!(told.not_yet() && manager.stats().sessions == 1);
+        } else {
+            assert_eq!(guard.loss(), Some(LossReason::SessionExpired));
+            let deleted = witness.wait_for_delete(SOON, guard.etcd_key()).at;
+            assert!(told.wait(SOON) <= deleted, "told late");
+        }
+        change_password(etcd, "locker", "secret");
+        let again = eventually_some(SOON, "the password fits again", || lock.lock_timeout(SOON).ok());
+        again.unlock().unwrap();
+        drop((guard, lock, manager));
+        assert_nothing_left(etcd.access(), root, ttl);
+    }
+}
+
 /// Authentication is turned on while a lock is held and waited for: who has credentials does not notice, not even in
 /// its watches; who has none is told.
 #[test]
