@@ -140,7 +140,8 @@ impl Endpoint {
             Some(link) => link,
             None => {
                 live.links += 1;
-                let (client, kv) = self.open().await?;
+                // Boxed, as all that is rare here: the futures of the client are large, and every request's holds this one.
+                let (client, kv) = Box::pin(self.open()).await?;
                 Link { client, kv, id: live.links, token: 0, token_since: Instant::now() }
             }
         };
@@ -155,7 +156,7 @@ impl Endpoint {
                 return Err(fault);
             }
             live.refusal = None;
-            if let Err(fault) = self.authenticate(&mut link, credentials).await {
+            if let Err(fault) = Box::pin(self.authenticate(&mut link, credentials)).await {
                 if fault.kind == FaultKind::Class(FailureClass::Unauthenticated) {
                     live.refusal = Some((Instant::now(), fault.clone()));
                     // There is nothing wrong with the connection.
@@ -170,16 +171,14 @@ impl Endpoint {
         Ok(link)
     }
 
-    /// The same for a renewal: with the token that was refused, while there is no other. etcd before 3.4.42, 3.5.28 and 3.6.9
-    /// renews without one, and a session need not end because a password does not fit for a while.
-    pub(super) async fn link_for_renewal(&self) -> Result<Link, Fault> {
-        match self.link().await {
-            Err(fault) if fault.kind == FaultKind::Class(FailureClass::Unauthenticated) => {
-                let link = self.live.lock().await.link.clone();
-                link.filter(|link| link.id > self.broken.load(Ordering::Relaxed)).ok_or(fault)
-            }
-            link => link,
+    /// For a renewal: the connection with the token that was refused, while there is no other. etcd before 3.4.42, 3.5.28
+    /// and 3.6.9 renews without one, and a session need not end because a password does not fit for a while.
+    pub(super) async fn link_in_spite_of(&self, fault: Fault) -> Result<Link, Fault> {
+        if fault.kind != FaultKind::Class(FailureClass::Unauthenticated) {
+            return Err(fault);
         }
+        let link = self.live.lock().await.link.clone();
+        link.filter(|link| link.id > self.broken.load(Ordering::Relaxed)).ok_or(fault)
     }
 
     /// Says that this connection does not answer: the next call gets a new one. A connection that lost its way in the
@@ -195,10 +194,10 @@ impl Endpoint {
         // One question is enough for all who wait; its answer is for all.
         let Ok(_asking) = self.asking.try_lock() else { return Ok(None) };
         let mut asked = None;
-        let answer = timeout(patience, async {
+        let answer = Box::pin(timeout(patience, async {
             let link = self.link().await?;
             asked.insert(link).status().await
-        });
+        }));
         let dead = |what: &str| Err(Fault::class(FailureClass::Unknown, what));
         match answer.await {
             Ok(Ok(Status { has_leader: true, term, .. })) => Ok(Some(term)),

@@ -190,18 +190,17 @@ impl Shared {
         let mut reauthentications = 0;
         loop {
             let fair = has_fair_chance(deadline);
-            let link = async {
-                match request {
-                    Request::RenewLease { .. } => endpoint.link_for_renewal().await,
-                    _ => endpoint.link().await,
-                }
-            };
-            let Ok(link) = timeout_at(deadline, link).await else {
+            let Ok(link) = timeout_at(deadline, endpoint.link()).await else {
                 // Certainly not sent.
                 let kind = if fair { FaultKind::Elsewhere } else { FaultKind::Class(FailureClass::NotDone) };
                 return Err(Fault::new(kind, "no answer to the authentication in time"));
             };
-            let link = link?;
+            let link = match link {
+                Err(fault) if matches!(request, Request::RenewLease { .. }) => {
+                    endpoint.link_in_spite_of(fault).await?
+                }
+                link => link?,
+            };
             log::trace!(target: "etcd_lock", "{}: {}", endpoint.url(), kind_of(request));
             let fair = has_fair_chance(deadline);
             let Ok(result) = timeout_at(deadline, self.send(pin, &link, request)).await else {
