@@ -94,6 +94,17 @@ pub(crate) enum Request {
     Txn(Txn),
 }
 
+impl Request {
+    /// Whether the store writes it into its log to carry it out, where what comes later cannot be carried out before.
+    pub(crate) fn is_write(&self) -> bool {
+        match self {
+            Self::GrantLease { .. } | Self::RevokeLease { .. } | Self::Delete { .. } => true,
+            Self::RenewLease { .. } | Self::LeaseTimeToLive { .. } => false,
+            Self::Txn(txn) => txn.then.iter().chain(&txn.otherwise).any(|op| !matches!(op, Op::Range(_))),
+        }
+    }
+}
+
 /// A transaction: `then` if every compare of `when` holds (or there is none), else `otherwise`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Txn {

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the tests on newer releases of etcd than the one installed, as far as apt can give them.
 #
-#   tests/etcd-versions.sh [what to run]        default: cargo test --test it faults
+#   tests/etcd-versions.sh [what to run]        default: the fault suite
 #
 # Takes Debian's etcd-server and etcd-client of trixie and forky from package lists of its own, unpacks them into a
 # folder and runs the command once for each, with ETCD_BIN and ETCDCTL_BIN naming them. Installs nothing, and changes
@@ -53,7 +53,7 @@ get() {
 version() { "$1" --version 2>/dev/null | sed -n '1s/.* //p'; }
 
 if [ $# -eq 0 ]; then
-    set -- cargo test --test it faults
+    set -- cargo test --test faults -- --test-threads=6
 fi
 say "the installed etcd is $(version "${ETCD_BIN:-etcd}" || echo none)"
 failed=

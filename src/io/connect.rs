@@ -125,10 +125,11 @@ async fn look(endpoints: &Endpoints, index: usize, endpoint: &Endpoint) -> Resul
 }
 
 async fn ask(endpoints: &Endpoints, index: usize, link: &Link) -> Result<(), Fault> {
-    let (cluster, has_leader) = link.status().await?;
-    endpoints.check_cluster(index, cluster)?;
-    if !has_leader {
-        return Err(Fault::new(FaultKind::Elsewhere, "etcdserver: no leader"));
+    let status = link.status().await?;
+    endpoints.check_cluster(index, status.cluster)?;
+    endpoints.saw_term(index, status.term);
+    if !status.has_leader {
+        return Err(Fault::new(FaultKind::Leaderless, "etcdserver: no leader"));
     }
     convert::probe_read(link.kv()).await
 }

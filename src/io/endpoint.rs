@@ -61,6 +61,13 @@ pub(super) struct Link {
     pub(super) token_since: Instant,
 }
 
+/// The cluster an endpoint belongs to, its raft term, and whether it knows a leader.
+pub(super) struct Status {
+    pub(super) cluster: u64,
+    pub(super) term: u64,
+    pub(super) has_leader: bool,
+}
+
 impl Link {
     pub(super) fn kv(&self) -> KvClient {
         self.kv.clone()
@@ -74,8 +81,8 @@ impl Link {
         self.client.watch_client().max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
-    /// The cluster this endpoint belongs to, and whether it knows a leader.
-    pub(super) async fn status(&self) -> Result<(u64, bool), Fault> {
+    /// What the endpoint says of itself.
+    pub(super) async fn status(&self) -> Result<Status, Fault> {
         let status = match self.client.maintenance_client().status().await.map_err(Fault::from) {
             // Later releases (3.5.30 is one) tell it to root alone.
             Err(Fault { kind: FaultKind::Class(FailureClass::PermissionDenied), .. }) => {
@@ -84,14 +91,18 @@ impl Link {
             status => status?,
         };
         let header = status.header().ok_or_else(|| Fault::malformed("no header"))?;
-        Ok((header.cluster_id(), status.leader() != 0))
+        Ok(Status {
+            cluster: header.cluster_id(),
+            term: header.raft_term(),
+            has_leader: status.leader() != 0,
+        })
     }
 
     /// The same from an answer that every user may have, and that no member gives without a leader: how long a lease
     /// lasts that does not exist.
-    async fn status_for_everybody(&self) -> Result<(u64, bool), Fault> {
+    async fn status_for_everybody(&self) -> Result<Status, Fault> {
         let answered = convert::lease_time_to_live(self.leases(), NO_LEASE).await?;
-        Ok((answered.cluster, true))
+        Ok(Status { cluster: answered.cluster, term: answered.response.term, has_leader: true })
     }
 }
 
@@ -129,7 +140,8 @@ impl Endpoint {
             Some(link) => link,
             None => {
                 live.links += 1;
-                let (client, kv) = self.open().await?;
+                // Boxed, as all that is rare here: the futures of the client are large, and every request's holds this one.
+                let (client, kv) = Box::pin(self.open()).await?;
                 Link { client, kv, id: live.links, token: 0, token_since: Instant::now() }
             }
         };
@@ -139,12 +151,16 @@ impl Endpoint {
             if let Some((at, fault)) = &live.refusal
                 && at.elapsed() < REFUSAL_HOLDS
             {
-                return Err(fault.clone());
+                let fault = fault.clone();
+                live.link = Some(link);
+                return Err(fault);
             }
             live.refusal = None;
-            if let Err(fault) = self.authenticate(&mut link, credentials).await {
+            if let Err(fault) = Box::pin(self.authenticate(&mut link, credentials)).await {
                 if fault.kind == FaultKind::Class(FailureClass::Unauthenticated) {
                     live.refusal = Some((Instant::now(), fault.clone()));
+                    // There is nothing wrong with the connection.
+                    live.link = Some(link);
                 }
                 return Err(fault);
             }
@@ -155,6 +171,16 @@ impl Endpoint {
         Ok(link)
     }
 
+    /// For a renewal: the connection with the token that was refused, while there is no other. etcd before 3.4.42, 3.5.28
+    /// and 3.6.9 renews without one, and a session need not end because a password does not fit for a while.
+    pub(super) async fn link_in_spite_of(&self, fault: Fault) -> Result<Link, Fault> {
+        if fault.kind != FaultKind::Class(FailureClass::Unauthenticated) {
+            return Err(fault);
+        }
+        let link = self.live.lock().await.link.clone();
+        link.filter(|link| link.id > self.broken.load(Ordering::Relaxed)).ok_or(fault)
+    }
+
     /// Says that this connection does not answer: the next call gets a new one. A connection that lost its way in the
     /// network would otherwise swallow requests until the kernel gives up, minutes later.
     pub(super) fn give_up(&self, link: &Link) {
@@ -162,22 +188,26 @@ impl Endpoint {
     }
 
     /// Asks an endpoint that has not answered for a while whether it is alive; an error says that it is not, or that it
-    /// has lost its leader. A member answers this by itself, however long the cluster takes for a commit.
-    pub(super) async fn sign_of_life(&self, patience: Duration) -> Result<(), Fault> {
+    /// has lost its leader. A member answers this by itself, however long the cluster takes for a commit. Returns its raft
+    /// term, if it said so.
+    pub(super) async fn sign_of_life(&self, patience: Duration) -> Result<Option<u64>, Fault> {
         // One question is enough for all who wait; its answer is for all.
-        let Ok(_asking) = self.asking.try_lock() else { return Ok(()) };
+        let Ok(_asking) = self.asking.try_lock() else { return Ok(None) };
         let mut asked = None;
-        let answer = timeout(patience, async {
+        let answer = Box::pin(timeout(patience, async {
             let link = self.link().await?;
             asked.insert(link).status().await
-        });
+        }));
         let dead = |what: &str| Err(Fault::class(FailureClass::Unknown, what));
         match answer.await {
-            Ok(Ok((_, true))) => Ok(()),
-            Ok(Ok((_, false))) => dead("no answer in time, and it knows no leader"),
+            Ok(Ok(Status { has_leader: true, term, .. })) => Ok(Some(term)),
+            Ok(Ok(_) | Err(Fault { kind: FaultKind::Leaderless, .. })) => {
+                // The request may be lost with the leader. Whether another endpoint knows one, the next request finds out.
+                Err(Fault::new(FaultKind::Impatient, "no answer in time, and it knows no leader"))
+            }
             Ok(Err(fault)) if fault.blames_endpoint() => dead(&format!("no answer in time, and {fault}")),
             // Whatever it has against the question, it is alive.
-            Ok(Err(_)) => Ok(()),
+            Ok(Err(_)) => Ok(None),
             Err(_) => {
                 if let Some(link) = &asked {
                     self.give_up(link);

@@ -40,6 +40,25 @@ struct Health {
     worked_at: Option<Instant>,
     /// Belongs to another cluster: never to be used.
     foreign: bool,
+    log: LogSeen,
+}
+
+/// What an endpoint's answers have shown of its cluster's log.
+#[derive(Clone, Copy, Default)]
+struct LogSeen {
+    /// The highest term of its answers; 0: none yet.
+    term: u64,
+    /// When the latest of the answered writes was sent.
+    written: Option<Instant>,
+}
+
+/// Where an endpoint's log stood when a request left. A member waits for its own part of the log only: a request that is
+/// lost between it and a leader that dies is answered after seven seconds, while all that come later go through.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Departure {
+    at: Instant,
+    term: u64,
+    is_write: bool,
 }
 
 /// The endpoint that one attempt uses, as it was chosen.
@@ -158,6 +177,40 @@ impl Endpoints {
         health.worked_at.is_some_and(|at| at >= since)
     }
 
+    /// A request leaves for this endpoint now.
+    pub(super) fn departs(&self, index: usize, is_write: bool) -> Departure {
+        Departure { at: Instant::now(), term: self.log_seen(index).term, is_write }
+    }
+
+    /// The endpoint has answered a request that was sent then.
+    pub(super) fn arrived(&self, index: usize, departure: Departure, term: u64) {
+        self.saw_term(index, term);
+        if departure.is_write
+            && let Some(health) = self.state.lock().health.get_mut(index)
+        {
+            health.log.written = health.log.written.max(Some(departure.at));
+        }
+    }
+
+    /// The endpoint has shown this raft term.
+    pub(super) fn saw_term(&self, index: usize, term: u64) {
+        if let Some(health) = self.state.lock().health.get_mut(index) {
+            health.log.term = health.log.term.max(term);
+        }
+    }
+
+    /// Whether a request without an answer has most likely been lost: there was an election since it left, or a write
+    /// that left `ahead` later has been answered, and the log keeps to the order.
+    pub(super) fn is_overtaken(&self, index: usize, departure: Departure, ahead: Duration) -> bool {
+        let LogSeen { term, written } = self.log_seen(index);
+        let elected = departure.term > 0 && term > departure.term;
+        elected || departure.is_write && written.is_some_and(|later| later >= departure.at + ahead)
+    }
+
+    fn log_seen(&self, index: usize) -> LogSeen {
+        self.state.lock().health.get(index).map(|health| health.log).unwrap_or_default()
+    }
+
     /// Holds an answer's cluster against the one this manager belongs to; the first answer decides which that is.
     pub(super) fn check_cluster(&self, index: usize, cluster: u64) -> Result<(), Fault> {
         let mut state = self.state.lock();
@@ -265,6 +318,32 @@ mod tests {
         }
         endpoints.failed(back, &timeout());
         later.await;
+    }
+
+    #[test]
+    fn a_request_is_overtaken_by_an_election_or_by_a_write_that_left_much_later() {
+        let endpoints = endpoints(2);
+        let ahead = Duration::from_millis(100);
+        let blind = endpoints.departs(0, true);
+        endpoints.saw_term(0, 7);
+        let (write, read) = (endpoints.departs(0, true), endpoints.departs(0, false));
+        assert!([blind, write, read].iter().all(|&sent| !endpoints.is_overtaken(0, sent, ahead)));
+
+        let soon_after = Departure { at: write.at + ahead / 2, ..write };
+        endpoints.arrived(0, soon_after, 7);
+        assert!(!endpoints.is_overtaken(0, write, ahead));
+        let later = Departure { at: write.at + ahead * 2, ..write };
+        endpoints.arrived(1, later, 7);
+        assert!(!endpoints.is_overtaken(0, write, ahead), "that was at another endpoint");
+        endpoints.arrived(0, Departure { is_write: false, ..later }, 7);
+        assert!(!endpoints.is_overtaken(0, write, ahead), "a read has no place in the log");
+        endpoints.arrived(0, later, 7);
+        assert!(endpoints.is_overtaken(0, write, ahead) && !endpoints.is_overtaken(0, read, ahead));
+
+        endpoints.saw_term(1, 8);
+        assert!(!endpoints.is_overtaken(0, read, ahead));
+        endpoints.saw_term(0, 8);
+        assert!(endpoints.is_overtaken(0, read, ahead));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The store that is an etcd cluster.
 
-use std::future::{Future, pending};
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::convert::{self, Answered};
 use super::endpoint::{Endpoint, Link};
-use super::endpoints::{Endpoints, Pin};
+use super::endpoints::{Departure, Endpoints, Pin};
 use super::failure::{Fault, FaultKind};
 use super::keepalive::KeepAlive;
 use super::target::Target;
@@ -112,24 +112,34 @@ impl Shared {
     async fn call(&self, request: &Request, timeout: Duration) -> Result<Response, Failure> {
         let deadline = deadline_after(timeout);
         let mut tried = Vec::new();
+        let mut leaderless: Vec<(Pin, Fault)> = Vec::new();
         let mut last = None;
         while let Some((pin, endpoint)) = self.endpoints.choose(&tried) {
             tried.push(pin.index);
+            let departure = self.endpoints.departs(pin.index, request.is_write());
             let result = tokio::select! {
                 biased;
                 result = self.call_at(pin, &endpoint, request, deadline) => result,
                 () = self.endpoints.left(pin) => Err(self.endpoints.given_up(pin)),
-                fault = self.doubt(pin, &endpoint) => Err(fault),
+                fault = self.doubt(pin, &endpoint, departure) => Err(fault),
             };
             match result {
                 Ok(response) => {
                     self.endpoints.worked(pin.index);
+                    self.endpoints.arrived(pin.index, departure, response.term);
+                    // Here is a leader. The one in use was tried first, and is told last: the pin moves once.
+                    for (pin, fault) in leaderless.into_iter().rev() {
+                        self.endpoints.failed(pin, &fault);
+                    }
                     return Ok(response);
                 }
                 Err(fault) => {
                     log::trace!(target: "etcd_lock", "{}: {}: {fault}", endpoint.url(), kind_of(request));
                     if fault.blames_endpoint() {
                         self.endpoints.failed(pin, &fault);
+                    }
+                    if fault.kind == FaultKind::Leaderless {
+                        leaderless.push((pin, fault.clone()));
                     }
                     let go_on = fault.is_elsewhere() && Instant::now() < deadline;
                     let failure = fault.at(endpoint.url()).into_failure();
@@ -145,22 +155,27 @@ impl Shared {
         Err(last.unwrap_or_else(none_left))
     }
 
-    /// Goes on asking a silent endpoint whether it is alive; ends when it is not.
+    /// Goes on asking whether waiting makes sense; ends when it does not.
     ///
-    /// A stopped member, or one behind a broken network, would otherwise cost every request its whole time.
-    async fn doubt(&self, pin: Pin, endpoint: &Endpoint) -> Fault {
-        if self.endpoints.len() == 1 {
-            // There is nowhere to go.
-            return pending().await;
-        }
+    /// A stopped member, or one behind a broken network, would otherwise cost every request its whole time; and so would
+    /// the death of a leader that had a request in hand, at a member that is well.
+    async fn doubt(&self, pin: Pin, endpoint: &Endpoint, departure: Departure) -> Fault {
+        let mut overtaken = false;
         loop {
             let since = Instant::now();
             sleep(self.patience).await;
-            if !self.endpoints.worked_since(pin.index, since)
-                && let Err(fault) = endpoint.sign_of_life(self.patience).await
-            {
-                return fault;
+            if overtaken {
+                // Its answer was not on the way either.
+                return Fault::new(FaultKind::Impatient, "no answer, while later requests have theirs");
             }
+            // With one endpoint, there is nowhere to go.
+            if self.endpoints.len() > 1 && !self.endpoints.worked_since(pin.index, since) {
+                match endpoint.sign_of_life(self.patience).await {
+                    Ok(term) => self.endpoints.saw_term(pin.index, term.unwrap_or_default()),
+                    Err(fault) => return fault,
+                }
+            }
+            overtaken = self.endpoints.is_overtaken(pin.index, departure, self.patience);
         }
     }
 
@@ -180,7 +195,12 @@ impl Shared {
                 let kind = if fair { FaultKind::Elsewhere } else { FaultKind::Class(FailureClass::NotDone) };
                 return Err(Fault::new(kind, "no answer to the authentication in time"));
             };
-            let link = link?;
+            let link = match link {
+                Err(fault) if matches!(request, Request::RenewLease { .. }) => {
+                    endpoint.link_in_spite_of(fault).await?
+                }
+                link => link?,
+            };
             log::trace!(target: "etcd_lock", "{}: {}", endpoint.url(), kind_of(request));
             let fair = has_fair_chance(deadline);
             let Ok(result) = timeout_at(deadline, self.send(pin, &link, request)).await else {

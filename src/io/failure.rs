@@ -22,6 +22,9 @@ pub(super) struct Fault {
 pub(super) enum FaultKind {
     /// Not carried out, and the endpoint is to blame: another one may do better, now.
     Elsewhere,
+    /// Not carried out, as the member knows no leader. It is to blame only if another one knows one: during an election
+    /// none does, and who went elsewhere then would take all watches along for nothing.
+    Leaderless,
     /// Not carried out: the endpoint belongs to another cluster.
     Foreign,
     /// Not carried out: the token was refused. Authenticate, and send the same again.
@@ -49,9 +52,9 @@ const WORDS: &[(&str, FaultKind)] = &[
     ("is a future revision", FaultKind::Class(FailureClass::Compacted)),
     ("too many operations", FaultKind::Class(FailureClass::TooManyOperations)),
     ("database space exceeded", FaultKind::Class(FailureClass::NoSpace)),
-    ("no leader", FaultKind::Elsewhere),
-    ("not leader", FaultKind::Elsewhere),
-    ("leader changed", FaultKind::Elsewhere),
+    ("no leader", FaultKind::Leaderless),
+    ("not leader", FaultKind::Leaderless),
+    ("leader changed", FaultKind::Leaderless),
     ("not capable", FaultKind::Elsewhere),
     ("unhealthy cluster", FaultKind::Elsewhere),
     ("not supported for learner", FaultKind::Elsewhere),
@@ -77,12 +80,13 @@ impl Fault {
 
     /// Certainly not carried out here, while another endpoint may carry it out.
     pub(super) fn is_elsewhere(&self) -> bool {
-        matches!(self.kind, FaultKind::Elsewhere | FaultKind::Foreign)
+        matches!(self.kind, FaultKind::Elsewhere | FaultKind::Leaderless | FaultKind::Foreign)
     }
 
     /// Speaks against going on with this endpoint.
     pub(super) fn blames_endpoint(&self) -> bool {
-        self.is_elsewhere() || self.kind == FaultKind::Class(FailureClass::Unknown)
+        matches!(self.kind, FaultKind::Elsewhere | FaultKind::Foreign)
+            || self.kind == FaultKind::Class(FailureClass::Unknown)
     }
 
     /// The same fault, with the endpoint's name in front.
@@ -93,7 +97,7 @@ impl Fault {
 
     pub(super) fn into_failure(self) -> Failure {
         let class = match self.kind {
-            FaultKind::Elsewhere => FailureClass::NotDone,
+            FaultKind::Elsewhere | FaultKind::Leaderless => FailureClass::NotDone,
             FaultKind::Foreign => FailureClass::Refused,
             FaultKind::Token => FailureClass::Unauthenticated,
             FaultKind::Impatient => FailureClass::Unknown,
@@ -155,7 +159,7 @@ fn kind_of(code: i32, message: &str, source: Option<&(dyn Error + 'static)>) -> 
         return known.map_or_else(|| kind_of_other_words(code), |&(_, kind)| kind);
     }
     if message.starts_with("raft proposal dropped") {
-        return FaultKind::Elsewhere;
+        return FaultKind::Leaderless;
     }
     // gRPC refused the request's size before etcd saw it.
     if message.contains("received message larger than max") {

@@ -121,7 +121,8 @@ impl Server {
                 Err(fault) => fault,
             };
             log::debug!(target: "etcd_lock", "{}: the watch stream is lost: {fault}", endpoint.url());
-            if fault.blames_endpoint() {
+            // Without a leader a stream is given up by etcd after three seconds: nothing is lost by looking elsewhere.
+            if fault.blames_endpoint() || fault.kind == FaultKind::Leaderless {
                 self.endpoints.failed(pin, &fault);
             }
             failures = if opened.elapsed() >= GOOD_STREAM { 0 } else { failures + 1 };

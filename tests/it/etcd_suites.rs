@@ -10,11 +10,11 @@ use etcd_client::LockOptions;
 use etcd_lock::crossbeam_channel::unbounded;
 use etcd_lock::{ForceUnlock, LockError, LockManager, LossReason};
 
-use crate::support::etcd::Access;
 use crate::support::etcdctl::Etcdctl;
 use crate::support::manager::{
     connect, enqueue, goes_on_waiting, granted, lock, wait_for_contenders, wait_until_done,
 };
+use crate::support::setup::Access;
 use crate::support::{Cluster, Raw, SOON, fresh_root, shared};
 
 /// A manager for each of `count` clients, at one member or spread over all of them.

@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use crate::io::Store;
-use crate::io::testing::{Cluster, always, call, connect, dead_url, grant, key, keys, put, put_key, range};
+use crate::io::testing::{
+    Cluster, LONG, always, call, connect, dead_url, grant, key, keys, put, put_key, range,
+};
 use crate::store::{Answer, FailureClass, Request, Span};
 
 /// Every request that is repeated while its outcome is unknown, as the protocol does it, gets through.
@@ -93,6 +95,57 @@ async fn a_frozen_member_costs_one_timeout() {
     put_key(&etcd, "/after", 0).await;
     assert!(begun.elapsed() < attempt, "the pin has moved");
     cluster.thaw(follower);
+}
+
+#[tokio::test]
+async fn an_election_takes_nobody_away_from_a_member_that_is_well() {
+    let mut cluster = Cluster::start(3);
+    for member in 0..3 {
+        connect(&cluster.url(member)).await;
+    }
+    let etcd = connect(&cluster.urls()).await;
+    // To a machine that stands still for half a second, any member looks dead; but not three times in a row.
+    for _ in 0..3 {
+        let leader = leader(&cluster);
+        etcd.pin((leader + 1) % 3);
+        put_key(&etcd, "/before", 0).await;
+        let pinned = etcd.pinned();
+        cluster.kill(leader);
+        put_at_last(&etcd, "/after", LONG).await;
+        if etcd.pinned() == pinned {
+            return;
+        }
+        cluster.restart(leader);
+        put_key(&connect(&cluster.url(leader)).await, "/back", 0).await;
+    }
+    panic!("every election moved the pin");
+}
+
+#[tokio::test]
+async fn a_request_lost_with_the_leader_ends_when_later_ones_have_their_answers() {
+    let cluster = Cluster::start(3);
+    for member in 0..3 {
+        connect(&cluster.url(member)).await;
+    }
+    let frozen = leader(&cluster);
+    // There is no other endpoint to turn to, and this one is well.
+    let etcd = connect(&cluster.url((frozen + 1) % 3)).await;
+    put_key(&etcd, "/before", 0).await;
+    cluster.freeze(frozen);
+    let lost = tokio::spawn({
+        let etcd = etcd.clone();
+        async move { etcd.call(always(vec![put("/lost", "", 0)]), LONG).await }
+    });
+    let quick = Duration::from_millis(200);
+    while !lost.is_finished() {
+        let _ = etcd.call(always(vec![put("/later", "", 0)]), quick).await;
+        tokio::time::sleep(quick / 10).await;
+    }
+    let failure = lost.await.unwrap().unwrap_err();
+    assert_eq!(failure.class, FailureClass::Unknown);
+    // etcd itself says so after seven seconds, in other words.
+    assert!(failure.message.contains("later requests have theirs"), "{failure}");
+    cluster.thaw(frozen);
 }
 
 #[tokio::test]

@@ -8,14 +8,14 @@ use etcd_client::{Permission, PermissionType};
 use etcd_lock::{LockError, LockManager, LossReason};
 use tempfile::TempDir;
 
-use crate::faults::ground::{assert_nothing_left, connect, options};
-use crate::support::etcd::User;
+use crate::faults::ground::{REQUEST_TIMEOUT, assert_nothing_left, connect, options};
 use crate::support::etcdctl::Etcdctl;
+use crate::support::setup::User;
 use crate::support::stalls::{self, assert_within};
 use crate::support::told::Told;
 use crate::support::wait::eventually_some;
 use crate::support::witness::Witness;
-use crate::support::{Access, Etcd, Raw, Setup, eventually, fresh_root};
+use crate::support::{Access, Etcd, Raw, Referee, Setup, fresh_root};
 
 const SOON: Duration = Duration::from_secs(20);
 /// How long a refusal may take.
@@ -52,7 +52,6 @@ fn what_etcd_refuses_is_told_at_once_and_by_its_name() {
         })
         .unwrap();
     }
-    stalls::watch();
     for (name, password) in [("locker", "wrong"), ("nobody", "secret")] {
         let error = first_error(&etcd.access().as_user(name, password), &root);
         assert!(matches!(error, LockError::Unauthenticated { .. }), "{name}: {error:?}");
@@ -98,13 +97,15 @@ fn an_expired_token_is_not_noticed(kind: &str) {
     let guard = manager.new_lock("held").unwrap().lock().unwrap();
     let waiting = other.new_lock("held").unwrap().enqueue().unwrap();
     let told = Told::of(&guard);
+    let referee = Referee::new();
+    let inside = referee.inside(&guard);
     std::thread::sleep(Duration::from_secs(7));
     let before = etcd.requests("Authenticate");
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..20)
             .map(|n| {
                 let lock = manager.new_lock(&format!("x{n}")).unwrap();
-                scope.spawn(move || lock.lock()?.unlock())
+                scope.spawn(move || referee.use_and_unlock(lock.lock()?, REQUEST_TIMEOUT))
             })
             .collect();
         threads.into_iter().for_each(|thread| thread.join().unwrap().expect("no error"));
@@ -114,8 +115,10 @@ fn an_expired_token_is_not_noticed(kind: &str) {
     // The other manager may need one of its own just then, as may the streams of either.
     assert!(tokens <= 4, "{tokens} authentications for one burst");
     assert!(told.not_yet() && guard.is_held());
+    drop(inside);
     guard.unlock().unwrap();
     let next = waiting.wait().unwrap();
+    assert!(referee.write(&next));
     // A forced unlock is told through a stream that was opened with a token long expired.
     std::thread::sleep(Duration::from_secs(4));
     let root_raw = Raw::connect(etcd.access());
@@ -128,6 +131,7 @@ fn an_expired_token_is_not_noticed(kind: &str) {
     for manager in [&manager, &other] {
         assert_eq!(manager.stats().sessions, 1);
     }
+    referee.judge();
     drop((next, manager, other));
     assert_nothing_left(etcd.access(), root, ttl);
 }
@@ -143,11 +147,11 @@ fn an_expired_jwt_is_not_noticed() {
 }
 
 /// Locks and unlocks until told to stop; the first error.
-fn churn(manager: &LockManager, stop: &AtomicBool) -> Result<u64, LockError> {
+fn churn(manager: &LockManager, referee: &Referee, stop: &AtomicBool) -> Result<u64, LockError> {
     let lock = manager.new_lock("churn")?;
     let mut rounds = 0;
     while !stop.load(Ordering::Relaxed) {
-        lock.lock()?.unlock()?;
+        referee.use_and_unlock(lock.lock()?, REQUEST_TIMEOUT)?;
         rounds += 1;
     }
     Ok(rounds)
@@ -166,9 +170,9 @@ fn somebody_else_s_new_password_is_not_noticed() {
         let Short { etcd, access, root, .. } = &short_lived(kind);
         let manager = connect(access, root, Duration::from_secs(3));
         let guard = manager.new_lock("held").unwrap().lock().unwrap();
-        let stop = AtomicBool::new(false);
+        let (referee, stop) = (Referee::new(), AtomicBool::new(false));
         std::thread::scope(|scope| {
-            let churning = scope.spawn(|| churn(&manager, &stop));
+            let churning = scope.spawn(|| churn(&manager, referee, &stop));
             for password in ["one", "two", "three", "four"] {
                 std::thread::sleep(Duration::from_millis(400));
                 change_password(etcd, "other", password);
@@ -177,8 +181,11 @@ fn somebody_else_s_new_password_is_not_noticed() {
             let rounds = churning.join().unwrap().expect("no error");
             println!("row 17: {kind}: 4 password changes of another user, {rounds} rounds without an error");
         });
-        guard.unlock().unwrap();
+        referee.use_and_unlock(guard, REQUEST_TIMEOUT).unwrap();
         assert_eq!(manager.stats().sessions, 1);
+        referee.judge();
+        drop(manager);
+        assert_nothing_left(etcd.access(), root, Duration::from_secs(3));
     }
 }
 
@@ -203,6 +210,42 @@ fn a_password_that_does_not_fit_any_more_is_told_and_heals() {
         assert!(guard.is_held());
         guard.unlock().unwrap();
         assert_eq!(manager.stats().sessions, 1);
+        drop((lock, manager));
+        assert_nothing_left(etcd.access(), root, ttl);
+    }
+}
+
+/// Its own password changed for longer than the TTL: an etcd that renews without a token keeps the session up; where
+/// renewals need one (3.4.42, 3.5.28, 3.6.9 and later), the loss is told in time.
+#[test]
+fn a_password_that_never_fits_again_costs_the_session_only_where_renewals_need_one() {
+    let ttl = Duration::from_secs(3);
+    for kind in ["simple", "jwt"] {
+        let Short { etcd, access, root, .. } = &short_lived(kind);
+        let witness = Witness::of(etcd.access(), root);
+        let manager = connect(access, root, ttl);
+        let guard = manager.new_lock("held").unwrap().lock().unwrap();
+        let told = Told::of(&guard);
+        change_password(etcd, "locker", "changed");
+        let lock = manager.new_lock("x").unwrap();
+        let refused = lock.lock_timeout(SOON);
+        assert!(matches!(refused, Err(LockError::Unauthenticated { .. })), "{kind}: {refused:?}");
+        std::thread::sleep(ttl * 2);
+        let kept = guard.is_held();
+        println!("row 17: {kind}: etcd {}: own password changed for two TTLs: held: {kept}", etcd.version());
+        assert_eq!(kept, etcd.version().renews_without_token());
+        if kept {
+            assert!(told.not_yet() && manager.stats().sessions == 1);
+        } else {
+            assert_eq!(guard.loss(), Some(LossReason::SessionExpired));
+            let deleted = witness.wait_for_delete(SOON, guard.etcd_key()).at;
+            assert!(told.wait(SOON) <= deleted, "told late");
+        }
+        change_password(etcd, "locker", "secret");
+        let again = eventually_some(SOON, "the password fits again", || lock.lock_timeout(SOON).ok());
+        again.unlock().unwrap();
+        drop((guard, lock, manager));
+        assert_nothing_left(etcd.access(), root, ttl);
     }
 }
 
@@ -210,7 +253,6 @@ fn a_password_that_does_not_fit_any_more_is_told_and_heals() {
 /// its watches; who has none is told.
 #[test]
 fn authentication_turned_on_is_not_noticed() {
-    stalls::watch();
     let etcd = Etcd::start();
     let root = fresh_root("turned-on");
     let ttl = Duration::from_secs(3);
@@ -219,9 +261,10 @@ fn authentication_turned_on_is_not_noticed() {
     let nobody = connect(etcd.access(), &root, ttl);
     let guard = manager.new_lock("held").unwrap().lock().unwrap();
     let waiting = other.new_lock("held").unwrap().enqueue().unwrap();
-    let stop = AtomicBool::new(false);
+    let (referee, stop) = (Referee::new(), AtomicBool::new(false));
+    let inside = referee.inside(&guard);
     std::thread::scope(|scope| {
-        let churning = scope.spawn(|| churn(&manager, &stop));
+        let churning = scope.spawn(|| churn(&manager, referee, &stop));
         std::thread::sleep(Duration::from_millis(300));
         let user = User { name: "locker".into(), password: "secret".into(), prefix: root.clone() };
         Raw::connect(etcd.access()).enable_auth(&[user]);
@@ -234,10 +277,12 @@ fn authentication_turned_on_is_not_noticed() {
     assert!(matches!(refused, Err(LockError::Unauthenticated { .. })), "{refused:?}");
     assert_within(start, REFUSED, "a refusal");
     assert!(guard.is_held());
+    drop(inside);
     guard.unlock().unwrap();
     let next = waiting.wait().unwrap();
+    assert!(referee.write(&next));
     std::thread::sleep(Duration::from_secs(2));
-    let as_root = etcd.access().as_user("root", crate::support::etcd::ROOT_PASSWORD);
+    let as_root = etcd.access().as_user("root", crate::support::setup::ROOT_PASSWORD);
     let (witness, told) = (Witness::of(&as_root, &root), Told::of(&next));
     assert_eq!(Etcdctl::new(&as_root).del(next.etcd_key()), 1);
     let deleted = witness.wait_for_delete(SOON, next.etcd_key()).at;
@@ -248,6 +293,6 @@ fn authentication_turned_on_is_not_noticed() {
         assert_eq!(manager.stats().sessions, 1);
     }
     drop((next, manager, other, nobody));
-    let raw = Raw::connect(&as_root);
-    eventually(ttl + Duration::from_secs(1), "no key is left", || raw.count(&format!("{root}/")) == 0);
+    referee.judge();
+    assert_nothing_left(&as_root, &root, ttl);
 }

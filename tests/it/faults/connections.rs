@@ -9,7 +9,7 @@ use etcd_lock::{LockManager, LockManagerOptions};
 use crate::support::doors::options;
 use crate::support::process::alone;
 use crate::support::proxy::Loss;
-use crate::support::referee::nothing_left;
+use crate::support::referee::{ends_with_its_lease, nothing_left};
 use crate::support::{Etcd, Proxy, Raw, Referee, eventually, fresh_root, wait, within};
 
 /// The end of everything that is known to end.
@@ -77,13 +77,14 @@ fn waiters_progress_at_little_cost_while_every_connection_is_reset_each_200_ms()
         assert!(share < 0.2 * 2.0, "{:.1} % of a core", share * 100.0);
         assert_eq!(sessions, [1, 1], "a session was lost");
         drop(managers);
-        nothing_left(&Raw::connect(etcd.access()), &root, 5);
+        nothing_left(&Raw::connect(etcd.access()), &root, Duration::from_secs(5));
         referee.judge();
     });
 }
 
 /// A server with a proxy, and a manager behind it that is soon sure of an answer's loss.
 struct Setting {
+    referee: &'static Referee,
     etcd: Etcd,
     proxy: Proxy,
     root: String,
@@ -91,16 +92,17 @@ struct Setting {
 }
 
 const TTL: u64 = 3;
+const REQUEST: Duration = Duration::from_secs(1);
 
 impl Setting {
     fn new() -> Self {
         let etcd = Etcd::start();
         let (proxy, raw) = (Proxy::of(&etcd), Raw::connect(etcd.access()));
-        Self { etcd, proxy, root: fresh_root("lost-answer"), raw }
+        Self { referee: Referee::new(), etcd, proxy, root: fresh_root("lost-answer"), raw }
     }
 
     fn options() -> LockManagerOptions {
-        options(TTL).request_timeout(Duration::from_secs(1))
+        options(TTL).request_timeout(REQUEST)
     }
 
     fn connect(&self) -> LockManager {
@@ -122,10 +124,15 @@ impl Setting {
 
     /// Leaves nothing behind: neither keys nor, once a TTL has passed, leases.
     fn end(self, manager: LockManager) {
+        // Once more, unless the manager is closed.
+        if let Ok(guard) = manager.new_lock("x").and_then(|lock| lock.lock()) {
+            self.referee.use_and_unlock(guard, REQUEST).unwrap();
+        }
         drop(manager);
-        nothing_left(&self.raw, &self.root, TTL);
-        let limit = Duration::from_secs(TTL + 1) + Duration::from_secs(2);
-        eventually(limit, "no lease is left", || self.raw.leases().is_empty());
+        self.referee.judge();
+        nothing_left(&self.raw, &self.root, Duration::from_secs(TTL));
+        let ttl = Duration::from_secs(TTL);
+        ends_with_its_lease(ttl, "no lease is left", || self.raw.leases().is_empty());
     }
 }
 
@@ -154,7 +161,7 @@ fn a_lost_answer_to_an_acquire_leaves_one_key_and_its_token() {
         // Whatever the manager does to be certain of it, it does not touch what it holds.
         thread::sleep(Duration::from_secs(1));
         assert!(guard.is_held() && setting.contenders() == keys);
-        guard.unlock().unwrap();
+        setting.referee.use_and_unlock(guard, REQUEST).unwrap();
         assert_eq!(setting.contenders(), []);
         setting.end(manager);
     });
@@ -170,7 +177,7 @@ fn a_lost_answer_to_a_release_does_not_cost_the_next_hold_of_the_name() {
         let first = lock.lock().unwrap();
         let token_before = first.token();
         setting.proxy.lose_next_answer(loss);
-        drop(first);
+        setting.referee.use_and_release(first);
         let guard = lock.lock().unwrap();
         setting.lost(0);
         assert!(guard.token() > token_before);
@@ -182,12 +189,12 @@ fn a_lost_answer_to_a_release_does_not_cost_the_next_hold_of_the_name() {
         assert_eq!(keys.len(), 1, "{loss:?}: {keys:?}");
         assert_eq!((keys[0].key.as_str(), keys[0].create_revision), (guard.etcd_key(), token(&guard)));
         // The answer to the next release arrives.
-        guard.unlock().unwrap();
+        setting.referee.use_and_unlock(guard, REQUEST).unwrap();
 
         // And one that somebody waits for.
         let guard = lock.lock().unwrap();
         setting.proxy.lose_next_answer(loss);
-        let unlocked = guard.unlock();
+        let unlocked = setting.referee.use_and_unlock(guard, REQUEST);
         setting.lost(1);
         if let Err(error) = unlocked {
             // It could not be certain in the time of one request, and went on.
@@ -210,8 +217,8 @@ fn a_lost_answer_to_a_grant_costs_a_lease_for_one_ttl() {
         assert_eq!(setting.proxy.lost_answers(), 1);
         assert_eq!(setting.etcd.requests("LeaseGrant"), 2, "{loss:?}: the lost answer was another");
         let own = manager.session().lease_id;
-        let limit = Duration::from_secs(TTL + 1) + Duration::from_secs(2);
-        eventually(limit, "the other lease has expired", || setting.raw.leases() == [own]);
+        let ttl = Duration::from_secs(TTL);
+        ends_with_its_lease(ttl, "the other lease has expired", || setting.raw.leases() == [own]);
         assert!(manager.session().alive);
         within(LONG, "a lock", {
             let lock = manager.new_lock("x").unwrap();
@@ -229,7 +236,9 @@ fn a_lost_answer_to_a_revoke_leaves_nothing() {
         let manager = setting.connect();
         let guard = manager.new_lock("x").unwrap().lock().unwrap();
         setting.proxy.lose_next_answer(loss);
-        let closed = manager.clone().close();
+        // `close_timeout` is two seconds.
+        let close = || manager.clone().close();
+        let closed = setting.referee.timed("close", Duration::from_secs(2), close);
         assert!(guard.done().recv().is_err());
         setting.lost(0);
         if let Err(error) = closed {

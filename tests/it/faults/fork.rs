@@ -6,7 +6,8 @@ use etcd_lock::{LockError, LossReason};
 
 use crate::faults::ground::connect;
 use crate::support::process::alone;
-use crate::support::{Raw, eventually, fresh_root, shared, within};
+use crate::support::referee::nothing_left;
+use crate::support::{Raw, fresh_root, shared, within};
 
 const TTL: Duration = Duration::from_secs(2);
 
@@ -65,6 +66,6 @@ fn a_forked_child_touches_none_of_its_parent_s_locks() {
         pending.wait().unwrap().unlock().unwrap();
         granted.unlock().unwrap();
         drop((lock, manager, blocked));
-        eventually(TTL + Duration::from_secs(1), "nothing is left", || raw.count(&format!("{root}/")) == 0);
+        nothing_left(&raw, &root, TTL);
     });
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::faults::ground::connect;
+use crate::faults::ground::{assert_nothing_left, connect};
 use crate::support::process::alone;
 use crate::support::told::Told;
 use crate::support::{Etcd, Proxy, fresh_root, wait};
@@ -42,5 +42,7 @@ fn an_idle_manager_keeps_its_connection_and_costs_nothing() {
         // A thousandth of a core is what a build without optimisation needs; a busy loop would show at once.
         assert!(cpu < IDLE / 200, "{cpu:?} of CPU in {IDLE:?}");
         guard.unlock().unwrap();
+        drop(managers);
+        assert_nothing_left(etcd.access(), &root, TTL);
     });
 }

@@ -107,7 +107,6 @@ fn the_order_outlives_a_killed_holder_and_a_killed_waiter() {
     if let Some(role) = role() {
         return serve(&role);
     }
-    stalls::watch();
     let ttl = Duration::from_secs(2);
     let root = fresh_root("killed");
     let raw = Raw::connect(shared().access());
@@ -155,7 +154,6 @@ fn a_holder_that_stood_still_for_too_long_knows_at_once() {
     if let Some(role) = role() {
         return serve(&role);
     }
-    stalls::watch();
     let ttl = Duration::from_secs(3);
     let root = fresh_root("stopped");
     let register = Register::default();

@@ -5,11 +5,9 @@ use std::time::{Duration, Instant};
 
 use etcd_lock::LockError;
 
-use crate::faults::ground::{assert_nothing_left, connect, options};
-use crate::support::oracle::Oracle;
-use crate::support::register::Register;
+use crate::faults::ground::{REQUEST_TIMEOUT, assert_nothing_left, connect, options};
 use crate::support::told::Told;
-use crate::support::{Cluster, eventually, fresh_root};
+use crate::support::{Cluster, Referee, eventually, fresh_root};
 
 const TTL: Duration = Duration::from_secs(5);
 const MANAGERS: usize = 3;
@@ -28,30 +26,27 @@ fn a_rolling_restart_is_not_noticed() {
         .map(|(n, manager)| manager.new_lock(&format!("held-{n}")).unwrap().lock().unwrap())
         .collect();
     let told: Vec<Told> = held.iter().map(Told::of).collect();
-    let (oracle, stop) = (Oracle::new(), AtomicBool::new(false));
-    let registers: Vec<Register> = (0..NAMES).map(|_| Register::default()).collect();
+    let (referee, stop) = (Referee::new(), AtomicBool::new(false));
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..MANAGERS * THREADS)
             .map(|n| {
-                let (manager, oracle, registers, stop) =
-                    (&managers[n % MANAGERS], &oracle, &registers, &stop);
+                let (manager, stop) = (&managers[n % MANAGERS], &stop);
                 scope.spawn(move || -> Result<Duration, LockError> {
                     let mut longest = Duration::ZERO;
                     while !stop.load(Ordering::Relaxed) {
-                        let index = fastrand::usize(..NAMES);
-                        let name = format!("x{index}");
+                        let name = format!("x{}", fastrand::usize(..NAMES));
                         let start = Instant::now();
                         let guard = manager.new_lock(&name)?.lock()?;
                         longest = longest.max(start.elapsed());
-                        let token = guard.token().as_u64();
-                        let inside = oracle.enter(&name, token);
-                        let value = registers[index].read(token).expect("never stale");
+                        let inside = referee.inside(&guard);
                         std::thread::sleep(Duration::from_millis(fastrand::u64(0..5)));
-                        registers[index].write(token, value + 1).expect("never stale");
+                        assert!(referee.write(&guard), "never stale");
                         assert!(guard.done().try_recv().is_err_and(|error| error.is_empty()));
                         drop(inside);
                         // The release of a lock that is dropped is nobody's error; that of an unlocked one is.
-                        if fastrand::bool() { guard.unlock()? } else { drop(guard) }
+                        if fastrand::bool() {
+                            referee.timed("unlock", REQUEST_TIMEOUT, || guard.unlock())?;
+                        }
                     }
                     Ok(longest)
                 })
@@ -67,14 +62,11 @@ fn a_rolling_restart_is_not_noticed() {
         let longest =
             workers.into_iter().map(|worker| worker.join().unwrap().expect("no error for any user"));
         let longest = longest.max().unwrap_or_default();
-        println!("row 19: {} holds, the longest wait for one {longest:?}", oracle.count());
+        println!("row 19: {} holds, the longest wait for one {longest:?}", referee.holds());
     });
     assert!(told.iter().all(Told::not_yet), "a done() closed");
     held.into_iter().for_each(|guard| guard.unlock().unwrap());
-    oracle.judge();
-    for (index, register) in registers.iter().enumerate() {
-        register.judge(&format!("x{index}"));
-    }
+    referee.judge();
     for manager in &managers {
         assert_eq!((manager.stats().lost.total(), manager.stats().sessions), (0, 1));
     }
@@ -91,7 +83,7 @@ fn a_rolling_restart_with_authentication_is_not_noticed() {
     let manager = crate::faults::ground::connect_with(&access, &root, options(&access, TTL));
     let held = manager.new_lock("held").unwrap().lock().unwrap();
     let told = Told::of(&held);
-    let stop = AtomicBool::new(false);
+    let (referee, stop) = (Referee::new(), AtomicBool::new(false));
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..4)
             .map(|n| {
@@ -101,7 +93,7 @@ fn a_rolling_restart_with_authentication_is_not_noticed() {
                     while !stop.load(Ordering::Relaxed) {
                         let guard = lock.lock()?;
                         std::thread::sleep(Duration::from_millis(2));
-                        guard.unlock()?;
+                        referee.use_and_unlock(guard, REQUEST_TIMEOUT)?;
                     }
                     Ok(())
                 })
@@ -121,4 +113,7 @@ fn a_rolling_restart_with_authentication_is_not_noticed() {
     assert!(told.not_yet(), "done() closed");
     held.unlock().unwrap();
     assert_eq!((manager.stats().lost.total(), manager.stats().sessions), (0, 1));
+    referee.judge();
+    drop(manager);
+    assert_nothing_left(cluster.access(), &root, TTL);
 }

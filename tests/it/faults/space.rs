@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use etcd_lock::{LockError, LockManager};
 
-use crate::faults::ground::{assert_nothing_left, connect, options};
+use crate::faults::ground::{REQUEST_TIMEOUT, assert_nothing_left, connect, options};
 use crate::support::etcdctl::Etcdctl;
 use crate::support::stalls::assert_within;
-use crate::support::{Etcd, Raw, Setup, eventually, fresh_root, within};
+use crate::support::{Etcd, Raw, Referee, Setup, eventually, fresh_root, within};
 
 const TTL: Duration = Duration::from_secs(3);
 const SOON: Duration = Duration::from_secs(20);
@@ -55,6 +55,8 @@ fn a_full_etcd_takes_no_lock_away_and_says_so_to_who_wants_one() {
     let holder = connect(etcd.access(), &root, TTL);
     let waiter = connect(etcd.access(), &root, TTL);
     let held = holder.new_lock("x").unwrap().lock().unwrap();
+    let referee = Referee::new();
+    let inside = referee.inside(&held);
     let queued = waiter.new_lock("x").unwrap().enqueue().unwrap();
     eventually(SOON, "the waiter has its place", || raw.count(&format!("{root}/x/")) == 2);
     // A second thread of the waiter's process: its turn takes a new key, in the transaction that deletes the first.
@@ -75,17 +77,19 @@ fn a_full_etcd_takes_no_lock_away_and_says_so_to_who_wants_one() {
 
     std::thread::sleep(TTL * 2);
     assert!(held.is_held(), "renewals go on");
-    held.unlock().unwrap();
+    drop(inside);
+    referee.timed("unlock", REQUEST_TIMEOUT, || held.unlock()).unwrap();
     let granted = within(SOON, "who waited has the lock", move || queued.wait()).unwrap();
     assert!(granted.is_held());
-    granted.unlock().unwrap();
+    referee.use_and_unlock(granted, REQUEST_TIMEOUT).unwrap();
     let refused = within(SOON, "the thread behind it is told", move || local.join().unwrap());
     assert!(matches!(refused, Err(LockError::NoSpace)), "{refused:?}");
     eventually(SOON, "released keys are gone", || raw.count(&format!("{root}/x/")) == 0);
 
     make_space(&etcd, &raw);
     let again = other.lock_timeout(SOON).unwrap();
-    again.unlock().unwrap();
+    referee.use_and_unlock(again, REQUEST_TIMEOUT).unwrap();
+    referee.judge();
     for manager in [&holder, &waiter] {
         assert_eq!((manager.stats().lost.total(), manager.stats().sessions), (0, 1));
     }

@@ -3,10 +3,9 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::faults::ground::{assert_nothing_left, connect};
-use crate::support::oracle::Oracle;
+use crate::faults::ground::{REQUEST_TIMEOUT, assert_nothing_left, connect};
 use crate::support::stalls;
-use crate::support::{Etcd, Proxy, Raw, eventually, fresh_root, shared};
+use crate::support::{Etcd, Proxy, Raw, Referee, eventually, fresh_root, shared};
 
 const TTL: Duration = Duration::from_secs(5);
 const SOON: Duration = Duration::from_secs(20);
@@ -33,7 +32,7 @@ fn compaction_strands_no_waiter() {
     let access = etcd.access().at([door.endpoint()]);
     let root = fresh_root("compaction");
     let managers: Vec<_> = (0..WAITERS).map(|_| connect(&access, &root, TTL)).collect();
-    let (raw, oracle) = (Raw::connect(etcd.access()), Oracle::new());
+    let (raw, referee) = (Raw::connect(etcd.access()), Referee::new());
     let (stop, compactions, resets) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
     let start = Instant::now();
     std::thread::scope(|scope| {
@@ -48,15 +47,16 @@ fn compaction_strands_no_waiter() {
         let waiters: Vec<_> = managers
             .iter()
             .map(|manager| {
-                let (oracle, lock) = (&oracle, manager.new_lock("x").unwrap());
+                let lock = manager.new_lock("x").unwrap();
                 scope.spawn(move || {
-                    let guard = lock.lock_timeout(Duration::from_secs(60))?;
-                    let inside = oracle.enter("x", guard.token().as_u64());
+                    let limit = Duration::from_secs(60);
+                    let guard = referee.timed("lock_timeout", limit, || lock.lock_timeout(limit))?;
+                    let inside = referee.inside(&guard);
                     std::thread::sleep(Duration::from_millis(40));
-                    assert!(guard.is_held());
+                    assert!(guard.is_held() && referee.write(&guard));
                     drop(inside);
                     // A reset may have taken the connection: the release is confirmed all the same.
-                    guard.unlock()
+                    referee.timed("unlock", REQUEST_TIMEOUT, || guard.unlock())
                 })
             })
             .collect();
@@ -66,14 +66,14 @@ fn compaction_strands_no_waiter() {
             outcome.expect("no error surfaces");
         }
     });
-    oracle.judge();
+    referee.judge();
     let (compactions, resets) = (compactions.into_inner(), resets.into_inner());
     println!(
         "row 15: {WAITERS} waiters served in {:?}, {compactions} compactions, {resets} resets",
         start.elapsed()
     );
     assert!(compactions >= 10 && resets >= 3, "the faults did not happen: {compactions}, {resets}");
-    assert_eq!(oracle.count(), WAITERS);
+    assert_eq!(referee.holds(), WAITERS);
     for manager in &managers {
         assert_eq!(manager.stats().lost.total(), 0);
     }
@@ -86,29 +86,31 @@ fn compaction_strands_no_waiter() {
 #[test]
 fn a_silent_watch_stream_delays_a_hand_over_by_no_more_than_the_fallback() {
     const FALLBACK: Duration = Duration::from_secs(2);
-    stalls::watch();
     let door = Proxy::of(shared());
     let root = fresh_root("silent");
     let holder = connect(shared().access(), &root, TTL);
     let waiter = connect(&shared().access().at([door.endpoint()]), &root, TTL);
     let raw = Raw::connect(shared().access());
     let kept = waiter.new_lock("kept").unwrap().lock().unwrap();
+    let referee = Referee::new();
     let mut longest = Duration::ZERO;
     for round in 0..4 {
         let guard = holder.new_lock("x").unwrap().lock().unwrap();
+        let inside = referee.inside(&guard);
         let pending = waiter.new_lock("x").unwrap().enqueue().unwrap();
         eventually(SOON, "the waiter has its place", || raw.count(&format!("{root}/x/")) == 2);
         // Time for its watch to stand, in the first rounds; later ones begin when the stream is mute already.
         std::thread::sleep(Duration::from_millis(200));
         door.mute_watches();
         let start = Instant::now();
+        drop(inside);
         guard.unlock().unwrap();
         let next = pending.wait().unwrap();
         let took = start.elapsed();
         longest = longest.max(took);
         let limit = FALLBACK + Duration::from_millis(250) + stalls::since(start);
         assert!(took <= limit, "round {round}: {took:?} after the release");
-        next.unlock().unwrap();
+        referee.use_and_unlock(next, REQUEST_TIMEOUT).unwrap();
     }
     // Long enough for the stream to be given up and its successor to be mute as well.
     std::thread::sleep(TTL + Duration::from_secs(2));
@@ -117,6 +119,7 @@ fn a_silent_watch_stream_delays_a_hand_over_by_no_more_than_the_fallback() {
     door.pass();
     kept.unlock().unwrap();
     assert_eq!(waiter.stats().lost.total(), 0);
+    referee.judge();
     drop((holder, waiter));
     assert_nothing_left(shared().access(), &root, TTL);
 }

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::etcd::{Access, Member, Setup, StartError, User};
+use super::etcd::{Member, StartError};
 use super::raw::Raw;
+use super::setup::{Access, Setup, User};
 use super::wait::eventually_some;
 
 /// A cluster; with one member, what is behind [`Etcd`](super::Etcd).

@@ -1,4 +1,4 @@
-//! etcd servers: how to set one up, one process of it, and a cluster of one.
+//! etcd servers: a single one, and one process of it or of a cluster.
 
 use std::fs::File;
 use std::ops::Deref;
@@ -10,158 +10,12 @@ use rustix::process::Signal;
 
 use super::leash::{Leash, program};
 use super::ports::free_port;
+use super::setup::{Access, Setup};
 use super::version::Version;
 use super::{Cluster, Proxy, metrics};
 
 /// A server that is not ready by then never will be. (A single one takes a fifth of a second, a cluster one or two.)
 const READY: Duration = Duration::from_secs(30);
-
-/// How often a server is given other ports when somebody else was faster.
-const ATTEMPTS: u32 = 5;
-
-/// How a server is to be started. The default is etcd's own.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Setup {
-    args: Vec<String>,
-    users: Vec<User>,
-    security: Security,
-    peer_doors: bool,
-}
-
-/// A user of an etcd with authentication: may read and write the keys that begin with `prefix`.
-#[derive(Clone, Debug)]
-pub(crate) struct User {
-    pub(crate) name: String,
-    pub(crate) password: String,
-    pub(crate) prefix: String,
-}
-
-/// The password of `root` in every etcd with authentication.
-pub(crate) const ROOT_PASSWORD: &str = "root-secret";
-
-#[derive(Clone, Debug, Default)]
-enum Security {
-    #[default]
-    Plain,
-    #[cfg(feature = "tls")]
-    Tls(super::pki::Pki),
-    #[cfg(feature = "tls")]
-    MutualTls(super::pki::Pki),
-}
-
-impl Setup {
-    /// Any flag of etcd, as `--name=value`.
-    pub(crate) fn arg(mut self, arg: impl Into<String>) -> Self {
-        self.args.push(arg.into());
-        self
-    }
-
-    pub(crate) fn max_txn_ops(self, operations: u32) -> Self {
-        self.arg(format!("--max-txn-ops={operations}"))
-    }
-
-    pub(crate) fn quota_backend_bytes(self, bytes: u64) -> Self {
-        self.arg(format!("--quota-backend-bytes={bytes}"))
-    }
-
-    /// Compacts by itself what is older than so many revisions; etcd looks every five minutes.
-    pub(crate) fn auto_compaction(self, revisions: u32) -> Self {
-        self.arg("--auto-compaction-mode=revision").arg(format!("--auto-compaction-retention={revisions}"))
-    }
-
-    /// Authentication on, with this user beside `root` ([`ROOT_PASSWORD`]). May be called again for more users.
-    pub(crate) fn user(mut self, name: &str, password: &str, prefix: &str) -> Self {
-        self.users.push(User { name: name.into(), password: password.into(), prefix: prefix.into() });
-        self
-    }
-
-    /// The members reach each other through proxies, so that [`Cluster::isolate`] works.
-    pub(crate) fn peer_doors(mut self) -> Self {
-        self.peer_doors = true;
-        self
-    }
-
-    /// The server shows a certificate.
-    #[cfg(feature = "tls")]
-    pub(crate) fn tls(mut self, pki: &super::pki::Pki) -> Self {
-        self.security = Security::Tls(pki.clone());
-        self
-    }
-
-    /// The server shows a certificate and wants to see one.
-    #[cfg(feature = "tls")]
-    pub(crate) fn mutual_tls(mut self, pki: &super::pki::Pki) -> Self {
-        self.security = Security::MutualTls(pki.clone());
-        self
-    }
-
-    pub(crate) fn start(self) -> Etcd {
-        Etcd(self.start_cluster(1))
-    }
-
-    pub(crate) fn start_cluster(self, size: usize) -> Cluster {
-        for _ in 1..ATTEMPTS {
-            match Cluster::try_start(&self, size) {
-                Ok(cluster) => return cluster.with_users(&self.users),
-                Err(StartError::PortTaken) => {}
-                Err(StartError::Other(why)) => panic!("{why}"),
-            }
-        }
-        panic!("etcd found its ports taken {ATTEMPTS} times");
-    }
-
-    fn scheme(&self) -> &'static str {
-        if matches!(self.security, Security::Plain) { "http" } else { "https" }
-    }
-
-    /// The flags that make the server secure; its certificates are written to `dir`.
-    fn security_args(&self, dir: &Path) -> Vec<String> {
-        let _ = dir;
-        match &self.security {
-            Security::Plain => Vec::new(),
-            #[cfg(feature = "tls")]
-            Security::Tls(pki) => pki.server_args(dir),
-            #[cfg(feature = "tls")]
-            Security::MutualTls(pki) => pki.mutual_server_args(dir),
-        }
-    }
-
-    /// How a client that is allowed everything reaches servers at these endpoints.
-    pub(super) fn access(&self, endpoints: Vec<String>) -> Access {
-        let root = || ("root".to_owned(), ROOT_PASSWORD.to_owned());
-        Access {
-            endpoints,
-            user: (!self.users.is_empty()).then(root),
-            #[cfg(feature = "tls")]
-            tls: match &self.security {
-                Security::Plain => None,
-                Security::Tls(pki) => Some(pki.client(false)),
-                Security::MutualTls(pki) => Some(pki.client(true)),
-            },
-        }
-    }
-}
-
-/// All that a client needs to know. Tests take it apart for the library's options, or change it to see a refusal.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Access {
-    pub(crate) endpoints: Vec<String>,
-    /// Name and password.
-    pub(crate) user: Option<(String, String)>,
-    #[cfg(feature = "tls")]
-    pub(crate) tls: Option<super::pki::ClientTls>,
-}
-
-impl Access {
-    /// The same servers through other doors, for example a proxy's.
-    pub(crate) fn at(&self, endpoints: impl IntoIterator<Item = String>) -> Self {
-        Self { endpoints: endpoints.into_iter().collect(), ..self.clone() }
-    }
-
-    pub(crate) fn as_user(&self, name: &str, password: &str) -> Self {
-        Self { user: Some((name.into(), password.into())), ..self.clone() }
-    }
-}
 
 /// A single server; all that it has is its [`Member`]'s and its [`Cluster`]'s.
 #[derive(Debug)]
@@ -181,6 +35,13 @@ impl Etcd {
     }
 }
 
+impl From<Cluster> for Etcd {
+    /// The only member of this cluster.
+    fn from(cluster: Cluster) -> Self {
+        Self(cluster)
+    }
+}
+
 impl Deref for Etcd {
     type Target = Member;
 
@@ -193,7 +54,7 @@ impl Deref for Etcd {
 #[derive(Debug)]
 pub(super) enum StartError {
     PortTaken,
-    Other(String),
+    Failed(String),
 }
 
 /// One server process: its folder and ports stay the same however often it is killed and restarted.
@@ -294,10 +155,10 @@ impl Member {
                 if log.contains("address already in use") {
                     return Err(StartError::PortTaken);
                 }
-                return Err(StartError::Other(format!("etcd ended with {status}:\n{log}")));
+                return Err(StartError::Failed(format!("etcd ended with {status}:\n{log}")));
             }
             if start.elapsed() > READY {
-                return Err(StartError::Other(format!(
+                return Err(StartError::Failed(format!(
                     "etcd not ready within {READY:?}:\n{}",
                     self.log_tail()
                 )));
@@ -390,7 +251,8 @@ impl Member {
     pub(crate) fn log_tail(&self) -> String {
         let log = std::fs::read(self.log_file()).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
-        let lines: Vec<&str> = log.lines().collect();
+        // Our own waiting for it.
+        let lines: Vec<&str> = log.lines().filter(|line| !line.contains("/health error")).collect();
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
 

@@ -10,8 +10,9 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::etcd::{Access, forget_settings};
+use super::etcd::forget_settings;
 use super::leash::{Leash, program};
+use super::setup::Access;
 
 /// How long `etcdctl lock` may take to say that it has the lock, or to let go of it.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -5,8 +5,8 @@ use std::time::Duration;
 use etcd_lock::crossbeam_channel::RecvTimeoutError;
 use etcd_lock::{LockGuard, LockManager, LockManagerOptions, PendingLock};
 
-use super::etcd::Access;
 use super::raw::Raw;
+use super::setup::Access;
 use super::{SOON, disconnects, take};
 
 /// How long a test looks on to see that something does not happen.

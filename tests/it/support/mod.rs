@@ -11,6 +11,8 @@ mod leash;
 pub(crate) mod ports;
 pub(crate) mod version;
 
+pub(crate) mod setup;
+
 pub(crate) mod cluster;
 pub(crate) mod etcd;
 pub(crate) mod metrics;
@@ -27,7 +29,6 @@ mod mute;
 pub(crate) mod proxy;
 
 pub(crate) mod backend;
-pub(crate) mod lag;
 pub(crate) mod logs;
 pub(crate) mod manager;
 pub(crate) mod oracle;
@@ -46,10 +47,11 @@ pub(crate) use backend::{
 };
 pub(crate) use cluster::Cluster;
 pub(crate) use doors::Doors;
-pub(crate) use etcd::{Access, Etcd, Setup};
+pub(crate) use etcd::Etcd;
 pub(crate) use proxy::Proxy;
 pub(crate) use raw::Raw;
 pub(crate) use referee::Referee;
+pub(crate) use setup::{Access, Setup};
 pub(crate) use wait::{eventually, within};
 
 /// The server of every test that only needs some etcd: started once, gone with the process. Whoever stops, kills or

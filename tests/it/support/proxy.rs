@@ -104,15 +104,17 @@ impl Proxy {
     /// A proxy in front of a member's door for clients.
     pub(crate) fn of(member: &Member) -> Self {
         let scheme = if member.endpoint().starts_with("https") { "https" } else { "http" };
-        Self::start(scheme, member.address().parse().expect("an address"))
+        Self::start(scheme, scheme == "http", member.address().parse().expect("an address"))
     }
 
     /// A proxy in front of a member's door for its peers. The member need not run yet.
     pub(super) fn for_peers(target: SocketAddr) -> Self {
-        Self::start("http", target)
+        // They speak HTTP/1.
+        Self::start("http", false, target)
     }
 
-    fn start(scheme: &'static str, target: SocketAddr) -> Self {
+    /// `grpc`: what passes can be read as HTTP/2.
+    fn start(scheme: &'static str, grpc: bool, target: SocketAddr) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let bind = || runtime.block_on(TcpListener::bind(("127.0.0.1", free_port()))).ok();
         let listener = std::iter::repeat_with(bind).take(5).flatten().next().expect("a free port");
@@ -120,7 +122,7 @@ impl Proxy {
         let rules = Arc::new(watch::Sender::new(Rules::default()));
         let (orders, on_orders) = mpsc::unbounded_channel();
         let counts = Arc::new(Counts::default());
-        let run = run(listener, target, scheme == "http", rules.clone(), on_orders, counts.clone());
+        let run = run(listener, target, grpc, rules.clone(), on_orders, counts.clone());
         let thread = std::thread::Builder::new().name("proxy".into());
         // Dropping the runtime at the end closes what is still open.
         let thread = thread.spawn(move || runtime.block_on(run)).expect("a thread can be spawned");
@@ -244,7 +246,7 @@ impl Drop for Proxy {
 async fn run(
     listener: TcpListener,
     target: SocketAddr,
-    plain: bool,
+    grpc: bool,
     rules: Arc<watch::Sender<Rules>>,
     mut orders: mpsc::UnboundedReceiver<Order>,
     counts: Arc<Counts>,
@@ -269,7 +271,7 @@ async fn run(
                 let generation = rules.borrow().generation;
                 counts.accepted.fetch_add(1, Ordering::SeqCst);
                 counts.open().push(generation);
-                connections.spawn(serve(client, generation, target, plain, rules.clone(), counts.clone()));
+                connections.spawn(serve(client, generation, target, grpc, rules.clone(), counts.clone()));
             }
             Some(_) = connections.join_next() => {}
         }
@@ -292,7 +294,7 @@ async fn serve(
     mut client: TcpStream,
     generation: u64,
     target: SocketAddr,
-    plain: bool,
+    grpc: bool,
     rules: Arc<watch::Sender<Rules>>,
     counts: Arc<Counts>,
 ) {
@@ -306,7 +308,7 @@ async fn serve(
     if let Some(mut server) = server {
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
         let calls = Mutex::new(Calls::new());
-        let muzzle = plain.then(|| Mutex::new(Muzzle::new()));
+        let muzzle = grpc.then(|| Mutex::new(Muzzle::new()));
         let muzzle = muzzle.as_ref();
         let peer = OnceLock::new();
         let (from_client, to_client) = client.split();

@@ -9,7 +9,7 @@ use etcd_client::{
 };
 use tokio::sync::oneshot;
 
-use super::etcd::{Access, ROOT_PASSWORD, User};
+use super::setup::{Access, ROOT_PASSWORD, User};
 
 /// An answer that takes longer does not come.
 const PATIENCE: Duration = Duration::from_secs(15);

@@ -4,18 +4,14 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use etcd_lock::{FencingToken, LockGuard};
+use etcd_lock::{FencingToken, LockError, LockGuard};
 
-use super::lag;
 use super::oracle::{Inside, Oracle};
 use super::raw::Raw;
-use super::wait::eventually;
+use super::stalls;
 
 /// A call may come back so late: the answer to a caller whose time is up names the holder, which takes a round trip.
 const LATE: Duration = Duration::from_millis(100);
-
-/// A call needs the caller, the I/O thread and the caller again to be woken.
-const WAKE_UPS: u32 = 2;
 
 /// Judges one test. Every thread of the test may have it.
 #[derive(Debug, Default)]
@@ -37,7 +33,7 @@ struct Ledger {
 impl Referee {
     /// For all threads of a test, for as long as the process lives: a few hundred bytes.
     pub(crate) fn new() -> &'static Self {
-        lag::watch();
+        stalls::watch();
         Box::leak(Box::default())
     }
 
@@ -71,15 +67,23 @@ impl Referee {
         drop(guard);
     }
 
+    /// Holds for a moment, writes, and unlocks within `limit`: the time of one request.
+    pub(crate) fn use_and_unlock(&self, guard: LockGuard, limit: Duration) -> Result<(), LockError> {
+        let inside = self.inside(&guard);
+        self.write(&guard);
+        drop(inside);
+        self.timed("unlock", limit, || guard.unlock())
+    }
+
     /// Makes a call that promises to be back after `limit` (O6).
     pub(crate) fn timed<T>(&self, what: &str, limit: Duration, call: impl FnOnce() -> T) -> T {
         let begun = Instant::now();
         let result = call();
         let took = begun.elapsed();
-        let lag = lag::since(begun);
-        if took > limit + LATE + lag * WAKE_UPS {
+        let stalls = stalls::since(begun);
+        if took > limit + LATE + stalls {
             let line =
-                format!("{what} took {took:?}, its limit is {limit:?}; the machine was late by {lag:?}");
+                format!("{what} took {took:?}, its limit is {limit:?}; the machine's stalls: {stalls:?}");
             self.overdue.lock().unwrap_or_else(PoisonError::into_inner).push(line);
         }
         result
@@ -104,10 +108,20 @@ impl Referee {
 
 /// O4: after a TTL and a second nothing is left under the root. Call it when every manager is gone, or has let go.
 #[track_caller]
-pub(crate) fn nothing_left(raw: &Raw, root: &str, ttl: u64) {
-    // What a loaded machine adds: etcd looks for expired leases each half second, and commits.
-    let limit = Duration::from_secs(ttl + 1) + Duration::from_secs(2);
-    eventually(limit, &format!("nothing is left under {root}"), || raw.count(&format!("{root}/")) == 0);
+pub(crate) fn nothing_left(raw: &Raw, root: &str, ttl: Duration) {
+    let keys = format!("{root}/");
+    ends_with_its_lease(ttl, &format!("nothing is left under {root}"), || raw.count(&keys) == 0);
+}
+
+/// Waits for what happens at the latest when a lease of `ttl` ends by itself: etcd may take half a second more to notice,
+/// and half a second to act.
+#[track_caller]
+pub(crate) fn ends_with_its_lease(ttl: Duration, what: &str, mut has_ended: impl FnMut() -> bool) {
+    let (start, limit) = (Instant::now(), ttl + Duration::from_secs(1));
+    while !has_ended() {
+        stalls::assert_within(start, limit, what);
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Notes when a guard's holder is told that it is over.

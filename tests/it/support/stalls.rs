@@ -1,26 +1,111 @@
-//! Limits in milliseconds, held against a machine that is not always there.
+//! Limits in milliseconds, held against a machine that is not always there: how late the machine itself is.
+//!
+//! On each processor a thread that does nothing but wake up measures how late it is woken. (The processors of a virtual
+//! machine stand still one by one: a thread on another one notices nothing.)
 
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::lag;
+/// How often each processor is asked.
+const TICK: Duration = Duration::from_millis(5);
+
+/// A thread that wakes so much late is as punctual as they come.
+const PUNCTUAL: Duration = Duration::from_millis(3);
 
 /// A call is handed on between some threads, each of which may have to wait for its turn.
 const HANDS: u32 = 3;
 
-/// Begins to measure.
-pub(crate) fn watch() {
-    lag::watch();
+/// What one processor's thread has seen.
+#[derive(Debug)]
+struct Watcher(Mutex<Seen>);
+
+#[derive(Debug)]
+struct Seen {
+    /// When it last went to sleep.
+    asleep_since: Instant,
+    /// When it woke up late, and by how much.
+    late: Vec<(Instant, Duration)>,
 }
 
+/// Begins to measure, once for all.
+pub(crate) fn watch() {
+    watchers();
+}
+
+fn watchers() -> &'static [Watcher] {
+    static WATCHERS: OnceLock<Vec<Watcher>> = OnceLock::new();
+    static STARTED: OnceLock<()> = OnceLock::new();
+    let seen = || Watcher(Mutex::new(Seen { asleep_since: Instant::now(), late: Vec::new() }));
+    let watchers = WATCHERS.get_or_init(|| processors().iter().map(|_| seen()).collect());
+    STARTED.get_or_init(|| {
+        for (watcher, processor) in watchers.iter().zip(processors()) {
+            let thread = std::thread::Builder::new().name("stalls".into());
+            thread.spawn(move || watcher.measure(processor)).expect("a thread can be spawned");
+        }
+    });
+    watchers
+}
+
+impl Watcher {
+    fn measure(&self, processor: usize) {
+        stay_on(processor);
+        loop {
+            let asleep_since = Instant::now();
+            self.seen().asleep_since = asleep_since;
+            std::thread::sleep(TICK);
+            let (now, mut seen) = (Instant::now(), self.seen());
+            let late = now.duration_since(asleep_since).saturating_sub(TICK);
+            if late > PUNCTUAL {
+                seen.late.push((now, late));
+            }
+        }
+    }
+
+    /// The longest delay of those that ended since then, and of the one that has not ended yet.
+    fn worst_since(&self, begun: Instant) -> Duration {
+        let seen = self.seen();
+        let ended = seen.late.iter().rev().take_while(|(at, _)| *at >= begun).map(|(_, late)| *late).max();
+        let now = seen.asleep_since.elapsed().saturating_sub(TICK + PUNCTUAL);
+        ended.unwrap_or_default().max(now)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The processors that this process may use.
+#[cfg(target_os = "linux")]
+fn processors() -> Vec<usize> {
+    let usable = rustix::thread::sched_getaffinity(None).expect("Linux says where we may run");
+    (0..rustix::thread::CpuSet::MAX_CPU).filter(|&processor| usable.is_set(processor)).collect()
+}
+
+#[cfg(target_os = "linux")]
+fn stay_on(processor: usize) {
+    let mut only = rustix::thread::CpuSet::new();
+    only.set(processor);
+    // Where it may not, it measures all the same.
+    let _ = rustix::thread::sched_setaffinity(None, &only);
+}
+
+#[cfg(not(target_os = "linux"))]
+fn processors() -> Vec<usize> {
+    vec![0]
+}
+
+#[cfg(not(target_os = "linux"))]
+fn stay_on(_processor: usize) {}
+
 /// What the machine may have cost a call since then.
-pub(crate) fn since(start: Instant) -> Duration {
-    lag::since(start) * HANDS
+pub(crate) fn since(begun: Instant) -> Duration {
+    let worst = watchers().iter().map(|watcher| watcher.worst_since(begun)).max();
+    worst.unwrap_or_default() * HANDS
 }
 
 /// Panics if more than `limit` has passed since `start`, the machine's own stalls apart. Returns what has passed.
 #[track_caller]
 pub(crate) fn assert_within(start: Instant, limit: Duration, what: &str) -> Duration {
-    watch();
     let took = start.elapsed();
     let stalls = since(start);
     assert!(took <= limit + stalls, "{what}: {took:?}, more than {limit:?} (and {stalls:?} of stalls)");

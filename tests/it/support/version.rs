@@ -20,6 +20,16 @@ impl Version {
         Self { major: next(), minor: next(), patch: next() }
     }
 
+    /// Whether this release renews a lease for whoever asks, without a token.
+    pub(crate) fn renews_without_token(self) -> bool {
+        let asks = match (self.major, self.minor) {
+            (3, ..=4) => Self { major: 3, minor: 4, patch: 42 },
+            (3, 5) => Self { major: 3, minor: 5, patch: 28 },
+            _ => Self { major: 3, minor: 6, patch: 9 },
+        };
+        self < asks
+    }
+
     /// Whether this release knows of etcd #15247: a leader that was stopped, and goes on after another was elected, may
     /// revoke leases that the other has renewed. Mended in 3.4.31 and 3.5.13, for leaders whose raft loop hangs; one whose
     /// whole process was stopped may look at its leases after its loop's first tick, and then believes in itself as

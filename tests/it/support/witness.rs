@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use etcd_client::{EventType, WatchOptions, WatchResponse};
 
-use super::etcd::Access;
 use super::raw::Raw;
+use super::setup::Access;
 
 /// One event as etcd reported it.
 #[derive(Clone, Debug, PartialEq, Eq)]

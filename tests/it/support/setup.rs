@@ -1,0 +1,164 @@
+//! How etcd servers are set up, and what a client must know of them.
+
+use std::path::Path;
+
+use super::Cluster;
+use super::etcd::{Etcd, StartError};
+
+/// How often a server is given other ports when somebody else was faster.
+const ATTEMPTS: u32 = 5;
+
+/// How a server is to be started. The default is etcd's own.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Setup {
+    pub(super) args: Vec<String>,
+    users: Vec<User>,
+    security: Security,
+    pub(super) peer_doors: bool,
+}
+
+/// A user of an etcd with authentication: may read and write the keys that begin with `prefix`.
+#[derive(Clone, Debug)]
+pub(crate) struct User {
+    pub(crate) name: String,
+    pub(crate) password: String,
+    pub(crate) prefix: String,
+}
+
+/// The password of `root` in every etcd with authentication.
+pub(crate) const ROOT_PASSWORD: &str = "root-secret";
+
+#[derive(Clone, Debug, Default)]
+enum Security {
+    #[default]
+    Plain,
+    #[cfg(feature = "tls")]
+    Tls(super::pki::Pki),
+    #[cfg(feature = "tls")]
+    MutualTls(super::pki::Pki),
+}
+
+impl Setup {
+    /// Any flag of etcd, as `--name=value`.
+    pub(crate) fn arg(mut self, arg: impl Into<String>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    pub(crate) fn max_txn_ops(self, operations: u32) -> Self {
+        self.arg(format!("--max-txn-ops={operations}"))
+    }
+
+    pub(crate) fn quota_backend_bytes(self, bytes: u64) -> Self {
+        self.arg(format!("--quota-backend-bytes={bytes}"))
+    }
+
+    /// Compacts by itself what is older than so many revisions; etcd looks every five minutes.
+    pub(crate) fn auto_compaction(self, revisions: u32) -> Self {
+        self.arg("--auto-compaction-mode=revision").arg(format!("--auto-compaction-retention={revisions}"))
+    }
+
+    /// Authentication on, with this user beside `root` ([`ROOT_PASSWORD`]). May be called again for more users.
+    pub(crate) fn user(mut self, name: &str, password: &str, prefix: &str) -> Self {
+        self.users.push(User { name: name.into(), password: password.into(), prefix: prefix.into() });
+        self
+    }
+
+    /// The members reach each other through proxies, so that [`Cluster::isolate`] works.
+    pub(crate) fn peer_doors(mut self) -> Self {
+        self.peer_doors = true;
+        self
+    }
+
+    /// The server shows a certificate.
+    #[cfg(feature = "tls")]
+    pub(crate) fn tls(mut self, pki: &super::pki::Pki) -> Self {
+        self.security = Security::Tls(pki.clone());
+        self
+    }
+
+    /// The server shows a certificate and wants to see one.
+    #[cfg(feature = "tls")]
+    pub(crate) fn mutual_tls(mut self, pki: &super::pki::Pki) -> Self {
+        self.security = Security::MutualTls(pki.clone());
+        self
+    }
+
+    pub(crate) fn start(self) -> Etcd {
+        Etcd::from(self.start_cluster(1))
+    }
+
+    /// All members are ready on return. One that dies, or never becomes ready, costs the whole cluster another attempt,
+    /// with ports of its own.
+    pub(crate) fn start_cluster(self, size: usize) -> Cluster {
+        // Whatever is measured on it, the machine's own part is known.
+        super::stalls::watch();
+        let mut failures = Vec::new();
+        for _ in 0..ATTEMPTS {
+            match Cluster::try_start(&self, size) {
+                Ok(cluster) => return cluster.with_users(&self.users),
+                Err(StartError::PortTaken) => {}
+                Err(StartError::Failed(why)) => {
+                    eprintln!("--- a cluster of {size} did not start: {why}");
+                    failures.push(why);
+                    if failures.len() > 1 {
+                        break;
+                    }
+                }
+            }
+        }
+        panic!("no cluster of {size}; {}", failures.pop().unwrap_or("its ports were always taken".into()));
+    }
+
+    pub(super) fn scheme(&self) -> &'static str {
+        if matches!(self.security, Security::Plain) { "http" } else { "https" }
+    }
+
+    /// The flags that make the server secure; its certificates are written to `dir`.
+    pub(super) fn security_args(&self, dir: &Path) -> Vec<String> {
+        let _ = dir;
+        match &self.security {
+            Security::Plain => Vec::new(),
+            #[cfg(feature = "tls")]
+            Security::Tls(pki) => pki.server_args(dir),
+            #[cfg(feature = "tls")]
+            Security::MutualTls(pki) => pki.mutual_server_args(dir),
+        }
+    }
+
+    /// How a client that is allowed everything reaches servers at these endpoints.
+    pub(super) fn access(&self, endpoints: Vec<String>) -> Access {
+        let root = || ("root".to_owned(), ROOT_PASSWORD.to_owned());
+        Access {
+            endpoints,
+            user: (!self.users.is_empty()).then(root),
+            #[cfg(feature = "tls")]
+            tls: match &self.security {
+                Security::Plain => None,
+                Security::Tls(pki) => Some(pki.client(false)),
+                Security::MutualTls(pki) => Some(pki.client(true)),
+            },
+        }
+    }
+}
+
+/// All that a client needs to know. Tests take it apart for the library's options, or change it to see a refusal.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Access {
+    pub(crate) endpoints: Vec<String>,
+    /// Name and password.
+    pub(crate) user: Option<(String, String)>,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<super::pki::ClientTls>,
+}
+
+impl Access {
+    /// The same servers through other doors, for example a proxy's.
+    pub(crate) fn at(&self, endpoints: impl IntoIterator<Item = String>) -> Self {
+        Self { endpoints: endpoints.into_iter().collect(), ..self.clone() }
+    }
+
+    pub(crate) fn as_user(&self, name: &str, password: &str) -> Self {
+        Self { user: Some((name.into(), password.into())), ..self.clone() }
+    }
+}
