@@ -237,7 +237,7 @@ fn a_waiter_whose_key_goes_together_with_the_one_before_is_not_granted_on_it() {
     world.settle();
     let dead = world.contenders("a")[1].clone();
     world.delete_all("a");
-    world.hear_only(1);
+    world.hear(1);
     assert!(!world.holds(1, waiter));
     world.settle();
     assert!(world.token(1, waiter).is_some_and(|token| token > dead.create_revision));

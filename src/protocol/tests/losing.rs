@@ -211,7 +211,7 @@ fn a_forced_unlock_is_told_even_if_its_reason_cannot_be_asked_for() {
     world.pass(Duration::from_millis(100));
     let key = world.contenders("a")[0].key.clone();
     world.delete(key);
-    world.hear_only(0);
+    world.hear(0);
     assert!(world.holds(0, held));
     world.pass_alone(Duration::from_millis(50));
     assert_eq!(world.loss(0, held), Some(LossReason::ForceUnlocked));
@@ -247,10 +247,10 @@ fn a_waiter_that_was_told_of_its_key_s_end_is_not_granted_by_an_older_answer() {
     world.leave(0, holder);
     world.answer(0);
     world.deliver(1, acquire, queued);
-    world.hear_only(1);
+    world.hear(1);
     let (request, reply) = world.carry_out(1);
     world.delete(dead.key.clone());
-    world.hear_only(1);
+    world.hear(1);
     world.deliver(1, request, reply);
     world.settle();
     assert!(world.token(1, waiter).unwrap() > dead.create_revision);

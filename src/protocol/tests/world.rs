@@ -182,7 +182,6 @@ impl World {
         let _ = self.model.execute(self.now, request);
     }
 
-    /// An administrator deletes all keys of the name at once.
     pub(super) fn delete_all(&mut self, name: &str) {
         let then = self.contenders(name).into_iter().map(|kv| Op::Delete { key: kv.key }).collect();
         self.carry_out_late(&Request::Txn(Txn { then, ..Txn::default() }));
@@ -196,12 +195,8 @@ impl World {
         self.pump(id);
     }
 
-    /// Delivers the watch events of one node, and nothing else.
-    pub(super) fn hear_only(&mut self, id: NodeId) {
-        self.hear(id);
-    }
-
-    fn hear(&mut self, id: NodeId) -> bool {
+    /// Delivers the watch events of one node; false if there were none.
+    pub(super) fn hear(&mut self, id: NodeId) -> bool {
         while let Some((watcher, notice)) = self.model.poll_notice() {
             for node in &mut self.nodes {
                 let watch = node.watches.iter().find(|&(_, &open)| open == watcher).map(|(&watch, _)| watch);
