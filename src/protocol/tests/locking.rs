@@ -4,8 +4,19 @@ use std::time::Duration;
 
 use super::world::{Outcome, World};
 use crate::protocol::requests::NEAR;
-use crate::protocol::{Patience, Refusal};
+use crate::protocol::{Patience, Refusal, Ticket};
 use crate::store::FailureClass;
+
+/// Every node asks for the lock, one after the other.
+fn queue_up(world: &mut World) -> Vec<Ticket> {
+    let nodes = world.nodes.len();
+    let ask = |node| {
+        let ticket = world.lock(node, "a", 1);
+        world.settle();
+        ticket
+    };
+    (0..nodes).map(ask).collect()
+}
 
 #[test]
 fn an_uncontended_lock_costs_one_transaction_and_a_release_one_delete() {
@@ -35,13 +46,7 @@ fn the_key_says_who_holds_and_since_when() {
 #[test]
 fn managers_get_the_lock_in_the_order_of_their_keys_with_growing_tokens() {
     let mut world = World::with(3);
-    let tickets: Vec<_> = (0..3)
-        .map(|node| {
-            let ticket = world.lock(node, "a", 1);
-            world.settle();
-            ticket
-        })
-        .collect();
+    let tickets = queue_up(&mut world);
     let mut last = 0;
     for node in 0..3 {
         for (other, &ticket) in tickets.iter().enumerate() {
@@ -194,13 +199,7 @@ fn a_predecessor_that_goes_before_its_watch_stands_is_not_missed() {
 #[test]
 fn whoever_is_near_takes_over_without_a_read() {
     let mut world = World::with(NEAR + 1);
-    let tickets: Vec<_> = (0..=NEAR)
-        .map(|node| {
-            let ticket = world.lock(node, "a", 1);
-            world.settle();
-            ticket
-        })
-        .collect();
+    let tickets = queue_up(&mut world);
     for (node, &ticket) in tickets.iter().enumerate() {
         assert!(world.holds(node, ticket));
         assert_eq!(world.count(node, "txn"), 1, "the acquire alone");
@@ -212,13 +211,7 @@ fn whoever_is_near_takes_over_without_a_read() {
 #[test]
 fn whoever_is_far_finds_out_in_time_that_it_came_near() {
     let mut world = World::with(12);
-    let tickets: Vec<_> = (0..12)
-        .map(|node| {
-            let ticket = world.lock(node, "a", 1);
-            world.settle();
-            ticket
-        })
-        .collect();
+    let tickets = queue_up(&mut world);
     for (node, &ticket) in tickets.iter().enumerate() {
         assert!(world.holds(node, ticket));
         let reads = usize::from(node > NEAR);
@@ -281,13 +274,7 @@ fn a_watch_that_died_in_silence_delays_a_hand_over_but_does_not_strand_the_waite
 #[test]
 fn a_waiter_whose_predecessor_leaves_the_queue_waits_on() {
     let mut world = World::with(3);
-    let tickets: Vec<_> = (0..3)
-        .map(|node| {
-            let ticket = world.lock(node, "a", 1);
-            world.settle();
-            ticket
-        })
-        .collect();
+    let tickets = queue_up(&mut world);
     world.leave(1, tickets[1]);
     world.settle();
     assert!(world.holds(0, tickets[0]) && !world.holds(2, tickets[2]));
