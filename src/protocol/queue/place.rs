@@ -1,9 +1,9 @@
 //! A waiter's place behind others, and what it watches there.
 //!
-//! With only a few before it ([`Ahead::Near`]), a waiter watches the whole name. So the ends of all of them, and the end of its own
-//! key, are told in one order: when it hears that the last one before it went, its own key was still there, and it is the
-//! first without having to read so. That holds only if the watch is live and nothing was missed since a read showed who
-//! they are, see [`Footing`]; else it reads.
+//! With only a few before it ([`Ahead::Near`]), a waiter watches the whole name. So the ends of all of them, and the end
+//! of its own key, are told in one order: when it hears that the last one before it went, its own key was still there,
+//! and it is the first without having to read so. That holds only if the watch is live and nothing was missed since a
+//! read showed who they are, see [`Footing`]; else it reads.
 //!
 //! With more before it, it watches the one alone whose end brings it near, and finds out then where it stands: hundreds of
 //! waiters need not all be told of every hand-over.
