@@ -180,14 +180,12 @@ fn from_kv(kv: etcd_client::KeyValue) -> KeyValue {
     KeyValue { key: Key::from(key), value, create_revision, mod_revision, lease }
 }
 
-/// The key and options of a watch for deletions. Where `from_revision` is not 0, it begins one revision earlier: a
-/// request for progress is not answered while a watch of the stream waits for a revision that is still to come (etcd
-/// 3.5.30), which on an idle etcd looks like a dead stream.
+/// The key and options of a watch for deletions.
 pub(super) fn to_watch(span: &Span, from_revision: Revision, watch_id: i64) -> (Vec<u8>, WatchOptions) {
     let (key, end) = bounds(span);
     let mut options = WatchOptions::new()
         .with_watch_id(watch_id)
-        .with_start_revision((from_revision - 1).max(0))
+        .with_start_revision(from_revision)
         .with_filters(vec![WatchFilterType::NoPut]);
     if let Some(end) = end {
         options = options.with_range(end);

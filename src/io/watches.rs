@@ -189,15 +189,11 @@ impl Watches {
     ) -> Option<Trouble> {
         let wire = if message.created { self.answered(message.wire) } else { message.wire };
         if let Some(&watch) = self.by_wire.get(&wire) {
-            // It was asked to begin a little earlier.
-            let begin = self.open.get(&watch).map_or(0, |open| open.spec.from_revision);
             // etcd tells all of a revision in one message, unless fragments are asked for.
             for of_one in message.deletions.chunk_by(|(_, one), (_, next)| one == next) {
                 let keys = of_one.iter().map(|(key, _)| key.clone()).collect();
                 let revision = of_one.first().map_or(0, |&(_, revision)| revision);
-                if revision >= begin {
-                    report(WatchEvent::Deleted { watch, keys, revision });
-                }
+                report(WatchEvent::Deleted { watch, keys, revision });
             }
         }
         if message.canceled {

@@ -71,16 +71,6 @@ fn a_watch_stands_reports_and_is_silent_once_closed() {
 }
 
 #[test]
-fn a_deletion_before_the_beginning_of_a_watch_is_not_reported() {
-    let mut watches = Watches::default();
-    open(&mut watches, 7, 5);
-    assert_eq!(say_all(&mut watches), ["+1 k7@5"]);
-    assert_eq!(hear(&mut watches, deleted(1, "k7", 4)), (vec![], None));
-    let (events, _) = hear(&mut watches, deleted(1, "k7", 5));
-    assert_eq!(events, [WatchEvent::Deleted { watch: WatchId(7), keys: vec![Key::from("k7")], revision: 5 }]);
-}
-
-#[test]
 fn a_watch_that_is_closed_before_it_was_sent_is_never_sent() {
     let mut watches = Watches::default();
     open(&mut watches, 1, 0);

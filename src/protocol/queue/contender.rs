@@ -130,11 +130,12 @@ impl Contender {
         }
     }
 
-    /// Watches our own key from its creation on, so that a deletion in the past is told as well.
+    /// Watches our own key from its creation on, so that a deletion in the past is told as well. Not from one revision
+    /// later: that may be still to come, and etcd 3.5.30 answers no request for progress on a stream with such a watch.
     pub(super) fn watch_own_key(&mut self, queue: QueueId, out: &mut Outbox) {
         if let (Some(created), None) = (self.created(), &self.own_watch) {
             let span = crate::store::Span::Key(self.key.clone());
-            let id = out.watch(Watched::Own(queue), span, created + 1);
+            let id = out.watch(Watched::Own(queue), span, created);
             self.own_watch = Some(OwnWatch { id, stood: false });
         }
     }
