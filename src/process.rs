@@ -10,22 +10,30 @@ use crossbeam_channel::Receiver;
 use crate::error::LockError;
 
 /// The process in which something was made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Process(u32);
+#[derive(Clone, Debug)]
+pub(crate) struct Process {
+    id: u32,
+    /// Counts the forks that lead here, so that looking costs no system call. `None`: it could not be set up.
+    forks: Option<forkguard::Guard>,
+}
 
 impl Process {
     pub(crate) fn current() -> Self {
-        Self(std::process::id())
+        Self { id: std::process::id(), forks: forkguard::Guard::try_new().ok() }
     }
 
-    /// Whether this still is that process. Costs one system call of the cheapest kind.
-    pub(crate) fn is_current(self) -> bool {
-        Self::current() == self
+    /// Whether this still is that process, and no child of it.
+    pub(crate) fn is_current(&self) -> bool {
+        match &self.forks {
+            // Looking makes a guard forget what it saw; each look is a copy's first.
+            Some(forks) => !forks.clone().detected_fork(),
+            None => std::process::id() == self.id,
+        }
     }
 
     /// What a call fails with in any other process.
-    pub(crate) fn left(self) -> LockError {
-        let what = format!("the lock manager belongs to process {}, of which this is a fork", self.0);
+    pub(crate) fn left(&self) -> LockError {
+        let what = format!("the lock manager belongs to process {}, of which this is a fork", self.id);
         LockError::Internal { what }
     }
 }
@@ -34,4 +42,16 @@ impl Process {
 pub(crate) fn disconnected() -> &'static Receiver<()> {
     static DISCONNECTED: LazyLock<Receiver<()>> = LazyLock::new(|| crossbeam_channel::bounded(0).1);
     &DISCONNECTED
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_the_counter_the_process_id_tells() {
+        let here = Process { forks: None, ..Process::current() };
+        assert!(here.is_current());
+        assert!(!Process { id: here.id + 1, ..here }.is_current());
+    }
 }

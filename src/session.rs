@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use crate::clock::Time;
 use crate::info::SessionInfo;
+use crate::process::Process;
 use crate::store::LeaseId;
 
 /// The instant until which everything held under one session is assured. Every hold of the session shares it.
@@ -16,24 +17,28 @@ use crate::store::LeaseId;
 /// over once [`end`](Self::end) was called, or once any thread has looked at it past its instant. So what one thread
 /// has reported as expired cannot be revived by a renewal that arrives a moment later, for this or any other thread.
 #[derive(Debug)]
-pub(crate) struct Deadline(AtomicU64);
+pub(crate) struct Deadline {
+    at: AtomicU64,
+    /// Where the session is.
+    process: Process,
+}
 
 /// The value of a deadline that is over: the clock's zero, which no deadline can lie at.
 const OVER: u64 = 0;
 
 impl Deadline {
     pub(crate) fn new(at: Time) -> Self {
-        Self(AtomicU64::new(at.as_nanos()))
+        Self { at: AtomicU64::new(at.as_nanos()), process: Process::current() }
     }
 
     /// A deadline that is over from the start.
     pub(crate) fn over() -> Self {
-        Self(AtomicU64::new(OVER))
+        Self { at: AtomicU64::new(OVER), process: Process::current() }
     }
 
     /// The time left at `now`; `None` if it is over, for good.
     pub(crate) fn remaining(&self, now: Time) -> Option<Duration> {
-        let mut at = self.0.load(Ordering::Acquire);
+        let mut at = self.at.load(Ordering::Acquire);
         loop {
             if at == OVER {
                 return None;
@@ -42,7 +47,7 @@ impl Deadline {
             if !left.is_zero() {
                 return Some(left);
             }
-            match self.0.compare_exchange(at, OVER, Ordering::AcqRel, Ordering::Acquire) {
+            match self.at.compare_exchange(at, OVER, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return None,
                 Err(moved) => at = moved,
             }
@@ -57,14 +62,19 @@ impl Deadline {
     /// Moves it. False if it is over: then it stays over.
     #[must_use]
     pub(crate) fn extend(&self, to: Time) -> bool {
-        self.0
+        self.at
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |at| (at != OVER).then_some(to.as_nanos()))
             .is_ok()
     }
 
+    /// False in a forked child: what is held under it is held by the parent.
+    pub(crate) fn is_here(&self) -> bool {
+        self.process.is_current()
+    }
+
     /// It is over now, whatever the clock says.
     pub(crate) fn end(&self) {
-        self.0.store(OVER, Ordering::Release);
+        self.at.store(OVER, Ordering::Release);
     }
 }
 

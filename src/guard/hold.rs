@@ -14,7 +14,6 @@ use crate::io;
 use crate::lock::LockShared;
 use crate::mailbox;
 use crate::name::LockName;
-use crate::process::Process;
 use crate::protocol::{ReleaseFailure, Ticket};
 use crate::session::Deadline;
 
@@ -84,8 +83,6 @@ pub(crate) struct HoldState {
     /// Its only sender lives on the I/O thread.
     pub(crate) done: Receiver<()>,
     deadline: Arc<Deadline>,
-    /// Where it is held: not in a forked child.
-    process: Process,
     /// [`HELD`], or how it ended; it ends once.
     phase: AtomicU8,
 }
@@ -101,8 +98,7 @@ impl HoldState {
         done: Receiver<()>,
         deadline: Arc<Deadline>,
     ) -> Self {
-        let process = Process::current();
-        Self { name, token, etcd_key, done, deadline, process, phase: AtomicU8::new(HELD) }
+        Self { name, token, etcd_key, done, deadline, phase: AtomicU8::new(HELD) }
     }
 
     /// Ends the hold, released or lost, unless it has ended before: how it ended stands for good. Returns how it did.
@@ -137,7 +133,7 @@ impl HoldState {
 
     /// False in a forked child.
     pub(super) fn is_here(&self) -> bool {
-        self.process.is_current()
+        self.deadline.is_here()
     }
 
     /// Why it was lost, if it was. A caller that sees the time run out before the I/O thread does decides it.

@@ -112,7 +112,7 @@ impl LockGuard {
     /// Whether the lock is held right now. Once it was false it stays false.
     ///
     /// Compares the hold's deadline with the clock on the caller's own thread, without I/O and without the I/O thread,
-    /// so it costs about a tenth of a microsecond and is right even after the process was stopped or the machine slept.
+    /// so it costs some tens of nanoseconds and is right even after the process was stopped or the machine slept.
     ///
     /// False in a child of `fork()`: the hold is its parent's.
     ///
