@@ -19,13 +19,15 @@ pub(super) struct Guard {
 
 /// With so many before it a contender is near.
 pub(super) const NEAR: usize = 7;
+/// One that is not yet comes near when so many are left: in a long queue, few are told of every hand-over.
+const LEFT: usize = 2;
 
 /// Who is before a contender; somebody is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ahead {
     /// These, at most [`NEAR`].
     Near(Vec<Key>),
-    /// More. Once this one goes, it can be near.
+    /// More. Once this one goes, [`LEFT`] are left, if nobody gave up.
     Far(Key),
 }
 
@@ -35,7 +37,7 @@ impl Ahead {
         match newest_first {
             [] => None,
             near if near.len() <= NEAR => Some(Self::Near(near.iter().map(|kv| kv.key.clone()).collect())),
-            far => far.get(NEAR).map(|kv| Self::Far(kv.key.clone())),
+            far => far.get(LEFT).map(|kv| Self::Far(kv.key.clone())),
         }
     }
 }

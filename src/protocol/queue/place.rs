@@ -24,7 +24,7 @@ use crate::store::{Key, Revision, Span, WatchId};
 pub(super) const FALLBACK: Duration = Duration::from_secs(2);
 
 /// A watch that was opened while the store was writing can miss its start: etcd then serves it from its next tick on,
-/// which comes every 100 ms. Until then a waiter that is near looks this early, and again after twice the time...
+/// which comes every 100 ms. A near waiter that has not heard anything yet looks this early, then after twice the time...
 const FIRST_LOOK: Duration = Duration::from_millis(10);
 /// ...so many times.
 const EARLY_LOOKS: u32 = 4;
@@ -36,8 +36,8 @@ pub(super) struct Place {
     pub(super) created: Revision,
     /// The store's revision when it was last read who is before it.
     seen: Revision,
-    /// The last revision at which something happened that was not understood for want of such a read.
-    unclear: Revision,
+    /// The keys whose end was told, and at which revision, since a read was begun: its answer may be from before that.
+    told: Vec<(Revision, Key)>,
     lookout: Option<Lookout>,
     /// Nobody is before it any more.
     first: bool,
@@ -82,6 +82,11 @@ impl Post {
         }
     }
 
+    /// Nobody is before us; if the footing is firm, that is known.
+    fn is_clear(&self) -> bool {
+        matches!(self, Self::Name(ahead) if ahead.is_empty())
+    }
+
     /// One watch serves both.
     fn sees_as_much_as(&self, other: &Self) -> bool {
         self == other || matches!((self, other), (Self::Name(_), Self::Name(_)))
@@ -90,7 +95,7 @@ impl Post {
 
 impl Place {
     pub(super) fn new(created: Revision, seen: Revision) -> Self {
-        Self { created, seen, unclear: 0, lookout: None, first: false }
+        Self { created, seen, told: Vec::new(), lookout: None, first: false }
     }
 
     fn is_firm(&self) -> bool {
@@ -100,17 +105,25 @@ impl Place {
 
     /// A read of where we stand is on its way.
     pub(super) fn asked(&mut self) {
+        self.told.clear();
         if let Some(Lookout { footing: footing @ Footing::Shaky, .. }) = &mut self.lookout {
             *footing = Footing::Asked;
         }
     }
 
     /// It was read at `revision` who is before us.
-    fn read(&mut self, revision: Revision) {
+    fn read(&mut self, ahead: Ahead, revision: Revision, queue: QueueId, name: Span, out: &mut Outbox) {
         self.seen = self.seen.max(revision);
         if let Some(Lookout { footing: footing @ Footing::Asked, .. }) = &mut self.lookout {
             *footing = Footing::Firm;
         }
+        let mut post = Post::of(ahead);
+        if let Post::Name(ahead) = &mut post {
+            ahead.retain(|key| !self.told.iter().any(|(at, gone)| *at > revision && gone == key));
+        }
+        self.told.clear();
+        self.move_to(post, queue, name, out);
+        self.first = self.is_firm() && matches!(&self.lookout, Some(lookout) if lookout.post.is_clear());
     }
 
     fn move_to(&mut self, post: Post, queue: QueueId, name: Span, out: &mut Outbox) {
@@ -145,28 +158,42 @@ impl Place {
         }
     }
 
-    /// Takes in that these keys went at `revision`. `own` is ours.
-    fn sight(&mut self, own: &Key, gone: &[Key], revision: Revision) -> Sighting {
+    /// The watch of the name told something of `revision`, so it is served: what comes next it will tell at once.
+    /// Returns whether that is news.
+    fn is_served(&mut self, revision: Revision) -> bool {
+        match &mut self.lookout {
+            Some(Lookout { post: Post::Name(_), early_looks, .. }) if revision > self.seen => {
+                std::mem::replace(early_looks, EARLY_LOOKS) < EARLY_LOOKS
+            }
+            _ => false,
+        }
+    }
+
+    /// Takes in that these keys went at `revision`. `own` is ours; `looking`: a read is on its way.
+    fn sight(&mut self, own: &Key, gone: &[Key], revision: Revision, looking: bool) -> Sighting {
         // What was gone before the read is not what the read showed, though it may have the same name.
         if revision <= self.seen && !mutant!(OldDeletionBelieved) {
             return Sighting::Nothing;
+        }
+        if looking {
+            self.told.extend(gone.iter().map(|key| (revision, key.clone())));
         }
         let firm = self.is_firm();
         let Some(Lookout { post, .. }) = &mut self.lookout else {
             return Sighting::Nothing;
         };
         match post {
-            Post::Far(_) => return Sighting::Closer,
-            Post::Name(_) if gone.contains(own) && !mutant!(OwnEndOverlooked) => return Sighting::Gone,
+            Post::Far(_) => Sighting::Closer,
+            Post::Name(_) if gone.contains(own) && !mutant!(OwnEndOverlooked) => Sighting::Gone,
             Post::Name(ahead) if firm && !ahead.is_empty() => {
                 ahead.retain(|key| !gone.contains(key));
                 self.first = ahead.is_empty();
-                return Sighting::Nothing;
+                Sighting::Nothing
             }
-            Post::Name(_) => {}
+            // The answer will be put together with what was told.
+            Post::Name(_) if looking => Sighting::Nothing,
+            Post::Name(_) => Sighting::Unclear,
         }
-        self.unclear = revision;
-        Sighting::Unclear
     }
 }
 
@@ -206,13 +233,9 @@ impl Queue {
         let Some(place) = self.contender.as_mut().and_then(Contender::place_mut) else {
             return;
         };
-        place.read(revision);
-        place.move_to(Post::of(ahead), self.id, self.name.contenders(), cx.out);
+        place.read(ahead, revision, self.id, self.name.contenders(), cx.out);
         let patience = cx.out.jittered(place.patience());
         cx.out.timers.set(Timer::Fallback(self.id), cx.now + patience);
-        if place.unclear > revision {
-            self.look(cx);
-        }
     }
 
     /// The lookout tells everything after `revision`, for the first time or again.
@@ -226,7 +249,7 @@ impl Queue {
         let begun = lookout.footing == Footing::None && revision == place.seen;
         let begun = begun || mutant!(MissedEventsIgnored);
         lookout.footing = if begun { Footing::Firm } else { Footing::Shaky };
-        if !begun || lookout.post == Post::Name(Vec::new()) {
+        if !begun || lookout.post.is_clear() {
             self.look(cx);
         }
     }
@@ -239,11 +262,13 @@ impl Queue {
         let Stage::Queued(place) = &mut contender.stage else {
             return;
         };
-        match place.sight(&contender.key, gone, revision) {
+        if place.is_served(revision) {
+            let patience = cx.out.jittered(place.patience());
+            cx.out.timers.set(Timer::Fallback(self.id), cx.now + patience);
+        }
+        match place.sight(&contender.key, gone, revision, contender.look.is_some()) {
             Sighting::Nothing => {}
             Sighting::Gone => self.leave_deleted_key(cx),
-            // A read under way may have its answer from after that.
-            Sighting::Unclear if contender.look.is_some() => {}
             Sighting::Unclear => self.look(cx),
             // Read once the watch stands.
             Sighting::Closer => {

@@ -222,6 +222,32 @@ fn whoever_is_far_finds_out_in_time_that_it_came_near() {
 }
 
 #[test]
+fn a_read_that_is_answered_late_does_not_bring_back_who_went_meanwhile() {
+    let mut world = World::with(3);
+    let tickets = queue_up(&mut world);
+    world.pass_alone(Duration::from_millis(10));
+    let (request, reply) = world.carry_out(2);
+    world.leave(0, tickets[0]);
+    world.answer(0);
+    world.hear(2);
+    world.deliver(2, request, reply);
+    world.settle();
+    world.leave(1, tickets[1]);
+    world.settle();
+    assert!(world.holds(2, tickets[2]));
+}
+
+#[test]
+fn a_waiter_that_heard_of_one_hand_over_need_not_look_for_the_next() {
+    let mut world = World::with(3);
+    let tickets = queue_up(&mut world);
+    world.leave(0, tickets[0]);
+    world.pass(Duration::from_millis(900));
+    assert!(world.holds(1, tickets[1]));
+    assert_eq!(world.count(2, "txn"), 1, "the acquire alone");
+}
+
+#[test]
 fn a_waiter_whose_key_goes_together_with_the_one_before_is_not_granted_on_it() {
     let mut world = World::with(2);
     let holder = world.lock(0, "a", 1);
