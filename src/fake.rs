@@ -17,6 +17,7 @@ use crate::name::Root;
 use crate::options::{LockManagerOptions, LockOptions};
 use crate::protocol::{Acquire, Refusal, Ticket};
 use crate::session::Deadline;
+use crate::store::Key;
 
 /// Long enough for any machine, short enough to end a test that would hang.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -101,7 +102,7 @@ impl FakeIo {
         let token = FencingToken::new(self.next_token);
         self.next_token += 1;
         let name = acquire.name.clone();
-        let state = HoldState::new(name, token, "/test/key".into(), closed, Arc::clone(&self.deadline));
+        let state = HoldState::new(name, token, Key::from("/test/key"), closed, Arc::clone(&self.deadline));
         FakeHold { state: Arc::new(state), done }
     }
 }

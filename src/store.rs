@@ -22,6 +22,11 @@ impl Key {
         &self.0
     }
 
+    /// Empty if it is not UTF-8, which our own keys are.
+    pub(crate) fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+
     /// The first key after all keys that begin with this one: etcd's `range_end` for a prefix.
     /// Empty (to etcd: `\0`, no end) when every byte is 0xff.
     pub(crate) fn prefix_end(&self) -> Vec<u8> {

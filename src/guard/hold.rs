@@ -16,6 +16,7 @@ use crate::mailbox;
 use crate::name::LockName;
 use crate::protocol::{ReleaseFailure, Ticket};
 use crate::session::Deadline;
+use crate::store::Key;
 
 /// One granted ticket. Its reference count is the number of guards: dropping the last one leaves.
 pub(crate) struct Hold {
@@ -79,7 +80,7 @@ impl Drop for Hold {
 pub(crate) struct HoldState {
     pub(crate) name: LockName,
     pub(crate) token: FencingToken,
-    pub(crate) etcd_key: Box<str>,
+    pub(crate) key: Key,
     /// Its only sender lives on the I/O thread.
     pub(crate) done: Receiver<()>,
     deadline: Arc<Deadline>,
@@ -94,11 +95,11 @@ impl HoldState {
     pub(crate) fn new(
         name: LockName,
         token: FencingToken,
-        etcd_key: Box<str>,
+        key: Key,
         done: Receiver<()>,
         deadline: Arc<Deadline>,
     ) -> Self {
-        Self { name, token, etcd_key, done, deadline, phase: AtomicU8::new(HELD) }
+        Self { name, token, key, done, deadline, phase: AtomicU8::new(HELD) }
     }
 
     /// Ends the hold, released or lost, unless it has ended before: how it ended stands for good. Returns how it did.

@@ -228,7 +228,7 @@ impl LockGuard {
     /// # }
     /// ```
     pub fn etcd_key(&self) -> &str {
-        &self.hold.state.etcd_key
+        self.hold.state.key.as_str()
     }
 
     /// Releases the lock and waits until etcd has confirmed it. A guard that is not the last of its hold just goes;

@@ -49,7 +49,10 @@ impl LockShared {
         state: Arc<HoldState>,
     ) -> LockGuard {
         let hold = Arc::new(Hold::new(ticket, Arc::clone(&state), Arc::clone(self)));
-        self.holds.lock().push(Entry { ticket, thread, hold: Arc::downgrade(&hold), state });
+        let mut holds = self.holds.lock();
+        // Mostly one; a vector would begin with room for four.
+        holds.reserve_exact(1);
+        holds.push(Entry { ticket, thread, hold: Arc::downgrade(&hold), state });
         LockGuard::new(hold)
     }
 

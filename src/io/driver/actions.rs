@@ -68,7 +68,7 @@ impl<S: Store> Driver<S> {
                     self.tickets.granted(ticket, Arc::clone(state));
                     return;
                 }
-                let state = self.holds.open(hold, name, token, &key, Arc::clone(&self.deadline));
+                let state = self.holds.open(hold, name, token, key, Arc::clone(&self.deadline));
                 self.tickets.granted(ticket, Arc::clone(&state));
                 self.lines.push(Line::Acquired(state));
             }

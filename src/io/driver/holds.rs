@@ -67,12 +67,12 @@ impl HoldTable {
         hold: HoldId,
         name: LockName,
         token: Revision,
-        key: &Key,
+        key: Key,
         deadline: Arc<Deadline>,
     ) -> Arc<HoldState> {
         let (done, closed) = crossbeam_channel::bounded(0);
         let token = FencingToken::new(token);
-        let state = Arc::new(HoldState::new(name, token, key.to_string().into(), closed, deadline));
+        let state = Arc::new(HoldState::new(name, token, key, closed, deadline));
         self.holds.insert(hold, OpenHold { state: Arc::clone(&state), done });
         count(&self.counters.acquired);
         self.note_size();

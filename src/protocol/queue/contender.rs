@@ -30,8 +30,8 @@ pub(super) struct Contender {
 pub(super) enum Stage {
     /// The key is to be put, or its put is in flight. Exits: Queued, Held, dropped (never put), debris.
     Entering,
-    /// Behind another contender. Exits: Held, debris, gone (deleted by somebody).
-    Queued(Place),
+    /// Behind another contender. Exits: Held, debris, gone (deleted by somebody). Boxed, because most contenders hold.
+    Queued(Box<Place>),
     /// First. Exits: debris (released), lost.
     Held(Hold),
 }

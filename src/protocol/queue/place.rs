@@ -218,7 +218,7 @@ impl Queue {
         cx: &mut Cx<'_>,
     ) {
         if let Some(contender) = &mut self.contender {
-            contender.stage = Stage::Queued(Place::new(created, revision));
+            contender.stage = Stage::Queued(Box::new(Place::new(created, revision)));
             cx.out.timers.set(Timer::OwnWatch(self.id), cx.now + OWN_WATCH_AGE);
         }
         self.refuse_tries(cx);
