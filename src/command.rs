@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crossbeam_channel::Sender;
+use oneshot::Sender;
 
 use crate::error::LockError;
 use crate::guard::HoldState;
@@ -33,7 +33,7 @@ pub(crate) enum Message {
 pub(crate) struct Reply {
     pub(crate) outcome: Sender<Outcome>,
     /// Dropped after the outcome was sent: a signal for those who wait for several things at once.
-    pub(crate) ready: Option<Sender<()>>,
+    pub(crate) ready: Option<crossbeam_channel::Sender<()>>,
 }
 
 impl Reply {

@@ -76,7 +76,7 @@ impl FakeIo {
         }
     }
 
-    pub(crate) fn leave(&self) -> (Ticket, Option<Sender<Left>>) {
+    pub(crate) fn leave(&self) -> (Ticket, Option<oneshot::Sender<Left>>) {
         match self.next() {
             Message::Leave { ticket, reply } => (ticket, reply),
             other => panic!("{other:?}"),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{RecvTimeoutError, Sender};
+use oneshot::{RecvTimeoutError, Sender};
 use parking_lot::Mutex;
 
 use crate::clock;
@@ -168,7 +168,7 @@ impl Inner {
         doing: &str,
         question: impl FnOnce(Sender<Result<T, LockError>>) -> Message,
     ) -> Result<T, LockError> {
-        let (reply, answer) = crossbeam_channel::bounded(1);
+        let (reply, answer) = oneshot::channel();
         self.send(question(reply))?;
         match mailbox::wait_for(
             &answer,

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Select, Sender};
+use crossbeam_channel::Sender;
+use oneshot::{Receiver, RecvTimeoutError};
 use tokio::sync::Notify;
 
 use crate::command::Message;
@@ -24,7 +25,7 @@ pub(crate) struct Mailbox {
 /// somebody waits for an answer.
 #[derive(Debug)]
 pub(crate) struct Inbox {
-    receiver: Receiver<Message>,
+    receiver: crossbeam_channel::Receiver<Message>,
     shared: Arc<Shared>,
 }
 
@@ -58,16 +59,13 @@ pub(crate) fn mailbox() -> (Mailbox, Inbox) {
 
 /// Waits for the I/O thread's answer, for ever without a deadline.
 ///
-/// A plain `recv` spins and yields before it parks. An answer takes a commit of etcd's, so that would never pay, and of
-/// 64 threads that wait it would cost the I/O thread a third of its core. A [`Select`] parks at once.
+/// Parks at once: an answer takes a commit of etcd's, so to spin before, as crossbeam's channels do, would never pay, and
+/// of 64 threads that wait it would cost the I/O thread a third of its core.
 pub(crate) fn wait_for<T>(answer: &Receiver<T>, deadline: Option<Instant>) -> Result<T, RecvTimeoutError> {
-    let mut select = Select::new();
-    select.recv(answer);
-    let operation = match deadline {
-        None => select.select(),
-        Some(deadline) => select.select_deadline(deadline).map_err(|_| RecvTimeoutError::Timeout)?,
-    };
-    operation.recv(answer).map_err(RecvTimeoutError::from)
+    match deadline {
+        None => answer.recv_ref().map_err(|_| RecvTimeoutError::Disconnected),
+        Some(deadline) => answer.recv_deadline(deadline),
+    }
 }
 
 impl Mailbox {
@@ -254,7 +252,7 @@ mod tests {
     #[test]
     fn dropping_the_inbox_tells_everybody_who_waits_for_an_answer() {
         let (open, inbox) = mailbox();
-        let (reply, answer) = crossbeam_channel::bounded(1);
+        let (reply, answer) = oneshot::channel();
         open.send(Message::Leave { ticket: Ticket(1), reply: Some(reply) }).unwrap();
         drop(inbox);
         assert!(answer.recv().is_err());

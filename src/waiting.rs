@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::Sender;
+use oneshot::{Receiver, RecvTimeoutError};
+use parking_lot::Mutex;
 
 use crate::clock::{self, Time};
 use crate::command::{Message, Outcome, Reply};
@@ -28,7 +30,8 @@ pub(crate) struct Waiting {
     lock: Arc<LockShared>,
     ticket: Ticket,
     thread: Thread,
-    outcome: Receiver<Outcome>,
+    /// In a mutex only because it is not `Sync`; never locked.
+    outcome: Mutex<Receiver<Outcome>>,
     patience: Patience,
     asked: Time,
     /// When the call gives up by itself.
@@ -58,7 +61,7 @@ impl Waiting {
         let asked = clock::now();
         let thread = Thread::current();
         let ticket = lock.manager().next_ticket();
-        let (sender, outcome) = crossbeam_channel::bounded(1);
+        let (sender, outcome) = oneshot::channel();
         let acquire = Acquire {
             ticket,
             name: lock.name().clone(),
@@ -71,7 +74,16 @@ impl Waiting {
         lock.manager().send(Message::Acquire { acquire, reply: Reply { outcome: sender, ready } })?;
         let limit = [patience.deadline, patience.budget].into_iter().flatten().min();
         let give_up = limit.and_then(|limit| Instant::now().checked_add(limit.since(asked) + GIVE_UP_GRACE));
-        Ok(Self { lock: Arc::clone(lock), ticket, thread, outcome, patience, asked, give_up, settled: false })
+        Ok(Self {
+            lock: Arc::clone(lock),
+            ticket,
+            thread,
+            outcome: Mutex::new(outcome),
+            patience,
+            asked,
+            give_up,
+            settled: false,
+        })
     }
 
     pub(crate) fn key(&self) -> &str {
@@ -83,9 +95,9 @@ impl Waiting {
         self.lock.manager().check_process()
     }
 
-    pub(crate) fn wait(self) -> Result<LockGuard, LockError> {
+    pub(crate) fn wait(mut self) -> Result<LockGuard, LockError> {
         self.check_process()?;
-        let end = match mailbox::wait_for(&self.outcome, self.give_up) {
+        let end = match mailbox::wait_for(self.outcome.get_mut(), self.give_up) {
             Ok(outcome) => End::Outcome(outcome),
             Err(RecvTimeoutError::Timeout) => End::Overdue,
             Err(RecvTimeoutError::Disconnected) => End::Gone,
@@ -93,10 +105,15 @@ impl Waiting {
         self.conclude(end)
     }
 
-    pub(crate) fn wait_or_cancel(self, cancel: &Receiver<()>) -> Result<LockGuard, LockError> {
+    /// Waits for `ready` to disconnect, whose other end the question had.
+    pub(crate) fn wait_or_cancel(
+        mut self,
+        ready: &crossbeam_channel::Receiver<()>,
+        cancel: &crossbeam_channel::Receiver<()>,
+    ) -> Result<LockGuard, LockError> {
         let overdue = self.give_up.map_or_else(crossbeam_channel::never, crossbeam_channel::at);
         let end = crossbeam_channel::select! {
-            recv(self.outcome) -> outcome => outcome.map_or(End::Gone, End::Outcome),
+            recv(ready) -> _ => self.outcome.get_mut().try_recv().map_or(End::Gone, End::Outcome),
             recv(cancel) -> _ => End::Cancelled,
             recv(overdue) -> _ => End::Overdue,
         };
@@ -129,7 +146,7 @@ impl Waiting {
     /// Leaves, and normally returns only when the key is gone. A grant that crossed is released by the I/O thread.
     fn leave_and_wait(&mut self) {
         self.settled = true;
-        let (reply, left) = crossbeam_channel::bounded(1);
+        let (reply, left) = oneshot::channel();
         if self.lock.manager().send(Message::Leave { ticket: self.ticket, reply: Some(reply) }).is_ok() {
             let _ = mailbox::wait_for(&left, Instant::now().checked_add(CANCEL_GRACE));
         }

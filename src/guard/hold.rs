@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::Receiver;
+use oneshot::{RecvTimeoutError, Sender};
 
 use crate::clock::{self, Time};
 use crate::command::{Left, Message};
@@ -37,7 +38,7 @@ impl Hold {
         if self.state.loss(clock::now()).is_some() {
             return Err(self.state.expired(clock::now()));
         }
-        let (reply, answer) = crossbeam_channel::bounded(1);
+        let (reply, answer) = oneshot::channel();
         let sent = self.leave(Some(reply));
         let key = self.state.name.as_str();
         let doing = || format!("releasing lock {key:?}");

@@ -291,10 +291,13 @@ impl DistributedLock {
             return Err(LockError::Cancelled { key: self.key().into() });
         }
         loop {
-            let waiting = Waiting::ask(&self.shared, &self.options, patience, None)?;
+            let ask = |ready| Waiting::ask(&self.shared, &self.options, patience, ready);
             let guard = match cancel {
-                None => waiting.wait()?,
-                Some(cancel) => waiting.wait_or_cancel(cancel)?,
+                None => ask(None)?.wait()?,
+                Some(cancel) => {
+                    let (decided, ready) = crossbeam_channel::bounded(0);
+                    ask(Some(decided))?.wait_or_cancel(&ready, cancel)?
+                }
             };
             // What was lost on its way here (this thread may have been stopped) never was the caller's: ask again.
             if guard.is_held() {

@@ -1,7 +1,7 @@
 //! Group commit: steps that are ready together leave together, in one transaction and one raft commit.
 //!
 //! Nothing waits for company. While only a few requests ([`IN_FLIGHT`]) are under way, a step leaves at once, alone if it
-//! is alone; what becomes ready while the store is busy is the next batch.
+//! is alone; what becomes ready while the store is busy is the next batch, and leaves at once when it is full.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -15,6 +15,9 @@ use crate::store::{Failure, FailureClass, Response, Revision};
 /// So many requests with steps at once. One more than the store works on hides the way there and back; many more would
 /// only make the batches smaller.
 pub(crate) const IN_FLIGHT: usize = 3;
+
+/// So many if the next one is full: there is nothing for it to wait for.
+const FULL_IN_FLIGHT: usize = 8;
 
 /// So many operations in a batch. etcd allows 128 (`--max-txn-ops`) and counts those of the levels together; the
 /// largest entry has 2.
@@ -61,7 +64,7 @@ impl Batches {
 
     /// Sends what is ready, as far as the store is not busy.
     pub(super) fn send(&mut self, queues: &mut HashMap<QueueId, Box<Queue>>, cx: &mut Cx<'_>) {
-        while self.in_flight.len() < cx.out.config.steps_in_flight && !self.ready.is_empty() {
+        while !self.ready.is_empty() && self.in_flight.len() < self.most_in_flight(cx) {
             let Some(guard) = cx.session.tenure().map(|tenure| tenure.guard.clone()) else {
                 return;
             };
@@ -72,6 +75,11 @@ impl Batches {
             let id = cx.out.send(Purpose::Steps, step::request(&guard, &steps));
             self.in_flight.insert(id, Batch { epoch: guard.epoch, steps });
         }
+    }
+
+    fn most_in_flight(&self, cx: &Cx<'_>) -> usize {
+        let full = self.ready.len() >= self.most_operations;
+        if full { FULL_IN_FLIGHT } else { cx.out.config.steps_in_flight }
     }
 
     fn collect(

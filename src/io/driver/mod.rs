@@ -288,7 +288,7 @@ impl<S: Store> Driver<S> {
     fn spawn_admin<T: Send + 'static>(
         &mut self,
         doing: &'static str,
-        reply: crossbeam_channel::Sender<Result<T, LockError>>,
+        reply: oneshot::Sender<Result<T, LockError>>,
         work: impl Future<Output = Result<T, LockError>> + Send + 'static,
     ) {
         let timeout = self.settings.request_timeout;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crossbeam_channel::Sender;
+use oneshot::Sender;
 
 use crate::command::{Grant, Left, Reply};
 use crate::error::LossReason;

@@ -31,6 +31,19 @@ fn a_lone_lock_leaves_at_once_and_what_comes_while_the_store_is_busy_leaves_toge
 }
 
 #[test]
+fn a_full_batch_has_nothing_to_wait_for() {
+    let mut world = World::with(1);
+    lock_many(&mut world, 0..102);
+    assert_eq!(world.nodes[0].sent.len(), 3);
+    lock_many(&mut world, 102..103);
+    assert_eq!(world.nodes[0].sent.len(), 4);
+    lock_many(&mut world, 103..1_000);
+    assert_eq!(world.nodes[0].sent.len(), 8);
+    world.settle();
+    assert_eq!(world.read(Span::Prefix(Key::from("/t/n"))).len(), 1_000);
+}
+
+#[test]
 fn a_batch_hands_over_in_the_same_commit() {
     let mut world = World::with(1);
     let first = lock_many(&mut world, 0..20);
