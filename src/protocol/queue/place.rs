@@ -57,6 +57,9 @@ struct Lookout {
 enum Footing {
     /// The watch does not stand yet.
     None,
+    /// Nor does it after so long that a read was sent meanwhile: by now its beginning can be old news from a member that
+    /// is behind, even if that is the revision of the read before.
+    Late,
     /// It stands, but began at another revision than the read was of: something may have been missed, or the member
     /// that serves it may be behind and tell old news.
     Shaky,
@@ -106,8 +109,12 @@ impl Place {
     /// A read of where we stand is on its way.
     pub(super) fn asked(&mut self) {
         self.told.clear();
-        if let Some(Lookout { footing: footing @ Footing::Shaky, .. }) = &mut self.lookout {
-            *footing = Footing::Asked;
+        if let Some(Lookout { footing, .. }) = &mut self.lookout {
+            *footing = match *footing {
+                Footing::None => Footing::Late,
+                Footing::Shaky => Footing::Asked,
+                settled => settled,
+            };
         }
     }
 

@@ -283,6 +283,23 @@ fn what_is_told_of_the_past_is_no_news() {
 }
 
 #[test]
+fn a_watch_that_stands_late_is_not_relied_on_without_a_read() {
+    let mut world = World::with(2);
+    let holder = world.lock(0, "a", 1);
+    world.settle();
+    world.nodes[1].deaf = true;
+    let waiter = world.lock(1, "a", 1);
+    world.pass(Duration::from_millis(10));
+    world.leave(0, holder);
+    world.settle();
+    let dead = world.contenders("a")[0].clone();
+    world.delete(dead.key);
+    world.nodes[1].deaf = false;
+    world.settle();
+    assert!(world.token(1, waiter).is_some_and(|token| token > dead.create_revision));
+}
+
+#[test]
 fn a_watch_that_died_in_silence_delays_a_hand_over_but_does_not_strand_the_waiter() {
     let mut world = World::with(2);
     let holder = world.lock(0, "a", 1);

@@ -184,7 +184,10 @@ impl World {
             }
             Fault::BreakStream(node) => self.break_stream(node),
             Fault::StallStream(node) => self.stall(node),
-            Fault::Pause(node, pause) => self.nodes[node].paused_until = self.now + pause,
+            // What arrives meanwhile is kept until the end of the pause, in its order; so that end does not come nearer.
+            Fault::Pause(node, pause) => {
+                self.nodes[node].paused_until = self.nodes[node].paused_until.max(self.now + pause);
+            }
             Fault::Crash(node) => self.crash(node),
             Fault::Restart(node) => self.start(node),
             Fault::Expire(node) => {
@@ -229,7 +232,6 @@ impl World {
         self.stale_term = None;
         for node in 0..self.nodes.len() {
             self.nodes[node].link = Link::default();
-            self.nodes[node].paused_until = self.now;
         }
     }
 
