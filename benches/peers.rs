@@ -7,6 +7,8 @@
 
 #[path = "peers/chart.rs"]
 mod chart;
+#[path = "peers/crew.rs"]
+mod crew;
 #[path = "peers/go.rs"]
 mod go;
 #[path = "peers/held.rs"]
@@ -59,10 +61,10 @@ impl Who {
         }
     }
 
-    /// As `--without` calls it.
+    /// As options call it.
     fn option(self) -> &'static str {
         match self {
-            Self::Ours => "",
+            Self::Ours => "etcd-lock",
             Self::Go => "go",
             Self::LockClient => "lock-client",
             Self::Puts => "puts",
@@ -98,6 +100,9 @@ fn main() {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("etcd_lock=warn")).init();
     if let Some(endpoints) = &options.hold_at {
         return held::hold(endpoints, options.names);
+    }
+    if let Some(part) = options.part() {
+        return part.play();
     }
     std::fs::create_dir_all(work_dir()).unwrap();
     std::fs::create_dir_all(&options.charts).unwrap();
@@ -175,11 +180,9 @@ impl Bench {
 
     fn run(&self, who: Who, setting: &Setting) -> Figures {
         match (who, &self.go) {
-            (Who::Ours, _) => ours::run(setting),
-            (Who::Go, Some(go)) => go.run(setting),
+            (Who::Go, Some(go)) => crew::run(who, setting, || go.command(setting)),
             (Who::Go, None) => Figures::default(),
-            (Who::LockClient, _) => tasks::lock_client(setting),
-            (Who::Puts, _) => tasks::puts(setting),
+            _ => crew::run(who, setting, || crew::of_this_program(who, setting)),
         }
     }
 

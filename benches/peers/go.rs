@@ -1,12 +1,10 @@
-//! Go's `concurrency.Mutex`, in a program of its own.
+//! Go's `concurrency.Mutex`.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::Setting;
 use crate::options::work_dir;
-use crate::rows::Shape;
-use crate::window::Figures;
 
 /// Where Debian puts the sources of Go libraries.
 const DEBIAN: &str = "/usr/share/gocode";
@@ -52,22 +50,17 @@ impl Go {
         Ok(Self { program })
     }
 
-    pub(crate) fn run(&self, setting: &Setting) -> Figures {
+    /// The command that starts one process of it.
+    pub(crate) fn command(&self, setting: &Setting) -> Command {
         let shape = setting.row.shape;
         let mut command = Command::new(&self.program);
         command.arg(format!("-endpoint={}", setting.endpoints[0]));
         command.arg(format!("-prefix={}", setting.prefix));
-        command.arg(format!("-workers={}", shape.workers()));
-        command.arg(format!("-clients={}", matches!(shape, Shape::HandOver { .. })));
-        command.arg(format!("-sessions={}", matches!(shape, Shape::Threads { .. })));
+        command.arg(format!("-workers={}", shape.workers_each()));
         command.arg(format!("-shared={}", shape.is_shared()));
         command.arg(format!("-names={}", shape.names()));
-        command.arg(format!("-warm-up={}ms", setting.warm_up.as_millis()));
-        command.arg(format!("-measured={}ms", setting.measured.as_millis()));
-        // etcd's client for Go logs the end of every session to standard error.
-        let output = command.output().unwrap();
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "the Go program failed: {errors}");
-        serde_json::from_slice(&output.stdout).unwrap()
+        // etcd's client for Go logs the end of every session there.
+        command.stderr(Stdio::null());
+        command
     }
 }

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::Who;
+use crate::crew::Part;
 use crate::rows::{HELD, ROWS};
 
 const USAGE: &str = "\
@@ -32,6 +34,10 @@ pub(crate) struct Options {
     pub(crate) names: usize,
     /// In a process of its own: hold names at this endpoint.
     pub(crate) hold_at: Option<String>,
+    /// In a process of its own: play this contestant.
+    play: Option<Who>,
+    at: String,
+    prefix: String,
 }
 
 impl Options {
@@ -46,6 +52,9 @@ impl Options {
             charts: work_dir(),
             names: 10_000,
             hold_at: None,
+            play: None,
+            at: String::new(),
+            prefix: String::new(),
         };
         let mut args = args;
         while let Some(arg) = args.next() {
@@ -64,6 +73,12 @@ impl Options {
                 "--charts" => options.charts = value()?.into(),
                 "--names" => options.names = parsed(&arg, &value()?, 1..=1_000_000)?,
                 "--hold-at" => options.hold_at = Some(value()?),
+                "--play" => {
+                    let name = value()?;
+                    options.play = Who::ALL.into_iter().find(|who| who.option() == name);
+                }
+                "--at" => options.at = value()?,
+                "--prefix" => options.prefix = value()?,
                 _ => return Err(bad(&arg)),
             }
         }
@@ -72,6 +87,13 @@ impl Options {
             Some(unknown) => Err((format!("no row's name begins with {unknown}\n\n{}", usage()), 2)),
             None => Ok(options),
         }
+    }
+
+    /// What this process does for the one that started it.
+    pub(crate) fn part(&self) -> Option<Part> {
+        let row = ROWS.iter().find(|row| self.only.iter().any(|only| only == row.name))?;
+        let endpoints = self.at.split(',').map(str::to_owned).collect();
+        Some(Part { who: self.play?, shape: row.shape, endpoints, prefix: self.prefix.clone() })
     }
 
     pub(crate) fn wants(&self, row: &str) -> bool {

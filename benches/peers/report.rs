@@ -206,8 +206,7 @@ pub(crate) fn text(rows: &[Measured], held: Option<&Held>) -> String {
 const LEGEND: &str = "\
 Medians of the rounds; a ratio is the median of the rounds' ratios. p50 and p99: with one name, from one's release to the
 next one's grant; with names of their own, of the lock call; of puts, of a put. Puts go one at a time where there is one
-name, else one for each thread. Sessions (ours: managers) of one program, each with a connection of its own, stand for
-processes. \"steps\" are acquires and releases, \"slowest\" is the slowest worker's part of the mean.";
+name, else one for each thread. \"steps\" are acquires and releases, \"slowest\" is the slowest worker's part of the mean.";
 
 fn held_text(held: &Held, out: &mut String) {
     let bytes = held.bytes_each.map_or("unknown".into(), |bytes| format!("{bytes:.0} bytes"));

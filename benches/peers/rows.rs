@@ -3,8 +3,8 @@
 /// A situation, and the contestants' place in it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Shape {
-    /// So many sessions contend for one name, as in so many processes.
-    HandOver { sessions: usize },
+    /// So many processes contend for one name.
+    HandOver { processes: usize },
     /// So many threads of one program contend for one name.
     Threads { threads: usize },
     /// So many threads of one session, a name each.
@@ -18,11 +18,20 @@ pub(crate) enum Shape {
 impl Shape {
     pub(crate) fn workers(self) -> usize {
         match self {
-            Self::HandOver { sessions: workers }
+            Self::HandOver { processes: workers }
             | Self::Threads { threads: workers }
             | Self::Own { threads: workers } => workers,
             Self::Confirmed | Self::Rotating { .. } => 1,
         }
+    }
+
+    pub(crate) fn processes(self) -> usize {
+        if let Self::HandOver { processes } = self { processes } else { 1 }
+    }
+
+    /// The workers of each process.
+    pub(crate) fn workers_each(self) -> usize {
+        self.workers() / self.processes()
     }
 
     /// All contend for one name.
@@ -75,15 +84,15 @@ pub(crate) const DRAWN: &str = "hand-over-4";
 const NO_HUMP: Target = Target::Hump(0.01);
 
 pub(crate) const ROWS: &[Row] = &[
-    hand_over("hand-over-2", "hand-over between 2 sessions", 2, 0, TWENTYFOLD),
-    hand_over("hand-over-4", "hand-over between 4 sessions", 4, 0, TWENTYFOLD),
-    hand_over("hand-over-8", "hand-over between 8 sessions", 8, 0, TENFOLD),
-    hand_over("busy-2", "2 sessions, 500 other writes/s", 2, 500, TWENTYFOLD),
-    hand_over("busy-4", "4 sessions, 500 other writes/s", 4, 500, TWENTYFOLD),
-    hand_over("busy-8", "8 sessions, 500 other writes/s", 8, 500, TENFOLD),
+    hand_over("hand-over-2", "hand-over between 2 processes", 2, 0, TWENTYFOLD),
+    hand_over("hand-over-4", "hand-over between 4 processes", 4, 0, TWENTYFOLD),
+    hand_over("hand-over-8", "hand-over between 8 processes", 8, 0, TENFOLD),
+    hand_over("busy-2", "2 processes, 500 other writes/s", 2, 500, TWENTYFOLD),
+    hand_over("busy-4", "4 processes, 500 other writes/s", 4, 500, TWENTYFOLD),
+    hand_over("busy-8", "8 processes, 500 other writes/s", 8, 500, TENFOLD),
     hand_over(
         "hand-over-64",
-        "hand-over between 64 sessions",
+        "hand-over between 64 processes",
         64,
         0,
         &[Target::TimesGo(2.0), Target::Slowest(0.5)],
@@ -131,9 +140,9 @@ const TENFOLD: &[Target] = &[Target::TimesGo(10.0), Target::MedianInPuts(3.0), N
 const fn hand_over(
     name: &'static str,
     title: &'static str,
-    sessions: usize,
+    processes: usize,
     writes: u32,
     targets: &'static [Target],
 ) -> Row {
-    Row { name, title, shape: Shape::HandOver { sessions }, writes, targets }
+    Row { name, title, shape: Shape::HandOver { processes }, writes, targets }
 }

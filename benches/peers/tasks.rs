@@ -10,8 +10,8 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
 use crate::Setting;
-use crate::rows::Shape;
-use crate::window::{Figures, Relay, Tally, Window};
+use crate::crew::Part;
+use crate::window::{Sheet, Turn, Window};
 
 /// About the size of a contender's value.
 const VALUE: [u8; 100] = [b'v'; 100];
@@ -23,90 +23,72 @@ pub(crate) fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap()
 }
 
-pub(crate) fn lock_client(setting: &Setting) -> Figures {
+pub(crate) fn lock_client(part: &Part) -> Sheet {
     runtime().block_on(async {
-        let shape = setting.row.shape;
-        let apart = matches!(shape, Shape::HandOver { .. });
-        let mut client = connect(setting).await;
+        let mut client = connect(&part.endpoints).await;
         let mut lease = grant(&mut client).await;
         let mut leases = vec![lease];
         let mut all = Vec::new();
-        for number in 0..shape.workers() {
-            if number > 0 && apart {
-                client = connect(setting).await;
-            }
+        for worker in 0..part.shape.workers_each() {
             // A lease has a name only once.
-            if number > 0 && shape.is_shared() {
+            if worker > 0 && part.shape.is_shared() {
                 lease = grant(&mut client).await;
                 leases.push(lease);
             }
-            let name = |n| {
-                let own = format!("{}/{number}-{n}", setting.prefix);
-                if shape.is_shared() { format!("{}/shared", setting.prefix) } else { own }
-            };
-            all.push((number, client.clone(), lease, (0..shape.names()).map(name).collect::<Vec<_>>()));
+            let names = part.names(worker).iter().map(|name| format!("{}/{name}", part.prefix)).collect();
+            all.push((lease, names));
         }
-        let window = Window::opens_in(setting.warm_up, setting.measured);
-        let relay = shape.is_shared().then(|| Arc::new(Relay::default()));
+        let window = Window::agreed();
         let mut tasks = JoinSet::new();
-        for (number, client, lease, names) in all {
-            tasks.spawn(take_turns(number, client, lease, names, relay.clone(), window));
+        for (lease, names) in all {
+            tasks.spawn(take_turns(client.clone(), lease, names, window));
         }
-        let figures = window.figures(tasks.join_all().await);
+        let turns = tasks.join_all().await;
         for lease in leases {
             client.lease_revoke(lease).await.unwrap();
         }
-        figures
+        Sheet { turns, ..Sheet::default() }
     })
 }
 
-async fn take_turns(
-    number: usize,
-    client: Client,
-    lease: i64,
-    names: Vec<String>,
-    relay: Option<Arc<Relay>>,
-    window: Window,
-) -> Tally {
+async fn take_turns(client: Client, lease: i64, names: Vec<String>, window: Window) -> Vec<Turn> {
     let mut locks = client.lock_client();
-    let mut tally = Tally::new(window);
+    let mut turns = Vec::new();
     for name in names.iter().cycle() {
         if window.is_over() {
             break;
         }
-        let start = Instant::now();
+        let asked = window.now();
         let options = LockOptions::new().with_lease(lease);
         let held = locks.lock(name.as_str(), Some(options)).await.unwrap();
-        let mut latency = Some(start.elapsed());
-        if let Some(relay) = &relay {
-            latency = relay.granted(number);
-            relay.releasing(number);
-        }
+        let granted = window.now();
+        let releasing = window.now();
         locks.unlock(held.key()).await.unwrap();
-        tally.cycle(latency);
+        window.note(&mut turns, [asked, granted, releasing]);
     }
-    tally
+    turns
 }
 
-pub(crate) fn puts(setting: &Setting) -> Figures {
+pub(crate) fn puts(part: &Part) -> Sheet {
     runtime().block_on(async {
-        let client = connect(setting).await;
-        let window = Window::opens_in(setting.warm_up, setting.measured);
+        let client = connect(&part.endpoints).await;
+        let window = Window::agreed();
         let mut tasks = JoinSet::new();
-        for number in 0..setting.row.shape.putters() {
+        for number in 0..part.shape.putters() {
             let mut client = client.clone();
-            let key = format!("{}/{number}", setting.prefix);
+            let key = format!("{}/{number}", part.prefix);
             tasks.spawn(async move {
-                let mut tally = Tally::new(window);
+                let mut turns = Vec::new();
                 while !window.is_over() {
-                    let start = Instant::now();
+                    let asked = window.now();
                     client.put(key.as_str(), VALUE, None).await.unwrap();
-                    tally.cycle(Some(start.elapsed()));
+                    let done = window.now();
+                    window.note(&mut turns, [asked, done, done]);
                 }
-                tally
+                turns
             });
         }
-        window.figures(tasks.join_all().await)
+        Sheet { turns: tasks.join_all().await, ..Sheet::default() }
     })
 }
 
@@ -123,7 +105,7 @@ impl Writes {
         let each = Duration::from_secs(1).checked_div(setting.row.writes)?;
         let runtime = runtime();
         let done = Arc::new(AtomicU64::new(0));
-        let client = runtime.block_on(connect(setting));
+        let client = runtime.block_on(connect(&setting.endpoints));
         let key = format!("{}/unrelated", setting.prefix);
         let counted = Arc::clone(&done);
         runtime.spawn(async move {
@@ -149,8 +131,8 @@ impl Writes {
     }
 }
 
-pub(crate) async fn connect(setting: &Setting) -> Client {
-    Client::connect(&setting.endpoints, None).await.unwrap()
+async fn connect(endpoints: &[String]) -> Client {
+    Client::connect(endpoints, None).await.unwrap()
 }
 
 async fn grant(client: &mut Client) -> i64 {

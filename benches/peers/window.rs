@@ -1,12 +1,35 @@
-//! What every contestant measures, in the same way.
+//! What every contestant measures, in the same way, in however many processes.
 
-use std::time::{Duration, Instant};
+use std::io::{BufRead, Write};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use parking_lot::Mutex;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+
+/// The measured time: workers run before it, and finish their last cycle after it. On the clock that processes share.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Window {
+    from: Duration,
+    until: Duration,
+}
+
+/// When a worker asked, when it was granted, and when it let go: nanoseconds from the window's beginning.
+pub(crate) type Turn = [i64; 3];
+
+/// What one process has to say when it is over.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Sheet {
+    /// By worker: the turns that ended within the measured time.
+    pub(crate) turns: Vec<Vec<Turn>>,
+    /// Acquires and releases, and the transactions they went in.
+    #[serde(default)]
+    pub(crate) steps: u64,
+    #[serde(default)]
+    pub(crate) transactions: u64,
+}
 
 /// One measurement of one contestant.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Figures {
     /// By worker, within the measured time.
     pub(crate) cycles: Vec<u64>,
@@ -14,8 +37,87 @@ pub(crate) struct Figures {
     /// Where one name goes round: from one's release to the next one's grant. Else: of each lock call, or put.
     pub(crate) nanos: Vec<u64>,
     /// Acquires and releases in one transaction, on average.
-    #[serde(skip)]
     pub(crate) batch: Option<f64>,
+}
+
+impl Window {
+    pub(crate) fn opens_in(warm_up: Duration, measured: Duration) -> Self {
+        let from = now() + warm_up;
+        Self { from, until: from + measured }
+    }
+
+    /// Tells whoever started this process that it is ready, and is told the window.
+    pub(crate) fn agreed() -> Self {
+        println!("ready");
+        std::io::stdout().flush().unwrap();
+        let line = std::io::stdin().lock().lines().next().unwrap().unwrap();
+        let (from, until) = line.split_once(' ').unwrap();
+        let instant = |nanos: &str| Duration::from_nanos(nanos.parse().unwrap());
+        Self { from: instant(from), until: instant(until) }
+    }
+
+    /// What [`agreed`](Self::agreed) reads.
+    pub(crate) fn line(&self) -> String {
+        format!("{} {}\n", self.from.as_nanos(), self.until.as_nanos())
+    }
+
+    pub(crate) fn wait_for_begin(&self) {
+        thread::sleep(self.from.saturating_sub(now()));
+    }
+
+    pub(crate) fn wait_for_end(&self) {
+        thread::sleep(self.until.saturating_sub(now()));
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        now() >= self.until
+    }
+
+    /// The time now, as turns tell it.
+    pub(crate) fn now(&self) -> i64 {
+        let nanos = |time: Duration| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
+        nanos(now()) - nanos(self.from)
+    }
+
+    /// Notes a turn that has ended just now, unless that is outside the measured time.
+    pub(crate) fn note(&self, turns: &mut Vec<Turn>, turn: Turn) {
+        let now = now();
+        if now >= self.from && now < self.until {
+            turns.push(turn);
+        }
+    }
+
+    /// `shared`: all workers had one name.
+    pub(crate) fn figures(&self, sheets: &[Sheet], shared: bool) -> Figures {
+        let workers: Vec<&Vec<Turn>> = sheets.iter().flat_map(|sheet| &sheet.turns).collect();
+        let transactions: u64 = sheets.iter().map(|sheet| sheet.transactions).sum();
+        let steps: u64 = sheets.iter().map(|sheet| sheet.steps).sum();
+        Figures {
+            cycles: workers.iter().map(|turns| turns.len() as u64).collect(),
+            seconds: (self.until - self.from).as_secs_f64(),
+            nanos: if shared { hand_overs(&workers) } else { calls(&workers) },
+            batch: (transactions > 0).then(|| steps as f64 / transactions as f64),
+        }
+    }
+}
+
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// From each release to the next grant, where the lock changed hands.
+fn hand_overs(workers: &[&Vec<Turn>]) -> Vec<u64> {
+    let turns =
+        workers.iter().enumerate().flat_map(|(worker, turns)| turns.iter().map(move |turn| (turn, worker)));
+    let mut turns: Vec<(&Turn, usize)> = turns.collect();
+    turns.sort_unstable_by_key(|([_, granted, _], _)| *granted);
+    let pairs = turns.windows(2).filter(|pair| pair[0].1 != pair[1].1);
+    pairs.map(|pair| u64::try_from(pair[1].0[1] - pair[0].0[2]).unwrap_or(0)).collect()
+}
+
+fn calls(workers: &[&Vec<Turn>]) -> Vec<u64> {
+    let turns = workers.iter().flat_map(|turns| turns.iter());
+    turns.map(|[asked, granted, _]| u64::try_from(granted - asked).unwrap_or(0)).collect()
 }
 
 impl Figures {
@@ -45,83 +147,5 @@ impl Figures {
         let tick = 50_000_000..200_000_000;
         let waited = self.nanos.iter().filter(|nanos| tick.contains(*nanos)).count();
         waited as f64 / self.nanos.len().max(1) as f64
-    }
-}
-
-/// The measured time: workers run before it, and finish their last cycle after it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Window {
-    from: Instant,
-    until: Instant,
-}
-
-impl Window {
-    pub(crate) fn opens_in(warm_up: Duration, measured: Duration) -> Self {
-        let from = Instant::now() + warm_up;
-        Self { from, until: from + measured }
-    }
-
-    pub(crate) fn from(&self) -> Instant {
-        self.from
-    }
-
-    pub(crate) fn until(&self) -> Instant {
-        self.until
-    }
-
-    pub(crate) fn is_over(&self) -> bool {
-        Instant::now() >= self.until
-    }
-
-    pub(crate) fn figures(&self, tallies: Vec<Tally>) -> Figures {
-        Figures {
-            cycles: tallies.iter().map(|tally| tally.cycles).collect(),
-            seconds: (self.until - self.from).as_secs_f64(),
-            nanos: tallies.into_iter().flat_map(|tally| tally.nanos).collect(),
-            batch: None,
-        }
-    }
-}
-
-/// One worker's count.
-#[derive(Debug)]
-pub(crate) struct Tally {
-    window: Window,
-    cycles: u64,
-    nanos: Vec<u64>,
-}
-
-impl Tally {
-    pub(crate) fn new(window: Window) -> Self {
-        Self { window, cycles: 0, nanos: Vec::new() }
-    }
-
-    /// A cycle has ended; `latency` is none if there was nothing to measure.
-    pub(crate) fn cycle(&mut self, latency: Option<Duration>) {
-        let now = Instant::now();
-        if now < self.window.from || now >= self.window.until {
-            return;
-        }
-        self.cycles += 1;
-        let nanos = latency.map(|latency| u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
-        self.nanos.extend(nanos);
-    }
-}
-
-/// Measures from one worker's release to the next one's grant. Only the holder touches it.
-#[derive(Debug, Default)]
-pub(crate) struct Relay {
-    released: Mutex<Option<(usize, Instant)>>,
-}
-
-impl Relay {
-    pub(crate) fn releasing(&self, worker: usize) {
-        *self.released.lock() = Some((worker, Instant::now()));
-    }
-
-    /// None if the lock did not change hands.
-    pub(crate) fn granted(&self, worker: usize) -> Option<Duration> {
-        let (from, released) = (*self.released.lock())?;
-        (from != worker).then(|| released.elapsed())
     }
 }

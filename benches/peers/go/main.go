@@ -1,5 +1,5 @@
-// What Go's concurrency.Mutex does in the situations of the benchmark: one situation for each run, the figures as one
-// line of JSON on standard output.
+// What Go's concurrency.Mutex does in the situations of the benchmark: one process of one situation for each run. It says
+// "ready", reads from when until when to measure, and prints what it measured as one line of JSON.
 //
 // Built by the benchmark itself, against Debian's golang-etcd-server-dev:
 //
@@ -21,69 +21,48 @@ var (
 	endpoint = flag.String("endpoint", "", "where etcd is")
 	prefix   = flag.String("prefix", "", "of all names")
 	workers  = flag.Int("workers", 1, "goroutines, each in a loop of lock and unlock")
-	clients  = flag.Bool("clients", false, "a client and a session for each goroutine, as in processes of their own")
-	sessions = flag.Bool("sessions", false, "one client, but a session for each goroutine: a session has a name only once")
-	shared   = flag.Bool("shared", false, "one name for all goroutines")
+	shared   = flag.Bool("shared", false, "one name for all goroutines, a session for each: a session has a name only once")
 	names    = flag.Int("names", 1, "names that each goroutine takes in turn")
-	warmUp   = flag.Duration("warm-up", time.Second, "not measured")
-	measured = flag.Duration("measured", time.Second, "measured")
 )
 
-// figures is what the benchmark reads.
-type figures struct {
-	Cycles  []uint64 `json:"cycles"`  // by goroutine, within the measured time
-	Seconds float64  `json:"seconds"` // measured
-	Nanos   []int64  `json:"nanos"`   // one name: from release to the next grant; names of their own: of each Lock
+// turn is when a worker asked, when it was granted, and when it let go: nanoseconds from the window's beginning.
+type turn [3]int64
+
+// window is the measured time; workers run before it, and finish their last cycle after it.
+type window struct {
+	from, until time.Time
 }
 
-// relay measures from one goroutine's release to the next one's grant. Only the holder touches it.
-type relay struct {
-	sync.Mutex
-	from     int
-	released time.Time
+// agreed tells whoever started this process that it is ready, and is told the window.
+func agreed() window {
+	fmt.Println("ready")
+	var from, until int64
+	_, err := fmt.Scan(&from, &until)
+	check(err)
+	return window{time.Unix(0, from), time.Unix(0, until)}
 }
 
-func (r *relay) releasing(worker int) {
-	r.Lock()
-	r.from, r.released = worker, time.Now()
-	r.Unlock()
-}
-
-// granted returns -1 if the lock did not change hands.
-func (r *relay) granted(worker int) int64 {
-	r.Lock()
-	defer r.Unlock()
-	if r.released.IsZero() || r.from == worker {
-		return -1
-	}
-	return time.Since(r.released).Nanoseconds()
+func (w window) now() int64 {
+	return time.Since(w.from).Nanoseconds()
 }
 
 type worker struct {
-	number  int
 	session *session
 	mutexes []*mutex
-	cycles  uint64
-	nanos   []int64
+	turns   []turn
 }
 
-func (w *worker) run(relay *relay, from, until time.Time) {
+func (w *worker) run(window window) {
 	ctx := context.Background()
-	for n := 0; time.Now().Before(until); n++ {
+	for n := 0; time.Now().Before(window.until); n++ {
 		mutex := w.mutexes[n%len(w.mutexes)]
-		start := time.Now()
+		asked := window.now()
 		check(mutex.Lock(ctx))
-		nanos := time.Since(start).Nanoseconds()
-		if *shared {
-			nanos = relay.granted(w.number)
-			relay.releasing(w.number)
-		}
+		granted := window.now()
+		releasing := window.now()
 		check(mutex.Unlock(ctx))
-		if now := time.Now(); now.After(from) && now.Before(until) {
-			w.cycles++
-			if nanos >= 0 {
-				w.nanos = append(w.nanos, nanos)
-			}
+		if now := time.Now(); now.After(window.from) && now.Before(window.until) {
+			w.turns = append(w.turns, turn{asked, granted, releasing})
 		}
 	}
 }
@@ -92,24 +71,21 @@ func main() {
 	log.SetFlags(0)
 	flag.Parse()
 	all := prepare()
-	from := time.Now().Add(*warmUp)
-	until := from.Add(*measured)
-	var relay relay
+	window := agreed()
 	var running sync.WaitGroup
 	for _, w := range all {
 		running.Add(1)
 		go func(w *worker) {
 			defer running.Done()
-			w.run(&relay, from, until)
+			w.run(window)
 		}(w)
 	}
 	running.Wait()
-	out := figures{Seconds: measured.Seconds()}
+	turns := make([][]turn, 0)
 	for _, w := range all {
-		out.Cycles = append(out.Cycles, w.cycles)
-		out.Nanos = append(out.Nanos, w.nanos...)
+		turns = append(turns, append([]turn{}, w.turns...))
 	}
-	check(json.NewEncoder(os.Stdout).Encode(out))
+	check(json.NewEncoder(os.Stdout).Encode(map[string][][]turn{"turns": turns}))
 	for _, w := range all {
 		w.session.Close() // once for each session; closing again is refused, which is fine
 	}
@@ -117,18 +93,15 @@ func main() {
 
 func prepare() []*worker {
 	var all []*worker
-	var c *client
+	c := connect(*endpoint)
 	var s *session
 	for n := 0; n < *workers; n++ {
-		if c == nil || *clients {
-			c = connect(*endpoint)
-		}
-		if s == nil || *clients || *sessions {
+		if s == nil || *shared {
 			var err error
 			s, err = newSession(c)
 			check(err)
 		}
-		w := &worker{number: n, session: s}
+		w := &worker{session: s}
 		for name := 0; name < *names; name++ {
 			key := fmt.Sprintf("%s/%d-%d", *prefix, n, name)
 			if *shared {

@@ -1,0 +1,69 @@
+//! The processes of one contestant: one for each session where sessions contend, as in real life, else one.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Stdio};
+
+use crate::rows::Shape;
+use crate::window::{Figures, Sheet, Window};
+use crate::{Setting, Who, ours, tasks};
+
+/// Starts them, lets them begin together once all are connected, and puts together what they have measured.
+pub(crate) fn run(who: Who, setting: &Setting, command: impl Fn() -> Command) -> Figures {
+    let shape = setting.row.shape;
+    // Puts wait for nobody: as many as locks can be had at a time, and their latency is that of a put.
+    let puts = who == Who::Puts;
+    let mut crew: Vec<Child> = (0..if puts { 1 } else { shape.processes() })
+        .map(|_| command().stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap())
+        .collect();
+    let mut told: Vec<_> =
+        crew.iter_mut().map(|child| BufReader::new(child.stdout.take().unwrap())).collect();
+    for told in &mut told {
+        let mut ready = String::new();
+        told.read_line(&mut ready).unwrap();
+        assert_eq!(ready.trim_end(), "ready", "a contestant's process cannot begin");
+    }
+    let window = Window::opens_in(setting.warm_up, setting.measured);
+    for child in &mut crew {
+        child.stdin.take().unwrap().write_all(window.line().as_bytes()).unwrap();
+    }
+    let sheets: Vec<Sheet> = told.into_iter().map(|told| serde_json::from_reader(told).unwrap()).collect();
+    for mut child in crew {
+        assert!(child.wait().unwrap().success(), "a contestant's process failed");
+    }
+    window.figures(&sheets, shape.is_shared() && !puts)
+}
+
+/// The command that makes this program one of a contestant's processes.
+pub(crate) fn of_this_program(who: Who, setting: &Setting) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--play", who.option(), "--only", setting.row.name]);
+    command.args(["--at", &setting.endpoints.join(","), "--prefix", &setting.prefix]);
+    command
+}
+
+/// What such a process does.
+#[derive(Clone, Debug)]
+pub(crate) struct Part {
+    pub(crate) who: Who,
+    pub(crate) shape: Shape,
+    pub(crate) endpoints: Vec<String>,
+    pub(crate) prefix: String,
+}
+
+impl Part {
+    pub(crate) fn play(&self) {
+        let sheet = match self.who {
+            Who::LockClient => tasks::lock_client(self),
+            Who::Puts => tasks::puts(self),
+            // Go's processes are of another program.
+            Who::Ours | Who::Go => ours::run(self),
+        };
+        println!("{}", serde_json::to_string(&sheet).unwrap());
+    }
+
+    /// The names that a worker takes in turn.
+    pub(crate) fn names(&self, worker: usize) -> Vec<String> {
+        let name = |n| if self.shape.is_shared() { "shared".into() } else { format!("{worker}-{n}") };
+        (0..self.shape.names()).map(name).collect()
+    }
+}
