@@ -1,7 +1,7 @@
 //! Which process this is: a manager works only in the process that made it.
 //!
 //! A child of `fork()` has a copy of every handle, but no I/O thread: nothing would answer it, and nothing it did to
-//! the parent's locks could be right.
+//! the parent's locks could be right. A fork past the C library, by a raw `clone` system call, is not noticed.
 
 use std::sync::LazyLock;
 
