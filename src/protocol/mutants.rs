@@ -3,7 +3,7 @@
 //! Outside tests [`mutant!`] is the constant `false` and the list does not exist, so no defect can be compiled into a
 //! build that anybody uses.
 
-/// Whether a defect of [`Mutant`] is switched on: never, outside tests.
+/// Whether a defect of `Mutant` is switched on: never, outside tests.
 macro_rules! mutant {
     ($name:ident) => {{
         #[cfg(test)]

@@ -258,7 +258,7 @@ impl Session {
         }
     }
 
-    /// Wants an epoch later than `epoch`; the queue is told by [`Verdict::Fenced`] and [`take_fenced`](Self::take_fenced).
+    /// Wants a later epoch; the queue is told by [`Verdict::Fenced`].
     pub(super) fn fence(&mut self, queue: QueueId, out: &mut Outbox) {
         if let State::Up(tenure) = &mut self.state {
             if tenure.fence.is_none() {
