@@ -19,7 +19,7 @@ use crate::store::LeaseId;
 #[derive(Debug)]
 pub(crate) struct Deadline {
     at: AtomicU64,
-    /// Where the session is.
+    /// In which process the session is.
     process: Process,
 }
 

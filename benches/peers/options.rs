@@ -75,7 +75,8 @@ impl Options {
                 "--hold-at" => options.hold_at = Some(value()?),
                 "--play" => {
                     let name = value()?;
-                    options.play = Who::ALL.into_iter().find(|who| who.option() == name);
+                    let who = Who::ALL.into_iter().find(|who| who.option() == name);
+                    options.play = Some(who.ok_or_else(|| bad(&arg))?);
                 }
                 "--at" => options.at = value()?,
                 "--prefix" => options.prefix = value()?,

@@ -42,6 +42,8 @@ mod listed {
         PromotedWithoutRead,
         /// A waiter takes what it is told of the past for news.
         OldDeletionBelieved,
+        /// A watch that stands long after the read is taken to begin where the read left off.
+        LateWatchBelieved,
         /// A waiter that is told that its own key went together with the one before takes the lock.
         OwnEndOverlooked,
         /// It is tested that the key exists, not that it is the one that was put.

@@ -111,7 +111,7 @@ impl Place {
         self.told.clear();
         if let Some(Lookout { footing, .. }) = &mut self.lookout {
             *footing = match *footing {
-                Footing::None => Footing::Late,
+                Footing::None if !mutant!(LateWatchBelieved) => Footing::Late,
                 Footing::Shaky => Footing::Asked,
                 settled => settled,
             };
@@ -167,7 +167,7 @@ impl Place {
 
     /// The watch of the name told something of `revision`, so it is served: what comes next it will tell at once.
     /// Returns whether that is news.
-    fn is_served(&mut self, revision: Revision) -> bool {
+    fn note_served(&mut self, revision: Revision) -> bool {
         match &mut self.lookout {
             Some(Lookout { post: Post::Name(_), early_looks, .. }) if revision > self.seen => {
                 std::mem::replace(early_looks, EARLY_LOOKS) < EARLY_LOOKS
@@ -269,7 +269,7 @@ impl Queue {
         let Stage::Queued(place) = &mut contender.stage else {
             return;
         };
-        if place.is_served(revision) {
+        if place.note_served(revision) {
             let patience = cx.out.jittered(place.patience());
             cx.out.timers.set(Timer::Fallback(self.id), cx.now + patience);
         }

@@ -4,21 +4,22 @@ use super::run;
 use crate::protocol::mutants::Mutant;
 
 /// Each defect, and a seed that catches it.
-const CAUGHT: [(Mutant, u64); 14] = [
-    (Mutant::DeadlineFromReceipt, 1528),
+const CAUGHT: [(Mutant, u64); 15] = [
+    (Mutant::DeadlineFromReceipt, 2400),
     (Mutant::AnswersBeforeDeadline, 98),
-    (Mutant::StaleTermBelieved, 441),
+    (Mutant::StaleTermBelieved, 84),
     (Mutant::EpochNotCompared, 3),
     (Mutant::UnknownTakenForNotDone, 2),
     (Mutant::DeletedWithoutFence, 1),
-    (Mutant::PromotedWithoutRead, 11493),
+    (Mutant::PromotedWithoutRead, 4664),
     (Mutant::OldDeletionBelieved, 6),
-    (Mutant::OwnEndOverlooked, 743),
+    (Mutant::LateWatchBelieved, 2_155_047),
+    (Mutant::OwnEndOverlooked, 85),
     (Mutant::ExistenceForCreateRevision, 33650),
-    (Mutant::MissedEventsIgnored, 1),
+    (Mutant::MissedEventsIgnored, 0),
     (Mutant::AbandonIgnoredAfterGrant, 0),
     (Mutant::KeyReusedAtHandOver, 1),
-    (Mutant::KeyReusedUnanswered, 7),
+    (Mutant::KeyReusedUnanswered, 9),
 ];
 
 /// How far to look where the recorded seed does not catch its defect any more: a change of the protocol, or of the world,
