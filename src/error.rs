@@ -121,6 +121,16 @@ pub enum LockError {
         /// Why it was lost.
         reason: LossReason,
     },
+    /// The hold stands, but less of its assured time is left than was asked for.
+    #[error("the hold of lock {key:?} is assured for {:?} only, not for {needed:?}", in_millis(.remaining))]
+    InsufficientTime {
+        /// The lock's name.
+        key: String,
+        /// The assured time that is left.
+        remaining: Duration,
+        /// What was asked for.
+        needed: Duration,
+    },
     /// The lock name cannot be used.
     #[error("invalid lock name {key:?}: {why}")]
     InvalidKey {
@@ -144,12 +154,23 @@ pub enum LockError {
     /// The manager was closed.
     #[error("the lock manager is closed")]
     Closed,
+    /// The manager belongs to the process that this one was forked from.
+    #[error("the lock manager belongs to the parent process; connect again after the fork")]
+    Forked,
     /// etcd could not be reached, or did not answer in time.
     #[error("etcd is unavailable while {doing}")]
     Unavailable {
         /// What was being done.
         doing: String,
         /// What the network or etcd said.
+        source: Cause,
+    },
+    /// The endpoints answer for another etcd cluster than the one that the manager belongs to.
+    #[error("etcd is another cluster than before while {doing}")]
+    ClusterChanged {
+        /// What was being done.
+        doing: String,
+        /// Which endpoints answered for which cluster.
         source: Cause,
     },
     /// etcd wants other credentials.
@@ -203,6 +224,8 @@ pub enum ErrorCode {
     LockAlreadyHeld,
     /// [`LockError::Expired`]
     LockExpired,
+    /// [`LockError::InsufficientTime`]
+    InsufficientTime,
     /// [`LockError::InvalidKey`]
     InvalidKey,
     /// [`LockError::InvalidOptions`]
@@ -211,8 +234,12 @@ pub enum ErrorCode {
     Cancelled,
     /// [`LockError::Closed`]
     Closed,
+    /// [`LockError::Forked`]
+    Forked,
     /// [`LockError::Unavailable`]
     Unavailable,
+    /// [`LockError::ClusterChanged`]
+    ClusterChanged,
     /// [`LockError::Unauthenticated`]
     Unauthenticated,
     /// [`LockError::PermissionDenied`]
@@ -237,11 +264,14 @@ impl ErrorCode {
             Self::LockNotHeld => "LOCK_NOT_HELD",
             Self::LockAlreadyHeld => "LOCK_ALREADY_HELD",
             Self::LockExpired => "LOCK_EXPIRED",
+            Self::InsufficientTime => "INSUFFICIENT_TIME",
             Self::InvalidKey => "INVALID_KEY",
             Self::InvalidOptions => "INVALID_OPTIONS",
             Self::Cancelled => "CANCELLED",
             Self::Closed => "CLOSED",
+            Self::Forked => "FORKED",
             Self::Unavailable => "UNAVAILABLE",
+            Self::ClusterChanged => "CLUSTER_CHANGED",
             Self::Unauthenticated => "UNAUTHENTICATED",
             Self::PermissionDenied => "PERMISSION_DENIED",
             Self::NoSpace => "NO_SPACE",
@@ -273,11 +303,14 @@ impl LockError {
             Self::NotHeld { .. } => ErrorCode::LockNotHeld,
             Self::AlreadyHeld { .. } => ErrorCode::LockAlreadyHeld,
             Self::Expired { .. } => ErrorCode::LockExpired,
+            Self::InsufficientTime { .. } => ErrorCode::InsufficientTime,
             Self::InvalidKey { .. } => ErrorCode::InvalidKey,
             Self::InvalidOptions { .. } => ErrorCode::InvalidOptions,
             Self::Cancelled { .. } => ErrorCode::Cancelled,
             Self::Closed => ErrorCode::Closed,
+            Self::Forked => ErrorCode::Forked,
             Self::Unavailable { .. } => ErrorCode::Unavailable,
+            Self::ClusterChanged { .. } => ErrorCode::ClusterChanged,
             Self::Unauthenticated { .. } => ErrorCode::Unauthenticated,
             Self::PermissionDenied { .. } => ErrorCode::PermissionDenied,
             Self::NoSpace => ErrorCode::NoSpace,
@@ -301,7 +334,12 @@ impl LockError {
     pub fn is_retryable(&self) -> bool {
         matches!(
             self,
-            Self::Timeout { .. } | Self::AlreadyHeld { .. } | Self::Unavailable { .. } | Self::NoSpace
+            Self::Timeout { .. }
+                | Self::AlreadyHeld { .. }
+                | Self::InsufficientTime { .. }
+                | Self::Unavailable { .. }
+                | Self::ClusterChanged { .. }
+                | Self::NoSpace
         )
     }
 }
