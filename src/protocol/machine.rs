@@ -114,8 +114,8 @@ impl Protocol {
             (Watched::Own(id), WatchEvent::Created { .. }) => {
                 self.change_queue(id, |queue, cx| queue.own_key_watched(cx));
             }
-            (Watched::Own(id), WatchEvent::Deleted { .. }) => {
-                self.change_queue(id, |queue, cx| queue.own_key_deleted(cx));
+            (Watched::Own(id), WatchEvent::Deleted { revision, .. }) => {
+                self.change_queue(id, |queue, cx| queue.own_key_deleted(revision, cx));
             }
         }
     }
@@ -218,7 +218,7 @@ impl Protocol {
     }
 
     fn handle_steps(&mut self, id: RequestId, reply: Result<Response, Failure>) {
-        for (queue, fate) in self.batches.handle_reply(id, reply) {
+        for (queue, fate) in self.batches.handle_reply(id, reply, &self.queues, self.now) {
             let verdict = self.in_queue(queue, |queue, cx| queue.handle_step(fate, cx));
             self.obey(verdict);
         }
