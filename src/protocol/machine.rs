@@ -211,6 +211,7 @@ impl Protocol {
             return;
         }
         self.batches.clear();
+        self.session.announce_end(LossReason::Closed, &mut self.out);
         for id in self.queue_ids() {
             self.change_queue(id, Queue::close);
         }
@@ -236,6 +237,7 @@ impl Protocol {
             Verdict::Lost(reason) => {
                 self.batches.clear();
                 self.out.forget_requests(|purpose| purpose == Purpose::Steps);
+                self.session.announce_end(reason, &mut self.out);
                 for id in self.queue_ids() {
                     self.change_queue(id, |queue, cx| queue.lose_session(reason, cx));
                 }

@@ -331,12 +331,19 @@ impl Session {
         }
     }
 
-    /// Ends the session that stands; the holds were ended before. A new one is asked for at once.
+    /// Says that the session is over, if it stands: for all of its holds at once, before any part of it is given up.
+    /// [`lose`](Self::lose) or [`close`](Self::close) follows.
+    pub(super) fn announce_end(&self, reason: LossReason, out: &mut Outbox) {
+        if matches!(self.state, State::Up(_)) {
+            out.act(Action::SessionDown { reason });
+        }
+    }
+
+    /// Ends the session that stands; its end was announced before. A new one is asked for at once.
     pub(super) fn lose(&mut self, now: Time, reason: LossReason, out: &mut Outbox) {
         match std::mem::replace(&mut self.state, State::Down) {
             State::Up(tenure) => {
                 tenure.clear(out);
-                out.act(Action::SessionDown { reason });
                 if reason == LossReason::SessionExpired {
                     // The margin is the holders' time to stop. Where the network works again, or in one direction only,
                     // an early revocation would hand their locks over within a moment.
@@ -374,16 +381,11 @@ impl Session {
         }
     }
 
-    /// Ends the session for good; the holds were ended before.
+    /// Ends the session for good; its end was announced before.
     pub(super) fn close(&mut self, now: Time, out: &mut Outbox) {
         out.timers.clear(Timer::Connect);
         match std::mem::replace(&mut self.state, State::Closed) {
-            State::Up(tenure) => {
-                tenure.clear(out);
-                out.act(Action::SessionDown { reason: LossReason::Closed });
-                self.close_lease(now, &tenure, out);
-            }
-            State::Registering(tenure) => {
+            State::Up(tenure) | State::Registering(tenure) => {
                 tenure.clear(out);
                 self.close_lease(now, &tenure, out);
             }

@@ -263,19 +263,26 @@ impl Queue {
         }
     }
 
-    /// Ends the hold although its guards are still there.
+    /// Ends the hold, if there is one, although its guards are still there.
     fn lose_hold(&mut self, reason: LossReason, out: &mut Outbox) {
-        if let Some(hold) = self.contender.as_ref().and_then(Contender::hold) {
-            for &ticket in &hold.claims {
-                out.forget_ticket(ticket);
-            }
-            out.act(Action::EndHold { hold: hold.id, lost: Some(reason) });
+        if let Some(hold) = self.forget_claims(out) {
+            out.act(Action::EndHold { hold, lost: Some(reason) });
         }
     }
 
-    /// The session is over: whatever this name had in etcd goes with its lease. The waiters stay.
+    /// The hold, if there is one, whose guards have nothing left to release.
+    fn forget_claims(&self, out: &mut Outbox) -> Option<HoldId> {
+        let hold = self.contender.as_ref().and_then(Contender::hold)?;
+        for &ticket in &hold.claims {
+            out.forget_ticket(ticket);
+        }
+        Some(hold.id)
+    }
+
+    /// The session is over, and with it the hold: [`Action::SessionDown`] ended all of them. Whatever this name had in
+    /// etcd is deleted with its lease. The waiters stay.
     pub(super) fn lose_session(&mut self, reason: LossReason, cx: &mut Cx<'_>) {
-        self.lose_hold(reason, cx.out);
+        self.forget_claims(cx.out);
         if let Some(contender) = self.contender.take() {
             contender.retire(self.id, cx.out);
         }

@@ -438,6 +438,13 @@ impl Node {
             Action::EndHold { hold, lost } => {
                 assert!(self.holds.insert(hold, lost).is_none(), "{hold:?} ends once");
             }
+            Action::SessionDown { reason } => {
+                for outcome in self.outcomes.values() {
+                    if let Outcome::Granted { hold, .. } = outcome {
+                        self.holds.entry(*hold).or_insert(Some(reason));
+                    }
+                }
+            }
             Action::Closed => self.closed = true,
             _ => {}
         }
