@@ -16,7 +16,8 @@ use crate::io;
 use crate::lock::LockShared;
 use crate::mailbox;
 use crate::options::LockOptions;
-use crate::protocol::{Acquire, Holder, Patience, Refusal, Thread, Ticket};
+use crate::protocol::{Acquire, Holder, Patience, Refusal, Ticket};
+use crate::thread::Thread;
 
 /// How long after its time limit a call waits for the I/O thread, which enforces the limit and first asks who holds
 /// the lock. Beyond that the I/O thread must be stuck, and the call gives up by itself.
@@ -65,7 +66,7 @@ impl Waiting {
         let acquire = Acquire {
             ticket,
             name: lock.name().clone(),
-            thread,
+            thread: thread.0,
             patience,
             retry_interval: options.retry_interval,
             since: asked,

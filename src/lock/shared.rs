@@ -9,7 +9,8 @@ use crate::error::LockError;
 use crate::guard::{Hold, HoldState, LockGuard};
 use crate::inner::Inner;
 use crate::name::LockName;
-use crate::protocol::{Thread, Ticket};
+use crate::protocol::Ticket;
+use crate::thread::Thread;
 
 /// One lock of a manager, whatever the number of its handles. Lives as long as a handle, a waiter or a guard of it.
 pub(crate) struct LockShared {

@@ -7,7 +7,7 @@ use crate::fake::{FakeHold, FakeIo, SOON, fake_manager, fake_manager_with, lock,
 use crate::mailbox::End;
 use crate::options::LockManagerOptions;
 use crate::protocol::Refusal;
-use crate::protocol::Thread;
+use crate::thread::Thread;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -63,7 +63,7 @@ fn another_thread_waits_its_turn_even_if_the_guard_was_moved_to_it() {
             drop(moved);
             waited
         },
-        || assert_ne!(io.refuse(Refusal::AlreadyHeld { holder: None }).thread, asker),
+        || assert_ne!(io.refuse(Refusal::AlreadyHeld { holder: None }).thread, asker.0),
     );
     assert!(matches!(other, Err(LockError::AlreadyHeld { .. })));
     io.leave();

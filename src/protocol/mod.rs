@@ -45,7 +45,7 @@ pub(crate) struct Config {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Ticket(pub(crate) u64);
 
-/// Names one hold: from its grant to its end. Several tickets of one thread can share it.
+/// Names one hold: from its grant to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct HoldId(pub(crate) u64);
 
@@ -57,16 +57,12 @@ pub(crate) struct RequestId(pub(crate) u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct QueueId(u64);
 
-/// Names a calling thread, uniquely within the process; re-entry is for the thread that holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Thread(pub(crate) u64);
-
 /// What callers ask for.
 #[derive(Debug)]
 pub(crate) enum Command {
     /// Get the lock for this ticket. Ends in [`Action::Grant`] or [`Action::Refuse`], once.
     Acquire(Acquire),
-    /// The ticket is not wanted any more, whether it waits or was granted; the last claim of a hold releases it.
+    /// The ticket is not wanted any more, whether it waits or was granted.
     /// With `confirm`, the ticket's answer follows: [`Action::Refuse`] where it waited (when its place in the queue is
     /// given up), [`Action::Confirm`] where it held.
     Leave { ticket: Ticket, confirm: bool },
@@ -78,7 +74,8 @@ pub(crate) enum Command {
 pub(crate) struct Acquire {
     pub(crate) ticket: Ticket,
     pub(crate) name: LockName,
-    pub(crate) thread: Thread,
+    /// The calling thread's number; for people who look at the key.
+    pub(crate) thread: u64,
     pub(crate) patience: Patience,
     /// First back-off step after a failed request.
     pub(crate) retry_interval: Duration,

@@ -8,8 +8,7 @@ use crate::error::LossReason;
 use crate::memory::model::{Model, Notice, Watcher};
 use crate::name::{LockName, Root};
 use crate::protocol::{
-    Acquire, Action, Command, Config, HoldId, Patience, Protocol, Refusal, ReleaseFailure, RequestId, Thread,
-    Ticket,
+    Acquire, Action, Command, Config, HoldId, Patience, Protocol, Refusal, ReleaseFailure, RequestId, Ticket,
 };
 use crate::store::{
     Failure, FailureClass, Key, KeyValue, Op, Order, Range, Request, Response, Revision, Span, Txn,
@@ -287,7 +286,7 @@ impl World {
         let acquire = Acquire {
             ticket,
             name: name(lock),
-            thread: Thread(thread),
+            thread,
             patience,
             retry_interval: Duration::from_millis(100),
             since: self.now,
