@@ -69,6 +69,7 @@ impl Waiting {
             thread: thread.0,
             patience,
             retry_interval: options.retry_interval,
+            warn_after: None,
             since: asked,
             asked_at: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
         };

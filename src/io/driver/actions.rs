@@ -57,6 +57,13 @@ impl<S: Store> Driver<S> {
                     self.protocol.handle_expired(clock::now());
                 }
             }
+            Action::StoreSilent { since, failure, assured } => {
+                self.lines.push(Line::StoreSilent { since, failure, assured });
+            }
+            Action::StoreAnswers { after } => self.lines.push(Line::StoreAnswers { after }),
+            Action::SlowWait { name, waited, holder } => {
+                self.lines.push(Line::SlowWait { name, waited, holder });
+            }
             Action::SessionDown { reason } => {
                 let closing = self.holds.sweep(reason);
                 self.deadline.end();
@@ -74,6 +81,7 @@ impl<S: Store> Driver<S> {
                 self.tickets.granted(ticket, Arc::clone(&state));
                 self.lines.push(Line::Acquired(state));
             }
+            Action::Released { name, token } => self.lines.push(Line::Released { name, token }),
             Action::Refuse { ticket, refusal } => self.tickets.refused(ticket, refusal),
             Action::EndHold { hold, lost } => {
                 self.lines.extend(self.holds.end(hold, lost).map(Line::Ended));

@@ -155,6 +155,7 @@ impl Contender {
             repeated: false,
             plain: false,
             was_gone: false,
+            released: None,
             confirm: Vec::new(),
         }
     }

@@ -61,6 +61,8 @@ pub(super) struct Queue {
     /// Tickets that gave up and get their answer within a short grace.
     departing: Vec<Departing>,
     inspecting: bool,
+    /// Waiters that are told of once the holder's name is known.
+    slow: Vec<Ticket>,
 }
 
 /// Where the queue is with the one step that it may have under way.
@@ -87,6 +89,7 @@ impl Queue {
             last_failure: None,
             departing: Vec::new(),
             inspecting: false,
+            slow: Vec::new(),
         }
     }
 
@@ -133,6 +136,9 @@ impl Queue {
         if let Some(limit) = limits.into_iter().flatten().min() {
             cx.out.timers.set(Timer::Patience(ticket), limit);
         }
+        if let Some(at) = acquire.warn_after.and_then(|after| acquire.since.checked_add(after)) {
+            cx.out.timers.set(Timer::SlowWait(ticket), at);
+        }
         self.waiters.push_back(acquire);
     }
 
@@ -166,8 +172,11 @@ impl Queue {
         if hold.ticket == ticket {
             cx.out.act(Action::EndHold { hold: hold.id, lost: None });
             cx.out.forget_ticket(ticket);
-            let confirm = if confirm { vec![ticket] } else { Vec::new() };
+            let (token, confirm) = (hold.token, if confirm { vec![ticket] } else { Vec::new() });
             self.discard_contender(confirm, cx);
+            if let Some(debris) = self.debris.last_mut() {
+                debris.released = Some(token);
+            }
         }
     }
 
@@ -197,6 +206,7 @@ impl Queue {
             return;
         };
         cx.out.timers.clear(Timer::Patience(ticket));
+        cx.out.timers.clear(Timer::SlowWait(ticket));
         let (name, key) = (self.name.clone(), contender.key.clone());
         cx.out.act(Action::Grant { ticket, hold: id, name, key, token });
         contender.stage = Stage::Held(Hold { id, token, as_of, ticket, doomed: None });
