@@ -10,6 +10,7 @@ mod connections;
 mod fork;
 mod ground;
 mod idle;
+mod lost_writes;
 mod members;
 mod orphans;
 mod partitions;
