@@ -281,7 +281,7 @@ impl World {
                     self.nodes[node].deadline = Some(deadline);
                 }
                 Action::SessionDown { .. } => {
-                    self.check_session_down(node)?;
+                    self.tally.losses += self.checks.session_down(node);
                     self.nodes[node].lease = None;
                     self.nodes[node].deadline = None;
                 }
