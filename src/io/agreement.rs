@@ -36,22 +36,21 @@ impl Agreement {
         if of == era {
             return None;
         }
+        let of_the_session = match request {
+            Request::RenewLease { lease: renewed } => *renewed == lease,
+            Request::Txn(_) | Request::Delete { .. } => request.is_write(),
+            Request::GrantLease { .. } | Request::RevokeLease { .. } | Request::LeaseTimeToLive { .. } => {
+                false
+            }
+        };
         let why = "etcd is another cluster now, and the session was of the one before";
-        match request {
-            Request::RenewLease { lease: renewed } if *renewed == lease => {
-                Some(Failure::new(FailureClass::LeaseGone, why))
-            }
-            Request::Txn(_) | Request::Delete { .. } if request.is_write() => {
-                Some(Failure::new(FailureClass::ClusterChanged, why))
-            }
-            _ => None,
-        }
+        of_the_session.then(|| Failure::new(FailureClass::LeaseGone, why))
     }
 
     /// Asks every endpoint which cluster it belongs to; what all of them say is taken for ours. One that does not answer
     /// agrees to nothing.
     pub(super) async fn seek(&self, endpoints: &Arc<Endpoints>, patience: Duration) {
-        let Ok(mut asked) = self.asked.try_lock() else { return };
+        let mut asked = self.asked.lock().await;
         if asked.is_some_and(|asked| asked.elapsed() < PAUSE) {
             return;
         }

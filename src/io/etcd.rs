@@ -162,8 +162,10 @@ impl Shared {
             }
         }
         if let Some(changed) = self.endpoints.changed() {
-            self.agreement.seek(&self.endpoints, self.patience).await;
-            return Err(Failure::new(FailureClass::ClusterChanged, changed));
+            Box::pin(self.agreement.seek(&self.endpoints, self.patience)).await;
+            let now = self.endpoints.era();
+            let class = if now == era { FailureClass::ClusterChanged } else { FailureClass::NotDone };
+            return Err(self.agreement.refusal(request, now).unwrap_or_else(|| Failure::new(class, changed)));
         }
         let none_left =
             || Failure::new(FailureClass::Refused, "every endpoint belongs to another etcd cluster");

@@ -15,6 +15,7 @@ mod members;
 mod orphans;
 mod partitions;
 mod processes;
+mod restore;
 mod rolling;
 mod soak;
 mod space;
