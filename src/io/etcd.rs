@@ -50,6 +50,9 @@ struct Shared {
     patience: Duration,
 }
 
+/// etcd checkpoints the rest of a lease this often, where it is set to do so; a shorter lease never has a checkpoint.
+const CHECKPOINTS: Duration = Duration::from_secs(300);
+
 impl Etcd {
     /// Connects to the cluster behind these endpoints. Must be called in the runtime that will carry out the requests.
     ///
@@ -66,6 +69,14 @@ impl Etcd {
             })?;
         }
         connect::first_contact(&endpoints, options.connect_timeout).await?;
+        if options.ttl > CHECKPOINTS {
+            log::warn!(
+                target: "etcd_lock",
+                "a TTL of {:?} is above {CHECKPOINTS:?}: where etcd makes lease checkpoints, one that crosses a renewal can \
+                 end the session early after an election",
+                options.ttl
+            );
+        }
         let (agreement, keep_alive) = (Agreement::default(), KeepAlive::default());
         let request_timeout = options.request_timeout;
         let patience = (options.ttl / PATIENCE_OF_TTL).clamp(SHORTEST_PATIENCE, LONGEST_PATIENCE);
