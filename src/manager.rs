@@ -65,7 +65,9 @@ impl LockManager {
     /// `/app/jobs` would be contenders for the lock `jobs`.
     ///
     /// An endpoint is `http://host:port`, `https://host:port` or `host:port`. Any one of them that works is enough;
-    /// when it fails, others are tried.
+    /// when it fails, others are tried. It must be a member, or pass on connections as they are. `etcd grpc-proxy` is not
+    /// supported: it answers renewals from its own earlier ones, so a hold could be assured for longer than its lease lasts.
+    /// Nor is a proxy that repeats requests (HTTP/2 load balancers with retries): one may be carried out twice.
     ///
     /// # Blocking
     ///

@@ -85,7 +85,9 @@ impl LockManagerOptions {
     /// **Default:** 30 s. **Cost:** a short TTL frees the locks of a dead process sooner, and loses those of a live one
     /// sooner when etcd is out of reach; renewals go out every third of it. **Limit:** 1 s to 9,000,000,000 s, sent
     /// rounded up to whole seconds. etcd raises a TTL below its own floor (2 s with its default election timeout)
-    /// without a word; [`SessionInfo::ttl`](crate::SessionInfo) tells what was granted.
+    /// without a word; [`SessionInfo::ttl`](crate::SessionInfo) tells what was granted. Above 300 s, where etcd makes lease
+    /// checkpoints (`--experimental-enable-lease-checkpoint`), one that crosses a renewal can end the session early after an
+    /// election; `connect` warns of it.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self

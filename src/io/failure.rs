@@ -98,7 +98,7 @@ impl Fault {
     pub(super) fn into_failure(self) -> Failure {
         let class = match self.kind {
             FaultKind::Elsewhere | FaultKind::Leaderless => FailureClass::NotDone,
-            FaultKind::Foreign => FailureClass::Refused,
+            FaultKind::Foreign => FailureClass::ClusterChanged,
             FaultKind::Token => FailureClass::Unauthenticated,
             FaultKind::Impatient => FailureClass::Unknown,
             FaultKind::Class(class) => class,
@@ -225,6 +225,7 @@ pub(crate) fn lock_error(failure: Failure, doing: &str) -> LockError {
         FailureClass::NotDone | FailureClass::Unknown | FailureClass::LeaseGone | FailureClass::Compacted => {
             LockError::Unavailable { doing: doing.into(), source }
         }
+        FailureClass::ClusterChanged => LockError::ClusterChanged { doing: doing.into(), source },
         FailureClass::NoSpace => LockError::NoSpace,
         FailureClass::Unauthenticated => LockError::Unauthenticated { source },
         FailureClass::PermissionDenied => LockError::PermissionDenied { doing: doing.into(), source },
@@ -347,6 +348,7 @@ mod tests {
             (C::Unknown, ErrorCode::Unavailable),
             (C::LeaseGone, ErrorCode::Unavailable),
             (C::Compacted, ErrorCode::Unavailable),
+            (C::ClusterChanged, ErrorCode::ClusterChanged),
             (C::NoSpace, ErrorCode::NoSpace),
             (C::Unauthenticated, ErrorCode::Unauthenticated),
             (C::PermissionDenied, ErrorCode::PermissionDenied),

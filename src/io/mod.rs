@@ -7,13 +7,16 @@ mod thread;
 
 pub(crate) mod admin;
 
+mod agreement;
 mod connect;
 mod convert;
+mod doubt;
 mod endpoint;
 mod endpoints;
 mod etcd;
 mod failure;
 mod keepalive;
+mod log_seen;
 mod target;
 #[cfg(test)]
 pub(crate) mod testing;

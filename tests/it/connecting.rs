@@ -386,3 +386,15 @@ mod tls {
         assert_eq!(logs.lines(), []);
     }
 }
+
+#[test]
+fn a_ttl_that_etcd_may_checkpoint_is_warned_of() {
+    let etcd = shared();
+    let root = fresh_root("checkpoint");
+    for (seconds, warnings) in [(300, 0), (301, 1)] {
+        let logs = Logs::with("lease checkpoints");
+        let options = options(etcd.access()).ttl(Duration::from_secs(seconds));
+        drop(connect_with(etcd.access(), &root, options));
+        assert_eq!(logs.of_level(log::Level::Warn).len(), warnings, "{:?}", logs.lines());
+    }
+}

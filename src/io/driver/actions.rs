@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::lines::Line;
 use super::window::{self, Outgoing};
 use super::{Done, Driver};
-use crate::clock;
+use crate::clock::{self, Time};
 use crate::io::startup::Abandoned;
 use crate::io::{Store, WatchOrder};
 use crate::protocol::Action;
@@ -27,8 +27,9 @@ impl<S: Store> Driver<S> {
     fn perform_one(&mut self, action: Action) {
         match action {
             Action::Send { id, request, timeout } => {
-                if let Some(outgoing) = self.window.admit(Outgoing { id, request, timeout }) {
-                    self.send(outgoing);
+                let now = clock::now();
+                if let Some(outgoing) = self.window.admit(Outgoing { id, request, until: now + timeout }) {
+                    self.send(now, outgoing);
                 }
             }
             // The watches' task ends with this driver only; that it has ended is seen in `finish`.
@@ -91,18 +92,22 @@ impl<S: Store> Driver<S> {
         }
     }
 
-    pub(super) fn send(&mut self, Outgoing { id, request, timeout }: Outgoing) {
+    pub(super) fn send(&mut self, now: Time, Outgoing { id, request, until }: Outgoing) {
         let limited = window::is_limited(&request);
-        let call = self.store.call(request, timeout);
+        let call = self.store.call(request, until.since(now));
         self.tasks.spawn(async move { Done::Request { id, reply: call.await, limited } });
     }
 
     /// What was to be done under a session that is over need not be asked of the store any more.
     fn give_up_kept(&mut self) {
-        let now = clock::now();
-        for Outgoing { id, .. } in self.window.take_kept() {
-            let failure = Failure::new(FailureClass::NotDone, "the session was over before its turn came");
-            self.protocol.handle_reply(now, id, Err(failure));
+        let kept = self.window.take_kept();
+        self.not_sent(clock::now(), kept, "the session was over before its turn came");
+    }
+
+    /// These were never sent, and will not be.
+    pub(super) fn not_sent(&mut self, now: Time, requests: Vec<Outgoing>, why: &str) {
+        for Outgoing { id, .. } in requests {
+            self.protocol.handle_reply(now, id, Err(Failure::new(FailureClass::NotDone, why)));
         }
     }
 

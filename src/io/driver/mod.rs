@@ -172,7 +172,7 @@ impl<S: Store> Driver<S> {
     fn pause(&self, now: Time) -> Duration {
         let longest = if self.holds.is_empty() { LONGEST_PAUSE } else { LONGEST_PAUSE_HOLDING };
         let startup = self.startup.as_ref().map(|startup| startup.deadline);
-        [self.protocol.next_timeout(), startup, self.closing]
+        [self.protocol.next_timeout(), self.window.next_timeout(), startup, self.closing]
             .into_iter()
             .flatten()
             .map(|at| at.since(now))
@@ -180,6 +180,8 @@ impl<S: Store> Driver<S> {
     }
 
     fn look_at_the_clock(&mut self, now: Time) {
+        let overdue = self.window.take_overdue(now);
+        self.not_sent(now, overdue, "too many requests at once: its turn did not come in time");
         if self.protocol.next_timeout().is_some_and(|at| at <= now) {
             self.protocol.handle_timeout(now);
         }
@@ -226,7 +228,7 @@ impl<S: Store> Driver<S> {
         match done {
             Ok(Done::Request { id, reply, limited }) => {
                 if limited && let Some(next) = self.window.answered() {
-                    self.send(next);
+                    self.send(now, next);
                 }
                 self.protocol.handle_reply(now, id, reply);
             }
