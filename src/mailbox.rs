@@ -88,7 +88,7 @@ impl Mailbox {
     /// An error in a child of the process that made this. There, no lock may be waited for either: the thread that
     /// held it at the fork does not exist.
     pub(crate) fn check_process(&self) -> Result<(), LockError> {
-        if self.process.is_current() { Ok(()) } else { Err(self.process.left()) }
+        if self.process.is_current() { Ok(()) } else { Err(LockError::Forked) }
     }
 
     fn end(&self) -> End {
