@@ -100,7 +100,7 @@ pub use crossbeam_channel;
 
 pub use error::{Cause, ErrorCode, LockError, LossReason};
 pub use guard::LockGuard;
-pub use info::{FencingToken, ForceUnlock, LockInfo, SessionInfo};
+pub use info::{FencingToken, ForceUnlock, InvalidToken, LockInfo, LockState, SessionInfo};
 pub use lock::DistributedLock;
 pub use manager::LockManager;
 pub use options::{LockManagerOptions, LockOptions};
