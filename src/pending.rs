@@ -102,11 +102,10 @@ impl PendingLock {
     /// ```
     /// # fn main() -> Result<(), etcd_lock::LockError> {
     /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
-    /// // Queue up for two locks at once, then wait for both.
-    /// let pending = [manager.new_lock("left")?.enqueue()?, manager.new_lock("right")?.enqueue()?];
-    /// for place in pending {
-    ///     assert!(place.wait()?.is_held());
-    /// }
+    /// let pending = manager.new_lock("report")?.enqueue()?;
+    /// let text = "what can be prepared meanwhile";
+    /// let guard = pending.wait()?;
+    /// println!("{text}, under token {}", guard.token());
     /// # Ok(())
     /// # }
     /// ```

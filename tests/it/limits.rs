@@ -17,6 +17,7 @@ on_both_stores! {
     a_thread_that_waits_for_its_own_process_ends_in_time_and_names_it,
     retries_count_from_the_enqueue,
     a_cancelled_call_ends_in_time_and_leaves_no_key,
+    a_call_with_both_limits_ends_with_the_first_of_them,
     what_is_cancelled_already_is_not_asked_for,
     a_try_never_joins_the_queue,
     a_place_in_the_queue_can_be_given_up_in_a_select,
@@ -205,6 +206,31 @@ fn a_cancelled_call_ends_in_time_and_leaves_no_key(backend: &Backend) {
         });
         held.nothing_is_left(backend);
     }
+}
+
+fn a_call_with_both_limits_ends_with_the_first_of_them(backend: &Backend) {
+    let held = Contended::new(backend);
+    let (lock, limit) = (held.lock(), 100 * MS);
+    let (stop, cancel) = bounded::<()>(1);
+    gives_up_in_time(limit, || lock.lock_timeout_or_cancel(limit, &cancel), held.guard.token());
+    held.nothing_is_left(backend);
+    ends_in_time(|| {
+        thread::scope(|scope| {
+            let call = scope.spawn(|| (lock.lock_timeout_or_cancel(SOON, &cancel), Instant::now()));
+            backend.wait_for_contenders("a", 2);
+            let cancelled_at = Instant::now();
+            stop.send(()).unwrap();
+            let (result, ended_at) = call.join().unwrap();
+            assert!(matches!(&result, Err(LockError::Cancelled { key, .. }) if key == "a"), "{result:?}");
+            Ended { excess: ended_at.saturating_duration_since(cancelled_at), complete: true }
+        })
+    });
+    held.nothing_is_left(backend);
+    drop(held.guard);
+    assert!(lock.lock_timeout_or_cancel(SOON, &cancel).unwrap().is_held(), "its message was taken before");
+    drop(stop);
+    let result = lock.lock_timeout_or_cancel(Duration::ZERO, &cancel);
+    assert!(matches!(result, Err(LockError::Cancelled { .. })), "{result:?}");
 }
 
 fn what_is_cancelled_already_is_not_asked_for(backend: &Backend) {
