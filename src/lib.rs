@@ -73,6 +73,7 @@ mod tls;
 mod guard;
 mod lock;
 mod pending;
+mod viewer;
 
 mod error;
 mod info;
@@ -108,6 +109,7 @@ pub use pending::PendingLock;
 pub use stats::{LossCounts, RpcCounts, Stats};
 #[cfg(feature = "tls")]
 pub use tls::TlsOptions;
+pub use viewer::LockViewer;
 
 /// The programs in README.md, one of which needs TLS, are tested like those of this documentation.
 #[cfg(all(doctest, feature = "tls"))]

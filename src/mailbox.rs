@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use oneshot::{Receiver, RecvTimeoutError};
 use tokio::sync::Notify;
 
-use crate::command::Message;
+use crate::command::{Message, Question};
 use crate::error::{Cause, LockError};
 use crate::process::Process;
 
@@ -77,6 +77,25 @@ impl Mailbox {
             return Ok(());
         }
         Err(self.gone())
+    }
+
+    /// Puts a question to the I/O thread and waits for the answer, at most `limit`.
+    pub(crate) fn ask<T>(
+        &self,
+        limit: Duration,
+        doing: &str,
+        question: impl FnOnce(oneshot::Sender<Result<T, LockError>>) -> Question,
+    ) -> Result<T, LockError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Ask(question(reply)))?;
+        match wait_for(&answer, Instant::now().checked_add(limit)) {
+            Ok(result) => result,
+            Err(RecvTimeoutError::Disconnected) => Err(self.gone()),
+            Err(RecvTimeoutError::Timeout) => Err(LockError::Unavailable {
+                doing: doing.into(),
+                source: Cause::new("the I/O thread did not answer in time"),
+            }),
+        }
     }
 
     /// An error once the I/O thread serves no more.
@@ -167,7 +186,6 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use std::thread;
-    use std::time::Duration;
 
     use super::*;
     use crate::protocol::Ticket;

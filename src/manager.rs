@@ -4,13 +4,13 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
-use crate::command::Message;
+use crate::command::Question;
 use crate::error::LockError;
 use crate::info::{ForceUnlock, LockInfo, SessionInfo};
 use crate::inner::Inner;
 use crate::io::{Etcd, Store};
 use crate::lock::DistributedLock;
-use crate::memory::{ClientId, MemoryStore};
+use crate::memory::ClientId;
 use crate::options::{LockManagerOptions, LockOptions};
 use crate::stats::Stats;
 
@@ -55,7 +55,7 @@ use crate::stats::Stats;
 pub struct LockManager {
     inner: Arc<Inner>,
     /// How its store knows a manager that has none but an in-process one.
-    client: Option<ClientId>,
+    pub(crate) client: Option<ClientId>,
 }
 
 impl LockManager {
@@ -98,54 +98,6 @@ impl LockManager {
         let endpoints: Vec<String> = endpoints.iter().map(|endpoint| endpoint.as_ref().to_owned()).collect();
         let for_store = options.clone();
         Self::connect_to(root, &options, move || async move { Etcd::connect(&endpoints, &for_store).await })
-    }
-
-    /// A manager on an in-process store: the same locks without a server, for unit tests, for trying things out and
-    /// for programs of one process.
-    ///
-    /// It excludes only the managers of this process that share the store. See [`memory`](crate::memory) for what a
-    /// test can make happen to it.
-    ///
-    /// # Blocking
-    ///
-    /// For the moment in which the session is set up.
-    ///
-    /// # Errors
-    ///
-    /// - [`LockError::InvalidOptions`]: an option or the root cannot be used.
-    /// - [`LockError::Internal`]: no thread could be started.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use etcd_lock::memory::MemoryStore;
-    /// use etcd_lock::{LockError, LockManager};
-    ///
-    /// # fn main() -> Result<(), LockError> {
-    /// let store = MemoryStore::new();
-    /// let alice = LockManager::in_memory(&store, "/app/locks", Default::default())?;
-    /// let bob = LockManager::in_memory(&store, "/app/locks", Default::default())?;
-    ///
-    /// let guard = alice.new_lock("report")?.lock()?;
-    /// assert!(bob.new_lock("report")?.try_lock()?.is_none());
-    /// drop(guard);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn in_memory(
-        store: &MemoryStore,
-        root: &str,
-        options: LockManagerOptions,
-    ) -> Result<Self, LockError> {
-        let client = store.client();
-        let id = client.id();
-        let manager = Self::connect_to(root, &options, move || async move { Ok(client) })?;
-        Ok(Self { client: Some(id), ..manager })
-    }
-
-    /// How its in-process store knows it; `None` on a real etcd.
-    pub(crate) fn client(&self) -> Option<ClientId> {
-        self.client
     }
 
     /// Over any store, which `connect` makes on the I/O thread.
@@ -238,7 +190,8 @@ impl LockManager {
     /// ```
     pub fn lock_info(&self, key: &str) -> Result<Option<LockInfo>, LockError> {
         let name = self.inner.name(key)?;
-        self.inner.ask("looking at a lock", |reply| Message::LockInfo { name, reply })
+        let doing = format!("looking at lock {key:?}");
+        self.inner.ask(&doing, |reply| Question::LockInfo { name, reply })
     }
 
     /// Every lock that is held, anywhere, and whose name begins with `prefix`, sorted by name. `""` is all of them.
@@ -267,7 +220,46 @@ impl LockManager {
     /// ```
     pub fn list_locks(&self, prefix: &str) -> Result<Vec<LockInfo>, LockError> {
         let prefix = prefix.to_owned();
-        self.inner.ask("listing locks", |reply| Message::ListLocks { prefix, reply })
+        self.inner.ask("listing locks", |reply| Question::ListLocks { prefix, reply })
+    }
+
+    /// Everybody in this lock's queue, anywhere, in its order: who holds it, and who waits. Empty if it is free.
+    ///
+    /// A process is there once for each lock, however many of its threads wait.
+    ///
+    /// # Blocking
+    ///
+    /// Up to [`request_timeout`](LockManagerOptions::request_timeout).
+    ///
+    /// # Errors
+    ///
+    /// As for [`lock_info`](Self::lock_info).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// use etcd_lock::{LockManager, LockManagerOptions, LockState, memory::MemoryStore};
+    ///
+    /// let store = MemoryStore::new();
+    /// let connect = |owner: &str| {
+    ///     LockManager::in_memory(&store, "/app", LockManagerOptions::default().owner(owner))
+    /// };
+    /// let (alice, bob) = (connect("alice")?, connect("bob")?);
+    /// let _hers = alice.new_lock("jobs")?.lock()?;
+    /// let _his = bob.new_lock("jobs")?.enqueue()?;
+    /// # while alice.queue("jobs")?.len() < 2 {}
+    ///
+    /// let queue = alice.queue("jobs")?;
+    /// let owners: Vec<_> = queue.iter().map(|info| (info.owner.as_deref(), info.state)).collect();
+    /// assert_eq!(owners, [(Some("alice"), LockState::Held), (Some("bob"), LockState::Waiting)]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn queue(&self, key: &str) -> Result<Vec<LockInfo>, LockError> {
+        let name = self.inner.name(key)?;
+        let doing = format!("looking at the queue of lock {key:?}");
+        self.inner.ask(&doing, |reply| Question::Queue { name, reply })
     }
 
     /// Takes the lock from whoever holds it, and tells who that was.
@@ -303,7 +295,8 @@ impl LockManager {
     /// ```
     pub fn force_unlock(&self, key: &str, scope: ForceUnlock) -> Result<LockInfo, LockError> {
         let name = self.inner.name(key)?;
-        self.inner.ask("force-unlocking a lock", |reply| Message::ForceUnlock { name, scope, reply })
+        let doing = format!("force-unlocking lock {key:?}");
+        self.inner.ask(&doing, |reply| Question::ForceUnlock { name, scope, reply })
     }
 
     /// The session as this manager knows it, without asking etcd.

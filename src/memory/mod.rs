@@ -9,6 +9,7 @@
 //! and neither does another process. It keeps nothing beyond the process's life.
 
 mod client;
+mod manager;
 pub(crate) mod model;
 mod state;
 
@@ -209,7 +210,7 @@ impl MemoryStore {
     }
 
     fn on(&self, manager: &LockManager, act: impl FnOnce(&mut State, ClientId)) {
-        if let Some(client) = manager.client() {
+        if let Some(client) = manager.client {
             act(&mut self.shared.state.lock(), client);
         }
     }
