@@ -20,6 +20,8 @@ pub(crate) enum Message {
     Leave { ticket: Ticket, reply: Option<Sender<Left>> },
     /// Ask etcd about locks, beside the protocol.
     Ask(Question),
+    /// Behave as if the session's assured time had just run out. A test's doing; answered when that is done.
+    Expire { reply: Sender<()> },
     /// End everything.
     Close,
 }

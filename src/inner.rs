@@ -15,7 +15,7 @@ use crate::error::{Cause, LockError};
 use crate::info::SessionInfo;
 use crate::io::{GRACE, IoThread, Launch, Report, Settings, Store};
 use crate::lock::LockShared;
-use crate::mailbox::{Mailbox, mailbox};
+use crate::mailbox::{self, Mailbox, mailbox};
 use crate::name::{LockName, Root};
 use crate::options::LockManagerOptions;
 use crate::protocol::{Config, IN_FLIGHT, Ticket};
@@ -169,6 +169,15 @@ impl Inner {
         question: impl FnOnce(Sender<Result<T, LockError>>) -> Question,
     ) -> Result<T, LockError> {
         self.mailbox.ask(self.request_timeout.saturating_add(GRACE), doing, question)
+    }
+
+    /// Ends the session as its deadline would; returns when every hold is over.
+    pub(crate) fn expire(&self) {
+        let (reply, done) = oneshot::channel();
+        if self.send(Message::Expire { reply }).is_ok() {
+            // An error says that the I/O thread has ended, and every hold with it.
+            let _ = mailbox::wait_for(&done, None);
+        }
     }
 
     /// Ends the manager for all its handles.

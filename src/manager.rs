@@ -100,6 +100,11 @@ impl LockManager {
         Self::connect_to(root, &options, move || async move { Etcd::connect(&endpoints, &for_store).await })
     }
 
+    /// Ends the session as its deadline would; returns when every hold is over.
+    pub(crate) fn expire(&self) {
+        self.inner.expire();
+    }
+
     /// Over any store, which `connect` makes on the I/O thread.
     pub(crate) fn connect_to<S: Store, F: Future<Output = Result<S, LockError>>>(
         root: &str,

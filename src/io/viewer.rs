@@ -47,7 +47,7 @@ impl Viewer {
                         return;
                     }
                     // Nobody who has a viewer alone can ask for these.
-                    Message::Acquire { .. } | Message::Leave { .. } => {}
+                    Message::Acquire { .. } | Message::Leave { .. } | Message::Expire { .. } => {}
                 }
             }
         }

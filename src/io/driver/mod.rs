@@ -248,6 +248,13 @@ impl<S: Store> Driver<S> {
             Message::Close => self.begin_to_close(now),
             // Whoever asks while the manager is closing sees the channel close.
             _ if self.closing.is_some() => {}
+            Message::Expire { reply } => {
+                self.deadline.end();
+                self.protocol.handle_expired(now);
+                // Whoever asked for it goes on when every hold is over.
+                self.perform();
+                let _ = reply.send(());
+            }
             Message::Ask(question) => {
                 let Settings { root, request_timeout, .. } = self.settings.clone();
                 let answering = admin::answer(self.store.clone(), root, request_timeout, question);
