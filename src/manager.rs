@@ -38,19 +38,7 @@ use crate::stats::Stats;
 /// # }
 /// ```
 ///
-/// The same without a server:
-///
-/// ```
-/// # fn main() -> Result<(), etcd_lock::LockError> {
-/// use etcd_lock::LockManager;
-/// use etcd_lock::memory::MemoryStore;
-///
-/// let manager = LockManager::in_memory(&MemoryStore::new(), "/app/locks", Default::default())?;
-/// let guard = manager.new_lock("invoices/2024")?.lock()?;
-/// assert!(guard.is_held());
-/// # Ok(())
-/// # }
-/// ```
+/// [`in_memory`](Self::in_memory) makes the same without a server.
 #[derive(Clone)]
 pub struct LockManager {
     inner: Arc<Inner>,
@@ -114,9 +102,9 @@ impl LockManager {
         Ok(Self { inner: Arc::new(Inner::start(root, options, connect)?), client: None })
     }
 
-    /// The lock with this name, to be waited for with the default [`LockOptions`]. Nothing is asked of etcd yet.
+    /// The lock with this key, to be waited for with the default [`LockOptions`]. Nothing is asked of etcd yet.
     ///
-    /// A name is any UTF-8 text of 1 to 512 bytes; `a`, `a/b` and `a/` are three unrelated locks.
+    /// A key is any UTF-8 text of 1 to 512 bytes; `a`, `a/b` and `a/` are three unrelated locks.
     ///
     /// # Errors
     ///
@@ -136,7 +124,7 @@ impl LockManager {
         self.new_lock_with(key, LockOptions::default())
     }
 
-    /// The lock with this name, to be waited for as `options` say. They belong to the returned handle; the lock itself
+    /// The lock with this key, to be waited for as `options` say. They belong to the returned handle; the lock itself
     /// is the same whatever its handles' options are.
     ///
     /// # Errors
@@ -199,7 +187,7 @@ impl LockManager {
         self.inner.ask(&doing, |reply| Question::LockInfo { name, reply })
     }
 
-    /// Every lock that is held, anywhere, and whose name begins with `prefix`, sorted by name. `""` is all of them.
+    /// Every lock that is held, anywhere, and whose key begins with `prefix`, sorted by key. `""` is all of them.
     ///
     /// # Blocking
     ///
@@ -359,6 +347,10 @@ impl LockManager {
 
     /// Ends the manager for all its handles: every guard is lost, every waiting call fails with [`LockError::Closed`],
     /// the session with all its keys goes from etcd, and the thread ends. Closing again changes nothing.
+    ///
+    /// On shutdown **this is all that is needed**: what guards hold, and what was dropped a moment ago, is released with
+    /// it. To call [`unlock`](crate::LockGuard::unlock) first only takes longer when etcd is away. `examples/signals.rs`
+    /// does it on Ctrl-C; a program that a signal ends without this holds its locks until the lease expires.
     ///
     /// # Blocking
     ///

@@ -89,7 +89,7 @@ impl PendingLock {
     ///
     /// # Blocking
     ///
-    /// Until the lock is granted, its [retries](crate::LockOptions::max_retries) run out, or the manager is closed; not
+    /// Until the lock is granted, the [limit](crate::LockOptions::max_retries) of its options runs out, or the manager is closed; not
     /// at all once [`ready`](Self::ready) is disconnected.
     ///
     /// # Errors

@@ -214,7 +214,7 @@ impl LockGuard {
         self.hold.state.token
     }
 
-    /// The lock's name.
+    /// The lock's key, as it was given to [`new_lock`](crate::LockManager::new_lock).
     pub fn key(&self) -> &str {
         self.hold.state.name.as_str()
     }

@@ -1,4 +1,4 @@
-//! A lock by its name: what one does to get hold of it.
+//! A lock by its key: what one does to get hold of it.
 
 mod shared;
 
@@ -58,13 +58,13 @@ impl DistributedLock {
     ///
     /// # Blocking
     ///
-    /// Until the lock is granted, the [retries](LockOptions::max_retries) run out, or the manager is closed. While
+    /// Until the lock is granted, the [limit](LockOptions::max_retries) of its options runs out, or the manager is closed. While
     /// etcd is out of reach it goes on waiting. A lost session does not disturb a waiting call.
     ///
     /// # Errors
     ///
-    /// - [`LockError::AlreadyHeld`]: the retries ran out while somebody else held it.
-    /// - [`LockError::Unavailable`]: they ran out while etcd could not be reached.
+    /// - [`LockError::AlreadyHeld`]: that limit ran out while somebody else held it.
+    /// - [`LockError::Unavailable`]: it ran out while etcd could not be reached.
     /// - [`LockError::Expired`]: this thread holds it already, but has lost it.
     /// - [`LockError::PermissionDenied`], [`LockError::Unauthenticated`], [`LockError::NoSpace`]: etcd refused.
     /// - [`LockError::Closed`]: the manager was closed. [`LockError::Internal`]: its I/O thread died.
@@ -274,7 +274,7 @@ impl DistributedLock {
     /// everybody behind them. Take several locks one after the other, all programs in the same order (sorted keys, say),
     /// with [`lock_deadline`](Self::lock_deadline).
     ///
-    /// The options' [retries](LockOptions::max_retries) count from here. For re-entry the lock is this thread's, even
+    /// The [limit](LockOptions::max_retries) of its options counts from here. For re-entry the lock is this thread's, even
     /// if another one waits for the `PendingLock`.
     ///
     /// # Errors
@@ -323,7 +323,7 @@ impl DistributedLock {
         self.shared.is_held()
     }
 
-    /// The lock's name.
+    /// The lock's key, as it was given to [`new_lock`](crate::LockManager::new_lock).
     pub fn key(&self) -> &str {
         self.shared.name.as_str()
     }
