@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use oneshot::{RecvTimeoutError, Sender};
+use oneshot::Sender;
 use parking_lot::Mutex;
 
 use crate::clock;
-use crate::command::Message;
+use crate::command::{Message, Question};
 use crate::error::{Cause, LockError};
 use crate::info::SessionInfo;
 use crate::io::{GRACE, IoThread, Launch, Report, Settings, Store};
@@ -166,20 +166,17 @@ impl Inner {
     pub(crate) fn ask<T>(
         &self,
         doing: &str,
-        question: impl FnOnce(Sender<Result<T, LockError>>) -> Message,
+        question: impl FnOnce(Sender<Result<T, LockError>>) -> Question,
     ) -> Result<T, LockError> {
-        let (reply, answer) = oneshot::channel();
-        self.send(question(reply))?;
-        match mailbox::wait_for(
-            &answer,
-            Instant::now().checked_add(self.request_timeout.saturating_add(GRACE)),
-        ) {
-            Ok(result) => result,
-            Err(RecvTimeoutError::Disconnected) => Err(self.gone()),
-            Err(RecvTimeoutError::Timeout) => Err(LockError::Unavailable {
-                doing: doing.into(),
-                source: Cause::new("the I/O thread did not answer in time"),
-            }),
+        self.mailbox.ask(self.request_timeout.saturating_add(GRACE), doing, question)
+    }
+
+    /// Ends the session as its deadline would; returns when every hold is over.
+    pub(crate) fn expire(&self) {
+        let (reply, done) = oneshot::channel();
+        if self.send(Message::Expire { reply }).is_ok() {
+            // An error says that the I/O thread has ended, and every hold with it.
+            let _ = mailbox::wait_for(&done, None);
         }
     }
 

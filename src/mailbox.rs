@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use oneshot::{Receiver, RecvTimeoutError};
 use tokio::sync::Notify;
 
-use crate::command::Message;
+use crate::command::{Message, Question};
 use crate::error::{Cause, LockError};
 use crate::process::Process;
 
@@ -79,6 +79,25 @@ impl Mailbox {
         Err(self.gone())
     }
 
+    /// Puts a question to the I/O thread and waits for the answer, at most `limit`.
+    pub(crate) fn ask<T>(
+        &self,
+        limit: Duration,
+        doing: &str,
+        question: impl FnOnce(oneshot::Sender<Result<T, LockError>>) -> Question,
+    ) -> Result<T, LockError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Ask(question(reply)))?;
+        match wait_for(&answer, Instant::now().checked_add(limit)) {
+            Ok(result) => result,
+            Err(RecvTimeoutError::Disconnected) => Err(self.gone()),
+            Err(RecvTimeoutError::Timeout) => Err(LockError::Unavailable {
+                doing: doing.into(),
+                source: Cause::new("the I/O thread did not answer in time"),
+            }),
+        }
+    }
+
     /// An error once the I/O thread serves no more.
     pub(crate) fn check(&self) -> Result<(), LockError> {
         self.check_process()?;
@@ -88,7 +107,7 @@ impl Mailbox {
     /// An error in a child of the process that made this. There, no lock may be waited for either: the thread that
     /// held it at the fork does not exist.
     pub(crate) fn check_process(&self) -> Result<(), LockError> {
-        if self.process.is_current() { Ok(()) } else { Err(self.process.left()) }
+        if self.process.is_current() { Ok(()) } else { Err(LockError::Forked) }
     }
 
     fn end(&self) -> End {
@@ -167,7 +186,6 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use std::thread;
-    use std::time::Duration;
 
     use super::*;
     use crate::protocol::Ticket;

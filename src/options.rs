@@ -131,8 +131,8 @@ impl LockManagerOptions {
 
     /// How long one attempt of one request to etcd may take, and each call that is a single question:
     /// [`try_lock`](crate::DistributedLock::try_lock), [`unlock`](crate::LockGuard::unlock),
-    /// [`lock_info`](crate::LockManager::lock_info), [`list_locks`](crate::LockManager::list_locks) and
-    /// [`force_unlock`](crate::LockManager::force_unlock).
+    /// [`lock_info`](crate::LockManager::lock_info), [`list_locks`](crate::LockManager::list_locks),
+    /// [`queue`](crate::LockManager::queue) and [`force_unlock`](crate::LockManager::force_unlock).
     ///
     /// **Default:** 5 s. **Cost:** a request that is cut short may still be carried out, which takes further requests
     /// to find out; so a little more than the slowest healthy answer is best. **Limit:** not zero.
@@ -247,7 +247,7 @@ impl Default for LockOptions {
 }
 
 impl LockOptions {
-    /// The unit of [`max_retries`](Self::max_retries), and the first pause after a request to etcd has failed (it
+    /// The unit of the limit that [`max_retries`](Self::max_retries) sets, and the first pause after a request to etcd has failed (it
     /// doubles up to 2 s, jittered). Waiting for a lock polls nothing, whatever the interval is.
     ///
     /// **Default:** 100 ms. **Cost:** a short one asks an ailing cluster more often. **Limit:** not zero.
@@ -256,8 +256,11 @@ impl LockOptions {
         self
     }
 
-    /// How many [`retry_interval`](Self::retry_interval)s a call waits for a lock before it fails with
-    /// [`LockError::AlreadyHeld`], or with [`LockError::Unavailable`] if etcd could not be reached.
+    /// Limits how long a call waits for a lock; nothing is retried, whatever the name says.
+    ///
+    /// After so many [`retry_interval`](Self::retry_interval)s the call fails with [`LockError::AlreadyHeld`], or with
+    /// [`LockError::Unavailable`] if etcd could not be reached. The lock is granted at the moment it is free, as without
+    /// this limit.
     ///
     /// **Default:** 0, which waits for ever. **Cost:** none; waiting is event-driven. **Limit:** none; a product that
     /// is beyond the clock's range is for ever.

@@ -89,7 +89,7 @@ impl PendingLock {
     ///
     /// # Blocking
     ///
-    /// Until the lock is granted, its [retries](crate::LockOptions::max_retries) run out, or the manager is closed; not
+    /// Until the lock is granted, the [limit](crate::LockOptions::max_retries) of its options runs out, or the manager is closed; not
     /// at all once [`ready`](Self::ready) is disconnected.
     ///
     /// # Errors
@@ -102,11 +102,10 @@ impl PendingLock {
     /// ```
     /// # fn main() -> Result<(), etcd_lock::LockError> {
     /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
-    /// // Queue up for two locks at once, then wait for both.
-    /// let pending = [manager.new_lock("left")?.enqueue()?, manager.new_lock("right")?.enqueue()?];
-    /// for place in pending {
-    ///     assert!(place.wait()?.is_held());
-    /// }
+    /// let pending = manager.new_lock("report")?.enqueue()?;
+    /// let text = "what can be prepared meanwhile";
+    /// let guard = pending.wait()?;
+    /// println!("{text}, under token {}", guard.token());
     /// # Ok(())
     /// # }
     /// ```

@@ -183,7 +183,7 @@ fn acquiring(key: &str) -> String {
 
 fn error_of_refusal(refusal: Refusal, key: &str) -> LockError {
     let info = |holder: Option<Holder>| {
-        holder.map(|Holder { kv, waiters }| LockInfo::from_holder(key, &kv, waiters, None))
+        holder.map(|Holder { kv, waiters }| Box::new(LockInfo::from_holder(key, &kv, waiters, None)))
     };
     let key_text = key.to_owned();
     match refusal {

@@ -146,7 +146,7 @@ impl HoldState {
         if self.deadline.is_live(now) { self.lost() } else { self.end(Some(LossReason::SessionExpired)) }
     }
 
-    /// The error that says that it is over, or nearly so.
+    /// The error that says that it is over.
     pub(crate) fn expired(&self, now: Time) -> LockError {
         LockError::Expired {
             key: self.name.as_str().into(),

@@ -161,9 +161,9 @@ impl LockGuard {
     ///
     /// # Errors
     ///
-    /// [`LockError::Expired`] if the hold is lost, with the reason; also, as
-    /// [`LossReason::SessionExpired`], if it is held but too little time is left. The hold lives on in that case,
-    /// and may have more time again after the next renewal: [`is_held`](Self::is_held) tells the two apart.
+    /// - [`LockError::Expired`]: the hold is lost.
+    /// - [`LockError::InsufficientTime`]: it stands, but less of its time is left. The next renewal sets it anew, to at
+    ///   most the TTL less the [safety margin](crate::LockManagerOptions::safety_margin).
     ///
     /// # Examples
     ///
@@ -172,13 +172,15 @@ impl LockGuard {
     /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
     /// # fn write(_row: &str, _token: u64) {}
     /// use std::time::Duration;
+    /// use etcd_lock::LockError;
     ///
     /// let guard = manager.new_lock("report")?.lock()?;
     /// let token = guard.ensure(Duration::from_secs(2))?;
     /// write("a row that takes up to two seconds", token.as_u64());
     ///
     /// // More than the TTL is never assured.
-    /// assert!(guard.ensure(Duration::from_secs(60)).is_err());
+    /// let refused = guard.ensure(Duration::from_secs(60));
+    /// assert!(matches!(refused, Err(LockError::InsufficientTime { .. })));
     /// assert!(guard.is_held());
     /// # Ok(())
     /// # }
@@ -187,7 +189,10 @@ impl LockGuard {
         let now = clock::now();
         match self.hold.state.remaining(now) {
             Some(left) if left >= at_least => Ok(self.token()),
-            _ => Err(self.hold.state.expired(now)),
+            Some(remaining) => {
+                Err(LockError::InsufficientTime { key: self.key().into(), remaining, needed: at_least })
+            }
+            None => Err(self.hold.state.expired(now)),
         }
     }
 
@@ -209,7 +214,7 @@ impl LockGuard {
         self.hold.state.token
     }
 
-    /// The lock's name.
+    /// The lock's key, as it was given to [`new_lock`](crate::LockManager::new_lock).
     pub fn key(&self) -> &str {
         self.hold.state.name.as_str()
     }

@@ -4,8 +4,10 @@ mod driver;
 mod metered;
 mod startup;
 mod thread;
+mod viewer;
 
 pub(crate) mod admin;
+mod asker;
 
 mod agreement;
 mod connect;
@@ -37,6 +39,7 @@ pub(crate) use driver::{Report, Settings};
 pub(crate) use etcd::Etcd;
 pub(crate) use failure::lock_error;
 pub(crate) use thread::{GRACE, IoThread, Launch};
+pub(crate) use viewer::Viewer;
 
 /// What stands behind the protocol: an etcd cluster, or an in-process model of one.
 pub(crate) trait Store: Clone + Send + Sync + 'static {

@@ -1,4 +1,4 @@
-//! A lock by its name: what one does to get hold of it.
+//! A lock by its key: what one does to get hold of it.
 
 mod shared;
 
@@ -58,13 +58,13 @@ impl DistributedLock {
     ///
     /// # Blocking
     ///
-    /// Until the lock is granted, the [retries](LockOptions::max_retries) run out, or the manager is closed. While
+    /// Until the lock is granted, the [limit](LockOptions::max_retries) of its options runs out, or the manager is closed. While
     /// etcd is out of reach it goes on waiting. A lost session does not disturb a waiting call.
     ///
     /// # Errors
     ///
-    /// - [`LockError::AlreadyHeld`]: the retries ran out while somebody else held it.
-    /// - [`LockError::Unavailable`]: they ran out while etcd could not be reached.
+    /// - [`LockError::AlreadyHeld`]: that limit ran out while somebody else held it.
+    /// - [`LockError::Unavailable`]: it ran out while etcd could not be reached.
     /// - [`LockError::Expired`]: this thread holds it already, but has lost it.
     /// - [`LockError::PermissionDenied`], [`LockError::Unauthenticated`], [`LockError::NoSpace`]: etcd refused.
     /// - [`LockError::Closed`]: the manager was closed. [`LockError::Internal`]: its I/O thread died.
@@ -218,9 +218,63 @@ impl DistributedLock {
         self.acquire(self.patience(clock::now(), None), Some(cancel))
     }
 
+    /// Takes the lock, waiting for it at most `timeout`, and until `cancel` has a message (which is taken) or is
+    /// disconnected: what a server needs, whose requests have a time limit and which may be shut down.
+    ///
+    /// A timeout beyond the clock's range is for ever. What is cancelled already is not asked for, whatever the timeout.
+    ///
+    /// # Blocking
+    ///
+    /// Up to `timeout`, and some milliseconds to ask who holds it; at most some 25 ms after the cancellation.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Timeout`] and [`LockError::Cancelled`], whichever comes first; else as for [`lock`](Self::lock).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+    /// use std::time::Duration;
+    /// use etcd_lock::{ErrorCode, crossbeam_channel::bounded};
+    /// let lock = manager.new_lock("jobs")?;
+    /// let guard = lock.lock()?;
+    ///
+    /// let (shutdown, cancel) = bounded::<()>(0);
+    /// // Each request is served by a thread of its own.
+    /// let serve = |limit| {
+    ///     let (lock, cancel) = (lock.clone(), cancel.clone());
+    ///     std::thread::spawn(move || lock.lock_timeout_or_cancel(limit, &cancel))
+    /// };
+    /// let late = serve(Duration::from_millis(50)).join().unwrap();
+    /// assert_eq!(late.unwrap_err().code(), ErrorCode::LockTimeout);
+    ///
+    /// let request = serve(Duration::from_secs(60));
+    /// drop(shutdown); // whoever waits stops waiting
+    /// let stopped = request.join().unwrap();
+    /// assert_eq!(stopped.unwrap_err().code(), ErrorCode::Cancelled);
+    /// # drop(guard);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn lock_timeout_or_cancel(
+        &self,
+        timeout: Duration,
+        cancel: &Receiver<()>,
+    ) -> Result<LockGuard, LockError> {
+        let now = clock::now();
+        self.acquire(self.patience(now, now.checked_add(timeout)), Some(cancel))
+    }
+
     /// Takes a place in the queue and returns at once. Dropping the [`PendingLock`] leaves the queue.
     ///
-    /// The options' [retries](LockOptions::max_retries) count from here. For re-entry the lock is this thread's, even
+    /// **For one lock at a time.** Whoever queues up for two locks at once can be granted one while another, who did the
+    /// same, is granted the other: then each holds what the other waits for, for ever, and dead places in queues hold up
+    /// everybody behind them. Take several locks one after the other, all programs in the same order (sorted keys, say),
+    /// with [`lock_deadline`](Self::lock_deadline).
+    ///
+    /// The [limit](LockOptions::max_retries) of its options counts from here. For re-entry the lock is this thread's, even
     /// if another one waits for the `PendingLock`.
     ///
     /// # Errors
@@ -269,7 +323,7 @@ impl DistributedLock {
         self.shared.is_held()
     }
 
-    /// The lock's name.
+    /// The lock's key, as it was given to [`new_lock`](crate::LockManager::new_lock).
     pub fn key(&self) -> &str {
         self.shared.name.as_str()
     }

@@ -131,7 +131,7 @@ fn every_refusal_has_its_error() {
     let full = refused(Refusal::Failed(failure(crate::store::FailureClass::NoSpace)));
     assert!(matches!(full, LockError::NoSpace));
     let away = refused(Refusal::Unavailable(failure(crate::store::FailureClass::NotDone)));
-    assert_eq!(away.to_string(), "etcd is unavailable while acquiring lock \"a\"");
+    assert_eq!(away.to_string(), "etcd is unavailable while acquiring lock \"a\": because");
     let held = meanwhile(|| lock.try_lock(), || drop(io.refuse(Refusal::Held)));
     assert!(held.unwrap().is_none());
 }

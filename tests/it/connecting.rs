@@ -37,7 +37,7 @@ fn refused(access: &Access, root: &str) -> LockError {
 /// Nobody could be reached; the whole error with its source as text.
 #[track_caller]
 fn unavailable(error: &LockError) -> String {
-    let LockError::Unavailable { doing, source } = error else { panic!("{error:?}") };
+    let LockError::Unavailable { doing, source, .. } = error else { panic!("{error:?}") };
     assert_eq!(error.code().as_str(), "UNAVAILABLE");
     assert!(error.is_retryable());
     assert_eq!(doing, "connecting to etcd");

@@ -55,5 +55,6 @@ mod growth;
 mod interop;
 mod names;
 mod one_session;
+mod viewer;
 
 mod readme;

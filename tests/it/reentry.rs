@@ -165,7 +165,7 @@ fn a_lost_hold_is_expired_on_reentry_until_its_last_guard_has_gone(backend: &Bac
     };
     let all_expired = |errors: [Option<LockError>; 6]| {
         errors.iter().all(|error| {
-            matches!(error, Some(LockError::Expired { reason: LossReason::ForceUnlocked, key }) if key == "a")
+            matches!(error, Some(LockError::Expired { reason: LossReason::ForceUnlocked, key, .. }) if key == "a")
         })
     };
     assert!(all_expired(attempts()));

@@ -9,7 +9,6 @@ mod lines;
 mod tickets;
 mod window;
 
-use std::future::Future;
 use std::panic;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +23,7 @@ use window::Window;
 
 use super::metered::Metered;
 use super::startup::Startup;
-use super::{Store, WatchOrder, admin, lock_error};
+use super::{Store, WatchOrder, admin};
 use crate::LOG;
 use crate::clock::{self, Time};
 use crate::command::{Message, Reply};
@@ -34,7 +33,7 @@ use crate::name::Root;
 use crate::protocol::{Acquire, Command, Protocol, Refusal, RequestId};
 use crate::session::{Deadline, SessionCell};
 use crate::stats::Counters;
-use crate::store::{Failure, FailureClass, Response, WatchEvent};
+use crate::store::{Failure, Response, WatchEvent};
 
 /// Events of one kind that a turn takes: enough to share the costs of a turn, few enough to be done in well under a
 /// millisecond.
@@ -251,22 +250,19 @@ impl<S: Store> Driver<S> {
             Message::Close => self.begin_to_close(now),
             // Whoever asks while the manager is closing sees the channel close.
             _ if self.closing.is_some() => {}
-            Message::LockInfo { name, reply } => {
-                let (store, root, timeout) = self.admin_parts();
-                self.spawn_admin("looking at a lock", reply, async move {
-                    admin::lock_info(&store, &root, &name, timeout).await
-                });
+            Message::Expire { reply } => {
+                self.deadline.end();
+                self.protocol.handle_expired(now);
+                // Whoever asked for it goes on when every hold is over.
+                self.perform();
+                let _ = reply.send(());
             }
-            Message::ListLocks { prefix, reply } => {
-                let (store, root, timeout) = self.admin_parts();
-                self.spawn_admin("listing locks", reply, async move {
-                    admin::list_locks(&store, &root, &prefix, timeout).await
-                });
-            }
-            Message::ForceUnlock { name, scope, reply } => {
-                let (store, root, timeout) = self.admin_parts();
-                self.spawn_admin("force-unlocking a lock", reply, async move {
-                    admin::force_unlock(&store, &root, &name, scope, timeout).await
+            Message::Ask(question) => {
+                let Settings { root, request_timeout, .. } = self.settings.clone();
+                let answering = admin::answer(self.store.clone(), root, request_timeout, question);
+                self.tasks.spawn(async move {
+                    answering.await;
+                    Done::Admin
                 });
             }
         }
@@ -280,27 +276,6 @@ impl<S: Store> Driver<S> {
         log::debug!(target: LOG, "lock {:?} asked for, ticket {}", acquire.name, acquire.ticket.0);
         self.tickets.wait(acquire.ticket, reply);
         self.protocol.handle_command(now, Command::Acquire(acquire));
-    }
-
-    fn admin_parts(&self) -> (Metered<S>, Root, Duration) {
-        (self.store.clone(), self.settings.root.clone(), self.settings.request_timeout)
-    }
-
-    /// Answers `reply` with what `work` gives within the time of one request.
-    fn spawn_admin<T: Send + 'static>(
-        &mut self,
-        doing: &'static str,
-        reply: oneshot::Sender<Result<T, LockError>>,
-        work: impl Future<Output = Result<T, LockError>> + Send + 'static,
-    ) {
-        let timeout = self.settings.request_timeout;
-        self.tasks.spawn(async move {
-            let result = tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| {
-                Err(lock_error(Failure::new(FailureClass::Unknown, "no answer in time"), doing))
-            });
-            let _ = reply.send(result);
-            Done::Admin
-        });
     }
 
     fn begin_to_close(&mut self, now: Time) {

@@ -32,7 +32,7 @@ fn a_forked_child_touches_none_of_its_parent_s_locks() {
                     assert_eq!(guard.loss(), Some(LossReason::Crashed));
                     assert!(guard.done().try_recv().is_err_and(|error| error.is_disconnected()));
                     assert!(guard.ensure(Duration::ZERO).is_err());
-                    assert!(matches!(lock.lock(), Err(LockError::Internal { .. })));
+                    assert!(matches!(lock.lock(), Err(LockError::Forked)));
                     assert!(lock.try_lock().is_err() && lock.enqueue().is_err());
                     assert!(manager.new_lock("y").is_err() && manager.lock_info("x").is_err());
                     assert!(!manager.session().alive);
