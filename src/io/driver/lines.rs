@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::holds::Ended;
 use crate::LOG;
 use crate::error::LossReason;
-use crate::guard::HoldState;
+use crate::name::LockName;
+use crate::protocol::Ticket;
+use crate::shared::{Ended, HoldState};
 use crate::store::{Failure, LeaseId};
 
 /// One transition. Written only after all actions of a turn were carried out: a slow logger must not come between two
@@ -21,6 +22,7 @@ pub(super) enum Line {
     /// The first failure since there was a session.
     SessionFailed(Failure),
     SessionFailedAgain(Failure),
+    Asked(LockName, Ticket),
     Acquired(Arc<HoldState>),
     Ended(Ended),
 }
@@ -35,6 +37,9 @@ impl Line {
                 log::warn!(target: LOG, "no session could be set up: {failure}");
             }
             Self::SessionFailedAgain(failure) => log::debug!(target: LOG, "still no session: {failure}"),
+            Self::Asked(name, ticket) => {
+                log::debug!(target: LOG, "lock {name:?} asked for, ticket {}", ticket.0);
+            }
             Self::Acquired(hold) => {
                 log::info!(target: LOG, "lock {:?} acquired, token {}", hold.name, hold.token);
             }

@@ -1,0 +1,3 @@
+mod deadline;
+mod holds;
+mod queue;
