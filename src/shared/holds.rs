@@ -207,7 +207,7 @@ impl HoldTable {
         self.counters.held.store(table.open, Relaxed);
     }
 
-    /// A timer of the watchdog's fires, if it is due.
+    /// The watchdog's timer fires, if it is due.
     #[cfg(test)]
     pub(crate) fn fire_timer(&self, now: Time) {
         let table = self.table.lock();

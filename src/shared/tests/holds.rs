@@ -60,6 +60,7 @@ fn the_watchdog_ends_every_hold_when_the_deadline_passes_and_the_i_o_thread_lear
         let holds: Vec<_> = (1..=3).map(|id| open(&table, at(1), id)).collect();
         assert!(table.extend_session(at(20)));
         clock.store(20, Ordering::SeqCst);
+        table.fire_timer(at(20));
         for hold in &holds {
             assert!(hold.done.recv_timeout(SOON).is_err_and(|error| error.is_disconnected()));
             assert!(!hold.is_held(at(1)), "over for everybody, whatever their clock says");

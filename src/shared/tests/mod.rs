@@ -1,3 +1,4 @@
 mod deadline;
 mod holds;
+mod models;
 mod queue;
