@@ -6,10 +6,10 @@ use std::sync::Arc;
 use oneshot::Sender;
 
 use crate::error::LockError;
-use crate::guard::HoldState;
 use crate::info::{ForceUnlock, LockInfo};
 use crate::name::LockName;
 use crate::protocol::{Acquire, Refusal, ReleaseFailure, Ticket};
+use crate::shared::HoldState;
 
 /// From a caller to the I/O thread.
 #[derive(Debug)]

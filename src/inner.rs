@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -11,15 +11,17 @@ use parking_lot::Mutex;
 
 use crate::clock;
 use crate::command::{Message, Question};
-use crate::error::{Cause, LockError};
+use crate::error::{Cause, LockError, LossReason};
 use crate::info::SessionInfo;
-use crate::io::{GRACE, IoThread, Launch, Report, Settings, Store};
+use crate::io::{GRACE, IoThread, Launch, Settings, Store};
 use crate::lock::LockShared;
 use crate::mailbox::{self, Mailbox, mailbox};
 use crate::name::{LockName, Root};
 use crate::options::LockManagerOptions;
 use crate::protocol::{Config, IN_FLIGHT, Ticket};
+use crate::shared::Report;
 use crate::stats::Stats;
+use crate::watchdog::Watchdog;
 
 /// One manager. Its drop is the end of the manager.
 pub(crate) struct Inner {
@@ -30,6 +32,9 @@ pub(crate) struct Inner {
     next_ticket: AtomicU64,
     report: Arc<Report>,
     io: IoThread,
+    watchdog: Watchdog,
+    /// The I/O thread did not end when it should have: it is not waited for again.
+    hung: AtomicBool,
     request_timeout: Duration,
     close_timeout: Duration,
 }
@@ -49,7 +54,7 @@ impl Inner {
         options.check()?;
         let root = Root::parse(root)?;
         let (mailbox, inbox) = mailbox();
-        let report = Arc::new(Report::default());
+        let report = Arc::new(Report::new());
         let launch = Launch {
             config: Config {
                 root: root.clone(),
@@ -71,7 +76,10 @@ impl Inner {
             report: Arc::clone(&report),
         };
         let io = IoThread::start(launch, connect)?;
-        Ok(Self::new(root, options, mailbox, report, io))
+        // Nothing is held before this returns.
+        let mut inner = Self::new(root, options, mailbox, report, io);
+        inner.watchdog = Watchdog::start(&inner.report)?;
+        Ok(inner)
     }
 
     pub(crate) fn new(
@@ -88,6 +96,8 @@ impl Inner {
             next_ticket: AtomicU64::new(1),
             report,
             io,
+            watchdog: Watchdog::none(),
+            hung: AtomicBool::new(false),
             request_timeout: options.request_timeout,
             close_timeout: options.close_timeout,
         }
@@ -185,14 +195,22 @@ impl Inner {
         self.check_process()?;
         // An error says that the end has come already, or is coming.
         let _ = self.send(Message::Close);
-        if self.io.join(self.close_timeout.saturating_add(GRACE)) {
-            self.mailbox.closing_result()
-        } else {
-            Err(LockError::Unavailable {
-                doing: "closing the lock manager".into(),
-                source: Cause::new("the I/O thread did not end in time"),
-            })
+        let hung = self.hung.load(Ordering::Acquire);
+        let limit = if hung { Duration::ZERO } else { self.close_timeout.saturating_add(GRACE) };
+        if self.io.join(limit) {
+            self.watchdog.join();
+            return self.mailbox.closing_result();
         }
+        // First nothing new is accepted, then everything is over for callers. Whatever the I/O thread does when it goes
+        // on, it finds nobody left to grant a lock to; it still gives back the lease.
+        self.hung.store(true, Ordering::Release);
+        self.mailbox.abandon();
+        self.report.end(LossReason::Closed);
+        self.watchdog.join();
+        Err(LockError::Unavailable {
+            doing: "closing the lock manager".into(),
+            source: Cause::new("the I/O thread did not end in time"),
+        })
     }
 }
 
@@ -202,6 +220,7 @@ impl Drop for Inner {
         let _ = self.close();
         if self.check_process().is_err() {
             self.io.forget();
+            self.watchdog.forget();
         }
     }
 }

@@ -90,9 +90,11 @@ mod mailbox;
 mod name;
 mod process;
 mod session;
+mod shared;
 mod thread;
 mod value;
 mod waiting;
+mod watchdog;
 
 mod io;
 pub mod memory;

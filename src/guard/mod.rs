@@ -13,7 +13,7 @@ use crate::process;
 
 mod hold;
 
-pub(crate) use hold::{Hold, HoldState};
+pub(crate) use hold::Hold;
 
 /// A hold of a lock; dropping it releases the lock.
 ///

@@ -35,7 +35,7 @@ use tokio::time::Instant;
 
 use crate::store::{Failure, Request, Response, WatchEvent, WatchId, WatchSpec};
 
-pub(crate) use driver::{Report, Settings};
+pub(crate) use driver::Settings;
 pub(crate) use etcd::Etcd;
 pub(crate) use failure::lock_error;
 pub(crate) use thread::{GRACE, IoThread, Launch};

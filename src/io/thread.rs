@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::runtime::{Builder, Runtime};
 
 use super::Store;
-use super::driver::{Driver, Report, Settings};
+use super::driver::{Driver, Settings};
 use super::startup::{Startup, timed_out};
 use super::viewer::Viewer;
 use crate::LOG;
@@ -20,6 +20,7 @@ use crate::clock;
 use crate::error::LockError;
 use crate::mailbox::Inbox;
 use crate::protocol::{Config, Protocol};
+use crate::shared::Report;
 
 /// Linux shows 15 bytes of a thread's name.
 const NAME: &str = "etcd-lock-io";

@@ -6,10 +6,11 @@ use parking_lot::Mutex;
 
 use crate::clock;
 use crate::error::LockError;
-use crate::guard::{Hold, HoldState, LockGuard};
+use crate::guard::{Hold, LockGuard};
 use crate::inner::Inner;
 use crate::name::LockName;
 use crate::protocol::Ticket;
+use crate::shared::HoldState;
 use crate::thread::Thread;
 
 /// One lock of a manager, whatever the number of its handles. Lives as long as a handle, a waiter or a guard of it.

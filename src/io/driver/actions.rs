@@ -9,7 +9,7 @@ use crate::clock::{self, Time};
 use crate::io::startup::Abandoned;
 use crate::io::{Store, WatchOrder};
 use crate::protocol::Action;
-use crate::session::Deadline;
+use crate::shared::Deadline;
 use crate::stats::count;
 use crate::store::{Failure, FailureClass};
 
@@ -19,8 +19,21 @@ impl<S: Store> Driver<S> {
         while let Some(action) = self.protocol.poll_action() {
             self.perform_one(action);
         }
+        self.write_lines();
+    }
+
+    /// After everything that the lines report was done, and every caller was answered: a logger may block this thread.
+    fn write_lines(&mut self) {
+        if self.lines.is_empty() {
+            return;
+        }
+        let begun = clock::now();
         for line in self.lines.drain(..) {
             line.write();
+        }
+        // What the logger took is not the store's fault: the lease is still to be revoked.
+        if let Some(closing) = &mut self.closing {
+            *closing = *closing + clock::now().since(begun);
         }
     }
 
@@ -42,8 +55,9 @@ impl<S: Store> Driver<S> {
             }
             Action::SessionUp { lease, ttl, deadline } => {
                 self.failing = false;
-                self.deadline = Arc::new(Deadline::new(deadline));
-                self.report.session.up(lease, ttl, Arc::clone(&self.deadline));
+                let deadline = Arc::new(Deadline::new(deadline));
+                self.report.holds.begin_session(Arc::clone(&deadline));
+                self.report.session.up(lease, ttl, deadline);
                 count(&self.report.counters.sessions);
                 self.lines.push(Line::SessionUp { lease, ttl });
                 if let Some(startup) = self.startup.take()
@@ -54,7 +68,7 @@ impl<S: Store> Driver<S> {
             }
             Action::SessionFailed { failure } => self.session_failed(failure),
             Action::ExtendSession { deadline } => {
-                if !self.deadline.extend(deadline) {
+                if !self.report.holds.extend_session(deadline) {
                     self.protocol.handle_expired(clock::now());
                 }
             }
@@ -66,28 +80,27 @@ impl<S: Store> Driver<S> {
                 self.lines.push(Line::SlowWait { name, waited, holder });
             }
             Action::SessionDown { reason } => {
-                let closing = self.holds.sweep(reason);
-                self.deadline.end();
-                self.report.session.down();
+                self.report.session.down(reason);
+                let ended = self.report.holds.end_session(reason);
                 self.lines.push(Line::SessionDown(reason));
-                self.lines.extend(closing.into_iter().map(|(ended, _)| Line::Ended(ended)));
+                self.lines.extend(ended.into_iter().map(Line::Ended));
                 self.give_up_kept();
             }
             Action::Grant { ticket, hold, name, key, token } => {
-                if let Some(state) = self.holds.get(hold) {
-                    self.tickets.granted(ticket, Arc::clone(state));
+                if let Some(state) = self.report.holds.get(hold) {
+                    self.report.tickets.granted(ticket, state);
                     return;
                 }
-                let state = self.holds.open(hold, name, token, key, Arc::clone(&self.deadline));
-                self.tickets.granted(ticket, Arc::clone(&state));
+                let state = self.report.holds.open(clock::now(), hold, name, token, key);
+                self.report.tickets.granted(ticket, Arc::clone(&state));
                 self.lines.push(Line::Acquired(state));
             }
             Action::Released { name, token } => self.lines.push(Line::Released { name, token }),
-            Action::Refuse { ticket, refusal } => self.tickets.refused(ticket, refusal),
+            Action::Refuse { ticket, refusal } => self.report.tickets.refused(ticket, refusal),
             Action::EndHold { hold, lost } => {
-                self.lines.extend(self.holds.end(hold, lost).map(Line::Ended));
+                self.lines.extend(self.report.holds.end(hold, lost).map(Line::Ended));
             }
-            Action::Confirm { ticket, result } => self.tickets.confirmed(ticket, result),
+            Action::Confirm { ticket, result } => self.report.tickets.confirmed(ticket, result),
             Action::Closed => self.over = true,
         }
     }

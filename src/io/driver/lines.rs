@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::holds::Ended;
 use crate::LOG;
 use crate::error::LossReason;
-use crate::guard::HoldState;
 use crate::info::LockInfo;
 use crate::name::LockName;
-use crate::protocol::Holder;
+use crate::protocol::{Holder, Ticket};
+use crate::shared::{Ended, HoldState};
 use crate::store::{Failure, LeaseId, Revision};
 
 /// One transition. Written only after all actions of a turn were carried out: a slow logger must not come between two
@@ -37,6 +36,7 @@ pub(super) enum Line {
         waited: Duration,
         holder: Option<Holder>,
     },
+    Asked(LockName, Ticket),
     Acquired(Arc<HoldState>),
     /// etcd has confirmed it.
     Released {
@@ -62,6 +62,9 @@ impl Line {
                 log::warn!(target: LOG, "no session could be set up: {failure}");
             }
             Self::SessionFailedAgain(failure) => log::debug!(target: LOG, "still no session: {failure}"),
+            Self::Asked(name, ticket) => {
+                log::debug!(target: LOG, "lock {name:?} asked for, ticket {}", ticket.0);
+            }
             Self::Acquired(hold) => {
                 log::debug!(target: LOG, "lock {:?} acquired, token {}", hold.name, hold.token);
             }

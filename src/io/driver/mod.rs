@@ -4,9 +4,7 @@
 //! turn takes a bounded number of events, and every turn looks at the clock, so nothing can starve a deadline.
 
 mod actions;
-mod holds;
 mod lines;
-mod tickets;
 mod window;
 
 use std::panic;
@@ -16,23 +14,19 @@ use std::time::Duration;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::{JoinError, JoinSet};
 
-use holds::HoldTable;
 use lines::Line;
-use tickets::Tickets;
 use window::Window;
 
 use super::metered::Metered;
 use super::startup::Startup;
 use super::{Store, WatchOrder, admin};
-use crate::LOG;
 use crate::clock::{self, Time};
 use crate::command::{Message, Reply};
 use crate::error::{LockError, LossReason};
 use crate::mailbox::{End, Inbox};
 use crate::name::Root;
 use crate::protocol::{Acquire, Command, Protocol, Refusal, RequestId};
-use crate::session::{Deadline, SessionCell};
-use crate::stats::Counters;
+use crate::shared::Report;
 use crate::store::{Failure, Response, WatchEvent};
 
 /// Events of one kind that a turn takes: enough to share the costs of a turn, few enough to be done in well under a
@@ -49,13 +43,6 @@ const LONGEST_PAUSE_HOLDING: Duration = Duration::from_secs(1);
 /// The longest pause when nothing is held and the protocol waits for nothing.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
-/// What callers can read about the I/O thread's work.
-#[derive(Debug, Default)]
-pub(crate) struct Report {
-    pub(crate) counters: Arc<Counters>,
-    pub(crate) session: SessionCell,
-}
-
 /// What a driver is told at its start, beside the protocol's own configuration.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
@@ -70,10 +57,6 @@ pub(super) struct Driver<S: Store> {
     settings: Settings,
     inbox: Inbox,
     window: Window,
-    tickets: Tickets,
-    holds: HoldTable,
-    /// Of the session that stands; shared by its holds.
-    deadline: Arc<Deadline>,
     tasks: JoinSet<Done>,
     watch_orders: UnboundedSender<WatchOrder>,
     watch_events: UnboundedReceiver<WatchEvent>,
@@ -126,9 +109,6 @@ impl<S: Store> Driver<S> {
             settings,
             inbox,
             window: Window::default(),
-            tickets: Tickets::new(Arc::clone(&report.counters)),
-            holds: HoldTable::new(Arc::clone(&report.counters)),
-            deadline: Arc::new(Deadline::over()),
             tasks,
             watch_orders,
             watch_events,
@@ -158,6 +138,9 @@ impl<S: Store> Driver<S> {
                 () = tokio::time::sleep(pause) => Wake::Clock,
             };
             let now = clock::now();
+            if self.inbox.is_abandoned() {
+                self.begin_to_close(now);
+            }
             self.take_in(now, wake)?;
             self.look_at_the_clock(now);
             turns = turns.wrapping_add(1);
@@ -169,7 +152,7 @@ impl<S: Store> Driver<S> {
 
     /// How long nothing needs to be done unless something happens.
     fn pause(&self, now: Time) -> Duration {
-        let longest = if self.holds.is_empty() { LONGEST_PAUSE } else { LONGEST_PAUSE_HOLDING };
+        let longest = if self.report.holds.is_empty() { LONGEST_PAUSE } else { LONGEST_PAUSE_HOLDING };
         let startup = self.startup.as_ref().map(|startup| startup.deadline);
         [self.protocol.next_timeout(), self.window.next_timeout(), startup, self.closing]
             .into_iter()
@@ -244,14 +227,13 @@ impl<S: Store> Driver<S> {
         match message {
             Message::Acquire { acquire, reply } => self.acquire(now, acquire, reply),
             Message::Leave { ticket, reply } => {
-                let confirm = self.tickets.leave(ticket, reply);
+                let confirm = self.report.tickets.leave(ticket, reply);
                 self.protocol.handle_command(now, Command::Leave { ticket, confirm });
             }
             Message::Close => self.begin_to_close(now),
             // Whoever asks while the manager is closing sees the channel close.
             _ if self.closing.is_some() => {}
             Message::Expire { reply } => {
-                self.deadline.end();
                 self.protocol.handle_expired(now);
                 // Whoever asked for it goes on when every hold is over.
                 self.perform();
@@ -273,8 +255,10 @@ impl<S: Store> Driver<S> {
             reply.answer(Err(Refusal::Closed));
             return;
         }
-        log::debug!(target: LOG, "lock {:?} asked for, ticket {}", acquire.name, acquire.ticket.0);
-        self.tickets.wait(acquire.ticket, reply);
+        if log::max_level() >= log::LevelFilter::Debug {
+            self.lines.push(Line::Asked(acquire.name.clone(), acquire.ticket));
+        }
+        self.report.tickets.wait(acquire.ticket, reply);
         self.protocol.handle_command(now, Command::Acquire(acquire));
     }
 
@@ -287,23 +271,14 @@ impl<S: Store> Driver<S> {
     }
 }
 
-/// However the loop ends, by a panic too: first nothing new is accepted, then every hold is over, then the session, then
-/// every `done()` closes. Whoever learns of one has the rest already. Those who wait for an answer learn last, when the
-/// fields are dropped.
+/// However the loop ends, by a panic too: first nothing new is accepted, then everything is over for callers, in the
+/// order of [`Report::end`]. Messages that were not read are dropped last, with the fields.
 impl<S: Store> Drop for Driver<S> {
     fn drop(&mut self) {
-        let lost = if self.over {
-            self.inbox.end(End::Closed);
-            LossReason::Closed
-        } else {
-            self.inbox.end(End::Crashed);
-            LossReason::Crashed
-        };
-        let closing = self.holds.sweep(lost);
-        self.deadline.end();
-        self.report.session.down();
-        self.tickets.sweep(lost);
-        drop(closing);
+        let (end, lost) =
+            if self.over { (End::Closed, LossReason::Closed) } else { (End::Crashed, LossReason::Crashed) };
+        self.inbox.end(end);
+        self.report.end(lost);
     }
 }
 

@@ -47,7 +47,7 @@ fn an_idle_manager_keeps_its_connection_and_costs_nothing() {
         // The watch on its own key, a moment later, is part of what it means to hold.
         std::thread::sleep(Duration::from_secs(1));
         let connected = doors.each_ref().map(Proxy::accepted);
-        let spent = || wait::cpu_time_of_threads("etcd-lock-io");
+        let spent = || wait::cpu_time_of_threads("etcd-lock-");
         let (before, requests) = (spent(), managers[0].stats().rpcs);
         std::thread::sleep(IDLE);
         let cpu = spent() - before;
