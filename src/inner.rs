@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::thread;
 use std::time::Duration;
 
 use oneshot::Sender;
@@ -35,6 +36,8 @@ pub(crate) struct Inner {
     watchdog: Watchdog,
     /// The I/O thread did not end when it should have: it is not waited for again.
     hung: AtomicBool,
+    /// In a forked child: nothing of the parent's is waited for here any more.
+    left: AtomicBool,
     request_timeout: Duration,
     close_timeout: Duration,
 }
@@ -98,6 +101,7 @@ impl Inner {
             io,
             watchdog: Watchdog::none(),
             hung: AtomicBool::new(false),
+            left: AtomicBool::new(false),
             request_timeout: options.request_timeout,
             close_timeout: options.close_timeout,
         }
@@ -111,9 +115,29 @@ impl Inner {
         LockName::parse(&self.root, key)
     }
 
-    /// An error in a forked child, where nothing works and no mutex may be taken.
+    /// An error in a forked child, where nothing works and no mutex may be taken. The first time, the child's copies of
+    /// channels are closed.
     pub(crate) fn check_process(&self) -> Result<(), LockError> {
-        self.mailbox.check_process()
+        self.mailbox.check_process().inspect_err(|_| {
+            if !self.left.swap(true, Ordering::AcqRel) {
+                self.abandon_copy();
+            }
+        })
+    }
+
+    /// In a forked child: closes the child's copies of `done()` and `ready()`, for whoever has a clone of one.
+    ///
+    /// On a thread of its own, because a channel has a lock inside that a thread of the parent may have had at the fork,
+    /// in the child for ever: then that thread hangs, and nobody who calls.
+    fn abandon_copy(&self) {
+        let (report, mailbox) = (Arc::clone(&self.report), self.mailbox.clone());
+        let closing = thread::Builder::new().name("etcd-lock-fork".into()).spawn(move || {
+            report.holds.abandon_copy();
+            report.tickets.abandon_copy();
+            mailbox.abandon_copy();
+        });
+        // Where no thread can be had, the channels stay as they are.
+        drop(closing);
     }
 
     pub(crate) fn session(&self) -> SessionInfo {

@@ -120,6 +120,11 @@ impl Mailbox {
         self.shared.bell.notify_one();
     }
 
+    /// In a forked child: drops the copies of what the I/O thread had not read.
+    pub(crate) fn abandon_copy(&self) {
+        self.shared.messages.abandon_copy();
+    }
+
     /// What a call fails with whose answer will never come.
     pub(crate) fn gone(&self) -> LockError {
         if let Err(left) = self.check_process() {

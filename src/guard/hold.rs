@@ -53,6 +53,11 @@ impl Hold {
         }
     }
 
+    /// An error in a forked child.
+    pub(super) fn check_process(&self) -> Result<(), LockError> {
+        self.lock.manager().check_process()
+    }
+
     fn leave(&mut self, reply: Option<Sender<Left>>) -> Result<(), LockError> {
         self.left = true;
         self.lock.manager().check_process()?;

@@ -67,7 +67,13 @@ impl LockGuard {
     ///
     /// Made for [`select!`](crate::crossbeam_channel::select), and for a watching thread that owns a clone of the
     /// receiver. [`loss`](Self::loss) tells which it was. It disconnects before etcd can give the lock to anybody
-    /// else, except after a forced unlock or a revoked lease, which are told within milliseconds.
+    /// else, except after a forced unlock or a revoked lease, which are told within milliseconds. That does not depend
+    /// on the thread that talks to etcd: a thread of its own watches the deadline, so it also holds while a logger blocks.
+    ///
+    /// In a child of `fork()` it is disconnected. A clone that was made before the fork is a copy of the parent's channel:
+    /// it disconnects there a moment after the child first calls this, makes any call that locks, waits or asks, or drops
+    /// a guard, a lock or the manager. In the rare case that a thread of the parent was just using the channel at the
+    /// fork, it never does. The parent's channel is not concerned.
     ///
     /// # Examples
     ///
@@ -83,7 +89,7 @@ impl LockGuard {
     /// # }
     /// ```
     pub fn done(&self) -> &Receiver<()> {
-        if self.hold.state.is_here() { &self.hold.state.done } else { process::disconnected() }
+        if self.hold.check_process().is_ok() { &self.hold.state.done } else { process::disconnected() }
     }
 
     /// Why the hold was lost; `None` while it is held.

@@ -164,6 +164,13 @@ impl HoldTable {
         self.sooner.notify_all();
     }
 
+    /// In a forked child: drops the copies of the senders, if no thread had the table at the fork.
+    pub(crate) fn abandon_copy(&self) {
+        if let Some(mut table) = self.table.try_lock() {
+            table.holds.clear();
+        }
+    }
+
     /// The watchdog's whole life: when the session's deadline passes it ends its holds, whatever the I/O thread does.
     ///
     /// It decides by the deadline's compare-exchange alone, as callers do, and leaves the rest (log lines, the lease) to

@@ -55,6 +55,13 @@ impl<T> Queue<T> {
         self.0.lock().is_none()
     }
 
+    /// In a forked child: drops the copies of the messages, if no thread had the queue at the fork.
+    pub(crate) fn abandon_copy(&self) {
+        if let Some(mut queue) = self.0.try_lock() {
+            drop(queue.take());
+        }
+    }
+
     /// Drops what lies in it.
     pub(crate) fn close(&self) {
         let messages = self.0.lock().take();

@@ -129,6 +129,13 @@ impl Tickets {
         }
     }
 
+    /// In a forked child: drops the copies of the replies, if no thread had the table at the fork.
+    pub(crate) fn abandon_copy(&self) {
+        if let Some(mut table) = self.table.try_lock() {
+            table.tickets.clear();
+        }
+    }
+
     fn remove(&self, ticket: Ticket) -> Option<State> {
         let mut table = self.table.lock();
         let state = table.tickets.remove(&ticket)?;

@@ -37,6 +37,10 @@ mod sync {
         pub(crate) fn lock(&self) -> Guard<'_, T> {
             Guard(Some(self.0.lock().unwrap()))
         }
+
+        pub(crate) fn try_lock(&self) -> Option<Guard<'_, T>> {
+            self.0.try_lock().ok().map(|guard| Guard(Some(guard)))
+        }
     }
 
     impl<T> Deref for Guard<'_, T> {

@@ -7,7 +7,7 @@ use etcd_lock::{LockError, LossReason};
 use crate::faults::ground::connect;
 use crate::support::process::alone;
 use crate::support::referee::nothing_left;
-use crate::support::{Raw, fresh_root, shared, within};
+use crate::support::{Raw, eventually, fresh_root, shared, within};
 
 const TTL: Duration = Duration::from_secs(2);
 
@@ -25,6 +25,9 @@ fn a_forked_child_touches_none_of_its_parent_s_locks() {
         let granted = manager.new_lock("other").unwrap().lock().unwrap();
         let blocked = connect(shared().access(), &root, TTL);
         let waiting = blocked.new_lock("x").unwrap().enqueue().unwrap();
+        let raw = Raw::connect(shared().access());
+        eventually(Duration::from_secs(10), "the waiter's place", || raw.count(&format!("{root}/x/")) == 2);
+        let clones = [guard.done().clone(), granted.done().clone(), waiting.ready().clone()];
         match fork::fork().unwrap() {
             fork::Fork::Child => {
                 let calm = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -37,6 +40,13 @@ fn a_forked_child_touches_none_of_its_parent_s_locks() {
                     assert!(manager.new_lock("y").is_err() && manager.lock_info("x").is_err());
                     assert!(!manager.session().alive);
                     assert!(waiting.ready().try_recv().is_err_and(|error| error.is_disconnected()));
+                    for (nth, clone) in clones.iter().enumerate() {
+                        let told = clone.recv_timeout(Duration::from_secs(10));
+                        assert!(
+                            told.is_err_and(|error| error.is_disconnected()),
+                            "copy {nth} of the parent's"
+                        );
+                    }
                     assert!(waiting.wait().is_err() && pending.wait().is_err());
                     assert!(granted.unlock().is_err());
                     drop((guard, lock));
@@ -55,8 +65,8 @@ fn a_forked_child_touches_none_of_its_parent_s_locks() {
         }
         // Beyond the life of a lease that nobody renews.
         std::thread::sleep(TTL * 2);
+        assert!(clones.iter().all(|clone| clone.try_recv().is_err_and(|error| error.is_empty())));
         assert!(guard.is_held() && granted.is_held() && pending.ready().try_recv().is_err());
-        let raw = Raw::connect(shared().access());
         assert_eq!(raw.count(&format!("{root}/x/")), 2, "holder and waiter have their places");
         guard.unlock().unwrap();
         within(Duration::from_secs(10), "the waiter's turn", move || waiting.wait())
