@@ -14,7 +14,7 @@ pub use code::ErrorCode;
 
 use crate::info::LockInfo;
 
-/// Why a hold ended although its guard was still there; from [`LockGuard::loss`](crate::LockGuard::loss) and
+/// Why a hold ended although its guard was still there; from [`Hold::loss`](crate::Hold::loss) and
 /// [`LockError::Expired`].
 ///
 /// # Examples

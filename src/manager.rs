@@ -9,7 +9,7 @@ use crate::error::LockError;
 use crate::info::{ForceUnlock, LockInfo, SessionInfo};
 use crate::inner::Inner;
 use crate::io::{Etcd, Store};
-use crate::lock::DistributedLock;
+use crate::lock::{DistributedLock, ReentrantLock};
 use crate::memory::ClientId;
 use crate::options::{LockManagerOptions, LockOptions};
 use crate::stats::Stats;
@@ -156,6 +156,33 @@ impl LockManager {
         options.check()?;
         let name = self.inner.name(key)?;
         Ok(DistributedLock::new(self.inner.lock(name)?, options))
+    }
+
+    /// A lock that the thread which has it may take again, from functions that call each other under one lock, say.
+    ///
+    /// It is the lock of its key as [`new_lock`](Self::new_lock) gives it, with guards that stay on their thread; see
+    /// [`ReentrantLock`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`new_lock`](Self::new_lock).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+    /// let lock = manager.new_reentrant_lock("jobs")?;
+    /// let outer = lock.lock()?;
+    /// let inner = lock.lock()?; // at once
+    /// assert_eq!(outer.token(), inner.token());
+    /// drop(outer);
+    /// assert!(inner.is_held(), "the last guard out releases");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn new_reentrant_lock(&self, key: &str) -> Result<ReentrantLock, LockError> {
+        self.new_lock(key).map(ReentrantLock::new)
     }
 
     /// Who holds this lock, anywhere; `None` if it is free.

@@ -145,7 +145,7 @@ impl LockManagerOptions {
     ///
     /// **Default:** a tenth of the [`ttl`](Self::ttl), but at least 250 ms. **Cost:** that much less time to live
     /// through an outage of etcd. It covers the drift of the clocks' *rates* over one TTL and the time until a thread
-    /// that watches [`done`](crate::LockGuard::done) runs; below some 20 ms it no longer covers the latter.
+    /// that watches [`done`](crate::Hold::done) runs; below some 20 ms it no longer covers the latter.
     /// **Limit:** less than half the TTL.
     pub fn safety_margin(mut self, margin: Duration) -> Self {
         self.safety_margin = Some(margin);

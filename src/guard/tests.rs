@@ -1,9 +1,12 @@
 use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
 use std::thread;
+use std::time::Duration;
 
 use super::*;
+use crate::clock;
 use crate::command::Left;
+use crate::error::LossReason;
 use crate::fake::{FakeHold, FakeIo, SOON, fake_manager, fake_manager_with, lock};
 use crate::inner::Inner;
 use crate::mailbox::End;

@@ -1,5 +1,6 @@
 //! A lock by its key: what one does to get hold of it.
 
+mod reentrant;
 mod shared;
 
 use std::fmt;
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError};
 
+pub use reentrant::ReentrantLock;
 pub(crate) use shared::LockShared;
 
 use crate::clock::{self, Time};
@@ -24,11 +26,10 @@ use crate::waiting::Waiting;
 ///
 /// **Order.** Between processes, first come first served; between the threads of one process, too.
 ///
-/// **Re-entry.** The thread that holds the lock gets a further guard at once, from every method and through every
-/// handle, without asking etcd: same token, same [`done`](LockGuard::done), and the last guard out releases. Every
-/// other thread waits its turn. It is the asking thread that counts, also when its guard was moved to another thread
-/// since: to share a hold, clone the guard. If the hold is already lost, asking again is [`LockError::Expired`] until
-/// its last guard is dropped, never a silent second acquisition.
+/// **No re-entry.** A guard can go to any thread, so nobody can know which thread holds: whoever asks for a lock that is
+/// held waits, or is told `None`, also the thread that has a guard of it. A thread that waits for itself waits as long as
+/// the call says. For functions that call each other under one lock there is
+/// [`new_reentrant_lock`](crate::LockManager::new_reentrant_lock).
 ///
 /// # Examples
 ///
@@ -65,7 +66,6 @@ impl DistributedLock {
     ///
     /// - [`LockError::AlreadyHeld`]: that limit ran out while somebody else held it.
     /// - [`LockError::Unavailable`]: it ran out while etcd could not be reached.
-    /// - [`LockError::Expired`]: this thread holds it already, but has lost it.
     /// - [`LockError::PermissionDenied`], [`LockError::Unauthenticated`], [`LockError::NoSpace`]: etcd refused.
     /// - [`LockError::Closed`]: the manager was closed. [`LockError::Internal`]: its I/O thread died.
     ///
@@ -75,9 +75,10 @@ impl DistributedLock {
     /// # fn main() -> Result<(), etcd_lock::LockError> {
     /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
     /// let lock = manager.new_lock("jobs")?;
-    /// let outer = lock.lock()?;
-    /// let inner = lock.lock()?; // the same thread: at once
-    /// assert_eq!(outer.token(), inner.token());
+    /// let guard = lock.lock()?;
+    /// assert!(guard.is_held());
+    /// // Nobody else has it now, this thread included.
+    /// assert!(lock.try_lock()?.is_none());
     /// # Ok(())
     /// # }
     /// ```
@@ -85,7 +86,7 @@ impl DistributedLock {
         self.acquire(self.patience(clock::now(), None), None)
     }
 
-    /// Takes the lock if nobody has it; `None` if somebody else does. Never joins the queue.
+    /// Takes the lock if nobody has it; `None` if somebody does, or waits for it. Never joins the queue.
     ///
     /// # Blocking
     ///
@@ -108,8 +109,7 @@ impl DistributedLock {
     /// }
     ///
     /// let _guard = lock.lock()?;
-    /// let other = std::thread::spawn(move || lock.try_lock()).join().unwrap()?;
-    /// assert!(other.is_none());
+    /// assert!(lock.try_lock()?.is_none());
     /// # Ok(())
     /// # }
     /// ```
@@ -130,7 +130,9 @@ impl DistributedLock {
     ///
     /// # Errors
     ///
-    /// [`LockError::Timeout`], which names the holder if etcd could still tell; else as for [`lock`](Self::lock).
+    /// - [`LockError::Timeout`]: somebody had it; names the holder if etcd could still tell.
+    /// - [`LockError::Unavailable`]: the time ran out while etcd could not be asked.
+    /// - Else as for [`lock`](Self::lock).
     ///
     /// # Examples
     ///
@@ -143,9 +145,8 @@ impl DistributedLock {
     /// let lock = manager.new_lock("jobs")?;
     /// let guard = lock.lock_timeout(Duration::from_secs(3))?;
     ///
-    /// // Another thread or process that waits in vain learns who has it.
-    /// let other = std::thread::spawn(move || lock.lock_timeout(Duration::from_millis(50))).join().unwrap();
-    /// match other {
+    /// // Whoever waits in vain learns who has it.
+    /// match lock.lock_timeout(Duration::from_millis(50)) {
     ///     Err(LockError::Timeout { holder: Some(holder), .. }) => assert_eq!(holder.token, guard.token()),
     ///     other => panic!("{other:?}"),
     /// }
@@ -274,13 +275,11 @@ impl DistributedLock {
     /// everybody behind them. Take several locks one after the other, all programs in the same order (sorted keys, say),
     /// with [`lock_deadline`](Self::lock_deadline).
     ///
-    /// The [limit](LockOptions::max_retries) of its options counts from here. For re-entry the lock is this thread's, even
-    /// if another one waits for the `PendingLock`.
+    /// The [limit](LockOptions::max_retries) of its options counts from here.
     ///
     /// # Errors
     ///
-    /// [`LockError::Expired`] if this thread holds the lock already but has lost it; [`LockError::Closed`],
-    /// [`LockError::Internal`]. Everything else comes from [`PendingLock::wait`].
+    /// [`LockError::Closed`], [`LockError::Internal`]. Everything else comes from [`PendingLock::wait`].
     ///
     /// # Examples
     ///
@@ -299,9 +298,6 @@ impl DistributedLock {
     /// # }
     /// ```
     pub fn enqueue(&self) -> Result<PendingLock, LockError> {
-        if let Some(guard) = self.shared.reenter()? {
-            return Ok(PendingLock::held(guard));
-        }
         PendingLock::ask(&self.shared, &self.options, self.patience(clock::now(), None))
     }
 
@@ -336,9 +332,6 @@ impl DistributedLock {
 
     /// What all the ways to take the lock have in common.
     fn acquire(&self, patience: Patience, cancel: Option<&Receiver<()>>) -> Result<LockGuard, LockError> {
-        if let Some(guard) = self.shared.reenter()? {
-            return Ok(guard);
-        }
         if let Some(cancel) = cancel
             && cancel.try_recv() != Err(TryRecvError::Empty)
         {
