@@ -11,9 +11,6 @@ use super::failure::{Fault, FaultKind};
 use super::log_seen::{Departure, Overtaken};
 use crate::store::{Compare, FailureClass, Field, Key, Op, Request, Span, Txn};
 
-/// The answer to a write that was carried out before another one is this far behind the other's answer at most.
-const ON_ITS_WAY: Duration = Duration::from_millis(100);
-
 /// Goes on asking whether waiting for a request's answer makes sense; ends when it does not.
 ///
 /// A stopped member, or one behind a broken network, would otherwise cost every request its whole time; and so would
@@ -86,9 +83,10 @@ async fn lost(
         match overtaken {
             None => continue,
             Some(Overtaken::ByElection) => sleep(patience).await,
-            Some(Overtaken::ByWrite) => sleep(ON_ITS_WAY).await,
+            Some(Overtaken::ByWrite) => sleep(endpoints.log_seen(pin.index).on_its_way()).await,
         }
         // Its answer was not on the way either.
+        endpoints.gave_up(pin.index, departure);
         return Fault::new(FaultKind::Impatient, "no answer, while later requests have theirs");
     }
 }
