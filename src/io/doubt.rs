@@ -51,11 +51,12 @@ async fn silent(endpoints: &Endpoints, pin: Pin, endpoint: &Endpoint, patience: 
 /// none is under way (all batches in flight are lost together), a canary is sent: a transaction that changes nothing and
 /// goes through the log all the same.
 ///
-/// A linearizable read would be no such proof. It shows that the member reaches a leader; but it waits for the commits
-/// that the leader knew when it came, not for an entry that a slow disk still holds up, so with an `fsync` of a second
-/// it overtakes healthy writes. Each of them would be given up, and cost a new epoch and a repetition: more load for a
-/// disk that is slow already. The canary waits for the same disk. The epoch's put would do as well, but makes a revision
-/// and fences what is not lost.
+/// A linearizable read would be less of a proof, and slower. It shows that the member reaches a leader, and waits for the
+/// commits that the leader knew then; that an entry on its way to a slow disk holds it up as well is how etcd's raft loop
+/// happens to work (with an `fdatasync` of a second, neither a read nor the canary had its answer before a write that left
+/// 300 ms earlier), while the order of the log is what raft promises. And the break that loses a write loses reads, too:
+/// a member asks its leader for one at a time and repeats a lost question after 500 ms, with all later reads waiting
+/// behind it. The epoch's put would be as good a canary, but makes a revision, and fences what may not be lost.
 ///
 /// That the request is lost is no proof either that it will never be carried out (a message may also be late), so its
 /// outcome is unknown, as it would be seven seconds later.
