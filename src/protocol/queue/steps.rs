@@ -101,6 +101,10 @@ impl Queue {
             return None;
         }
         let (deletes, sent) = self.take_deletes(guard, most);
+        // A second copy of a delete that compares nothing would end a later hold under the same key.
+        if deletes.iter().any(|delete| delete.created.is_none()) && !mutant!(KeyReusedAfterPlainDelete) {
+            cx.session.retire_keys();
+        }
         let room = deletes.len() < most || mutant!(DeletesNotCut);
         let entry = if room { self.take_entry(cx) } else { None };
         if deletes.is_empty() && entry.is_none() {
@@ -123,7 +127,7 @@ impl Queue {
         let due = self.debris.iter().filter(|debris| debris.is_due(guard.epoch)).take(most);
         due.map(|debris| {
             let sent = SentDelete { key: debris.key.clone(), for_good: debris.is_fenced(guard.epoch) };
-            (debris.deletion(), sent)
+            (debris.deletion(guard.epoch), sent)
         })
         .unzip()
     }
