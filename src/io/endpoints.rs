@@ -196,6 +196,13 @@ impl Endpoints {
         }
     }
 
+    /// A request that left then is given up as lost.
+    pub(super) fn gave_up(&self, index: usize, departure: Departure) {
+        if let Some(health) = self.state.lock().health.get_mut(index) {
+            health.log.gave_up(departure);
+        }
+    }
+
     /// The endpoint has shown this raft term.
     pub(super) fn saw_term(&self, index: usize, term: u64) {
         if let Some(health) = self.state.lock().health.get_mut(index) {

@@ -172,7 +172,8 @@ impl Shared {
                 }
             }
         }
-        if let Some(changed) = self.endpoints.changed() {
+        // During an election, it is too early to say so.
+        if let Some(changed) = self.endpoints.changed().filter(|_| leaderless.is_empty()) {
             Box::pin(self.agreement.seek(&self.endpoints, self.patience)).await;
             let now = self.endpoints.era();
             let class = if now == era { FailureClass::ClusterChanged } else { FailureClass::NotDone };

@@ -15,6 +15,10 @@ const SHORTEST_SUSPICION: Duration = Duration::from_millis(100);
 /// Nor before it took so many times as long as the writes before it.
 const SLOWER_THAN_USUAL: u32 = 8;
 
+/// The answer to a write that was carried out before another one is this far behind the other's answer at least, before it
+/// is taken for lost.
+const ON_ITS_WAY: Duration = Duration::from_millis(100);
+
 /// What one endpoint's answers have shown.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct LogSeen {
@@ -24,6 +28,8 @@ pub(super) struct LogSeen {
     written: Option<Instant>,
     /// How long its writes take: the longest of late.
     usual: Duration,
+    /// How long one was waited for in vain of late.
+    given_up: Duration,
 }
 
 /// The highest revision and term that any endpoint has shown.
@@ -67,7 +73,19 @@ impl LogSeen {
         if departure.is_write {
             self.written = self.written.max(Some(departure.at));
             self.usual = departure.at.elapsed().max(self.usual * 7 / 8);
+            self.given_up = self.given_up * 7 / 8;
         }
+    }
+
+    /// A request that left then is given up. If its answer is large and the network slow, it may have been on its way all the
+    /// same: the next one is given more time, until it is enough.
+    pub(super) fn gave_up(&mut self, departure: Departure) {
+        self.given_up = self.given_up.max(departure.at.elapsed());
+    }
+
+    /// How far behind the answer to a later write this one's may be.
+    pub(super) fn on_its_way(&self) -> Duration {
+        self.usual.max(self.given_up).max(ON_ITS_WAY)
     }
 
     pub(super) fn overtaken(&self, departure: Departure) -> Option<Overtaken> {
@@ -159,6 +177,9 @@ mod tests {
         assert_eq!(log.suspicion(longest), longest);
         (0..100).for_each(|_| log.wrote(sent(1)));
         assert_eq!(log.suspicion(longest), SHORTEST_SUSPICION, "it is quick again");
+        assert_eq!(log.on_its_way(), ON_ITS_WAY);
+        log.gave_up(sent(300));
+        assert!(log.on_its_way() >= Duration::from_millis(300), "more time for the next one");
     }
 
     #[test]
