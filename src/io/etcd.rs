@@ -142,6 +142,7 @@ impl Shared {
                         leaderless.push((pin, fault.clone()));
                     }
                     let go_on = fault.is_elsewhere() && Instant::now() < deadline;
+                    let fault = fault.about(endpoint.user(), Some(request));
                     let failure = fault.at(endpoint.url()).into_failure();
                     if !go_on {
                         return Err(failure);

@@ -7,7 +7,7 @@ use std::error::Error;
 use std::fmt;
 
 use crate::error::{Cause, LockError};
-use crate::store::{Failure, FailureClass};
+use crate::store::{Failure, FailureClass, Key, Op, Request, Span, Txn};
 
 /// Why one attempt at one endpoint has no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub(super) enum FaultKind {
     Leaderless,
     /// Not carried out: the endpoint belongs to another cluster.
     Foreign,
+    /// Not carried out, and it never will be: the endpoint's scheme, or the certificates, do not fit the server.
+    Misconfigured,
     /// Not carried out: the token was refused. Authenticate, and send the same again.
     Token,
     /// Nobody knows whether it was carried out; and it says nothing (new) about the endpoint, which had too little time, or
@@ -95,10 +97,28 @@ impl Fault {
         self
     }
 
+    /// The same fault, with who was refused, and what. Not for secrets.
+    pub(super) fn about(mut self, user: Option<&str>, request: Option<&Request>) -> Self {
+        let kind = self.kind;
+        let refused = kind == FaultKind::Token || kind == FaultKind::Class(FailureClass::Unauthenticated);
+        match (user, request.and_then(subject)) {
+            (None, _) if refused => {
+                self.message =
+                    format!("no credentials were given, and etcd requires a user ({})", self.message);
+            }
+            (Some(user), _) if refused => self.message += &format!(" (user {user:?})"),
+            (Some(user), Some(subject)) if kind == FaultKind::Class(FailureClass::PermissionDenied) => {
+                self.message += &format!(" (user {user:?}, {subject})");
+            }
+            _ => {}
+        }
+        self
+    }
+
     pub(super) fn into_failure(self) -> Failure {
         let class = match self.kind {
             FaultKind::Elsewhere | FaultKind::Leaderless => FailureClass::NotDone,
-            FaultKind::Foreign => FailureClass::Refused,
+            FaultKind::Foreign | FaultKind::Misconfigured => FailureClass::Refused,
             FaultKind::Token => FailureClass::Unauthenticated,
             FaultKind::Impatient => FailureClass::Unknown,
             FaultKind::Class(class) => class,
@@ -189,6 +209,31 @@ fn kind_of_other_words(code: i32) -> FaultKind {
         | code::UNIMPLEMENTED => FailureClass::Refused,
         _ => FailureClass::Unknown,
     })
+}
+
+/// What a request is about, for who is not allowed to do it.
+fn subject(request: &Request) -> Option<String> {
+    fn of_ops(ops: &[Op]) -> Option<&Key> {
+        ops.iter().find_map(|op| match op {
+            Op::Put { key, .. } | Op::Delete { key } => Some(key),
+            Op::Range(range) => Some(match &range.span {
+                Span::Key(key) | Span::Prefix(key) | Span::Between(key, _) => key,
+            }),
+            Op::Txn(txn) => of_txn(txn),
+        })
+    }
+    fn of_txn(txn: &Txn) -> Option<&Key> {
+        of_ops(&txn.then).or_else(|| of_ops(&txn.otherwise))
+    }
+    let key = match request {
+        Request::Txn(txn) => of_txn(txn),
+        Request::Delete { key } => Some(key),
+        Request::GrantLease { .. } => None,
+        Request::RenewLease { lease }
+        | Request::RevokeLease { lease }
+        | Request::LeaseTimeToLive { lease } => return Some(format!("the keys of lease {lease:x}")),
+    };
+    key.map(|key| format!("key {:?}", key.to_string()))
 }
 
 /// An error and its sources.

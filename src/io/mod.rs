@@ -16,6 +16,7 @@ mod endpoints;
 mod etcd;
 mod failure;
 mod keepalive;
+mod scheme;
 mod target;
 #[cfg(test)]
 pub(crate) mod testing;
