@@ -148,9 +148,9 @@ async fn explain(fault: Fault, endpoint: &Endpoint, deadline: Instant) -> Fault 
     match fault.kind {
         // A refused token is a refused user to whoever connects.
         FaultKind::Token => Fault { kind: FaultKind::Class(FailureClass::Unauthenticated), ..fault }
-            .about(endpoint.user(), None),
+            .about(endpoint.user(), || None),
         FaultKind::Class(FailureClass::Unauthenticated | FailureClass::PermissionDenied) => {
-            fault.about(endpoint.user(), None)
+            fault.about(endpoint.user(), || None)
         }
         FaultKind::Elsewhere if fault.message.contains(NOT_TRUSTED) => {
             let stranger = ["UnknownIssuer", "BadSignature"].iter().any(|why| fault.message.contains(why));

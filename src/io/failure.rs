@@ -7,7 +7,7 @@ use std::error::Error;
 use std::fmt;
 
 use crate::error::{Cause, LockError};
-use crate::store::{Failure, FailureClass, Key, Op, Request, Span, Txn};
+use crate::store::{Failure, FailureClass};
 
 /// Why one attempt at one endpoint has no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,17 +98,18 @@ impl Fault {
     }
 
     /// The same fault, with who was refused, and what. Not for secrets.
-    pub(super) fn about(mut self, user: Option<&str>, request: Option<&Request>) -> Self {
+    pub(super) fn about(mut self, user: Option<&str>, subject: impl FnOnce() -> Option<String>) -> Self {
         let kind = self.kind;
         let refused = kind == FaultKind::Token || kind == FaultKind::Class(FailureClass::Unauthenticated);
-        match (user, request.and_then(subject)) {
-            (None, _) if refused => {
+        match user {
+            None if refused => {
                 self.message =
                     format!("no credentials were given, and etcd requires a user ({})", self.message);
             }
-            (Some(user), _) if refused => self.message += &format!(" (user {user:?})"),
-            (Some(user), Some(subject)) if kind == FaultKind::Class(FailureClass::PermissionDenied) => {
-                self.message += &format!(" (user {user:?}, {subject})");
+            Some(user) if refused => self.message += &format!(" (user {user:?})"),
+            Some(user) if kind == FaultKind::Class(FailureClass::PermissionDenied) => {
+                let subject = subject().map(|subject| format!(", {subject}")).unwrap_or_default();
+                self.message += &format!(" (user {user:?}{subject})");
             }
             _ => {}
         }
@@ -209,31 +210,6 @@ fn kind_of_other_words(code: i32) -> FaultKind {
         | code::UNIMPLEMENTED => FailureClass::Refused,
         _ => FailureClass::Unknown,
     })
-}
-
-/// What a request is about, for who is not allowed to do it.
-fn subject(request: &Request) -> Option<String> {
-    fn of_ops(ops: &[Op]) -> Option<&Key> {
-        ops.iter().find_map(|op| match op {
-            Op::Put { key, .. } | Op::Delete { key } => Some(key),
-            Op::Range(range) => Some(match &range.span {
-                Span::Key(key) | Span::Prefix(key) | Span::Between(key, _) => key,
-            }),
-            Op::Txn(txn) => of_txn(txn),
-        })
-    }
-    fn of_txn(txn: &Txn) -> Option<&Key> {
-        of_ops(&txn.then).or_else(|| of_ops(&txn.otherwise))
-    }
-    let key = match request {
-        Request::Txn(txn) => of_txn(txn),
-        Request::Delete { key } => Some(key),
-        Request::GrantLease { .. } => None,
-        Request::RenewLease { lease }
-        | Request::RevokeLease { lease }
-        | Request::LeaseTimeToLive { lease } => return Some(format!("the keys of lease {lease:x}")),
-    };
-    key.map(|key| format!("key {:?}", key.to_string()))
 }
 
 /// An error and its sources.
