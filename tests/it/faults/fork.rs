@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use etcd_lock::{LockError, LossReason};
+use etcd_lock::{LockError, LockViewer, LossReason};
 
 use crate::faults::ground::connect;
 use crate::support::process::alone;
@@ -25,6 +25,7 @@ fn a_forked_child_touches_none_of_its_parent_s_locks() {
         let granted = manager.new_lock("other").unwrap().lock().unwrap();
         let blocked = connect(shared().access(), &root, TTL);
         let waiting = blocked.new_lock("x").unwrap().enqueue().unwrap();
+        let viewer = LockViewer::connect(&shared().access().endpoints, &root, Default::default()).unwrap();
         match fork::fork().unwrap() {
             fork::Fork::Child => {
                 let calm = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -35,6 +36,8 @@ fn a_forked_child_touches_none_of_its_parent_s_locks() {
                     assert!(matches!(lock.lock(), Err(LockError::Forked)));
                     assert!(lock.try_lock().is_err() && lock.enqueue().is_err());
                     assert!(manager.new_lock("y").is_err() && manager.lock_info("x").is_err());
+                    assert!(matches!(viewer.lock_info("x"), Err(LockError::Forked)));
+                    drop(viewer);
                     assert!(!manager.session().alive);
                     assert!(waiting.ready().try_recv().is_err_and(|error| error.is_disconnected()));
                     assert!(waiting.wait().is_err() && pending.wait().is_err());
@@ -56,6 +59,7 @@ fn a_forked_child_touches_none_of_its_parent_s_locks() {
         // Beyond the life of a lease that nobody renews.
         std::thread::sleep(TTL * 2);
         assert!(guard.is_held() && granted.is_held() && pending.ready().try_recv().is_err());
+        assert_eq!(viewer.queue("x").unwrap().len(), 2, "the parent's viewer is the parent's");
         let raw = Raw::connect(shared().access());
         assert_eq!(raw.count(&format!("{root}/x/")), 2, "holder and waiter have their places");
         guard.unlock().unwrap();
