@@ -21,8 +21,8 @@ use crate::stats::Stats;
 /// the last of them goes, what is held is released, the session ends, and the thread is joined, within
 /// [`close_timeout`](LockManagerOptions::close_timeout).
 ///
-/// It works only in the process that made it. In a child of `fork()`, every call is an error, nothing is held, and
-/// dropping what was copied touches nothing of the parent's; the child connects anew.
+/// It works only in the process that made it. In a child of `fork()`, every call is [`LockError::Forked`], nothing is
+/// held, and dropping what was copied touches nothing of the parent's; the child connects anew.
 ///
 /// # Examples
 ///
@@ -77,15 +77,16 @@ impl LockManager {
     /// let refused = LockManager::connect(&none, "/app/locks", Default::default());
     /// assert!(matches!(refused, Err(LockError::InvalidOptions { .. })));
     /// ```
-    pub fn connect<E: AsRef<str>>(
-        endpoints: &[E],
-        root: &str,
-        options: LockManagerOptions,
-    ) -> Result<Self, LockError> {
+    pub fn connect<I>(endpoints: I, root: &str, options: LockManagerOptions) -> Result<Self, LockError>
+    where
+        I: IntoIterator,
+        I::Item: AsRef<str>,
+    {
+        let endpoints: Vec<String> =
+            endpoints.into_iter().map(|endpoint| endpoint.as_ref().to_owned()).collect();
         if endpoints.is_empty() {
             return Err(LockError::InvalidOptions { why: "there is no endpoint".into() });
         }
-        let endpoints: Vec<String> = endpoints.iter().map(|endpoint| endpoint.as_ref().to_owned()).collect();
         let for_store = options.clone();
         Self::connect_to(root, &options, move || async move { Etcd::connect(&endpoints, &for_store).await })
     }

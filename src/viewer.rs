@@ -77,12 +77,13 @@ impl LockViewer {
     /// let refused = LockViewer::connect(&none, "/app/locks", Default::default());
     /// assert!(matches!(refused, Err(LockError::InvalidOptions { .. })));
     /// ```
-    pub fn connect<E: AsRef<str>>(
-        endpoints: &[E],
-        root: &str,
-        options: LockManagerOptions,
-    ) -> Result<Self, LockError> {
-        let endpoints: Vec<String> = endpoints.iter().map(|endpoint| endpoint.as_ref().to_owned()).collect();
+    pub fn connect<I>(endpoints: I, root: &str, options: LockManagerOptions) -> Result<Self, LockError>
+    where
+        I: IntoIterator,
+        I::Item: AsRef<str>,
+    {
+        let endpoints: Vec<String> =
+            endpoints.into_iter().map(|endpoint| endpoint.as_ref().to_owned()).collect();
         let for_store = options.clone();
         Self::start(root, &options, move || async move { Etcd::connect(&endpoints, &for_store).await })
     }

@@ -125,6 +125,10 @@ impl Endpoint {
         &self.target.url
     }
 
+    pub(super) fn user(&self) -> Option<&str> {
+        self.target.credentials.as_ref().map(|credentials| credentials.user.as_str())
+    }
+
     pub(super) fn has_credentials(&self) -> bool {
         self.target.credentials.is_some()
     }

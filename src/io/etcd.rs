@@ -18,7 +18,7 @@ use super::target::Target;
 use super::{Store, WatchOrder, connect, deadline_after, watch};
 use crate::error::LockError;
 use crate::options::LockManagerOptions;
-use crate::store::{Answer, Failure, FailureClass, Request, Response, WatchEvent};
+use crate::store::{Answer, Failure, FailureClass, Key, Op, Request, Response, Span, Txn, WatchEvent};
 
 /// A token that is refused again right after authenticating will not get better.
 const MAX_REAUTHENTICATIONS: u32 = 3;
@@ -164,6 +164,7 @@ impl Shared {
                         leaderless.push((pin, fault.clone()));
                     }
                     let go_on = fault.is_elsewhere() && Instant::now() < deadline;
+                    let fault = fault.about(endpoint.user(), || subject(request));
                     let failure = fault.at(endpoint.url()).into_failure();
                     if !go_on {
                         return Err(failure);
@@ -248,6 +249,31 @@ impl Shared {
 /// it is given: an attempt that this machine slept through took long, and tells nothing either.
 fn has_fair_chance(deadline: Instant) -> bool {
     deadline.saturating_duration_since(Instant::now()) >= FAIR_CHANCE
+}
+
+/// What a request is about, for who is not allowed to do it.
+fn subject(request: &Request) -> Option<String> {
+    fn of_ops(ops: &[Op]) -> Option<&Key> {
+        ops.iter().find_map(|op| match op {
+            Op::Put { key, .. } | Op::Delete { key } => Some(key),
+            Op::Range(range) => Some(match &range.span {
+                Span::Key(key) | Span::Prefix(key) | Span::Between(key, _) => key,
+            }),
+            Op::Txn(txn) => of_txn(txn),
+        })
+    }
+    fn of_txn(txn: &Txn) -> Option<&Key> {
+        of_ops(&txn.then).or_else(|| of_ops(&txn.otherwise))
+    }
+    let key = match request {
+        Request::Txn(txn) => of_txn(txn),
+        Request::Delete { key } => Some(key),
+        Request::GrantLease { .. } => None,
+        Request::RenewLease { lease }
+        | Request::RevokeLease { lease }
+        | Request::LeaseTimeToLive { lease } => return Some(format!("the keys of lease {lease:x}")),
+    };
+    key.map(|key| format!("key {:?}", key.to_string()))
 }
 
 /// The request's name in the logs.

@@ -19,6 +19,7 @@ mod etcd;
 mod failure;
 mod keepalive;
 mod log_seen;
+mod scheme;
 mod target;
 #[cfg(test)]
 pub(crate) mod testing;

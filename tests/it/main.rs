@@ -40,6 +40,7 @@ mod support;
 mod costs;
 mod crash;
 mod ends;
+mod errors;
 mod exclusion;
 mod grant_race;
 mod limits;

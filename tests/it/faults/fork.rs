@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use etcd_lock::{LockError, LossReason};
+use etcd_lock::{LockError, LockViewer, LossReason};
 
 use crate::faults::ground::connect;
 use crate::support::process::alone;
@@ -28,6 +28,7 @@ fn a_forked_child_touches_none_of_its_parent_s_locks() {
         let raw = Raw::connect(shared().access());
         eventually(Duration::from_secs(10), "the waiter's place", || raw.count(&format!("{root}/x/")) == 2);
         let clones = [guard.done().clone(), granted.done().clone(), waiting.ready().clone()];
+        let viewer = LockViewer::connect(&shared().access().endpoints, &root, Default::default()).unwrap();
         match fork::fork().unwrap() {
             fork::Fork::Child => {
                 let calm = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -38,6 +39,8 @@ fn a_forked_child_touches_none_of_its_parent_s_locks() {
                     assert!(matches!(lock.lock(), Err(LockError::Forked)));
                     assert!(lock.try_lock().is_err() && lock.enqueue().is_err());
                     assert!(manager.new_lock("y").is_err() && manager.lock_info("x").is_err());
+                    assert!(matches!(viewer.lock_info("x"), Err(LockError::Forked)));
+                    drop(viewer);
                     assert!(!manager.session().alive);
                     assert!(waiting.ready().try_recv().is_err_and(|error| error.is_disconnected()));
                     for (nth, clone) in clones.iter().enumerate() {
@@ -67,6 +70,7 @@ fn a_forked_child_touches_none_of_its_parent_s_locks() {
         std::thread::sleep(TTL * 2);
         assert!(clones.iter().all(|clone| clone.try_recv().is_err_and(|error| error.is_empty())));
         assert!(guard.is_held() && granted.is_held() && pending.ready().try_recv().is_err());
+        assert_eq!(viewer.queue("x").unwrap().len(), 2, "the parent's viewer is the parent's");
         assert_eq!(raw.count(&format!("{root}/x/")), 2, "holder and waiter have their places");
         guard.unlock().unwrap();
         within(Duration::from_secs(10), "the waiter's turn", move || waiting.wait())
