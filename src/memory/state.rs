@@ -189,15 +189,12 @@ impl State {
         if let Some(before) = open.watcher.take() {
             self.watchers.remove(&before);
         }
-        match self.model.watch(&open.spec) {
-            Ok((watcher, revision)) => {
-                open.watcher = Some(watcher);
-                self.watchers.insert(watcher, (id, watch));
-                self.report(id, WatchEvent::Created { watch, revision });
-                self.deliver();
-            }
-            // Its beginning was compacted. Not logged here, where the store is locked.
-            Err(_) => {}
+        // It cannot be opened if its beginning was compacted. Not logged here, where the store is locked.
+        if let Ok((watcher, revision)) = self.model.watch(&open.spec) {
+            open.watcher = Some(watcher);
+            self.watchers.insert(watcher, (id, watch));
+            self.report(id, WatchEvent::Created { watch, revision });
+            self.deliver();
         }
     }
 

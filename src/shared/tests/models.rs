@@ -4,12 +4,16 @@
 //! should have been woken and was not sleeps for ever, and loom ends the model as a deadlock, or as a loop without end.
 #![allow(dead_code, reason = "the models need only a part of the files")]
 
+#[allow(clippy::duplicate_mod, reason = "that is the point")]
 #[path = "../deadline.rs"]
 mod deadline;
+#[allow(clippy::duplicate_mod, reason = "that is the point")]
 #[path = "../hold_state.rs"]
 mod hold_state;
+#[allow(clippy::duplicate_mod, reason = "that is the point")]
 #[path = "../holds.rs"]
 mod holds;
+#[allow(clippy::duplicate_mod, reason = "that is the point")]
 #[path = "../queue.rs"]
 mod queue;
 
