@@ -191,17 +191,11 @@ impl World {
             Fault::Crash(node) => self.crash(node),
             Fault::Restart(node) => self.start(node),
             Fault::Expire(node) => {
-                // Only once the deadline has passed can a caller have seen it pass: just before the I/O thread's turn.
                 let local = self.local(node);
-                if self.nodes[node].deadline.is_some_and(|deadline| local >= deadline) {
-                    self.nodes[node].protocol.handle_expired(local);
-                }
+                let it = &mut self.nodes[node];
+                it.seen_over |= it.deadline.is_some_and(|deadline| local >= deadline);
             }
-            Fault::Reenter(node) => {
-                if let Err(violation) = self.reenter(node) {
-                    self.checks.late_violation = Some(violation);
-                }
-            }
+            Fault::Reenter(node) => self.reenter(node),
             Fault::RevokeLease => self.revoke_some_lease(),
             Fault::DeleteContender => self.delete_some(false),
             Fault::DeleteName => self.delete_name(),
@@ -244,6 +238,7 @@ impl World {
         it.life += 1;
         it.protocol = new_protocol(&mut rng);
         it.deadline = None;
+        it.seen_over = false;
         it.lease = None;
         it.seen_term = 0;
         let after = self.below(TTL);

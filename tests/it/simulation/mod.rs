@@ -9,6 +9,7 @@ mod mutants;
 mod network;
 mod node;
 mod script;
+mod turns;
 mod world;
 
 use std::sync::Mutex;

@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use super::checks::Violation;
 use super::world::{Event, TTL, World};
 use crate::clock::Time;
 use crate::memory::model::{Notice, Watcher};
@@ -171,37 +170,25 @@ impl World {
         id: RequestId,
         reply: Result<Response, Failure>,
         carried_out: Time,
-    ) -> Result<(), Violation> {
-        if self.nodes[node].life != life || self.nodes[node].pending.remove(&id).is_none() {
-            return Ok(());
+    ) {
+        if self.nodes[node].life == life {
+            self.rouse(node);
+            self.nodes[node].turns.replies.push_back((id, reply, carried_out));
         }
-        self.note(|| format!("manager {node} hears the answer to {id:?}"));
-        self.checks.hearing_as_of = carried_out;
-        if let Ok(response) = &reply {
-            let seen = &mut self.nodes[node].seen_term;
-            *seen = response.term.max(*seen);
-        }
-        let local = self.local(node);
-        self.nodes[node].protocol.handle_reply(local, id, reply);
-        let result = self.pump(node);
-        self.checks.hearing_as_of = self.now;
-        result
     }
 
     /// Ends the wait for requests that were not answered in time.
-    pub(super) fn expire_requests(&mut self, node: usize) -> Result<(), Violation> {
+    pub(super) fn expire_requests(&mut self, node: usize) {
+        let local = self.local(node);
         let now = self.now;
-        loop {
-            let due = self.nodes[node].pending.iter().find(|(_, pending)| pending.gives_up <= now);
-            let Some((&id, &Pending { verdict, .. })) = due else {
-                return Ok(());
-            };
-            self.nodes[node].pending.remove(&id);
+        let pending = &mut self.nodes[node].pending;
+        let due: Vec<RequestId> =
+            pending.iter().filter(|(_, pending)| pending.gives_up <= now).map(|(&id, _)| id).collect();
+        for id in due {
+            let Some(Pending { verdict, .. }) = self.nodes[node].pending.remove(&id) else { continue };
             self.note(|| format!("manager {node} stops waiting for {id:?}: {verdict:?}"));
-            let local = self.local(node);
             let failure = Failure::new(verdict, "simulated");
             self.nodes[node].protocol.handle_reply(local, id, Err(failure));
-            self.pump(node)?;
         }
     }
 
@@ -305,25 +292,13 @@ impl World {
         self.schedule(after, Event::Tell { node, stream: number, event, happened: self.now });
     }
 
-    pub(super) fn tell(
-        &mut self,
-        node: usize,
-        stream: u64,
-        event: WatchEvent,
-        happened: Time,
-    ) -> Result<(), Violation> {
+    pub(super) fn tell(&mut self, node: usize, stream: u64, event: WatchEvent, happened: Time) {
         let it = &self.nodes[node].stream;
         let (WatchEvent::Created { watch, .. } | WatchEvent::Deleted { watch, .. }) = &event;
-        if it.number != stream || it.stalled || !it.wanted.contains_key(watch) {
-            return Ok(());
+        if it.number == stream && !it.stalled && it.wanted.contains_key(watch) {
+            self.rouse(node);
+            self.nodes[node].turns.events.push_back((event, happened));
         }
-        self.note(|| format!("manager {node} is told {event:?}"));
-        self.checks.hearing_as_of = happened;
-        let local = self.local(node);
-        self.nodes[node].protocol.handle_watch(local, event);
-        let result = self.pump(node);
-        self.checks.hearing_as_of = self.now;
-        result
     }
 
     /// The stream is dead from now on; that is noticed at the next heartbeat.
@@ -372,5 +347,6 @@ impl World {
         self.drop_stream(node);
         self.nodes[node].stream.wanted.clear();
         self.nodes[node].pending.clear();
+        self.nodes[node].turns.clear();
     }
 }

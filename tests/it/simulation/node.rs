@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::network::{Link, Pending, Stream};
 use super::script::Worker;
+use super::turns::Turns;
 use super::world::{TTL, root};
 use crate::clock::Time;
 use crate::protocol::{Config, Protocol, RequestId};
@@ -29,11 +30,14 @@ pub(super) struct Node {
     /// Stopped until then: everything that arrives waits.
     pub(super) paused_until: Time,
     pub(super) link: Link,
+    pub(super) turns: Turns,
     pub(super) pending: BTreeMap<RequestId, Pending>,
     pub(super) stream: Stream,
     pub(super) workers: Vec<Worker>,
     /// Until when holds are assured, by the manager's clock.
     pub(super) deadline: Option<Time>,
+    /// A caller's thread saw that deadline pass.
+    pub(super) seen_over: bool,
     pub(super) lease: Option<LeaseId>,
     /// The highest raft term in any answer.
     pub(super) seen_term: u64,
@@ -58,15 +62,22 @@ impl Node {
             rate: 0.99 + rng.f64() * 0.02,
             paused_until: Time::default(),
             link: Link::default(),
+            turns: Turns::late_by(lateness(rng)),
             pending: BTreeMap::new(),
             stream: Stream::default(),
             workers: (0..threads).map(|_| Worker::default()).collect(),
             deadline: None,
+            seen_over: false,
             lease: None,
             seen_term: 0,
             closed: false,
         }
     }
+}
+
+/// How late a manager's thread comes: an idle machine, a busy one, one with too little CPU.
+fn lateness(rng: &mut fastrand::Rng) -> Duration {
+    Duration::from_micros(rng.choice([0, 0, 200, 2_000, 20_000, 100_000]).unwrap_or_default())
 }
 
 pub(super) fn new_protocol(rng: &mut fastrand::Rng) -> Protocol {

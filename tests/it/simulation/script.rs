@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::checks::Violation;
 use super::world::{Event, TTL, World};
 use crate::protocol::{Acquire, Command, Patience, Thread, Ticket};
 
@@ -33,25 +32,25 @@ impl Worker {
 
 impl World {
     /// The thread goes on with its script: after a pause, or because a pause of its own choice is over.
-    pub(super) fn work(&mut self, node: usize, life: u32, worker: usize) -> Result<(), Violation> {
+    pub(super) fn work(&mut self, node: usize, life: u32, worker: usize) {
         if self.nodes[node].life != life {
-            return Ok(());
+            return;
         }
         match self.nodes[node].workers[worker].state {
-            State::Idle if self.winding_down => Ok(()),
+            State::Idle if self.winding_down => {}
             State::Idle => self.ask(node, worker),
             State::Waiting(ticket) => {
                 // It was to give up some time after it asked.
                 self.nodes[node].workers[worker].state = State::Leaving(ticket);
                 self.checks.left(ticket);
-                self.command(node, Command::Leave { ticket, confirm: true })
+                self.post(node, Command::Leave { ticket, confirm: true });
             }
             State::Holding(ticket) => self.let_go(node, worker, ticket),
-            State::Leaving(_) => Ok(()),
+            State::Leaving(_) => {}
         }
     }
 
-    fn ask(&mut self, node: usize, worker: usize) -> Result<(), Violation> {
+    fn ask(&mut self, node: usize, worker: usize) {
         let name = self.names[self.rng.usize(..self.names.len())].clone();
         let local = self.local(node);
         let after = |limit: Duration| Some(local + limit);
@@ -63,15 +62,13 @@ impl World {
             _ => Patience::default(),
         };
         let gives_up = self.chance(0.15);
-        let ticket = self.acquire(node, worker, &name, patience)?;
-        let unanswered = self.nodes[node].workers[worker].state == State::Waiting(ticket);
-        if gives_up && unanswered && !patience.try_only {
+        self.acquire(node, worker, &name, patience);
+        if gives_up && !patience.try_only {
             // Often at the very moment of the grant.
             let after = if self.rng.bool() { Duration::from_millis(3) } else { Duration::from_secs(3) };
             let (after, life) = (self.below(after), self.nodes[node].life);
             self.schedule(after, Event::Work { node, life, worker });
         }
-        Ok(())
     }
 
     fn acquire(
@@ -80,7 +77,7 @@ impl World {
         worker: usize,
         name: &crate::name::LockName,
         patience: Patience,
-    ) -> Result<Ticket, Violation> {
+    ) {
         let ticket = self.next_ticket();
         let since = self.local(node);
         self.note(|| format!("manager {node} thread {worker} asks for {name:?} as {ticket:?}: {patience:?}"));
@@ -99,14 +96,13 @@ impl World {
             since,
             asked_at: Duration::from_secs(1),
         };
-        self.command(node, Command::Acquire(acquire))?;
-        Ok(ticket)
+        self.post(node, Command::Acquire(acquire));
     }
 
-    fn let_go(&mut self, node: usize, worker: usize, ticket: Ticket) -> Result<(), Violation> {
+    fn let_go(&mut self, node: usize, worker: usize, ticket: Ticket) {
         if let Some(again) = self.nodes[node].workers[worker].again.take() {
             self.checks.left(again);
-            self.command(node, Command::Leave { ticket: again, confirm: false })?;
+            self.post(node, Command::Leave { ticket: again, confirm: false });
         }
         let confirm = self.rng.bool();
         let after = self.below(Duration::from_millis(200));
@@ -118,7 +114,7 @@ impl World {
             it.workers[worker].state = State::Idle;
             self.schedule(after, Event::Work { node, life, worker });
         }
-        self.command(node, Command::Leave { ticket, confirm })
+        self.post(node, Command::Leave { ticket, confirm });
     }
 
     fn worker_of(&self, node: usize, ticket: Ticket) -> Option<usize> {
@@ -164,11 +160,11 @@ impl World {
     }
 
     /// Asks again for what the thread holds already, as a caller does whose own look at the clock says that it holds.
-    pub(super) fn reenter(&mut self, node: usize) -> Result<(), Violation> {
+    pub(super) fn reenter(&mut self, node: usize) {
         let local = self.local(node);
         let it = &self.nodes[node];
         if it.paused_until > self.now || it.deadline.is_none_or(|deadline| local >= deadline) {
-            return Ok(());
+            return;
         }
         for worker in 0..self.nodes[node].workers.len() {
             let State::Holding(ticket) = self.nodes[node].workers[worker].state else {
@@ -176,10 +172,9 @@ impl World {
             };
             let held = self.checks.held_name(node, ticket);
             if let (Some(name), None) = (held, &self.nodes[node].workers[worker].again) {
-                self.acquire(node, worker, &name, Patience::default())?;
+                self.acquire(node, worker, &name, Patience::default());
             }
         }
-        Ok(())
     }
 
     /// The threads of a manager that died.

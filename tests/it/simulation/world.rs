@@ -16,7 +16,7 @@ use super::script::Worker;
 use crate::clock::Time;
 use crate::memory::model::Model;
 use crate::name::{LockName, Root};
-use crate::protocol::{Action, Command, RequestId, Ticket};
+use crate::protocol::{Command, RequestId, Ticket};
 use crate::store::{Failure, Request, Response, WatchEvent, WatchId};
 
 /// When the world begins: late enough that no subtraction reaches the clock's zero.
@@ -162,7 +162,7 @@ impl World {
         self.run_until(|world| world.now >= quiet, quiet + TTL)?;
         self.check_nothing_left()?;
         for node in 0..self.nodes.len() {
-            self.command(node, Command::Close)?;
+            self.post(node, Command::Close);
         }
         let end = self.now + TTL * 3;
         self.run_until(|world| world.nodes.iter().all(|node| node.closed), end)?;
@@ -199,111 +199,44 @@ impl World {
         } else if let Some(Reverse((_, id))) = self.events.pop()
             && let Some(event) = self.bodies.remove(&id)
         {
-            self.happen(event)?;
+            self.happen(event);
         }
         self.tell_watchers();
         self.check_holds()
     }
 
-    fn happen(&mut self, event: Event) -> Result<(), Violation> {
+    fn happen(&mut self, event: Event) {
         if let Some(node) = self.concerned(&event)
             && self.nodes[node].paused_until > self.now
         {
             let after = self.nodes[node].paused_until.since(self.now);
             self.schedule(after, event);
-            return Ok(());
+            return;
         }
         match event {
             Event::Arrive { node, life, id, request, heard } => {
                 self.arrive(node, life, id, &request, heard);
             }
             Event::Reply { node, life, id, reply, carried_out } => {
-                return self.reply(node, life, id, reply, carried_out);
+                self.reply(node, life, id, reply, carried_out);
             }
             Event::OpenWatch { node, stream, watch } => self.open_watch(node, stream, watch),
             Event::Tell { node, stream, event, happened } => {
-                return self.tell(node, stream, event, happened);
+                self.tell(node, stream, event, happened);
             }
             Event::Reopen { node, stream } => self.reopen(node, stream),
-            Event::Work { node, life, worker } => return self.work(node, life, worker),
+            Event::Work { node, life, worker } => self.work(node, life, worker),
             Event::Foreign(foreign) => self.foreign_step(foreign),
             Event::Fault(fault) => self.strike(fault),
         }
-        Ok(())
     }
 
     /// The manager that cannot notice the event while it is paused.
     fn concerned(&self, event: &Event) -> Option<usize> {
         match event {
-            Event::Reply { node, .. }
-            | Event::Tell { node, .. }
-            | Event::Reopen { node, .. }
-            | Event::Work { node, .. } => Some(*node),
+            Event::Reopen { node, .. } | Event::Work { node, .. } => Some(*node),
             _ => None,
         }
-    }
-
-    /// When the manager wants to run next: its protocol's timer or the end of a request's patience.
-    fn next_wake(&self, node: usize) -> Option<Time> {
-        let it = &self.nodes[node];
-        let timer = it.protocol.next_timeout().map(|local| self.global(node, local));
-        let pending = it.pending.values().map(|pending| pending.gives_up).min();
-        [timer, pending].into_iter().flatten().min().map(|at| at.max(it.paused_until).max(self.now))
-    }
-
-    fn wake(&mut self, node: usize) -> Result<(), Violation> {
-        self.expire_requests(node)?;
-        let local = self.local(node);
-        self.nodes[node].protocol.handle_timeout(local);
-        self.pump(node)
-    }
-
-    pub(super) fn command(&mut self, node: usize, command: Command) -> Result<(), Violation> {
-        let local = self.local(node);
-        self.nodes[node].protocol.handle_command(local, command);
-        self.pump(node)
-    }
-
-    /// Carries out what the protocol wants.
-    pub(super) fn pump(&mut self, node: usize) -> Result<(), Violation> {
-        while let Some(action) = self.nodes[node].protocol.poll_action() {
-            self.note(|| format!("manager {node}: {action:?}"));
-            match action {
-                Action::Send { id, request, timeout } => self.send(node, id, request, timeout),
-                Action::Watch { id, spec } => self.watch(node, id, spec),
-                Action::Unwatch { id } => self.unwatch(node, id),
-                Action::SessionUp { lease, deadline, .. } => {
-                    self.nodes[node].lease = Some(lease);
-                    self.nodes[node].deadline = Some(deadline);
-                }
-                Action::ExtendSession { deadline } => {
-                    self.check_extension(node)?;
-                    self.nodes[node].deadline = Some(deadline);
-                }
-                Action::SessionDown { .. } => {
-                    self.check_session_down(node)?;
-                    self.nodes[node].lease = None;
-                    self.nodes[node].deadline = None;
-                }
-                Action::SessionFailed { .. } => {}
-                Action::Grant { ticket, hold, name, key, token } => {
-                    self.tally.grants += 1;
-                    self.check_grant(node, ticket, hold, &name, key, token)?;
-                    self.granted(node, ticket);
-                }
-                Action::Refuse { ticket, refusal } => {
-                    self.check_refusal(node, ticket, &refusal)?;
-                    self.refused(node, ticket);
-                }
-                Action::EndHold { hold, lost } => {
-                    self.tally.losses += u64::from(lost.is_some());
-                    self.check_end(node, hold)?;
-                }
-                Action::Confirm { ticket, .. } => self.confirmed(node, ticket),
-                Action::Closed => self.nodes[node].closed = true,
-            }
-        }
-        Ok(())
     }
 
     fn expire_leases(&mut self) {
@@ -348,7 +281,7 @@ impl World {
     }
 
     /// When the manager's clock will show `local`.
-    fn global(&self, node: usize, local: Time) -> Time {
+    pub(super) fn global(&self, node: usize, local: Time) -> Time {
         // A nanosecond more than rounding can take away, so that the clock has truly reached it.
         BEGIN + local.since(BEGIN).div_f64(self.nodes[node].rate) + Duration::from_nanos(2)
     }
