@@ -171,6 +171,7 @@ impl World {
 
     pub(super) fn strike(&mut self, fault: Fault) {
         self.tally.faults += 1;
+        self.disturbed = self.now;
         self.note(|| format!("fault: {fault:?}"));
         match fault {
             Fault::Link { node, link } => {
@@ -231,6 +232,7 @@ impl World {
 
     fn crash(&mut self, node: usize) {
         self.checks.forget_manager(node);
+        self.truth.forget_manager(node);
         self.forget_manager(node);
         self.forget_workers(node);
         let mut rng = self.rng.fork();

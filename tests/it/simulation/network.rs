@@ -74,6 +74,7 @@ enum Fate {
 impl World {
     pub(super) fn send(&mut self, node: usize, id: RequestId, request: Request, timeout: Duration) {
         let life = self.nodes[node].life;
+        let sent = self.truth.stamp();
         let link = self.nodes[node].link;
         let (going, coming) = (self.delay(link.slow_requests), self.delay(link.slow_answers));
         let timeout = self.stretched(node, timeout);
@@ -82,7 +83,7 @@ impl World {
         let fate = self.fate(link);
         match fate {
             Fate::Answered => {
-                let event = Event::Arrive { node, life, id, request, heard: Some(coming) };
+                let event = Event::Arrive { node, life, id, request, sent, heard: Some(coming) };
                 self.schedule(going, event);
             }
             Fate::Lost => self.note(|| format!("network: {id:?} is lost")),
@@ -95,7 +96,7 @@ impl World {
                     _ => going,
                 };
                 self.note(|| format!("network: {id:?} takes effect in {late:?}, unheard"));
-                self.schedule(late, Event::Arrive { node, life, id, request, heard: None });
+                self.schedule(late, Event::Arrive { node, life, id, request, sent, heard: None });
             }
             Fate::Refused => verdict = FailureClass::NotDone,
         }
@@ -117,6 +118,7 @@ impl World {
             return Fate::Answered;
         }
         self.tally.faults += 1;
+        self.disturbed = self.now;
         match self.rng.u8(0..4) {
             0 => Fate::Lost,
             1 => Fate::Unheard,
@@ -136,13 +138,17 @@ impl World {
         life: u32,
         id: RequestId,
         request: &Request,
-        heard: Option<Duration>,
+        (sent, heard): (u64, Option<Duration>),
     ) {
         let reply = match self.answer_of_a_stale_member(node, request) {
             Some(response) => Ok(response),
             None => self.model.execute(self.now, request),
         };
         self.note(|| format!("etcd: {id:?} of manager {node}: {request:?} -> {reply:?}"));
+        self.cause = Some((node, sent));
+        if heard.is_none() {
+            self.disturbed = self.now;
+        }
         if let Some(after) = heard {
             let carried_out = self.now;
             self.schedule(after, Event::Reply { node, life, id, reply, carried_out });
@@ -231,6 +237,7 @@ impl World {
         };
         let behind = if spec.from_revision == 0 { self.member_is_behind() } else { 0 };
         if behind > 0 {
+            self.disturbed = self.now;
             spec.from_revision = self.model.revision() - behind + 1;
         }
         let Ok((watcher, revision)) = self.model.watch(&spec) else {
@@ -316,6 +323,7 @@ impl World {
         if self.nodes[node].stream.number != stream {
             return;
         }
+        self.disturbed = self.now;
         self.note(|| format!("manager {node} opens a new watch stream"));
         self.drop_stream(node);
         let wanted: Vec<WatchId> = self.nodes[node].stream.wanted.keys().copied().collect();

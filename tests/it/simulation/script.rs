@@ -43,6 +43,7 @@ impl World {
                 // It was to give up some time after it asked.
                 self.nodes[node].workers[worker].state = State::Leaving(ticket);
                 self.checks.left(ticket);
+                self.truth.ended(ticket);
                 self.post(node, Command::Leave { ticket, confirm: true });
             }
             State::Holding(ticket) => self.let_go(node, worker, ticket),
@@ -71,17 +72,12 @@ impl World {
         }
     }
 
-    fn acquire(
-        &mut self,
-        node: usize,
-        worker: usize,
-        name: &crate::name::LockName,
-        patience: Patience,
-    ) {
+    fn acquire(&mut self, node: usize, worker: usize, name: &crate::name::LockName, patience: Patience) {
         let ticket = self.next_ticket();
         let since = self.local(node);
         self.note(|| format!("manager {node} thread {worker} asks for {name:?} as {ticket:?}: {patience:?}"));
         self.checks.asked(ticket, node, worker, name, patience, self.now);
+        self.truth.asked(ticket, node, name, patience.try_only, self.now);
         if self.nodes[node].workers[worker].state == State::Idle {
             self.nodes[node].workers[worker].state = State::Waiting(ticket);
         } else {
@@ -102,8 +98,10 @@ impl World {
     fn let_go(&mut self, node: usize, worker: usize, ticket: Ticket) {
         if let Some(again) = self.nodes[node].workers[worker].again.take() {
             self.checks.left(again);
+            self.truth.ended(again);
             self.post(node, Command::Leave { ticket: again, confirm: false });
         }
+        self.truth.ended(ticket);
         let confirm = self.rng.bool();
         let after = self.below(Duration::from_millis(200));
         let it = &mut self.nodes[node];

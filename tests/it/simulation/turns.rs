@@ -190,7 +190,7 @@ impl World {
             self.note(|| format!("manager {node}: {action:?}"));
             self.perform_one(node, action)?;
         }
-        Ok(())
+        self.check_blamed()
     }
 
     fn perform_one(&mut self, node: usize, action: Action) -> Result<(), Violation> {
@@ -213,24 +213,32 @@ impl World {
             }
             Action::SessionDown { .. } => {
                 self.check_session_down(node)?;
+                self.truth.session_over(node);
                 let it = &mut self.nodes[node];
                 (it.lease, it.deadline, it.seen_over) = (None, None, false);
             }
             Action::SessionFailed { .. } => {}
             Action::Grant { ticket, hold, name, key, token } => {
                 self.tally.grants += 1;
-                self.check_grant(node, ticket, hold, &name, key, token)?;
+                self.check_grant(node, ticket, hold, &name, key.clone(), token)?;
+                self.truth.granted(ticket, hold, &key, token);
                 self.granted(node, ticket);
             }
             Action::Refuse { ticket, refusal } => {
                 self.check_refusal(node, ticket, &refusal)?;
+                self.check_refusal_true(ticket, &refusal)?;
+                self.truth.ended(ticket);
                 self.refused(node, ticket);
             }
             Action::EndHold { hold, lost } => {
                 self.tally.losses += u64::from(lost.is_some());
+                self.truth.hold_over(node, hold, lost.is_some());
                 self.check_end(node, hold)?;
             }
-            Action::Confirm { ticket, .. } => self.confirmed(node, ticket),
+            Action::Confirm { ticket, result } => {
+                self.check_confirmed(node, ticket, &result)?;
+                self.confirmed(node, ticket);
+            }
             Action::Closed => self.nodes[node].closed = true,
         }
         Ok(())

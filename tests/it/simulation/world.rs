@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use super::checks::{Checks, Violation};
 use super::faults::{Fault, Foreign};
+use super::liveness::Liveness;
 use super::network::LONGEST_PARKED;
 use super::node::{Node, Tally};
 use super::script::Worker;
+use super::truth::Truth;
 use crate::clock::Time;
 use crate::memory::model::Model;
 use crate::name::{LockName, Root};
@@ -34,6 +36,8 @@ pub(super) enum Event {
         life: u32,
         id: RequestId,
         request: Request,
+        /// Its stamp.
+        sent: u64,
         heard: Option<Duration>,
     },
     /// The answer to a request carried out at `carried_out` reaches the manager.
@@ -81,7 +85,13 @@ pub(super) struct World {
     pub(super) foreign: Vec<Foreign>,
     pub(super) names: Vec<LockName>,
     pub(super) checks: Checks,
+    pub(super) truth: Truth,
+    pub(super) liveness: Liveness,
     pub(super) tally: Tally,
+    /// Whose request the store carries out, and its stamp.
+    pub(super) cause: Option<(usize, u64)>,
+    /// When something was last wrong.
+    pub(super) disturbed: Time,
     /// No new work and no new faults.
     pub(super) winding_down: bool,
     /// How late the store notices the next lease that is due.
@@ -118,7 +128,11 @@ impl World {
             foreign: Vec::new(),
             names,
             checks: Checks::default(),
+            truth: Truth::default(),
+            liveness: Liveness::default(),
             tally: Tally::default(),
+            cause: None,
+            disturbed: BEGIN,
             winding_down: false,
             expiry_lateness: Duration::ZERO,
             term: 1,
@@ -140,6 +154,7 @@ impl World {
     pub(super) fn start(&mut self, node: usize) {
         let (local, life) = (self.local(node), self.nodes[node].life);
         self.nodes[node].protocol.handle_start(local);
+        self.disturbed = self.now;
         for worker in 0..self.nodes[node].workers.len() {
             let after = self.below(Duration::from_millis(500));
             self.schedule(after, Event::Work { node, life, worker });
@@ -201,7 +216,10 @@ impl World {
         {
             self.happen(event);
         }
+        let cause = self.cause.take();
+        self.record_queues(cause)?;
         self.tell_watchers();
+        self.check_nobody_waits_in_vain()?;
         self.check_holds()
     }
 
@@ -214,8 +232,8 @@ impl World {
             return;
         }
         match event {
-            Event::Arrive { node, life, id, request, heard } => {
-                self.arrive(node, life, id, &request, heard);
+            Event::Arrive { node, life, id, request, sent, heard } => {
+                self.arrive(node, life, id, &request, (sent, heard));
             }
             Event::Reply { node, life, id, reply, carried_out } => {
                 self.reply(node, life, id, reply, carried_out);
@@ -242,6 +260,7 @@ impl World {
     fn expire_leases(&mut self) {
         if let Some(due) = self.model.next_expiry() {
             let ended = self.model.expire_due(due);
+            self.disturbed = self.now;
             self.note(|| format!("etcd: leases {ended:x?} expire"));
         }
         self.expiry_lateness = match self.rng.u8(0..4) {
