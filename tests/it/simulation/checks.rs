@@ -300,7 +300,8 @@ impl World {
         if !fits {
             return Err(Violation::new(format!("{ticket:?} ({asked:?}) is refused for {refusal:?}")));
         }
-        let paused = self.nodes[node].paused_until > asked.at;
+        let it = &self.nodes[node];
+        let paused = it.paused_until.max(it.overslept).max(it.jumped_at) > asked.at;
         let late = self.nodes[node].turns.lateness * 5;
         let latest = limit.map(|limit| limit + ANSWER_GRACE + late);
         if !paused && latest.is_some_and(|latest| local > latest) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::checks::Violation;
 use super::world::World;
 use crate::clock::Time;
+use crate::memory::model::Space;
 
 /// So long after the last fault everything has settled: back-offs and heartbeats are shorter.
 const SETTLED: Duration = Duration::from_secs(6);
@@ -51,11 +52,13 @@ impl World {
     /// Something is wrong right now.
     fn is_disturbed(&self) -> bool {
         self.stale_term.is_some()
+            || self.denied
+            || self.model.space() != Space::Enough
             || self.nodes.iter().any(|node| {
                 node.link.is_bad()
                     || node.link.unreliable > 0.0
                     || node.stream.stalled
-                    || node.paused_until > self.now
+                    || node.paused_until.max(node.overslept) > self.now
                     || node.lease.is_none()
             })
     }

@@ -6,13 +6,17 @@
 
 mod checks;
 mod faults;
+mod foreign;
 mod liveness;
 mod mutants;
 mod network;
 mod node;
+mod past;
 mod script;
+mod streams;
 mod truth;
 mod turns;
+mod weather;
 mod world;
 
 use std::sync::Mutex;

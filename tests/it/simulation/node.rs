@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::network::{Link, Pending, Stream};
+use super::network::{Link, Pending};
 use super::script::Worker;
+use super::streams::Stream;
 use super::turns::Turns;
-use super::world::{TTL, root};
+use super::weather::Weather;
+use super::world::root;
 use crate::clock::Time;
 use crate::protocol::{Config, Protocol, RequestId};
 use crate::store::LeaseId;
@@ -27,8 +29,13 @@ pub(super) struct Node {
     pub(super) life: u32,
     /// The manager's clock runs at this rate.
     pub(super) rate: f64,
+    /// By so much it has jumped forward in all, and when it did last.
+    pub(super) jumped: Duration,
+    pub(super) jumped_at: Time,
     /// Stopped until then: everything that arrives waits.
     pub(super) paused_until: Time,
+    /// Until then its timers, which do not count the time that the machine slept, may come late.
+    pub(super) overslept: Time,
     pub(super) link: Link,
     pub(super) turns: Turns,
     pub(super) pending: BTreeMap<RequestId, Pending>,
@@ -54,15 +61,17 @@ impl Tally {
 }
 
 impl Node {
-    pub(super) fn new(rng: &mut fastrand::Rng, threads: usize) -> Self {
+    pub(super) fn new(rng: &mut fastrand::Rng, weather: Weather, ttl: Duration, threads: usize) -> Self {
         Self {
-            protocol: new_protocol(rng),
+            protocol: new_protocol(rng, ttl),
             life: 0,
-            // Up to one per cent off, either way.
-            rate: 0.99 + rng.f64() * 0.02,
+            rate: weather.rate(rng),
+            jumped: Duration::ZERO,
+            jumped_at: Time::default(),
             paused_until: Time::default(),
+            overslept: Time::default(),
             link: Link::default(),
-            turns: Turns::late_by(lateness(rng)),
+            turns: Turns::late_by(weather.lateness(rng)),
             pending: BTreeMap::new(),
             stream: Stream::default(),
             workers: (0..threads).map(|_| Worker::default()).collect(),
@@ -75,18 +84,13 @@ impl Node {
     }
 }
 
-/// How late a manager's thread comes: an idle machine, a busy one, one with too little CPU.
-fn lateness(rng: &mut fastrand::Rng) -> Duration {
-    Duration::from_micros(rng.choice([0, 0, 200, 2_000, 20_000, 100_000]).unwrap_or_default())
-}
-
-pub(super) fn new_protocol(rng: &mut fastrand::Rng) -> Protocol {
+pub(super) fn new_protocol(rng: &mut fastrand::Rng, ttl: Duration) -> Protocol {
     Protocol::new(Config {
         root: root(),
         owner: "simulated".into(),
         pid: 1,
-        ttl: TTL,
-        safety_margin: TTL / 10,
+        ttl,
+        safety_margin: (ttl / 10).max(Duration::from_millis(250)),
         request_timeout: Duration::from_secs(1),
         steps_in_flight: rng.usize(1..=3),
         seed: rng.u64(..),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::world::{Event, TTL, World};
+use super::world::{Event, World};
 use crate::protocol::{Acquire, Command, Patience, Thread, Ticket};
 
 /// A thread of a manager. Its script goes on when it is answered, and after pauses.
@@ -130,7 +130,7 @@ impl World {
         }
         self.nodes[node].workers[worker].state = State::Holding(ticket);
         let longest = match self.rng.u8(0..20) {
-            0 => TTL * 3,
+            0 => self.ttl.min(Duration::from_secs(5)) * 3,
             1..=4 => Duration::from_secs(1),
             _ => Duration::from_millis(50),
         };

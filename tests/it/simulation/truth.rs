@@ -174,6 +174,7 @@ impl World {
             }
             for gone in before.iter().filter(|contender| !contenders.contains(contender)) {
                 let by = by.map(|(node, _)| node);
+                self.past.remember_deletion(revision, &gone.key);
                 self.truth.gone.insert((gone.key.clone(), gone.created), by);
             }
             if let Some((_, sent)) = by {

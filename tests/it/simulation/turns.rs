@@ -104,7 +104,11 @@ impl World {
                 [timer, pending, came_in].into_iter().flatten().min()
             }
         };
-        next.map(|at| at.max(it.paused_until).max(self.now))
+        let next = next.map(|at| at.max(it.paused_until).max(self.now));
+        // Its timers sleep with the machine. While something is held the loop looks at the clock every second.
+        let slept = it.turns.is_empty() && it.turns.ends.is_none() && self.now < it.overslept;
+        let overslept = if it.deadline.is_some() { Duration::from_secs(1) } else { Duration::from_secs(5) };
+        if slept { next.map(|at| at.max(it.overslept.min(it.paused_until + overslept))) } else { next }
     }
 
     /// The manager's thread runs: it begins a turn, or ends one.

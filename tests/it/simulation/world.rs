@@ -9,12 +9,15 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
 use super::checks::{Checks, Violation};
-use super::faults::{Fault, Foreign};
+use super::faults::Fault;
+use super::foreign::Foreign;
 use super::liveness::Liveness;
 use super::network::LONGEST_PARKED;
 use super::node::{Node, Tally};
+use super::past::Past;
 use super::script::Worker;
 use super::truth::Truth;
+use super::weather::Weather;
 use crate::clock::Time;
 use crate::memory::model::Model;
 use crate::name::{LockName, Root};
@@ -66,6 +69,15 @@ pub(super) enum Event {
         node: usize,
         stream: u64,
     },
+    /// The heartbeat of a watch stream, and the answer to it.
+    Heartbeat {
+        node: usize,
+        stream: u64,
+    },
+    SignOfLife {
+        node: usize,
+        stream: u64,
+    },
     /// A thread goes on with its script.
     Work {
         node: usize,
@@ -80,6 +92,14 @@ pub(super) enum Event {
 pub(super) struct World {
     pub(super) now: Time,
     pub(super) rng: fastrand::Rng,
+    pub(super) weather: Weather,
+    /// What the managers ask for.
+    pub(super) ttl: Duration,
+    /// Some keys are denied to the managers.
+    pub(super) denied: bool,
+    pub(super) past: Past,
+    /// Found out where nothing can be returned.
+    pub(super) broken: Option<Violation>,
     pub(super) model: Model,
     pub(super) nodes: Vec<Node>,
     pub(super) foreign: Vec<Foreign>,
@@ -106,8 +126,6 @@ pub(super) struct World {
     trace: Option<Vec<String>>,
 }
 
-pub(super) const TTL: Duration = Duration::from_secs(5);
-
 pub(super) fn root() -> Root {
     Root::parse("/sim").expect("a valid root")
 }
@@ -115,15 +133,23 @@ pub(super) fn root() -> Root {
 impl World {
     pub(super) fn new(seed: u64, tracing: bool) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let (managers, threads, names) = (rng.usize(1..=4), rng.usize(1..=3), rng.usize(1..=4));
+        let weather = Weather::choose(&mut rng);
+        let (managers, threads, names) = weather.size(&mut rng);
+        let ttl = weather.ttl(&mut rng);
         let names = (0..names)
             .map(|i| LockName::parse(&root(), ["a", "b", "c", "d"][i]).expect("a valid name"))
             .collect();
-        let nodes = (0..managers).map(|_| Node::new(&mut rng, threads)).collect();
+        let nodes = (0..managers).map(|_| Node::new(&mut rng, weather, ttl, threads)).collect();
+        let model = weather.model(&mut rng);
         let mut world = Self {
             now: BEGIN,
             rng,
-            model: Model::new(),
+            weather,
+            ttl,
+            denied: false,
+            past: Past::default(),
+            broken: None,
+            model,
             nodes,
             foreign: Vec::new(),
             names,
@@ -173,13 +199,13 @@ impl World {
             return Err(Violation::new(format!("no progress after the faults stopped: {busy:?}")));
         }
         // Long enough for parked requests to take effect, and for what they leave to be cleared away or to expire.
-        let quiet = self.now + LONGEST_PARKED + TTL * 3;
-        self.run_until(|world| world.now >= quiet, quiet + TTL)?;
+        let quiet = self.now + LONGEST_PARKED + self.ttl * 3;
+        self.run_until(|world| world.now >= quiet, quiet + self.ttl)?;
         self.check_nothing_left()?;
         for node in 0..self.nodes.len() {
             self.post(node, Command::Close);
         }
-        let end = self.now + TTL * 3;
+        let end = self.now + self.ttl * 3;
         self.run_until(|world| world.nodes.iter().all(|node| node.closed), end)?;
         self.check_all_closed()?;
         Ok(self.tally)
@@ -216,6 +242,9 @@ impl World {
         {
             self.happen(event);
         }
+        if let Some(violation) = self.broken.take() {
+            return Err(violation);
+        }
         let cause = self.cause.take();
         self.record_queues(cause)?;
         self.tell_watchers();
@@ -243,6 +272,8 @@ impl World {
                 self.tell(node, stream, event, happened);
             }
             Event::Reopen { node, stream } => self.reopen(node, stream),
+            Event::Heartbeat { node, stream } => self.beat(node, stream),
+            Event::SignOfLife { node, stream } => self.sign_of_life(node, stream),
             Event::Work { node, life, worker } => self.work(node, life, worker),
             Event::Foreign(foreign) => self.foreign_step(foreign),
             Event::Fault(fault) => self.strike(fault),
@@ -252,14 +283,16 @@ impl World {
     /// The manager that cannot notice the event while it is paused.
     fn concerned(&self, event: &Event) -> Option<usize> {
         match event {
-            Event::Reopen { node, .. } | Event::Work { node, .. } => Some(*node),
+            Event::Reopen { node, .. } | Event::Heartbeat { node, .. } | Event::Work { node, .. } => {
+                Some(*node)
+            }
             _ => None,
         }
     }
 
     fn expire_leases(&mut self) {
         if let Some(due) = self.model.next_expiry() {
-            let ended = self.model.expire_due(due);
+            let ended = self.model.expire_first(due);
             self.disturbed = self.now;
             self.note(|| format!("etcd: leases {ended:x?} expire"));
         }
@@ -267,7 +300,7 @@ impl World {
             // The first instant allowed; what etcd usually takes; a busy leader.
             0 => Duration::ZERO,
             1 | 2 => self.below(Duration::from_millis(500)),
-            _ => self.below(TTL),
+            _ => self.below(self.ttl),
         };
     }
 
@@ -294,15 +327,17 @@ impl World {
         Ticket(self.last_ticket)
     }
 
-    /// The manager's clock: it began with the world's and runs at its own rate.
+    /// The manager's clock: it began with the world's, runs at its own rate, and may have jumped.
     pub(super) fn local(&self, node: usize) -> Time {
-        BEGIN + self.now.since(BEGIN).mul_f64(self.nodes[node].rate)
+        let it = &self.nodes[node];
+        BEGIN + self.now.since(BEGIN).mul_f64(it.rate) + it.jumped
     }
 
     /// When the manager's clock will show `local`.
     pub(super) fn global(&self, node: usize, local: Time) -> Time {
+        let it = &self.nodes[node];
         // A nanosecond more than rounding can take away, so that the clock has truly reached it.
-        BEGIN + local.since(BEGIN).div_f64(self.nodes[node].rate) + Duration::from_nanos(2)
+        BEGIN + local.since(BEGIN + it.jumped).div_f64(it.rate) + Duration::from_nanos(2)
     }
 
     /// A duration of the manager's clock, by the world's.
