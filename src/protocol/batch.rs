@@ -4,12 +4,16 @@
 //! is alone; what becomes ready while the store is busy is the next batch, and leaves at once when it is full.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
+use super::mutants::mutant;
 use super::outbox::Purpose;
 use super::queue::{Cx, Queue};
 use super::requests::Guard;
 use super::step::{self, Step, StepAnswer};
 use super::{QueueId, RequestId};
+use crate::clock::Time;
+use crate::name::LockName;
 use crate::store::{Failure, FailureClass, Response, Revision};
 
 /// So many requests with steps at once. One more than the store works on hides the way there and back; many more would
@@ -24,12 +28,36 @@ const FULL_IN_FLIGHT: usize = 8;
 const MOST_OPERATIONS: usize = 100;
 const _: () = assert!(MOST_OPERATIONS + 2 <= 128);
 
+/// A name that was refused goes alone for this long; permissions rarely change.
+const DENIED_FOR: Duration = Duration::from_secs(60);
+/// Not more names than this are remembered: they are the caller's choice.
+const MOST_DENIED: usize = 1_000;
+
 /// The steps that are under way, and the queues that wait to take one.
 #[derive(Debug)]
 pub(super) struct Batches {
     ready: VecDeque<QueueId>,
     in_flight: HashMap<RequestId, Batch>,
     most_operations: usize,
+    denied: DeniedNames,
+}
+
+/// Names that a batch was refused for. Their steps go alone for a while, so that they do not cost their neighbours a
+/// request each, batch after batch.
+#[derive(Debug, Default)]
+struct DeniedNames(HashMap<LockName, Time>);
+
+impl DeniedNames {
+    fn add(&mut self, name: LockName, now: Time) {
+        self.0.retain(|_, until| *until > now);
+        if self.0.len() < MOST_DENIED {
+            self.0.insert(name, now + DENIED_FOR);
+        }
+    }
+
+    fn contains(&self, name: &LockName, now: Time) -> bool {
+        self.0.get(name).is_some_and(|until| *until > now)
+    }
 }
 
 /// The steps of one request.
@@ -52,7 +80,12 @@ pub(super) enum Fate {
 
 impl Batches {
     pub(super) fn new() -> Self {
-        Self { ready: VecDeque::new(), in_flight: HashMap::new(), most_operations: MOST_OPERATIONS }
+        Self {
+            ready: VecDeque::new(),
+            in_flight: HashMap::new(),
+            most_operations: MOST_OPERATIONS,
+            denied: DeniedNames::default(),
+        }
     }
 
     /// The queue wants to take a step.
@@ -96,13 +129,14 @@ impl Batches {
                 self.ready.pop_front();
                 continue;
             };
-            let fits = operations + queue.most_operations() <= self.most_operations && !queue.goes_alone();
+            let most = self.most_operations;
+            let alone = queue.goes_alone() || self.denied.contains(queue.name(), cx.now);
+            let fits = operations + queue.operations_within(most) <= most && !alone;
             if !steps.is_empty() && !fits {
                 break;
             }
             self.ready.pop_front();
-            let alone = queue.goes_alone();
-            if let Some(step) = queue.take_step(guard, cx) {
+            if let Some(step) = queue.take_step(guard, most, cx) {
                 operations += step.operations();
                 steps.push(step);
                 if alone {
@@ -118,27 +152,41 @@ impl Batches {
         &mut self,
         id: RequestId,
         reply: Result<Response, Failure>,
+        queues: &HashMap<QueueId, Box<Queue>>,
+        now: Time,
     ) -> Vec<(QueueId, Fate)> {
         let Some(Batch { epoch, steps }) = self.in_flight.remove(&id) else {
             return Vec::new();
         };
-        let queues = steps.iter().map(|step| step.queue);
-        match reply {
+        let ids = steps.iter().map(|step| step.queue);
+        let failure = match reply {
             Ok(response) => {
                 let answers = step::answers(epoch, &steps, &response);
-                queues.zip(answers.into_iter().map(Fate::Answered)).collect()
+                return ids.zip(answers.into_iter().map(Fate::Answered)).collect();
             }
-            Err(failure) if steps.len() > 1 && failure.is_final() => {
-                // One of them may be at fault. Nothing was done, so each can be taken again, to be told apart.
-                let too_many = failure.class == FailureClass::TooManyOperations;
-                if too_many {
-                    let operations: usize = steps.iter().map(Step::operations).sum();
-                    self.most_operations = (operations / 2).clamp(1, self.most_operations);
+            Err(failure) => failure,
+        };
+        let operations: usize = steps.iter().map(Step::operations).sum();
+        match failure.class {
+            FailureClass::TooManyOperations if operations > 1 => {
+                self.most_operations = (operations / 2).clamp(1, self.most_operations);
+                return ids.map(|queue| (queue, Fate::Again { alone: false })).collect();
+            }
+            // It may have been carried out, so each of them has to see to it.
+            FailureClass::NoSpace if !mutant!(NoSpaceTakenForNotDone) => {}
+            // One of them may be at fault. Nothing was done, so each can be taken again, to be told apart.
+            _ if steps.len() > 1 && failure.is_final() => {
+                return ids.map(|queue| (queue, Fate::Again { alone: true })).collect();
+            }
+            FailureClass::PermissionDenied => {
+                let name = steps.first().and_then(|step| queues.get(&step.queue)).map(|queue| queue.name());
+                if let Some(name) = name {
+                    self.denied.add(name.clone(), now);
                 }
-                queues.map(|queue| (queue, Fate::Again { alone: !too_many })).collect()
             }
-            Err(failure) => queues.map(|queue| (queue, Fate::Failed(failure.clone()))).collect(),
+            _ => {}
         }
+        ids.map(|queue| (queue, Fate::Failed(failure.clone()))).collect()
     }
 
     /// The session is over: nothing that is under way matters any more.

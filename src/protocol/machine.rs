@@ -114,8 +114,8 @@ impl Protocol {
             (Watched::Own(id), WatchEvent::Created { .. }) => {
                 self.change_queue(id, |queue, cx| queue.own_key_watched(cx));
             }
-            (Watched::Own(id), WatchEvent::Deleted { .. }) => {
-                self.change_queue(id, |queue, cx| queue.own_key_deleted(cx));
+            (Watched::Own(id), WatchEvent::Deleted { revision, .. }) => {
+                self.change_queue(id, |queue, cx| queue.own_key_deleted(revision, cx));
             }
         }
     }
@@ -211,6 +211,7 @@ impl Protocol {
             return;
         }
         self.batches.clear();
+        self.session.announce_end(LossReason::Closed, &mut self.out);
         for id in self.queue_ids() {
             self.change_queue(id, Queue::close);
         }
@@ -218,7 +219,7 @@ impl Protocol {
     }
 
     fn handle_steps(&mut self, id: RequestId, reply: Result<Response, Failure>) {
-        for (queue, fate) in self.batches.handle_reply(id, reply) {
+        for (queue, fate) in self.batches.handle_reply(id, reply, &self.queues, self.now) {
             let verdict = self.in_queue(queue, |queue, cx| queue.handle_step(fate, cx));
             self.obey(verdict);
         }
@@ -236,6 +237,7 @@ impl Protocol {
             Verdict::Lost(reason) => {
                 self.batches.clear();
                 self.out.forget_requests(|purpose| purpose == Purpose::Steps);
+                self.session.announce_end(reason, &mut self.out);
                 for id in self.queue_ids() {
                     self.change_queue(id, |queue, cx| queue.lose_session(reason, cx));
                 }

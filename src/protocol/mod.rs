@@ -133,7 +133,8 @@ pub(crate) enum Action {
     SessionFailed {
         failure: Failure,
     },
-    /// The session is over; an `EndHold` for each of its holds has gone before.
+    /// The session is over, and with it every hold that was granted since its `SessionUp`, all of them at one instant;
+    /// no `EndHold` follows for these.
     SessionDown {
         reason: LossReason,
     },
@@ -151,7 +152,7 @@ pub(crate) enum Action {
         ticket: Ticket,
         refusal: Refusal,
     },
-    /// The hold is over: released if `lost` is `None`. Its `done()` closes now.
+    /// The hold is over though its session stands: released if `lost` is `None`. Its `done()` closes now.
     EndHold {
         hold: HoldId,
         lost: Option<LossReason>,

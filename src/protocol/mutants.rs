@@ -56,6 +56,28 @@ mod listed {
         KeyReusedAtHandOver,
         /// A key is used again that a request without an answer names, so a late delete of the old one hits the new.
         KeyReusedUnanswered,
+        /// A try leaves together with the delete of an earlier key of ours, and finds that key.
+        TryBesideOwnDelete,
+        /// A try is refused by an answer that is older than its question.
+        TryRefusedByOldNews,
+        /// "No space" is taken for an answer that says that nothing was done.
+        NoSpaceTakenForNotDone,
+        /// A key that a delayed request could bring back keeps others waiting until there is a new epoch.
+        ReleaseWaitsForFence,
+        /// A step takes all keys that must go, whatever the store allows.
+        DeletesNotCut,
+        /// A release does not compare the create revision.
+        DeletedByNameAlone,
+        /// The end of an earlier use of a key is taken for the end of this one.
+        ReplayedDeletionBelieved,
+        /// An answer that is older than the key speaks for it.
+        StaleReadBelieved,
+        /// A key that is believed to be deleted is not deleted again.
+        DeletedKeyForgotten,
+        /// The highest term of earlier sessions counts for the next, whatever has become of the cluster.
+        TermOutlivesSession,
+        /// The session is watched from a revision that is still to come.
+        SessionWatchedFromFuture,
     }
 
     thread_local! {

@@ -11,7 +11,7 @@ use super::timers::Timer;
 use super::{Action, QueueId};
 use crate::clock::Time;
 use crate::error::LossReason;
-use crate::store::{Answer, Failure, FailureClass, KeyValue, LeaseId, Request, Response, Span};
+use crate::store::{Answer, Failure, FailureClass, KeyValue, LeaseId, Request, Response, Revision, Span};
 
 /// First pause after a failed attempt to set up or to fence.
 const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
@@ -34,7 +34,8 @@ pub(super) enum Verdict {
 #[derive(Debug)]
 pub(super) struct Session {
     state: State,
-    /// The highest raft term seen: a member that answers with a lower one has missed an election.
+    /// The highest raft term of all sessions, which only a mutant compares with.
+    #[cfg(test)]
     term: u64,
     /// Attempts to set up that failed in a row.
     failures: u32,
@@ -60,7 +61,13 @@ enum State {
 
 impl Session {
     pub(super) fn new() -> Self {
-        Self { state: State::Down, term: 0, failures: 0, revocations: Revocations::default() }
+        Self {
+            state: State::Down,
+            #[cfg(test)]
+            term: 0,
+            failures: 0,
+            revocations: Revocations::default(),
+        }
     }
 
     /// The session, if it stands.
@@ -86,11 +93,21 @@ impl Session {
         matches!(&self.state, State::Up(tenure) | State::Registering(tenure) if tenure.deadline <= now)
     }
 
-    /// Whether the answer comes from a member that has missed an election which others have told us of. Such a member may
-    /// answer a renewal for a lease that the new leader has given up (etcd #15247).
+    /// Whether the answer comes from a member that has missed an election which others have told this session of. Such a
+    /// member may answer a renewal for a lease that the new leader has given up (etcd #15247).
     pub(super) fn is_stale(&mut self, response: &Response) -> bool {
-        self.term = self.term.max(response.term);
-        response.term < self.term && !mutant!(StaleTermBelieved)
+        let (State::Registering(tenure) | State::Up(tenure)) = &mut self.state else {
+            return false;
+        };
+        tenure.term = tenure.term.max(response.term);
+        #[cfg(test)]
+        {
+            self.term = self.term.max(response.term);
+            if mutant!(TermOutlivesSession) {
+                tenure.term = self.term;
+            }
+        }
+        response.term < tenure.term && !mutant!(StaleTermBelieved)
     }
 
     /// Asks for a lease, if there is none.
@@ -109,8 +126,8 @@ impl Session {
         reply: Result<Response, Failure>,
         out: &mut Outbox,
     ) -> Verdict {
-        let (lease, ttl) = match reply.map(|response| response.answer) {
-            Ok(Answer::LeaseGranted { lease, ttl }) => (lease, ttl),
+        let (lease, ttl, term) = match reply {
+            Ok(Response { answer: Answer::LeaseGranted { lease, ttl }, term, .. }) => (lease, ttl, term),
             Ok(_) => return self.set_up_failed(now, requests::garbled(), out),
             Err(failure) => return self.set_up_failed(now, failure, out),
         };
@@ -126,7 +143,8 @@ impl Session {
         let guard = Guard { session_key, epoch: 0 };
         let fence = Some(Fence::default());
         let keys = ContenderKeys::default();
-        self.state = State::Registering(Tenure { lease, ttl, deadline, guard, keys, fence, watch: None });
+        let tenure = Tenure { lease, ttl, term, deadline, guard, keys, fence, watch: None };
+        self.state = State::Registering(tenure);
         // The renewals count from the grant, as the deadline does.
         out.timers.set(Timer::Renew, sent + ttl / 3);
         Verdict::Nothing
@@ -158,7 +176,10 @@ impl Session {
         if let State::Registering(mut tenure) = std::mem::replace(&mut self.state, State::Down) {
             let Tenure { lease, ttl, deadline, .. } = tenure;
             let span = Span::Key(tenure.guard.session_key.clone());
-            let id = out.watch(Watched::Session, span, tenure.guard.epoch + 1);
+            // Not from a later revision: one that is still to come has etcd answer no request for progress on the
+            // whole stream (3.4.42, 3.5.22, 3.6.5 and later), which then looks dead.
+            let ahead = Revision::from(mutant!(SessionWatchedFromFuture));
+            let id = out.watch(Watched::Session, span, tenure.guard.epoch + ahead);
             tenure.watch = Some(SessionWatch { id, stood: false });
             self.state = State::Up(tenure);
             self.failures = 0;
@@ -310,12 +331,19 @@ impl Session {
         }
     }
 
-    /// Ends the session that stands; the holds were ended before. A new one is asked for at once.
+    /// Says that the session is over, if it stands: for all of its holds at once, before any part of it is given up.
+    /// [`lose`](Self::lose) or [`close`](Self::close) follows.
+    pub(super) fn announce_end(&self, reason: LossReason, out: &mut Outbox) {
+        if matches!(self.state, State::Up(_)) {
+            out.act(Action::SessionDown { reason });
+        }
+    }
+
+    /// Ends the session that stands; its end was announced before. A new one is asked for at once.
     pub(super) fn lose(&mut self, now: Time, reason: LossReason, out: &mut Outbox) {
         match std::mem::replace(&mut self.state, State::Down) {
             State::Up(tenure) => {
                 tenure.clear(out);
-                out.act(Action::SessionDown { reason });
                 if reason == LossReason::SessionExpired {
                     // The margin is the holders' time to stop. Where the network works again, or in one direction only,
                     // an early revocation would hand their locks over within a moment.
@@ -353,16 +381,11 @@ impl Session {
         }
     }
 
-    /// Ends the session for good; the holds were ended before.
+    /// Ends the session for good; its end was announced before.
     pub(super) fn close(&mut self, now: Time, out: &mut Outbox) {
         out.timers.clear(Timer::Connect);
         match std::mem::replace(&mut self.state, State::Closed) {
-            State::Up(tenure) => {
-                tenure.clear(out);
-                out.act(Action::SessionDown { reason: LossReason::Closed });
-                self.close_lease(now, &tenure, out);
-            }
-            State::Registering(tenure) => {
+            State::Up(tenure) | State::Registering(tenure) => {
                 tenure.clear(out);
                 self.close_lease(now, &tenure, out);
             }

@@ -1,6 +1,7 @@
 //! One step of a queue (keys that must go, a contender that wants in), alone in a request or grouped with others.
 
 use super::QueueId;
+use super::mutants::mutant;
 use super::requests::{Ahead, Guard, NEAR, contenders, epoch_stands, read_key};
 use crate::name::LockName;
 use crate::store::{
@@ -13,9 +14,37 @@ use crate::store::{
 pub(super) struct Step {
     pub(super) queue: QueueId,
     /// These go whatever the epoch.
-    pub(super) deletes: Vec<Key>,
+    pub(super) deletes: Vec<Deletion>,
     /// This enters if the epoch stands.
     pub(super) entry: Option<Entry>,
+}
+
+/// A key that is to be deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Deletion {
+    pub(super) key: Key,
+    /// Delete it only if it was created at this revision. Keys are used again, so without this compare a second
+    /// copy of the request, from a proxy that retries, would end a later hold.
+    pub(super) created: Option<Revision>,
+}
+
+impl Deletion {
+    fn op(&self) -> Op {
+        match self.conditional() {
+            None => Op::Delete { key: self.key.clone() },
+            Some(txn) => Op::Txn(txn),
+        }
+    }
+
+    fn conditional(&self) -> Option<Txn> {
+        let created = self.created.filter(|_| !mutant!(DeletedByNameAlone))?;
+        let span = Span::Key(self.key.clone());
+        Some(Txn {
+            when: vec![Compare { span, field: Field::CreateRevision, equals: created }],
+            then: vec![Op::Delete { key: self.key.clone() }],
+            otherwise: Vec::new(),
+        })
+    }
 }
 
 /// A contender that is to be put.
@@ -60,7 +89,7 @@ impl Step {
     }
 
     fn delete_ops(&self) -> impl Iterator<Item = Op> {
-        self.deletes.iter().map(|key| Op::Delete { key: key.clone() })
+        self.deletes.iter().map(Deletion::op)
     }
 }
 
@@ -84,10 +113,11 @@ impl Entry {
 /// One request for all the steps.
 pub(super) fn request(guard: &Guard, steps: &[Step]) -> Request {
     match steps {
-        // A plain delete is carried out even when the store's space is used up.
-        [Step { deletes, entry: None, .. }] if deletes.len() == 1 => {
-            Request::Delete { key: deletes[0].clone() }
-        }
+        [Step { deletes, entry: None, .. }] if deletes.len() == 1 => match deletes[0].conditional() {
+            Some(txn) => Request::Txn(txn),
+            // A plain delete is carried out even when the store's space is used up.
+            None => Request::Delete { key: deletes[0].key.clone() },
+        },
         [step @ Step { entry: Some(entry), .. }] => Request::Txn(lone(guard, step, entry)),
         _ => Request::Txn(grouped(guard, steps)),
     }
@@ -110,6 +140,10 @@ fn grouped(guard: &Guard, steps: &[Step]) -> Txn {
     };
     let then =
         steps.iter().flat_map(|step| step.delete_ops().chain(step.entry.as_ref().map(enter))).collect();
+    if steps.iter().all(|step| step.entry.is_none()) {
+        // Deletes do not depend on the epoch.
+        return Txn { then, ..Txn::default() };
+    }
     let deletes = steps.iter().flat_map(Step::delete_ops);
     let otherwise = deletes.chain([read_key(&guard.session_key)]).collect();
     Txn { when: epoch_stands(guard), then, otherwise }
@@ -121,6 +155,9 @@ pub(super) fn answers(epoch: Revision, steps: &[Step], response: &Response) -> V
     match (&response.answer, steps) {
         (Answer::Deleted { count }, [_]) => {
             vec![StepAnswer { revision, deleted: vec![*count], entered: None }]
+        }
+        (Answer::Txn(answer), [Step { deletes, entry: None, .. }]) if deletes.len() == 1 => {
+            vec![StepAnswer { revision, deleted: vec![deleted_by(answer)], entered: None }]
         }
         (Answer::Txn(answer), [step @ Step { entry: Some(entry), .. }]) => {
             let (deleted, rest) = split_deletes(step, &answer.results);
@@ -205,9 +242,18 @@ fn split_deletes<'a>(step: &Step, results: &'a [OpResult]) -> (Vec<u64>, &'a [Op
     let (own, rest) = results.split_at(step.deletes.len().min(results.len()));
     let count = |result: &OpResult| match result {
         OpResult::Deleted { count } => *count,
+        OpResult::Txn(answer) => deleted_by(answer),
         _ => 0,
     };
     (own.iter().map(count).collect(), rest)
+}
+
+/// How many keys a conditional delete has deleted.
+fn deleted_by(answer: &TxnAnswer) -> u64 {
+    match &answer.results[..] {
+        [OpResult::Deleted { count }] => *count,
+        _ => 0,
+    }
 }
 
 fn garbled(step: &Step, revision: Revision) -> StepAnswer {

@@ -16,6 +16,10 @@ use crate::store::{Key, LeaseId, Request, WatchId};
 pub(super) struct Tenure {
     pub(super) lease: LeaseId,
     pub(super) ttl: Duration,
+    /// The highest raft term in this session's answers, from the grant's own on: a member that answers with a lower one
+    /// has missed an election. A cluster that was restored from a backup begins again with a low one, so what earlier
+    /// sessions saw does not count.
+    pub(super) term: u64,
     /// When everything held is given up unless a renewal is answered before.
     pub(super) deadline: Time,
     pub(super) guard: Guard,

@@ -58,9 +58,11 @@ impl<S: Store> Driver<S> {
                 }
             }
             Action::SessionDown { reason } => {
+                let closing = self.holds.sweep(reason);
                 self.deadline.end();
                 self.report.session.down();
                 self.lines.push(Line::SessionDown(reason));
+                self.lines.extend(closing.into_iter().map(|(ended, _)| Line::Ended(ended)));
                 self.give_up_kept();
             }
             Action::Grant { ticket, hold, name, key, token } => {

@@ -89,11 +89,11 @@ impl HoldTable {
     }
 
     /// Ends all that are left. Every `done()` closes when the result is dropped.
-    pub(super) fn sweep(&mut self, lost: LossReason) -> Vec<Sender<()>> {
-        for open in self.holds.values() {
-            open.end(Some(lost), &self.counters);
-        }
-        let closing = self.holds.drain().map(|(_, open)| open.done).collect();
+    pub(super) fn sweep(&mut self, lost: LossReason) -> Vec<(Ended, Sender<()>)> {
+        let ends: Vec<_> = self.holds.values().map(|open| open.end(Some(lost), &self.counters)).collect();
+        let closing = self.holds.drain().zip(ends);
+        let closing =
+            closing.map(|((_, open), lost)| (Ended { state: open.state, lost }, open.done)).collect();
         self.note_size();
         closing
     }

@@ -1,9 +1,9 @@
 //! Our one key in etcd for a name, from its first request to its last delete.
 
-use super::super::mutants::mutant;
 use super::super::outbox::{Outbox, Watched};
 use super::super::timers::Timer;
 use super::super::{HoldId, QueueId, RequestId, Thread, Ticket};
+use super::debris::Debris;
 use super::place::Place;
 use crate::store::{Key, LeaseId, Revision, WatchId};
 
@@ -20,10 +20,16 @@ pub(super) struct Contender {
     pub(super) dirty: Option<Revision>,
     pub(super) stage: Stage,
     /// The read of where we stand that is in flight.
-    pub(super) look: Option<RequestId>,
+    pub(super) look: Option<Look>,
     /// Something happened since that read was sent.
     pub(super) look_again: bool,
     pub(super) own_watch: Option<OwnWatch>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look {
+    pub(super) request: RequestId,
+    pub(super) epoch: Revision,
 }
 
 #[derive(Debug)]
@@ -40,12 +46,14 @@ pub(super) enum Stage {
 pub(super) struct Hold {
     pub(super) id: HoldId,
     pub(super) token: Revision,
+    /// The revision that showed it to be the first.
+    pub(super) as_of: Revision,
     /// Who may re-enter.
     pub(super) thread: Thread,
     /// The tickets whose guards are still there; never empty.
     pub(super) claims: Vec<Ticket>,
-    /// The key was seen deleted; only the reason is not known yet.
-    pub(super) doomed: bool,
+    /// The key was reported deleted at this revision; only the reason is not known yet.
+    pub(super) doomed: Option<Revision>,
 }
 
 /// The watch on our own key, opened once the contender is old enough to be worth it.
@@ -54,25 +62,6 @@ pub(super) struct OwnWatch {
     pub(super) id: WatchId,
     /// It stood once: standing again means that something may have been missed in between.
     pub(super) stood: bool,
-}
-
-/// A key of ours that must go.
-#[derive(Debug)]
-pub(super) struct Debris {
-    pub(super) key: Key,
-    /// See [`Contender::dirty`]: it can only be deleted for good under a later epoch.
-    pub(super) dirty: Option<Revision>,
-    /// A delete of it went unanswered, so a later one that finds nothing proves nothing.
-    pub(super) repeated: bool,
-    /// Who waits to hear that it is gone.
-    pub(super) confirm: Vec<Ticket>,
-}
-
-impl Debris {
-    /// Nothing can bring the key back once it is deleted.
-    pub(super) fn is_fenced(&self, epoch: Revision) -> bool {
-        self.dirty.is_none_or(|dirty| dirty < epoch) || mutant!(DeletedWithoutFence)
-    }
 }
 
 impl Contender {
@@ -124,6 +113,15 @@ impl Contender {
         }
     }
 
+    /// Whether a read answered at `revision` is older than what is known: it does not speak for this contender.
+    pub(super) fn is_older(&self, revision: Revision) -> bool {
+        match &self.stage {
+            Stage::Entering => false,
+            Stage::Queued(place) => revision < place.created || place.has_seen_later(revision),
+            Stage::Held(hold) => revision < hold.token || hold.doomed.is_some_and(|at| revision < at),
+        }
+    }
+
     pub(super) fn leave_lookout(&mut self, out: &mut Outbox) {
         if let Some(place) = self.place_mut() {
             place.leave_lookout(out);
@@ -141,16 +139,25 @@ impl Contender {
     }
 
     /// Ends everything that was under way for this contender. What is left of it may have to be deleted.
+    /// A key whose create revision is known is compared with it, so that deleting what is gone already does no harm.
     pub(super) fn retire(mut self, queue: QueueId, out: &mut Outbox) -> Debris {
         self.leave_lookout(out);
         if let Some(watch) = &self.own_watch {
             out.unwatch(watch.id);
         }
         if let Some(look) = self.look {
-            out.forget_request(look);
+            out.forget_request(look.request);
         }
         out.timers.clear(Timer::Fallback(queue));
         out.timers.clear(Timer::OwnWatch(queue));
-        Debris { key: self.key, dirty: self.dirty, repeated: false, confirm: Vec::new() }
+        Debris {
+            created: self.created(),
+            key: self.key,
+            dirty: self.dirty,
+            repeated: false,
+            plain: false,
+            was_gone: false,
+            confirm: Vec::new(),
+        }
     }
 }

@@ -102,7 +102,8 @@ impl Queue {
 
     /// Answers those for whom everything is done.
     pub(super) fn settle_departures(&mut self, cx: &mut Cx<'_>) {
-        let key_gone = self.debris.is_empty() && (self.contender.is_none() || !self.is_contender_unwanted());
+        let key_gone =
+            self.debris.is_empty() && self.contender.as_ref().is_none_or(|own| self.is_wanted(own));
         let (done, waiting) = std::mem::take(&mut self.departing)
             .into_iter()
             .partition(|departing| key_gone && !departing.wants_holder());
@@ -111,10 +112,6 @@ impl Queue {
         for departing in done {
             self.answer(departing, cx);
         }
-    }
-
-    fn is_contender_unwanted(&self) -> bool {
-        self.waiters.is_empty() && self.contender.as_ref().is_some_and(|contender| contender.hold().is_none())
     }
 
     /// The grace is over.

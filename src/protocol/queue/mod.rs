@@ -6,27 +6,28 @@
 //! enter who wants in) is in flight for a name.
 
 mod contender;
+mod debris;
 mod departures;
 mod place;
 mod replies;
+mod steps;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use self::contender::{Contender, Debris, Hold, Stage};
+use self::contender::{Contender, Hold, Stage};
+use self::debris::Debris;
 use self::departures::Departing;
+use self::steps::SentStep;
 use super::mutants::mutant;
 use super::outbox::Outbox;
-use super::requests::Guard;
 use super::session::Session;
-use super::step::{Entry, Step};
 use super::timers::Timer;
 use super::{Acquire, Action, HoldId, QueueId, Refusal, ReleaseFailure, Ticket};
 use crate::clock::Time;
 use crate::error::LossReason;
 use crate::name::LockName;
-use crate::store::{Failure, Key, Revision};
-use crate::value::ContenderValue;
+use crate::store::{Failure, Revision};
 
 /// A contender this old gets a watch on its own key; shorter holds pay nothing.
 const OWN_WATCH_AGE: Duration = Duration::from_millis(100);
@@ -71,13 +72,6 @@ enum Progress {
     BackingOff,
 }
 
-#[derive(Debug)]
-struct SentStep {
-    epoch: Revision,
-    deletes: Vec<Key>,
-    entering: bool,
-}
-
 impl Queue {
     pub(super) fn new(id: QueueId, name: LockName) -> Self {
         Self {
@@ -112,11 +106,17 @@ impl Queue {
             && self.departing.is_empty()
     }
 
+    /// Somebody here waits in the queue, not only for an answer to a try.
+    fn has_queued_waiter(&self) -> bool {
+        self.waiters.iter().any(|waiter| !waiter.patience.try_only)
+    }
+
     pub(super) fn acquire(&mut self, acquire: Acquire, cx: &mut Cx<'_>) {
         let ticket = acquire.ticket;
+        let queued = self.has_queued_waiter();
         if let Some(contender) = &mut self.contender {
             match &mut contender.stage {
-                Stage::Held(hold) if hold.thread == acquire.thread && !hold.doomed => {
+                Stage::Held(hold) if hold.thread == acquire.thread && hold.doomed.is_none() => {
                     hold.claims.push(ticket);
                     let (hold, token) = (hold.id, hold.token);
                     cx.out.tickets.insert(ticket, self.id);
@@ -124,7 +124,12 @@ impl Queue {
                     cx.out.act(Action::Grant { ticket, hold, name, key, token });
                     return;
                 }
-                Stage::Held(_) | Stage::Queued(_) if acquire.patience.try_only => {
+                Stage::Held(_) if acquire.patience.try_only => {
+                    cx.out.refuse(ticket, Refusal::Held);
+                    return;
+                }
+                // Our own place in the queue, as long as somebody here wants it.
+                Stage::Queued(_) if acquire.patience.try_only && queued => {
                     cx.out.refuse(ticket, Refusal::Held);
                     return;
                 }
@@ -181,91 +186,14 @@ impl Queue {
     /// Decides from the state alone what is to be done next.
     pub(super) fn advance(&mut self, cx: &mut Cx<'_>) {
         self.take_if_first(cx);
-        if self.waiters.is_empty() {
-            self.drop_unwanted_contender(cx);
-        }
+        self.drop_unwanted_contender(cx);
         self.fence_debris(cx);
         self.settle_departures(cx);
     }
 
-    /// A contender that holds for somebody stays; one whose request is in flight stays until the answer is here.
-    fn drop_unwanted_contender(&mut self, cx: &mut Cx<'_>) {
-        let in_flight = matches!(&self.step, Progress::InFlight(sent) if sent.entering);
-        let Some(contender) = &self.contender else {
-            return;
-        };
-        match contender.stage {
-            Stage::Held(_) => {}
-            Stage::Entering if in_flight => {}
-            Stage::Entering if contender.dirty.is_none() => self.forget_contender(cx),
-            Stage::Entering | Stage::Queued(_) => self.discard_contender(Vec::new(), cx),
-        }
-    }
-
-    /// A key that a delayed request could still bring back is deleted only under a later epoch than that request's.
-    fn fence_debris(&mut self, cx: &mut Cx<'_>) {
-        let epoch = cx.session.tenure().map(|tenure| tenure.guard.epoch);
-        if epoch.is_some_and(|epoch| !self.debris.iter().all(|debris| debris.is_fenced(epoch))) {
-            cx.session.fence(self.id, cx.out);
-        }
-    }
-
-    /// Whether this queue is to be asked for a step soon, and was not already.
-    pub(super) fn enlist(&mut self) -> bool {
-        let wanted = match self.contender.as_ref().map(Contender::is_entering) {
-            None => !self.waiters.is_empty(),
-            Some(entering) => entering,
-        };
-        let wanted = matches!(self.step, Progress::Idle) && (wanted || !self.debris.is_empty());
-        wanted && !std::mem::replace(&mut self.enlisted, true)
-    }
-
-    /// At most so many operations are in its next step.
-    pub(super) fn most_operations(&self) -> usize {
-        self.debris.len() + 1
-    }
-
-    /// Its next step must have a request of its own, because a batch with it was refused.
-    pub(super) fn goes_alone(&self) -> bool {
-        self.alone
-    }
-
-    /// The step that the state calls for now, if there is any; it is then in flight.
-    pub(super) fn take_step(&mut self, guard: &Guard, cx: &mut Cx<'_>) -> Option<Step> {
-        self.enlisted = false;
-        if !matches!(self.step, Progress::Idle) {
-            return None;
-        }
-        let tenure = cx.session.tenure()?;
-        if let (None, Some(front)) = (&self.contender, self.waiters.front()) {
-            let key =
-                tenure.contender_key(&self.name, |key| self.debris.iter().any(|debris| debris.key == *key));
-            let value = contender_value(front, cx.now, cx.out);
-            self.contender = Some(Contender::new(key, value, tenure.lease, front.patience.try_only));
-        }
-        let entry =
-            self.contender.as_ref().filter(|contender| contender.is_entering()).map(|contender| Entry {
-                name: self.name.clone(),
-                key: contender.key.clone(),
-                value: contender.value.clone(),
-                lease: contender.lease,
-                try_only: contender.try_only,
-            });
-        let fenced = self.debris.iter().filter(|debris| debris.is_fenced(guard.epoch));
-        let mut deletes: Vec<Key> = fenced.map(|debris| debris.key.clone()).collect();
-        if self.alone && entry.is_none() {
-            deletes.truncate(1);
-        }
-        if deletes.is_empty() && entry.is_none() {
-            return None;
-        }
-        let sent = SentStep { epoch: guard.epoch, deletes: deletes.clone(), entering: entry.is_some() };
-        self.step = Progress::InFlight(sent);
-        Some(Step { queue: self.id, deletes, entry })
-    }
-
-    /// The contender has the lock, for the first waiter and for whatever else its thread has asked for.
-    fn hold(&mut self, token: Revision, cx: &mut Cx<'_>) {
+    /// The contender has the lock, as the store's revision `as_of` shows, for the first waiter and for whatever else its
+    /// thread has asked for.
+    fn hold(&mut self, token: Revision, as_of: Revision, cx: &mut Cx<'_>) {
         let id = HoldId(cx.out.next_id());
         let Some(contender) = &mut self.contender else {
             return;
@@ -288,21 +216,28 @@ impl Queue {
             let (name, key) = (self.name.clone(), contender.key.clone());
             cx.out.act(Action::Grant { ticket, hold: id, name, key, token });
         }
-        contender.stage = Stage::Held(Hold { id, token, thread, claims, doomed: false });
+        contender.stage = Stage::Held(Hold { id, token, as_of, thread, claims, doomed: None });
         if contender.own_watch.is_none() {
             cx.out.timers.set(Timer::OwnWatch(self.id), cx.now + OWN_WATCH_AGE);
         }
-        self.refuse_tries(cx);
+        self.refuse_tries(|_| true, cx);
     }
 
     /// Somebody has the lock, so those who only try do not get it.
-    fn refuse_tries(&mut self, cx: &mut Cx<'_>) {
+    fn refuse_tries(&mut self, which: impl Fn(Ticket) -> bool, cx: &mut Cx<'_>) {
         self.waiters.retain(|waiter| {
-            if waiter.patience.try_only {
+            let refused = waiter.patience.try_only && which(waiter.ticket);
+            if refused {
                 cx.out.refuse(waiter.ticket, Refusal::Held);
             }
-            !waiter.patience.try_only
+            !refused
         });
+    }
+
+    /// The store has answered a step: there was somebody before us. That speaks for the tries that had asked by then.
+    fn refuse_tries_of(&mut self, asked: &[Ticket], cx: &mut Cx<'_>) {
+        let queued = self.has_queued_waiter() || mutant!(TryRefusedByOldNews);
+        self.refuse_tries(|ticket| queued || asked.contains(&ticket), cx);
     }
 
     pub(super) fn refuse_waiters(&mut self, refusal: &Refusal, cx: &mut Cx<'_>) {
@@ -328,19 +263,26 @@ impl Queue {
         }
     }
 
-    /// Ends the hold although its guards are still there.
+    /// Ends the hold, if there is one, although its guards are still there.
     fn lose_hold(&mut self, reason: LossReason, out: &mut Outbox) {
-        if let Some(hold) = self.contender.as_ref().and_then(Contender::hold) {
-            for &ticket in &hold.claims {
-                out.forget_ticket(ticket);
-            }
-            out.act(Action::EndHold { hold: hold.id, lost: Some(reason) });
+        if let Some(hold) = self.forget_claims(out) {
+            out.act(Action::EndHold { hold, lost: Some(reason) });
         }
     }
 
-    /// The session is over: whatever this name had in etcd goes with its lease. The waiters stay.
+    /// The hold, if there is one, whose guards have nothing left to release.
+    fn forget_claims(&self, out: &mut Outbox) -> Option<HoldId> {
+        let hold = self.contender.as_ref().and_then(Contender::hold)?;
+        for &ticket in &hold.claims {
+            out.forget_ticket(ticket);
+        }
+        Some(hold.id)
+    }
+
+    /// The session is over, and with it the hold: [`Action::SessionDown`] ended all of them. Whatever this name had in
+    /// etcd is deleted with its lease. The waiters stay.
     pub(super) fn lose_session(&mut self, reason: LossReason, cx: &mut Cx<'_>) {
-        self.lose_hold(reason, cx.out);
+        self.forget_claims(cx.out);
         if let Some(contender) = self.contender.take() {
             contender.retire(self.id, cx.out);
         }
@@ -379,11 +321,4 @@ impl Queue {
         let first = self.waiters.front().map_or(FIRST_BACK_OFF, |front| front.retry_interval);
         cx.out.back_off(first, self.failures)
     }
-}
-
-fn contender_value(front: &Acquire, now: Time, out: &Outbox) -> Vec<u8> {
-    // The caller's wall clock when it asked, and the time it has waited here since.
-    let created_at = front.asked_at + now.since(front.since);
-    let thread = front.thread.0.to_string();
-    ContenderValue::new(&out.config.owner, &thread, out.config.pid, created_at).encode()
 }

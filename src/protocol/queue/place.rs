@@ -39,8 +39,8 @@ pub(super) struct Place {
     /// The keys whose end was told, and at which revision, since a read was begun: its answer may be from before that.
     told: Vec<(Revision, Key)>,
     lookout: Option<Lookout>,
-    /// Nobody is before it any more.
-    first: bool,
+    /// Nobody is before it any more, as this revision shows.
+    first: Option<Revision>,
 }
 
 /// The watch that tells when it gets closer.
@@ -98,12 +98,17 @@ impl Post {
 
 impl Place {
     pub(super) fn new(created: Revision, seen: Revision) -> Self {
-        Self { created, seen, told: Vec::new(), lookout: None, first: false }
+        Self { created, seen, told: Vec::new(), lookout: None, first: None }
     }
 
     fn is_firm(&self) -> bool {
         let firm = self.lookout.as_ref().is_some_and(|lookout| lookout.footing == Footing::Firm);
         firm || mutant!(PromotedWithoutRead)
+    }
+
+    /// Whether a read answered at `revision` is older than one before.
+    pub(super) fn has_seen_later(&self, revision: Revision) -> bool {
+        revision < self.seen
     }
 
     /// A read of where we stand is on its way.
@@ -130,7 +135,8 @@ impl Place {
         }
         self.told.clear();
         self.move_to(post, queue, name, out);
-        self.first = self.is_firm() && matches!(&self.lookout, Some(lookout) if lookout.post.is_clear());
+        let clear = self.is_firm() && matches!(&self.lookout, Some(lookout) if lookout.post.is_clear());
+        self.first = clear.then_some(self.seen);
     }
 
     fn move_to(&mut self, post: Post, queue: QueueId, name: Span, out: &mut Outbox) {
@@ -194,7 +200,7 @@ impl Place {
             Post::Name(_) if gone.contains(own) && !mutant!(OwnEndOverlooked) => Sighting::Gone,
             Post::Name(ahead) if firm && !ahead.is_empty() => {
                 ahead.retain(|key| !gone.contains(key));
-                self.first = ahead.is_empty();
+                self.first = ahead.is_empty().then_some(revision);
                 Sighting::Nothing
             }
             // The answer will be put together with what was told.
@@ -228,7 +234,6 @@ impl Queue {
             contender.stage = Stage::Queued(Box::new(Place::new(created, revision)));
             cx.out.timers.set(Timer::OwnWatch(self.id), cx.now + OWN_WATCH_AGE);
         }
-        self.refuse_tries(cx);
         match ahead {
             Some(ahead) => self.wait_behind(ahead, revision, cx),
             None => self.look(cx),
@@ -288,8 +293,8 @@ impl Queue {
     /// may be that our own key went too, counts.
     pub(super) fn take_if_first(&mut self, cx: &mut Cx<'_>) {
         let place = self.contender.as_mut().and_then(Contender::place_mut);
-        if let Some(created) = place.filter(|place| place.first).map(|place| place.created) {
-            self.hold(created, cx);
+        if let Some((created, as_of)) = place.and_then(|place| Some((place.created, place.first?))) {
+            self.hold(created, as_of, cx);
         }
     }
 }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::contender::Contender;
+use super::contender::{Contender, Look};
 use super::place::FALLBACK;
-use super::{Cx, Progress, Queue, SentStep};
+use super::steps::{SentDelete, SentStep};
+use super::{Cx, Progress, Queue};
 use crate::error::LossReason;
 use crate::protocol::batch::Fate;
 use crate::protocol::mutants::mutant;
@@ -14,7 +15,7 @@ use crate::protocol::session::Verdict;
 use crate::protocol::step::Entered;
 use crate::protocol::timers::Timer;
 use crate::protocol::{Action, Refusal, ReleaseFailure};
-use crate::store::{Answer, Failure, FailureClass, Key, Request, Response};
+use crate::store::{Answer, Failure, FailureClass, KeyValue, Request, Response, Revision};
 
 /// How long the end of a hold whose key is gone may wait to learn why: the deletion of the session key, if that was
 /// the reason, is told within the same moment.
@@ -39,29 +40,41 @@ impl Queue {
         self.deletes_done(&sent.deletes, &answer.deleted, cx);
         match answer.entered {
             None => {}
-            Some(Entered::Refused { session }) => return cx.session.handle_refused(session),
-            Some(Entered::First { token }) => self.hold(token, cx),
+            Some(Entered::Refused { session }) => return self.step_refused(sent.epoch, session, cx),
+            Some(Entered::First { token }) => self.hold(token, answer.revision, cx),
             Some(Entered::Behind { created, ahead }) => {
+                self.refuse_tries_of(&sent.tries, cx);
                 self.stand(created, ahead, answer.revision, cx);
             }
             Some(Entered::Taken) => {
                 self.forget_contender(cx);
-                self.refuse_tries(cx);
+                self.refuse_tries_of(&sent.tries, cx);
             }
             Some(Entered::Garbled) => self.refuse_garbled(cx),
         }
         Verdict::Nothing
     }
 
-    fn deletes_done(&mut self, deletes: &[Key], counts: &[u64], cx: &mut Cx<'_>) {
-        for (key, &count) in deletes.iter().zip(counts) {
-            let Some(at) = self.debris.iter().position(|debris| debris.key == *key) else {
+    /// The epoch has moved. A store that shows the same one again has not; then asking at once leads nowhere.
+    fn step_refused(&mut self, epoch: Revision, session: Option<KeyValue>, cx: &mut Cx<'_>) -> Verdict {
+        if session.as_ref().is_some_and(|session| session.mod_revision <= epoch) {
+            self.back_off_step(stale(), cx);
+            return Verdict::Nothing;
+        }
+        cx.session.handle_refused(session)
+    }
+
+    fn deletes_done(&mut self, deletes: &[SentDelete], counts: &[u64], cx: &mut Cx<'_>) {
+        for (delete, &count) in deletes.iter().zip(counts) {
+            let Some(at) = self.debris.iter().position(|debris| debris.key == delete.key) else {
                 continue;
             };
+            if !self.debris[at].deleted(count, delete.for_good) {
+                continue;
+            }
             let debris = self.debris.remove(at);
-            let was_gone = count == 0 && !debris.repeated;
             for ticket in debris.confirm {
-                let result = if was_gone { Err(ReleaseFailure::NotHeld) } else { Ok(()) };
+                let result = if debris.was_gone { Err(ReleaseFailure::NotHeld) } else { Ok(()) };
                 cx.out.act(Action::Confirm { ticket, result });
             }
         }
@@ -74,10 +87,14 @@ impl Queue {
                 if let Some(contender) = self.contender.as_mut().filter(|_| sent.entering) {
                     contender.dirty = contender.dirty.max(Some(sent.epoch));
                 }
-                for debris in self.debris.iter_mut().filter(|debris| sent.deletes.contains(&debris.key)) {
-                    debris.repeated = true;
+                for debris in self.debris.iter_mut().filter(|debris| sent.deletes(&debris.key)) {
+                    debris.unanswered();
                 }
                 cx.session.retire_keys();
+            }
+            FailureClass::NoSpace if !mutant!(NoSpaceTakenForNotDone) && self.is_out_of_space(&sent) => {
+                self.step_out_of_space(&sent, failure, cx);
+                return Verdict::Nothing;
             }
             _ if failure.is_final() && sent.entering => {
                 self.refuse_waiters(&Refusal::Failed(failure), cx);
@@ -95,10 +112,34 @@ impl Queue {
             }
             _ => {}
         }
+        self.back_off_step(failure, cx);
+        Verdict::Nothing
+    }
+
+    /// Whether there is something else to do than to wait for space.
+    fn is_out_of_space(&self, sent: &SentStep) -> bool {
+        sent.entering || self.debris.iter().any(|debris| sent.deletes(&debris.key) && !debris.plain)
+    }
+
+    /// etcd may carry out a transaction and answer that its space is used up (`quotaApplierV3.Txn` applies first; seen
+    /// in 3.4.42, 3.5.30 and 3.6.14). So our key may be there, and what was to go may be gone. A plain delete is
+    /// carried out all the same. It does not compare the create revision, so the key is not used again.
+    fn step_out_of_space(&mut self, sent: &SentStep, failure: Failure, cx: &mut Cx<'_>) {
+        cx.session.retire_keys();
+        if sent.entering {
+            self.refuse_waiters(&Refusal::Failed(failure), cx);
+            self.discard_contender(Vec::new(), cx);
+        }
+        for debris in self.debris.iter_mut().filter(|debris| sent.deletes(&debris.key)) {
+            debris.unanswered();
+            debris.plain = true;
+        }
+    }
+
+    fn back_off_step(&mut self, failure: Failure, cx: &mut Cx<'_>) {
         let pause = self.back_off(failure, cx);
         self.step = Progress::BackingOff;
         cx.out.timers.set(Timer::Retry(self.id), cx.now + pause);
-        Verdict::Nothing
     }
 
     /// Reads where the contender stands; one read at a time.
@@ -113,10 +154,12 @@ impl Queue {
             contender.look_again = true;
             return;
         }
+        let tenure_epoch = tenure.guard.epoch;
         let look = requests::look(&tenure.guard, &self.name, &contender.key, created);
         // A read that goes astray may delay a hand-over no more than a watch that does.
         let timeout = cx.out.config.request_timeout.min(FALLBACK);
-        contender.look = Some(cx.out.send_within(Purpose::Look(self.id), Request::Txn(look), timeout));
+        let request = cx.out.send_within(Purpose::Look(self.id), Request::Txn(look), timeout);
+        contender.look = Some(Look { request, epoch: tenure_epoch });
         if let Some(place) = contender.place_mut() {
             place.asked();
         }
@@ -130,45 +173,65 @@ impl Queue {
         let Some(contender) = &mut self.contender else {
             return Verdict::Nothing;
         };
-        contender.look = None;
+        let asked = contender.look.take();
         let again = std::mem::take(&mut contender.look_again);
         let (revision, answer) = match reply {
             Ok(Response { revision, answer: Answer::Txn(answer), .. }) => (revision, answer),
-            Ok(_) => return Verdict::Nothing,
+            Ok(_) => return self.look_failed(requests::garbled(), cx),
             Err(failure) => return self.look_failed(failure, cx),
         };
+        let Some(created) = contender.created() else {
+            return Verdict::Nothing;
+        };
+        let standing = requests::standing(created, &answer);
+        if contender.is_older(revision) && !mutant!(StaleReadBelieved) {
+            return self.look_failed(stale(), cx);
+        }
+        if let Standing::Refused { session } = standing {
+            return self.look_refused(asked, session, cx);
+        }
         self.failures = 0;
         self.last_failure = None;
-        let standing = match (&contender.stage, contender.created()) {
-            (_, Some(created)) => requests::standing(created, &answer),
-            (_, None) => return Verdict::Nothing,
-        };
-        match (standing, contender.hold().is_some()) {
-            (Standing::Refused { session }, _) => {
-                let verdict = cx.session.handle_refused(session);
-                if verdict == Verdict::Nothing {
-                    self.look(cx);
-                }
-                return verdict;
-            }
-            (Standing::First, false) => {
-                let created = contender.created().unwrap_or_default();
-                self.hold(created, cx);
-            }
-            // A watch told of the others' end before this read, which did not know it yet, had its answer.
-            (Standing::First | Standing::Behind(_), true) => {}
-            (Standing::Behind(ahead), false) => {
+        match (standing, contender.hold_mut()) {
+            (Standing::First, None) => self.hold(created, revision, cx),
+            (Standing::Behind(ahead), None) => {
                 self.wait_behind(ahead, revision, cx);
                 if again {
                     self.look(cx);
                 }
             }
+            // A watch reported the deletion of the others before this read, which is older.
+            (Standing::Behind(_), Some(hold)) if revision < hold.as_of => {}
+            (Standing::First, Some(hold)) => {
+                // It is there after the deletion that was reported.
+                if hold.doomed.take().is_some() {
+                    cx.out.timers.clear(Timer::Fallback(self.id));
+                }
+            }
+            // Someone is before us, so we never held: nothing built on this hold can be relied on.
+            (Standing::Behind(_), Some(_)) => self.key_deleted(cx),
             // Our key was deleted: the waiters stay and enter with a new one.
-            (Standing::Gone, true) => self.key_deleted(cx),
-            (Standing::Gone, false) => self.leave_deleted_key(cx),
-            (Standing::Garbled, _) => return self.look_failed(requests::garbled(), cx),
+            (Standing::Gone, Some(_)) => self.key_deleted(cx),
+            (Standing::Gone, None) => self.leave_deleted_key(cx),
+            (Standing::Refused { .. } | Standing::Garbled, _) => {
+                return self.look_failed(requests::garbled(), cx);
+            }
         }
         Verdict::Nothing
+    }
+
+    /// The epoch has moved, or the session is gone. See [`step_refused`](Self::step_refused).
+    fn look_refused(&mut self, asked: Option<Look>, session: Option<KeyValue>, cx: &mut Cx<'_>) -> Verdict {
+        let old =
+            session.as_ref().zip(asked).is_some_and(|(session, asked)| session.mod_revision <= asked.epoch);
+        if old {
+            return self.look_failed(stale(), cx);
+        }
+        let verdict = cx.session.handle_refused(session);
+        if verdict == Verdict::Nothing {
+            self.look(cx);
+        }
+        verdict
     }
 
     fn look_failed(&mut self, failure: Failure, cx: &mut Cx<'_>) -> Verdict {
@@ -177,7 +240,8 @@ impl Queue {
             self.refuse_waiters(&Refusal::Failed(failure), cx);
             return Verdict::Nothing;
         }
-        let doomed = self.contender.as_ref().and_then(Contender::hold).is_some_and(|hold| hold.doomed);
+        let doomed =
+            self.contender.as_ref().and_then(Contender::hold).is_some_and(|hold| hold.doomed.is_some());
         let pause = self.back_off(failure, cx);
         if !doomed {
             cx.out.timers.set(Timer::Fallback(self.id), cx.now + pause);
@@ -188,7 +252,7 @@ impl Queue {
     /// The time to look has come, or the time to stop waiting for the reason of a loss.
     pub(in crate::protocol) fn fall_back(&mut self, cx: &mut Cx<'_>) {
         match self.contender.as_ref().and_then(Contender::hold) {
-            Some(hold) if hold.doomed => self.key_deleted(cx),
+            Some(hold) if hold.doomed.is_some() => self.key_deleted(cx),
             _ if mutant!(MissedEventsIgnored) => {}
             _ => self.look(cx),
         }
@@ -211,10 +275,15 @@ impl Queue {
 
     /// Somebody deleted our key. A waiter enters again with a new one. A hold is over; if
     /// the session went with it, that is the reason to tell, so ask first.
-    pub(in crate::protocol) fn own_key_deleted(&mut self, cx: &mut Cx<'_>) {
+    pub(in crate::protocol) fn own_key_deleted(&mut self, revision: Revision, cx: &mut Cx<'_>) {
+        let created = self.contender.as_ref().and_then(Contender::created);
+        if created.is_some_and(|created| revision <= created) && !mutant!(ReplayedDeletionBelieved) {
+            // An earlier use of the key, told by a member that is behind.
+            return;
+        }
         match self.contender.as_mut().map(Contender::hold_mut) {
             Some(Some(hold)) => {
-                hold.doomed = true;
+                hold.doomed = Some(revision);
                 cx.out.timers.set(Timer::Fallback(self.id), cx.now + REASON_GRACE);
                 self.look(cx);
             }
@@ -228,14 +297,24 @@ impl Queue {
         self.leave_deleted_key(cx);
     }
 
-    /// Whoever deleted it may do so again: the next contender has another key.
+    /// Whoever deleted it may do so again: the next contender has another key. What was believed may be wrong, and a key
+    /// that is left behind would block everybody, so it is deleted once more.
     pub(super) fn leave_deleted_key(&mut self, cx: &mut Cx<'_>) {
         cx.session.retire_keys();
-        self.forget_contender(cx);
+        if mutant!(DeletedKeyForgotten) {
+            self.forget_contender(cx);
+        } else {
+            self.discard_contender(Vec::new(), cx);
+        }
     }
 
     fn refuse_garbled(&mut self, cx: &mut Cx<'_>) {
         self.refuse_waiters(&Refusal::Failed(requests::garbled()), cx);
         self.discard_contender(Vec::new(), cx);
     }
+}
+
+/// For an answer from the past, which a defective etcd gives after a pause (etcd #20418).
+fn stale() -> Failure {
+    Failure::new(FailureClass::NotDone, "etcd answered with an older state than before")
 }

@@ -1,7 +1,9 @@
 //! The protocol against a model of etcd, in virtual time.
 
+mod answers;
 mod batching;
 mod giving_up;
+mod leaving_nothing;
 mod locking;
 mod losing;
 mod unknown_outcomes;

@@ -44,6 +44,8 @@ pub(super) struct Node {
     pub(super) closed: bool,
     /// Watch events are kept back.
     pub(super) deaf: bool,
+    /// Nothing is carried out yet.
+    bursting: bool,
     unheard: VecDeque<WatchEvent>,
 }
 
@@ -110,6 +112,9 @@ impl World {
     /// Carries out what the protocol wants, except requests, which wait in `sent`.
     pub(super) fn pump(&mut self, id: NodeId) {
         let node = &mut self.nodes[id];
+        if node.bursting {
+            return;
+        }
         while let Some(action) = node.protocol.poll_action() {
             match action {
                 Action::Send { id, request, .. } => {
@@ -117,6 +122,8 @@ impl World {
                     node.sent.push_back((id, request));
                 }
                 Action::Watch { id, spec } => {
+                    // etcd answers no request for progress while a watch begins in the future.
+                    assert!(spec.from_revision <= self.model.revision(), "{spec:?}");
                     let (watcher, revision) = self.model.watch(&spec).unwrap();
                     node.watches.insert(id, watcher);
                     node.unheard.push_back(WatchEvent::Created { watch: id, revision });
@@ -146,6 +153,21 @@ impl World {
                 return;
             }
         }
+    }
+
+    /// Lets everything of one node arrive.
+    pub(super) fn settle_node(&mut self, id: NodeId) {
+        while !self.nodes[id].sent.is_empty() {
+            self.answer(id);
+        }
+    }
+
+    /// Loses the answer to the oldest transaction under way, if there is one.
+    pub(super) fn lose_some_txn(&mut self, id: NodeId) -> Option<Request> {
+        let at = self.nodes[id].sent.iter().position(|(_, request)| matches!(request, Request::Txn(_)))?;
+        let (request_id, request) = self.nodes[id].sent.remove(at)?;
+        self.deliver(id, request_id, Err(Failure::new(FailureClass::Unknown, "no answer")));
+        Some(request)
     }
 
     /// Carries out the oldest request of the node and delivers the answer.
@@ -185,6 +207,12 @@ impl World {
     pub(super) fn delete_all(&mut self, name: &str) {
         let then = self.contenders(name).into_iter().map(|kv| Op::Delete { key: kv.key }).collect();
         self.carry_out_late(&Request::Txn(Txn { then, ..Txn::default() }));
+    }
+
+    /// The store has carried out the oldest request, and answers that its space is used up.
+    pub(super) fn carry_out_and_say_no_space(&mut self, id: NodeId) {
+        let (request, _) = self.carry_out(id);
+        self.deliver(id, request, Err(Failure::new(FailureClass::NoSpace, "space exceeded")));
     }
 
     /// The node's newest watch tells that this key was deleted at `revision`.
@@ -291,6 +319,14 @@ impl World {
         self.command(id, Command::Leave { ticket, confirm: true });
     }
 
+    /// Commands that arrive together: what the protocol wants is carried out after the last.
+    pub(super) fn together(&mut self, id: NodeId, commands: impl FnOnce(&mut Self)) {
+        self.nodes[id].bursting = true;
+        commands(self);
+        self.nodes[id].bursting = false;
+        self.pump(id);
+    }
+
     pub(super) fn command(&mut self, id: NodeId, command: Command) {
         self.nodes[id].protocol.handle_command(self.now, command);
         self.pump(id);
@@ -299,6 +335,14 @@ impl World {
     pub(super) fn token(&self, id: NodeId, ticket: Ticket) -> Option<Revision> {
         match self.nodes[id].outcomes.get(&ticket) {
             Some(Outcome::Granted { token, .. }) => Some(*token),
+            _ => None,
+        }
+    }
+
+    /// The key under which the ticket was granted.
+    pub(super) fn key_of(&self, id: NodeId, ticket: Ticket) -> Option<Key> {
+        match self.nodes[id].outcomes.get(&ticket) {
+            Some(Outcome::Granted { key, .. }) => Some(key.clone()),
             _ => None,
         }
     }
@@ -374,6 +418,7 @@ impl Node {
             log: Vec::new(),
             closed: false,
             deaf: false,
+            bursting: false,
             unheard: VecDeque::new(),
         }
     }
@@ -392,6 +437,13 @@ impl Node {
             Action::Confirm { ticket, result } => assert!(self.confirms.insert(ticket, result).is_none()),
             Action::EndHold { hold, lost } => {
                 assert!(self.holds.insert(hold, lost).is_none(), "{hold:?} ends once");
+            }
+            Action::SessionDown { reason } => {
+                for outcome in self.outcomes.values() {
+                    if let Outcome::Granted { hold, .. } = outcome {
+                        self.holds.entry(*hold).or_insert(Some(reason));
+                    }
+                }
             }
             Action::Closed => self.closed = true,
             _ => {}

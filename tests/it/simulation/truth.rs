@@ -110,7 +110,12 @@ impl Truth {
         }
     }
 
+    /// A manager's session is over, and with it all its holds.
     pub(super) fn session_over(&mut self, node: usize) {
+        let holds = self.holds.keys().filter(|(holder, _)| *holder == node);
+        for (_, hold) in holds.copied().collect::<Vec<_>>() {
+            self.hold_over(node, hold, true);
+        }
         let stamp = self.stamp();
         self.session_over.insert(node, stamp);
     }

@@ -216,7 +216,7 @@ impl World {
                 self.nodes[node].protocol.handle_expired(local);
             }
             Action::SessionDown { .. } => {
-                self.check_session_down(node)?;
+                self.tally.losses += self.checks.session_down(node);
                 self.truth.session_over(node);
                 let it = &mut self.nodes[node];
                 (it.lease, it.deadline, it.seen_over) = (None, None, false);

@@ -1,0 +1,56 @@
+//! Keys of ours that must go, until nothing can bring them back.
+
+use super::super::Ticket;
+use super::super::mutants::mutant;
+use super::super::step::Deletion;
+use crate::store::{Key, Revision};
+
+/// A key of ours that must go.
+#[derive(Debug)]
+pub(super) struct Debris {
+    pub(super) key: Key,
+    /// The create revision under which it is known to exist; `None` if it may not exist, or is deleted already.
+    pub(super) created: Option<Revision>,
+    /// See [`Contender::dirty`](super::contender::Contender::dirty): the delete that counts is one under a later epoch.
+    pub(super) dirty: Option<Revision>,
+    /// A delete of it went unanswered or was carried out before, so a later one that finds nothing proves nothing.
+    pub(super) repeated: bool,
+    /// The store refused a transaction for its lack of space; it may still carry out a plain delete.
+    pub(super) plain: bool,
+    /// The first delete found no key, so somebody else had deleted it.
+    pub(super) was_gone: bool,
+    /// Who waits to hear that it is gone.
+    pub(super) confirm: Vec<Ticket>,
+}
+
+impl Debris {
+    /// Nothing can bring the key back once it is deleted.
+    pub(super) fn is_fenced(&self, epoch: Revision) -> bool {
+        self.dirty.is_none_or(|dirty| dirty < epoch) || mutant!(DeletedWithoutFence)
+    }
+
+    /// Whether to delete it now: for good, or because it is known to keep others waiting. Where the session key cannot
+    /// be put (its space is used up, a permission is missing), the second case is what frees the lock.
+    pub(super) fn is_due(&self, epoch: Revision) -> bool {
+        self.is_fenced(epoch) || self.created.is_some() && !mutant!(ReleaseWaitsForFence)
+    }
+
+    pub(super) fn deletion(&self) -> Deletion {
+        // An unfenced copy of an acquire may have put the key again, so its create revision is not known.
+        let created = self.created.filter(|_| !self.plain);
+        Deletion { key: self.key.clone(), created }
+    }
+
+    /// A delete was answered. True if the key is gone for good.
+    pub(super) fn deleted(&mut self, count: u64, for_good: bool) -> bool {
+        self.was_gone |= count == 0 && !self.repeated;
+        self.repeated = true;
+        self.created = None;
+        for_good
+    }
+
+    /// A delete went unanswered.
+    pub(super) fn unanswered(&mut self) {
+        self.repeated = true;
+    }
+}

@@ -1,0 +1,150 @@
+//! What callers are told is true: a try, and a release.
+
+use std::time::Duration;
+
+use super::world::World;
+use crate::protocol::{Patience, Refusal, ReleaseFailure};
+use crate::store::{FailureClass, Op, Request, Txn};
+
+#[test]
+fn a_try_that_comes_with_the_release_gets_the_lock() {
+    let mut world = World::with(1);
+    let first = world.lock(0, "a", 1);
+    world.settle();
+    let mut second = None;
+    world.together(0, |world| {
+        world.leave(0, first);
+        second = Some(world.try_lock(0, "a", 1));
+    });
+    world.settle();
+    assert!(world.holds(0, second.unwrap()));
+}
+
+#[test]
+fn a_try_waits_for_a_key_of_ours_that_still_needs_its_fence() {
+    let mut world = World::with(1);
+    let given_up = world.lock(0, "a", 1);
+    let parked = world.lose_answer(0);
+    world.carry_out_late(&parked);
+    world.leave(0, given_up);
+    let ticket = world.try_lock(0, "a", 2);
+    world.settle();
+    world.pass(Duration::from_millis(500));
+    assert!(world.holds(0, ticket));
+}
+
+#[test]
+fn a_try_is_not_refused_by_an_answer_that_is_older_than_the_question() {
+    let mut world = World::with(2);
+    let elsewhere = world.lock(1, "a", 1);
+    world.settle();
+    let given_up = world.lock(0, "a", 1);
+    let (request, behind) = world.carry_out(0);
+    world.leave(1, elsewhere);
+    world.settle_node(1);
+    world.leave(0, given_up);
+    // Nobody holds the lock and nobody waits for it from here on.
+    let ticket = world.try_lock(0, "a", 2);
+    world.deliver(0, request, behind);
+    world.settle();
+    assert!(world.holds(0, ticket), "{:?}", world.refusal(0, ticket));
+}
+
+#[test]
+fn a_try_does_not_join_the_queue_with_the_contender_of_somebody_who_left() {
+    let mut world = World::with(2);
+    let elsewhere = world.lock(1, "a", 1);
+    world.settle();
+    let waiter = world.lock(0, "a", 1);
+    world.settle();
+    let mut tried = None;
+    world.together(0, |world| {
+        world.leave(0, waiter);
+        tried = Some(world.try_lock(0, "a", 2));
+    });
+    world.settle();
+    assert_eq!(world.refusal(0, tried.unwrap()), Some(Refusal::Held));
+    assert_eq!(world.contenders("a").len(), 1);
+    assert!(world.holds(1, elsewhere));
+}
+
+#[test]
+fn a_try_behind_somebody_of_this_process_who_waits_is_refused_at_once() {
+    let mut world = World::with(2);
+    world.lock(1, "a", 1);
+    world.settle();
+    world.lock(0, "a", 1);
+    world.settle();
+    let ticket = world.try_lock(0, "a", 2);
+    assert_eq!(world.refusal(0, ticket), Some(Refusal::Held));
+}
+
+#[test]
+fn a_hand_over_that_was_carried_out_and_answered_with_no_space_is_a_release_all_the_same() {
+    let mut world = World::with(1);
+    let first = world.lock(0, "a", 1);
+    world.settle();
+    let second = world.lock(0, "a", 2);
+    world.leave_and_confirm(0, first);
+    world.carry_out_and_say_no_space(0);
+    assert!(matches!(world.refusal(0, second), Some(Refusal::Failed(_))));
+    world.settle();
+    assert_eq!(world.nodes[0].confirms[&first], Ok(()));
+    assert!(world.contenders("a").is_empty());
+}
+
+#[test]
+fn a_release_says_that_somebody_else_had_deleted_the_key_even_if_it_is_there_again() {
+    let mut world = World::with(1);
+    let ticket = world.lock(0, "a", 1);
+    world.settle();
+    let held = world.contenders("a")[0].clone();
+    world.delete(held.key.clone());
+    // A stranger's key of the same name is not ours to delete.
+    let put = Op::Put { key: held.key.clone(), value: Vec::new(), lease: 0 };
+    world.carry_out_late(&Request::Txn(Txn { then: vec![put], ..Txn::default() }));
+    world.leave_and_confirm(0, ticket);
+    world.settle();
+    assert_eq!(world.nodes[0].confirms[&ticket], Err(ReleaseFailure::NotHeld));
+    assert_eq!(world.contenders("a").len(), 1);
+}
+
+#[test]
+fn a_second_copy_of_a_release_does_not_end_a_later_hold_under_the_same_key() {
+    let mut world = World::with(1);
+    let first = world.lock(0, "a", 1);
+    world.settle();
+    world.leave(0, first);
+    let (_, release) = world.nodes[0].sent.front().cloned().unwrap();
+    world.settle();
+    let second = world.lock(0, "a", 1);
+    world.settle();
+    let key = world.contenders("a")[0].clone();
+    world.carry_out_late(&release);
+    assert_eq!(world.contenders("a"), [key]);
+    world.pass(Duration::from_secs(1));
+    assert!(world.holds(0, second));
+}
+
+#[test]
+fn without_an_answer_of_the_store_a_try_is_never_told_that_somebody_holds() {
+    let mut world = World::with(1);
+    let ticket = world.try_lock(0, "a", 1);
+    world.fail(0, FailureClass::NotDone);
+    world.pass_alone(Duration::from_secs(5));
+    assert!(matches!(world.refusal(0, ticket), Some(Refusal::Unavailable(_))));
+}
+
+#[test]
+fn several_tries_at_once_are_answered_by_what_each_of_them_can_know() {
+    let mut world = World::with(1);
+    let first = world.try_lock(0, "a", 1);
+    let second = world.try_lock(0, "a", 2);
+    let patient = world.ask(0, "a", 3, Patience::default());
+    world.settle();
+    assert!(world.holds(0, first));
+    assert_eq!(world.refusal(0, second), Some(Refusal::Held));
+    world.leave(0, first);
+    world.settle();
+    assert!(world.holds(0, patient));
+}

@@ -1,0 +1,183 @@
+//! Whatever a store believes or refuses, no key of ours is left behind.
+
+use std::time::Duration;
+
+use super::world::{TTL, World};
+use crate::error::LossReason;
+use crate::memory::model::{Limits, Model};
+use crate::protocol::Refusal;
+use crate::store::{
+    Answer, FailureClass, Key, Op, OpResult, RangeResult, Request, Response, Span, Txn, TxnAnswer,
+};
+
+#[test]
+fn an_acquire_that_was_carried_out_and_answered_with_no_space_leaves_no_key() {
+    let mut world = World::with(2);
+    let ticket = world.lock(0, "a", 1);
+    world.carry_out_and_say_no_space(0);
+    assert!(matches!(
+        world.refusal(0, ticket),
+        Some(Refusal::Failed(failure)) if failure.class == FailureClass::NoSpace
+    ));
+    world.settle();
+    assert!(world.contenders("a").is_empty());
+    let next = world.lock(1, "a", 1);
+    world.settle();
+    assert!(world.holds(1, next));
+}
+
+#[test]
+fn a_batch_that_was_carried_out_and_answered_with_no_space_leaves_no_key() {
+    let mut world = World::with(1);
+    for i in 0..20 {
+        world.lock(0, &format!("n{i}"), 1);
+    }
+    for _ in 0..3 {
+        world.answer(0);
+    }
+    world.carry_out_and_say_no_space(0);
+    world.settle();
+    assert_eq!(world.read(Span::Prefix(Key::from("/t/n"))).len(), 3);
+}
+
+#[test]
+fn a_release_is_not_refused_for_lack_of_space() {
+    let mut world = World::with(1);
+    let ticket = world.lock(0, "a", 1);
+    world.settle();
+    world.leave_and_confirm(0, ticket);
+    // etcd 3.4 and 3.5 before 3.5.7 refuse a transaction that only deletes, but no plain delete.
+    world.fail(0, FailureClass::NoSpace);
+    world.settle();
+    assert_eq!(world.count(0, "delete"), 1);
+    assert_eq!(world.nodes[0].confirms[&ticket], Ok(()));
+    assert!(world.contenders("a").is_empty());
+    let again = world.lock(0, "a", 1);
+    world.settle();
+    let (first, second) = (world.key_of(0, ticket), world.key_of(0, again));
+    assert_ne!(first, second, "a plain delete could come twice");
+}
+
+/// An acquire that is granted by its second copy, so that its release needs a new epoch.
+fn hold_that_needs_a_fence(world: &mut World) -> crate::protocol::Ticket {
+    let ticket = world.lock(0, "a", 1);
+    world.lose_answer(0);
+    world.pass(Duration::from_millis(200));
+    assert!(world.holds(0, ticket));
+    ticket
+}
+
+#[test]
+fn a_release_that_needs_a_fence_frees_the_lock_at_once_while_no_fence_can_be_made() {
+    let refuse: [fn(&mut World); 2] = [
+        |world| world.model.set_no_space(true),
+        |world| world.model.deny(Some(Span::Prefix(Key::from("/t/~session/")))),
+    ];
+    for refuse in refuse {
+        let mut world = World::with(1);
+        let ticket = hold_that_needs_a_fence(&mut world);
+        refuse(&mut world);
+        world.leave_and_confirm(0, ticket);
+        world.pass(Duration::from_secs(2));
+        assert!(world.contenders("a").is_empty());
+        assert_eq!(world.nodes[0].confirms.get(&ticket), None, "a late copy could bring it back");
+        world.model.set_no_space(false);
+        world.model.deny(None);
+        world.pass(Duration::from_secs(3));
+        assert_eq!(world.nodes[0].confirms[&ticket], Ok(()));
+        assert!(world.nodes[0].protocol.is_idle());
+    }
+}
+
+/// Each key that waits for a fence goes on waiting.
+fn answer_all_but_fences(world: &mut World) {
+    while let Some((_, request)) = world.nodes[0].sent.front() {
+        match request {
+            Request::Txn(Txn { when, then, .. })
+                if when.is_empty() && matches!(then[..], [Op::Put { .. }]) =>
+            {
+                world.fail(0, FailureClass::NotDone);
+            }
+            _ => world.answer(0),
+        }
+    }
+}
+
+#[test]
+fn more_keys_to_delete_than_a_transaction_may_have_go_one_after_the_other() {
+    let mut world = World::with(1);
+    world.model = Model::with(Limits { max_txn_ops: 8, ..Limits::default() }, 1);
+    let mut world = world.reconnected();
+    for _ in 0..30 {
+        let ticket = world.lock(0, "a", 1);
+        world.lose_some_txn(0).expect("the acquire is under way");
+        world.pass_alone(Duration::from_millis(100));
+        answer_all_but_fences(&mut world);
+        assert!(world.holds(0, ticket));
+        world.leave(0, ticket);
+        answer_all_but_fences(&mut world);
+    }
+    let last = world.lock(0, "a", 1);
+    world.pass(TTL);
+    assert!(world.holds(0, last));
+    assert_eq!(world.contenders("a").len(), 1);
+}
+
+#[test]
+fn the_end_of_an_earlier_use_of_a_key_does_not_end_the_hold() {
+    let mut world = World::with(1);
+    let earlier = world.lock(0, "a", 1);
+    world.settle();
+    let key = world.contenders("a")[0].key.clone();
+    world.leave(0, earlier);
+    world.settle();
+    let ended = world.model.revision();
+    let held = world.lock(0, "a", 1);
+    world.pass(Duration::from_millis(200));
+    // The watch of the key was opened anew at a member that is behind.
+    world.tell_newest_watch(0, key, ended);
+    world.pass_alone(Duration::from_millis(200));
+    assert!(world.holds(0, held));
+}
+
+#[test]
+fn a_hold_whose_key_is_believed_deleted_ends_and_takes_the_key_along() {
+    let mut world = World::with(2);
+    let held = world.lock(0, "a", 1);
+    world.pass(Duration::from_millis(200));
+    let key = world.contenders("a")[0].clone();
+    // etcd says so, and it is wrong.
+    world.tell_newest_watch(0, key.key.clone(), world.model.revision() + 5);
+    let elsewhere = world.lock(1, "a", 1);
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.loss(0, held), Some(LossReason::ForceUnlocked));
+    assert!(world.holds(1, elsewhere), "the key does not stay in the way");
+}
+
+/// A read of the place that a member answers which is behind: it does not know our key yet.
+fn older_answer(revision: i64) -> Response {
+    let nothing = || OpResult::Range(RangeResult::default());
+    let answer = TxnAnswer { succeeded: true, results: vec![nothing(), nothing()] };
+    Response { revision, term: 1, answer: Answer::Txn(answer) }
+}
+
+#[test]
+fn an_answer_older_than_the_key_says_nothing_about_it() {
+    let mut world = World::with(2);
+    let elsewhere = world.lock(1, "a", 1);
+    world.settle();
+    let before = world.model.revision();
+    let waiter = world.lock(0, "a", 1);
+    world.answer(0);
+    let created = world.contenders("a")[1].create_revision;
+    world.nodes[0].deaf = true;
+    world.pass_alone(Duration::from_secs(3));
+    let (look, _) = world.nodes[0].sent.pop_back().expect("it looks where it stands");
+    world.nodes[0].sent.clear();
+    world.deliver(0, look, Ok(older_answer(before)));
+    world.nodes[0].deaf = false;
+    world.pass(Duration::from_secs(3));
+    world.leave(1, elsewhere);
+    world.pass(Duration::from_secs(3));
+    assert_eq!(world.token(0, waiter), Some(created), "its place is the first one");
+}
