@@ -32,6 +32,8 @@ pub(super) struct Stream {
     /// When it was heard of last, and when it was asked for a sign of life since.
     heard: Time,
     asked: Option<Time>,
+    /// The stream is well, but etcd does not answer on it.
+    overlooked: bool,
     /// Its heart beats: something was to be watched.
     beats: bool,
     pub(super) wanted: BTreeMap<WatchId, WatchSpec>,
@@ -74,7 +76,7 @@ impl World {
         if now.since(due) > OVERSLEPT {
             (it.heard, it.asked) = (now, None);
         } else if it.asked.is_some() {
-            if !it.stalled {
+            if it.overlooked {
                 self.broken = Some(Violation::new(format!(
                     "manager {node} gives a watch stream up that is well: etcd does not answer for a watch in the future"
                 )));
@@ -95,9 +97,10 @@ impl World {
         let future = it.stream.open.keys().filter_map(|watch| it.stream.wanted.get(watch));
         let answered = !future.into_iter().any(|spec| spec.from_revision > revision);
         let link = it.link;
+        self.nodes[node].stream.overlooked = !answered;
         if link.requests_lost || link.answers_lost {
             self.stall(node);
-        } else if answered && !it.stream.stalled {
+        } else if answered && !self.nodes[node].stream.stalled {
             let after = self.delay(link.slow_requests) + self.delay(link.slow_answers);
             self.schedule(after, Event::SignOfLife { node, stream });
         }

@@ -40,7 +40,7 @@ pub(super) struct Weather {
     kinds: &'static [Kind],
     /// Nothing goes wrong, not even a single request.
     calm: bool,
-    /// A proxy carries out deletes and conditional transactions twice.
+    /// A proxy carries out deletes twice.
     pub(super) duplicates: bool,
     /// Members are behind, by more than the last compaction too, and answer reads from what they have (etcd #20418).
     pub(super) stale_reads: bool,
