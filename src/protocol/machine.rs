@@ -82,8 +82,8 @@ impl Protocol {
             }
             Purpose::Steps => return self.handle_steps(id, reply),
             Purpose::Look(id) => self.in_queue(id, |queue, cx| queue.handle_look(reply, cx)),
-            Purpose::Inspect(id) => self.in_queue(id, |queue, _| {
-                queue.handle_inspected(reply);
+            Purpose::Inspect(id) => self.in_queue(id, |queue, cx| {
+                queue.handle_inspected(reply, cx);
                 Verdict::Nothing
             }),
         };

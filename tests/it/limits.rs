@@ -19,6 +19,7 @@ on_both_stores! {
     a_cancelled_call_ends_in_time_and_leaves_no_key,
     what_is_cancelled_already_is_not_asked_for,
     a_try_never_joins_the_queue,
+    a_try_right_after_a_release_gets_the_lock_that_nobody_else_wants,
     a_place_in_the_queue_can_be_given_up_in_a_select,
     a_limit_beyond_the_clock_is_no_limit,
 }
@@ -243,6 +244,15 @@ fn a_try_never_joins_the_queue(backend: &Backend) {
     guard.unlock().unwrap();
     let tried = lock.try_lock().unwrap().expect("the lock is free");
     assert!(tried.is_held());
+}
+
+fn a_try_right_after_a_release_gets_the_lock_that_nobody_else_wants(backend: &Backend) {
+    let manager = backend.manager();
+    let lock = manager.new_lock("a").unwrap();
+    for round in 0..200 {
+        drop(lock.lock().unwrap());
+        assert!(lock.try_lock().unwrap().is_some(), "round {round}");
+    }
 }
 
 fn a_place_in_the_queue_can_be_given_up_in_a_select(backend: &Backend) {

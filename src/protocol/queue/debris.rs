@@ -35,9 +35,11 @@ impl Debris {
         self.is_fenced(epoch) || self.created.is_some() && !mutant!(ReleaseWaitsForFence)
     }
 
-    pub(super) fn deletion(&self) -> Deletion {
-        // An unfenced copy of an acquire may have put the key again, so its create revision is not known.
-        let created = self.created.filter(|_| !self.plain);
+    pub(super) fn deletion(&self, epoch: Revision) -> Deletion {
+        // An older copy of the acquire may have put the key again after an early delete, so the last delete takes it
+        // whatever its create revision is. No key is used again that such a copy names.
+        let last = self.dirty.is_some() && self.is_fenced(epoch);
+        let created = self.created.filter(|_| !self.plain && !last);
         Deletion { key: self.key.clone(), created }
     }
 

@@ -20,6 +20,8 @@ const GRACE: Duration = Duration::from_millis(30);
 pub(super) struct Departing {
     pub(super) ticket: Ticket,
     why: Why,
+    /// It was known, when it gave up, that somebody has the lock.
+    known_held: bool,
     /// What the read of the holder brought, once it has.
     inspection: Option<Result<Option<Holder>, Failure>>,
 }
@@ -36,7 +38,7 @@ enum Why {
 
 impl Departing {
     pub(super) fn cancelled(ticket: Ticket) -> Self {
-        Self { ticket, why: Why::Cancelled, inspection: None }
+        Self { ticket, why: Why::Cancelled, known_held: false, inspection: None }
     }
 
     /// The caller has no time for the holder's name any more.
@@ -65,7 +67,9 @@ impl Queue {
         }
         let timed_out = patience.deadline.is_some_and(|deadline| deadline <= cx.now);
         let why = if timed_out { Why::Timeout { since } } else { Why::Budget };
-        self.depart(Departing { ticket, why, inspection: None }, cx);
+        // Now: the contender that tells goes with the last of its waiters.
+        let known_held = self.is_known_held();
+        self.depart(Departing { ticket, why, known_held, inspection: None }, cx);
     }
 
     pub(super) fn depart(&mut self, departing: Departing, cx: &mut Cx<'_>) {
@@ -78,7 +82,11 @@ impl Queue {
         self.departing.push(departing);
     }
 
-    pub(in crate::protocol) fn handle_inspected(&mut self, reply: Result<Response, Failure>) {
+    pub(in crate::protocol) fn handle_inspected(
+        &mut self,
+        reply: Result<Response, Failure>,
+        cx: &mut Cx<'_>,
+    ) {
         self.inspecting = false;
         let inspection = match reply.map(|response| response.answer) {
             Ok(Answer::Txn(answer)) => {
@@ -87,17 +95,14 @@ impl Queue {
             Ok(_) => Ok(None),
             Err(failure) => Err(failure),
         };
-        // Our own key in front, while nobody here holds it, is on its way out.
-        let inspection = inspection.map(|holder| holder.filter(|holder| !self.is_passing(holder)));
+        // A key of this session in front, while nobody here holds it, is on its way out.
+        let own_lease = cx.session.tenure().map(|tenure| tenure.lease);
+        let holds = self.contender.as_ref().is_some_and(|own| own.hold().is_some());
+        let inspection =
+            inspection.map(|holder| holder.filter(|holder| holds || Some(holder.kv.lease) != own_lease));
         for departing in self.departing.iter_mut().filter(|departing| departing.wants_holder()) {
             departing.inspection = Some(inspection.clone());
         }
-    }
-
-    fn is_passing(&self, holder: &Holder) -> bool {
-        let key = &holder.kv.key;
-        self.debris.iter().any(|debris| debris.key == *key)
-            || self.contender.as_ref().is_some_and(|own| own.key == *key && own.hold().is_none())
     }
 
     /// Answers those for whom everything is done.
@@ -123,17 +128,17 @@ impl Queue {
     }
 
     fn answer(&self, departing: Departing, cx: &mut Cx<'_>) {
-        let Departing { ticket, why, inspection } = departing;
+        let Departing { ticket, why, known_held, inspection } = departing;
         let refusal = match (why, inspection) {
             (Why::Cancelled, _) => Refusal::Cancelled,
             (Why::Timeout { since }, inspection) => {
                 let holder = inspection.and_then(Result::ok).flatten();
                 Refusal::Timeout { waited: cx.now.since(since), holder }
             }
-            (Why::Budget, Some(Ok(holder))) => Refusal::AlreadyHeld { holder },
+            (Why::Budget, Some(Ok(holder @ Some(_)))) => Refusal::AlreadyHeld { holder },
+            (Why::Budget, _) if known_held => Refusal::AlreadyHeld { holder: None },
             (Why::Budget, Some(Err(failure))) => Refusal::Unavailable(failure),
-            (Why::Budget, None) if self.is_known_held() => Refusal::AlreadyHeld { holder: None },
-            (Why::Budget, None) => Refusal::Unavailable(self.why_unavailable()),
+            (Why::Budget, _) => Refusal::Unavailable(self.why_unavailable()),
         };
         cx.out.refuse(ticket, refusal);
     }

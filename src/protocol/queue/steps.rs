@@ -123,7 +123,7 @@ impl Queue {
         let due = self.debris.iter().filter(|debris| debris.is_due(guard.epoch)).take(most);
         due.map(|debris| {
             let sent = SentDelete { key: debris.key.clone(), for_good: debris.is_fenced(guard.epoch) };
-            (debris.deletion(), sent)
+            (debris.deletion(guard.epoch), sent)
         })
         .unzip()
     }

@@ -148,3 +148,59 @@ fn several_tries_at_once_are_answered_by_what_each_of_them_can_know() {
     world.settle();
     assert!(world.holds(0, patient));
 }
+
+#[test]
+fn a_budget_that_ends_without_a_session_is_no_contention_even_if_the_holder_can_be_asked_for() {
+    let mut world = World::unconnected(1);
+    let patience = Patience { budget: Some(world.now + Duration::from_millis(300)), ..Patience::default() };
+    let ticket = world.ask(0, "a", 1, patience);
+    world.fail(0, FailureClass::NotDone);
+    world.pass_alone(Duration::from_millis(300));
+    // The read of the holder comes through: there is none.
+    let at = world.nodes[0].sent.iter().rposition(|(_, request)| matches!(request, Request::Txn(_))).unwrap();
+    let inspect = world.nodes[0].sent.remove(at).unwrap();
+    let reply = world.model.execute(world.now, &inspect.1);
+    world.deliver(0, inspect.0, reply);
+    assert!(
+        matches!(world.refusal(0, ticket), Some(Refusal::Unavailable(_))),
+        "{:?}",
+        world.refusal(0, ticket)
+    );
+}
+
+#[test]
+fn a_waiter_that_was_queued_is_told_of_contention_even_if_the_holder_s_name_comes_too_late() {
+    let mut world = World::with(2);
+    world.lock(1, "a", 1);
+    world.settle();
+    let patience = Patience { budget: Some(world.now + Duration::from_millis(300)), ..Patience::default() };
+    let ticket = world.ask(0, "a", 1, patience);
+    world.pass(Duration::from_millis(299));
+    world.pass_alone(Duration::from_millis(100));
+    assert_eq!(world.refusal(0, ticket), Some(Refusal::AlreadyHeld { holder: None }));
+}
+
+#[test]
+fn a_key_of_ours_that_is_on_its_way_out_is_not_named_as_the_holder() {
+    let mut world = World::with(2);
+    let elsewhere = world.lock(1, "a", 1);
+    world.settle();
+    let waiter = world.lock_within(0, "a", 1, Duration::from_millis(300));
+    world.settle();
+    world.nodes[0].deaf = true;
+    world.leave(1, elsewhere);
+    world.settle_node(1);
+    world.pass_alone(Duration::from_millis(300));
+    // The read of the holder finds our own key; the answer to its delete arrives first.
+    let replies: Vec<_> =
+        std::iter::from_fn(|| (!world.nodes[0].sent.is_empty()).then(|| world.carry_out(0))).collect();
+    for (request, reply) in replies.into_iter().rev() {
+        world.deliver(0, request, reply);
+    }
+    world.pass_alone(Duration::from_millis(30));
+    assert!(
+        matches!(world.refusal(0, waiter), Some(Refusal::Timeout { holder: None, .. })),
+        "{:?}",
+        world.refusal(0, waiter)
+    );
+}

@@ -89,6 +89,23 @@ fn a_release_that_needs_a_fence_frees_the_lock_at_once_while_no_fence_can_be_mad
     }
 }
 
+#[test]
+fn a_copy_that_comes_between_an_early_delete_and_the_fence_goes_with_the_last_delete() {
+    let mut world = World::with(1);
+    let ticket = world.lock(0, "a", 1);
+    let parked = world.lose_some_txn(0).expect("the acquire is under way");
+    world.pass(Duration::from_millis(200));
+    world.leave_and_confirm(0, ticket);
+    // The early delete is carried out unheard, and then the copy.
+    let release = world.lose_some_txn(0).expect("the release is under way");
+    world.carry_out_late(&release);
+    world.carry_out_late(&parked);
+    assert_eq!(world.contenders("a").len(), 1);
+    world.pass(Duration::from_secs(2));
+    assert!(world.contenders("a").is_empty());
+    assert_eq!(world.nodes[0].confirms[&ticket], Ok(()));
+}
+
 /// Each key that waits for a fence goes on waiting.
 fn answer_all_but_fences(world: &mut World) {
     while let Some((_, request)) = world.nodes[0].sent.front() {

@@ -6,6 +6,7 @@ use etcd_lock::{LockError, LockManager};
 
 use crate::faults::ground::{REQUEST_TIMEOUT, assert_nothing_left, connect, options};
 use crate::support::etcdctl::Etcdctl;
+use crate::support::proxy::{Loss, Proxy};
 use crate::support::stalls::assert_within;
 use crate::support::{Etcd, Raw, Referee, Setup, eventually, fresh_root, within};
 
@@ -94,6 +95,35 @@ fn a_full_etcd_takes_no_lock_away_and_says_so_to_who_wants_one() {
         assert_eq!((manager.stats().lost.total(), manager.stats().sessions), (0, 1));
     }
     drop((holder, waiter, other));
+    assert_nothing_left(etcd.access(), &root, TTL);
+}
+
+/// A lock whose acquire had to be repeated is released for good only under a new epoch, for which there is no space.
+#[test]
+fn a_full_etcd_does_not_keep_a_lock_whose_release_needs_a_new_epoch() {
+    let (etcd, raw, root) = set_up();
+    let proxy = Proxy::of(&etcd);
+    let holder = LockManager::connect(&[proxy.endpoint()], &root, options(etcd.access(), TTL)).unwrap();
+    let waiter = connect(etcd.access(), &root, TTL);
+    let lock = holder.new_lock("x").unwrap();
+    let lost = proxy.lost_answers();
+    proxy.lose_next_answer(Loss::Reset);
+    let held = lock.lock().unwrap();
+    eventually(SOON, "an answer was lost", || proxy.lost_answers() > lost);
+    let queued = waiter.new_lock("x").unwrap().enqueue().unwrap();
+    eventually(SOON, "the waiter has its place", || raw.count(&format!("{root}/x/")) == 2);
+    fill(&raw);
+
+    drop(held);
+    let granted = within(SOON, "who waited has the lock", move || queued.wait()).unwrap();
+    assert!(granted.is_held());
+    granted.unlock().unwrap();
+    assert_eq!(raw.count(&format!("{root}/x/")), 0);
+
+    make_space(&etcd, &raw);
+    assert_eq!(holder.stats().sessions, 1);
+    lock.lock_timeout(SOON).unwrap().unlock().unwrap();
+    drop((holder, waiter, lock));
     assert_nothing_left(etcd.access(), &root, TTL);
 }
 
