@@ -18,7 +18,7 @@ use crate::store::{Failure, Response, WatchEvent};
 ///
 /// Feed it with the `handle_*` methods; carry out what [`poll_action`](Self::poll_action) gives until it gives nothing;
 /// call [`handle_timeout`](Self::handle_timeout) at [`next_timeout`](Self::next_timeout).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Protocol {
     session: Session,
     /// Boxed, because the table is up to half empty.

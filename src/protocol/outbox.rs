@@ -40,7 +40,7 @@ pub(super) enum Watched {
 }
 
 /// The way out of the protocol, shared by its session and its queues.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Outbox {
     pub(super) config: Config,
     pub(super) timers: Timers,

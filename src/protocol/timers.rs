@@ -32,7 +32,7 @@ pub(super) enum Timer {
 }
 
 /// The set timers, in order of time.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Timers {
     at: HashMap<Timer, Time>,
     order: BTreeSet<(Time, Timer)>,
