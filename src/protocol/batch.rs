@@ -88,6 +88,17 @@ impl Batches {
         }
     }
 
+    /// What is under way, in an order of its own.
+    #[cfg(test)]
+    #[allow(
+        dead_code,
+        reason = "the simulation has these sources in a binary of its own, and needs it there"
+    )]
+    pub(super) fn sketch(&self) -> String {
+        let in_flight: std::collections::BTreeMap<_, _> = self.in_flight.iter().collect();
+        format!("{:?} {in_flight:?} {:?}", self.ready, self.most_operations)
+    }
+
     /// The queue wants to take a step.
     pub(super) fn enlist(&mut self, queue: &mut Queue) {
         if queue.enlist() {

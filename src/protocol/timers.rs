@@ -61,6 +61,16 @@ impl Timers {
         Some(timer)
     }
 
+    /// The timers in their order, without their times.
+    #[cfg(test)]
+    #[allow(
+        dead_code,
+        reason = "the simulation has these sources in a binary of its own, and needs it there"
+    )]
+    pub(super) fn sketch(&self) -> String {
+        format!("{:?}", self.order.iter().map(|(_, timer)| timer).collect::<Vec<_>>())
+    }
+
     pub(super) fn next(&self) -> Option<Time> {
         self.order.first().map(|&(at, _)| at)
     }

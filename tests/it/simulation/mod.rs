@@ -16,6 +16,7 @@ mod script;
 mod streams;
 mod truth;
 mod turns;
+mod walk;
 mod weather;
 mod world;
 

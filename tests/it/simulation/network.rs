@@ -57,7 +57,7 @@ enum Fate {
 /// A proxy that tries again carries it out twice. What puts a key is left out: a second copy of an entry that was answered
 /// puts the key again once it is deleted, and nothing can tell it from the first. Such proxies are unsupported; but at
 /// least no copy of a delete hits a later hold.
-fn only_deletes(request: &Request) -> bool {
+pub(super) fn only_deletes(request: &Request) -> bool {
     fn puts(ops: &[Op]) -> bool {
         ops.iter().any(|op| match op {
             Op::Put { .. } => true,
