@@ -68,6 +68,8 @@ mod listed {
         DeletesNotCut,
         /// A release does not compare the create revision.
         DeletedByNameAlone,
+        /// A key is used again after a delete that does not compare its create revision.
+        KeyReusedAfterPlainDelete,
         /// The end of an earlier use of a key is taken for the end of this one.
         ReplayedDeletionBelieved,
         /// An answer that is older than the key speaks for it.

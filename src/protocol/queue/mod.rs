@@ -204,7 +204,9 @@ impl Queue {
         cx.out.timers.clear(Timer::Fallback(self.id));
         let Some(thread) = self.waiters.front().map(|front| front.thread) else {
             // Whoever wanted it has left meanwhile.
-            self.discard_contender(Vec::new(), cx);
+            if let Some(contender) = self.contender.take() {
+                self.debris.push(Debris { created: Some(token), ..contender.retire(self.id, cx.out) });
+            }
             return;
         };
         let (granted, waiting) = self.waiters.drain(..).partition(|waiter| waiter.thread == thread);

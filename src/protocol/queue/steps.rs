@@ -101,6 +101,10 @@ impl Queue {
             return None;
         }
         let (deletes, sent) = self.take_deletes(guard, most);
+        // A second copy of a delete that compares nothing would end a later hold under the same key.
+        if deletes.iter().any(|delete| delete.created.is_none()) && !mutant!(KeyReusedAfterPlainDelete) {
+            cx.session.retire_keys();
+        }
         let room = deletes.len() < most || mutant!(DeletesNotCut);
         let entry = if room { self.take_entry(cx) } else { None };
         if deletes.is_empty() && entry.is_none() {

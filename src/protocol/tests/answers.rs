@@ -127,6 +127,36 @@ fn a_second_copy_of_a_release_does_not_end_a_later_hold_under_the_same_key() {
 }
 
 #[test]
+fn a_second_copy_of_a_delete_that_compares_nothing_does_not_end_a_later_hold() {
+    let mut world = World::with(1);
+    let unwanted = world.lock(0, "a", 1);
+    let (request, _) = world.carry_out(0);
+    world.leave(0, unwanted);
+    let full = crate::store::Failure::new(FailureClass::NoSpace, "space exceeded");
+    world.deliver(0, request, Err(full));
+    let (_, plain) = world.nodes[0].sent.front().cloned().unwrap();
+    assert!(matches!(plain, Request::Delete { .. }));
+    world.settle();
+    let held = world.lock(0, "a", 1);
+    world.settle();
+    world.carry_out_late(&plain);
+    world.pass(Duration::from_secs(1));
+    assert!(world.holds(0, held));
+}
+
+#[test]
+fn an_acquire_whose_caller_left_meanwhile_is_taken_back_by_its_create_revision() {
+    let mut world = World::with(1);
+    let unwanted = world.lock(0, "a", 1);
+    let (request, reply) = world.carry_out(0);
+    world.leave(0, unwanted);
+    world.deliver(0, request, reply);
+    assert!(matches!(world.nodes[0].sent.front(), Some((_, Request::Txn(_)))));
+    world.settle();
+    assert!(world.contenders("a").is_empty());
+}
+
+#[test]
 fn without_an_answer_of_the_store_a_try_is_never_told_that_somebody_holds() {
     let mut world = World::with(1);
     let ticket = world.try_lock(0, "a", 1);
