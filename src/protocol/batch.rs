@@ -34,7 +34,7 @@ const DENIED_FOR: Duration = Duration::from_secs(60);
 const MOST_DENIED: usize = 1_000;
 
 /// The steps that are under way, and the queues that wait to take one.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Batches {
     ready: VecDeque<QueueId>,
     in_flight: HashMap<RequestId, Batch>,
@@ -44,7 +44,7 @@ pub(super) struct Batches {
 
 /// Names that a batch was refused for. Their steps go alone for a while, so that they do not cost their neighbours a
 /// request each, batch after batch.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct DeniedNames(HashMap<LockName, Time>);
 
 impl DeniedNames {
@@ -61,14 +61,14 @@ impl DeniedNames {
 }
 
 /// The steps of one request.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Batch {
     epoch: Revision,
     steps: Vec<Step>,
 }
 
 /// What a reply means for one step of its batch.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Fate {
     Answered(StepAnswer),
     Failed(Failure),
@@ -86,6 +86,17 @@ impl Batches {
             most_operations: MOST_OPERATIONS,
             denied: DeniedNames::default(),
         }
+    }
+
+    /// What is under way, in an order of its own.
+    #[cfg(test)]
+    #[allow(
+        dead_code,
+        reason = "the simulation has these sources in a binary of its own, and needs it there"
+    )]
+    pub(super) fn sketch(&self) -> String {
+        let in_flight: std::collections::BTreeMap<_, _> = self.in_flight.iter().collect();
+        format!("{:?} {in_flight:?} {:?}", self.ready, self.most_operations)
     }
 
     /// The queue wants to take a step.

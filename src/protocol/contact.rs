@@ -13,7 +13,7 @@ const SLOW_ANSWER: Duration = Duration::from_secs(1);
 const CHECK_AGAIN: Duration = Duration::from_millis(500);
 
 /// What the answers of the store show of its health.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Contact {
     last_answer: Time,
     /// When the first request since the last answer was sent.

@@ -18,7 +18,7 @@ use crate::store::{Failure, Response, WatchEvent};
 ///
 /// Feed it with the `handle_*` methods; carry out what [`poll_action`](Self::poll_action) gives until it gives nothing;
 /// call [`handle_timeout`](Self::handle_timeout) at [`next_timeout`](Self::next_timeout).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Protocol {
     session: Session,
     /// Boxed, because the table is up to half empty.
@@ -178,6 +178,19 @@ impl Protocol {
     #[cfg(test)]
     pub(crate) fn is_idle(&self) -> bool {
         self.queues.is_empty()
+    }
+
+    /// All of its state that matters to what comes, in an order of its own: two protocols with the same sketch, but for
+    /// the names of things and the times, do the same.
+    #[cfg(test)]
+    #[allow(
+        dead_code,
+        reason = "the simulation has these sources in a binary of its own, and needs it there"
+    )]
+    pub(crate) fn sketch(&self) -> String {
+        let queues: std::collections::BTreeMap<_, _> = self.queues.iter().collect();
+        let (batches, out) = (self.batches.sketch(), self.out.sketch());
+        format!("{queues:?} {:?} {batches} {:?} {out}", self.touched, self.session)
     }
 
     /// Time has passed. A deadline that passed with it counts before anything else, even an answer that arrived.

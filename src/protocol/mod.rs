@@ -59,7 +59,7 @@ pub(crate) struct RequestId(pub(crate) u64);
 struct QueueId(u64);
 
 /// What callers ask for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Command {
     /// Get the lock for this ticket. Ends in [`Action::Grant`] or [`Action::Refuse`], once.
     Acquire(Acquire),
@@ -71,7 +71,7 @@ pub(crate) enum Command {
     Close,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Acquire {
     pub(crate) ticket: Ticket,
     pub(crate) name: LockName,
@@ -101,7 +101,7 @@ pub(crate) struct Patience {
 }
 
 /// What the outside must do, in order.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Action {
     /// Carry out a request; its reply (or failure, after `timeout` at the latest) goes to `handle_reply`.
     Send {

@@ -41,7 +41,7 @@ pub(super) enum Watched {
 }
 
 /// The way out of the protocol, shared by its session and its queues.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Outbox {
     pub(super) config: Config,
     pub(super) timers: Timers,
@@ -71,6 +71,20 @@ impl Outbox {
             last_id: 0,
             rng,
         }
+    }
+
+    /// What is under way, in an order of its own.
+    #[cfg(test)]
+    #[allow(
+        dead_code,
+        reason = "the simulation has these sources in a binary of its own, and needs it there"
+    )]
+    pub(super) fn sketch(&self) -> String {
+        let timers = self.timers.sketch();
+        let tickets: std::collections::BTreeMap<_, _> = self.tickets.iter().collect();
+        let requests: std::collections::BTreeMap<_, _> = self.requests.iter().collect();
+        let watches: std::collections::BTreeMap<_, _> = self.watches.iter().collect();
+        format!("{tickets:?} {requests:?} {watches:?} {:?} {timers}", self.actions)
     }
 
     /// A number never given before, for requests, watches, holds, queues.

@@ -16,10 +16,10 @@ const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
 const EXPIRY_SLACK: Duration = Duration::from_secs(2);
 
 /// The leases being revoked, so that their keys are in nobody's way until they would expire.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Revocations(HashMap<LeaseId, Revocation>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Revocation {
     until: Time,
     failures: u32,

@@ -31,7 +31,7 @@ pub(super) enum Verdict {
     Refused(Failure),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Session {
     state: State,
     /// The highest raft term of all sessions, which only a mutant compares with.
@@ -42,7 +42,7 @@ pub(super) struct Session {
     revocations: Revocations,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum State {
     /// No session, waiting for `Timer::Connect`. Exits: Granting, Closed.
     Down,

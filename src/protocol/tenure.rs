@@ -12,7 +12,7 @@ use crate::name::LockName;
 use crate::store::{Key, LeaseId, Request, WatchId};
 
 /// One lease and all that hangs on it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Tenure {
     pub(super) lease: LeaseId,
     pub(super) ttl: Duration,
@@ -34,7 +34,7 @@ pub(super) struct Tenure {
 /// A key is used again. etcd keeps deleted keys in its index until they are compacted, so with a new key for every
 /// acquisition each read of a name would pass all that were ever put there. But no key is used again that a request
 /// without an answer names: a copy of it could still put or delete that key. From then on all numbers are new ones.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct ContenderKeys {
     /// The lowest one that may be used.
     first: u64,
@@ -42,14 +42,14 @@ pub(super) struct ContenderKeys {
     unused: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Fence {
     pub(super) failures: u32,
     /// Queues that wait for a later epoch.
     pub(super) waiting: Vec<QueueId>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct SessionWatch {
     pub(super) id: WatchId,
     /// The watch stood once: standing again means that something may have been missed in between.

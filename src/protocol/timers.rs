@@ -36,7 +36,7 @@ pub(super) enum Timer {
 }
 
 /// The set timers, in order of time.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Timers {
     at: HashMap<Timer, Time>,
     order: BTreeSet<(Time, Timer)>,
@@ -63,6 +63,16 @@ impl Timers {
         }
         self.clear(timer);
         Some(timer)
+    }
+
+    /// The timers in their order, without their times.
+    #[cfg(test)]
+    #[allow(
+        dead_code,
+        reason = "the simulation has these sources in a binary of its own, and needs it there"
+    )]
+    pub(super) fn sketch(&self) -> String {
+        format!("{:?}", self.order.iter().map(|(_, timer)| timer).collect::<Vec<_>>())
     }
 
     pub(super) fn next(&self) -> Option<Time> {

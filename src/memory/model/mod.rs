@@ -37,11 +37,21 @@ const MAX_TTL: Duration = Duration::from_secs(9_000_000_000);
 pub(crate) struct Model {
     limits: Limits,
     term: u64,
-    no_space: bool,
+    space: Space,
     denied: Option<Span>,
     keys: Keys,
     leases: Leases,
     watches: Watches,
+}
+
+/// Whether etcd's space is used up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Space {
+    Enough,
+    /// The alarm is on: leases and puts are refused.
+    Full,
+    /// The alarm is about to be raised: leases and puts are refused in the same words, after they were carried out.
+    FoundOutAfterwards,
 }
 
 /// What is set where etcd is started.
@@ -70,7 +80,7 @@ impl Model {
         Self {
             limits,
             term: 1,
-            no_space: false,
+            space: Space::Enough,
             denied: None,
             keys: Keys::starting_at(revision),
             leases: Leases::new(),
@@ -95,7 +105,7 @@ impl Model {
 
     /// etcd counts a TTL in whole seconds, and raises one that no leader could keep.
     fn grant(&mut self, now: Time, ttl: Duration) -> Result<Answer, Failure> {
-        if self.no_space {
+        if self.space == Space::Full {
             return Err(no_space());
         }
         let whole = Duration::from_secs(ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0)));
@@ -103,7 +113,12 @@ impl Model {
             return Err(refused("etcdserver: too large lease TTL"));
         }
         let ttl = whole.max(self.limits.min_ttl);
-        Ok(Answer::LeaseGranted { lease: self.leases.grant(now, ttl), ttl })
+        let lease = self.leases.grant(now, ttl);
+        if self.space == Space::FoundOutAfterwards {
+            Err(no_space())
+        } else {
+            Ok(Answer::LeaseGranted { lease, ttl })
+        }
     }
 
     /// The renewal of a lease that is due waits in etcd until the lease is revoked, and is then refused. Here the
@@ -238,12 +253,38 @@ impl Model {
         self.term = term;
     }
 
-    /// The NOSPACE alarm: while it is on, leases and puts are refused; deletions, reads and renewals go on.
+    /// The NOSPACE alarm. While it is on, leases and puts are refused; deletions, reads and renewals go on.
     ///
     /// A transaction with a put is refused whichever branch would run. (Nested puts count since 3.5.33, 3.6.14,
     /// 3.7.1; before, and in 3.4, a transaction whose puts are all nested gets through.)
     pub(crate) fn set_no_space(&mut self, no_space: bool) {
-        self.no_space = no_space;
+        self.space = if no_space { Space::Full } else { Space::Enough };
+    }
+
+    #[allow(
+        dead_code,
+        reason = "the simulation has these sources in a binary of its own, and needs it there"
+    )]
+    pub(crate) fn set_space(&mut self, space: Space) {
+        self.space = space;
+    }
+
+    #[allow(
+        dead_code,
+        reason = "the simulation has these sources in a binary of its own, and needs it there"
+    )]
+    pub(crate) fn space(&self) -> Space {
+        self.space
+    }
+
+    /// Ends the first lease that is due, and says which.
+    #[allow(
+        dead_code,
+        reason = "the simulation has these sources in a binary of its own, and needs it there"
+    )]
+    pub(crate) fn expire_first(&mut self, now: Time) -> Option<LeaseId> {
+        let lease = self.leases.due(now).into_iter().next()?;
+        self.expire_lease(lease).then_some(lease)
     }
 
     /// Takes the permission to read, write or watch any key of the span; `None` gives it back.

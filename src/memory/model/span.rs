@@ -11,7 +11,7 @@ impl Span {
     }
 
     /// Whether the key lies in the span. The keys of a span follow each other without a gap, from its start on.
-    pub(super) fn contains(&self, key: &Key) -> bool {
+    pub(crate) fn contains(&self, key: &Key) -> bool {
         match self {
             Self::Key(only) => key == only,
             Self::Prefix(prefix) => key.as_bytes().starts_with(prefix.as_bytes()),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::store::{Failure, FailureClass, Key, LeaseId, Op, OpResult, Range, Span, Txn, TxnAnswer};
 
-use super::{Model, denied, lease_gone, no_space, refused};
+use super::{Model, Space, denied, lease_gone, no_space, refused};
 
 /// The branch of a transaction that will run, decided before anything does.
 struct Plan<'a> {
@@ -29,7 +29,7 @@ impl Model {
         if self.denied.as_ref().is_some_and(|denied| touches(txn, denied)) {
             return Err(denied());
         }
-        if self.no_space && puts(txn) {
+        if self.space == Space::Full && puts(txn) {
             return Err(no_space());
         }
         let plan = self.plan(txn);
@@ -37,6 +37,10 @@ impl Model {
         self.check_revisions(&plan)?;
         let answer = self.run(plan);
         self.commit();
+        // `quotaApplierV3` in etcd carries the transaction out before it says so.
+        if self.space == Space::FoundOutAfterwards && puts(txn) {
+            return Err(no_space());
+        }
         Ok(answer)
     }
 

@@ -8,7 +8,7 @@ use super::place::Place;
 use crate::store::{Key, LeaseId, Revision, WatchId};
 
 /// The key with which this process stands in the queue of a name.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Contender {
     pub(super) key: Key,
     pub(super) value: Vec<u8>,
@@ -32,7 +32,7 @@ pub(super) struct Look {
     pub(super) epoch: Revision,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Stage {
     /// The key is to be put, or its put is in flight. Exits: Queued, Held, dropped (never put), debris.
     Entering,
@@ -42,7 +42,7 @@ pub(super) enum Stage {
     Held(Hold),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Hold {
     pub(super) id: HoldId,
     pub(super) token: Revision,
@@ -55,7 +55,7 @@ pub(super) struct Hold {
 }
 
 /// The watch on our own key, opened once the contender is old enough to be worth it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct OwnWatch {
     pub(super) id: WatchId,
     /// It stood once: standing again means that something may have been missed in between.

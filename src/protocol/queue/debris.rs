@@ -6,7 +6,7 @@ use super::super::step::Deletion;
 use crate::store::{Key, Revision};
 
 /// A key of ours that must go.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Debris {
     pub(super) key: Key,
     /// The create revision under which it is known to exist; `None` if it may not exist, or is deleted already.

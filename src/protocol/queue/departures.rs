@@ -16,7 +16,7 @@ use crate::store::{Answer, Failure, FailureClass, Request, Response};
 const GRACE: Duration = Duration::from_millis(30);
 
 /// A ticket that gave up.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Departing {
     pub(super) ticket: Ticket,
     why: Why,
@@ -35,7 +35,7 @@ enum Known {
     HeldHere,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Why {
     Cancelled,
     Timeout {

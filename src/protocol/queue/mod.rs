@@ -42,7 +42,7 @@ pub(super) struct Cx<'a> {
     pub(super) out: &'a mut Outbox,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Queue {
     id: QueueId,
     name: LockName,
@@ -66,7 +66,7 @@ pub(super) struct Queue {
 }
 
 /// Where the queue is with the one step that it may have under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Progress {
     Idle,
     InFlight(SentStep),

@@ -30,7 +30,7 @@ const FIRST_LOOK: Duration = Duration::from_millis(10);
 const EARLY_LOOKS: u32 = 4;
 
 /// Where a waiter stands.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Place {
     /// The create revision of its key.
     pub(super) created: Revision,
@@ -44,7 +44,7 @@ pub(super) struct Place {
 }
 
 /// The watch that tells when it gets closer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Lookout {
     watch: WatchId,
     footing: Footing,
@@ -69,7 +69,7 @@ enum Footing {
     Firm,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Post {
     /// The whole name. These are before us; empty: to be read.
     Name(Vec<Key>),

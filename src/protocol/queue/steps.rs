@@ -12,7 +12,7 @@ use crate::store::{Key, Revision};
 use crate::value::ContenderValue;
 
 /// The step of a queue that is in flight.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct SentStep {
     pub(super) epoch: Revision,
     pub(super) deletes: Vec<SentDelete>,
@@ -21,7 +21,7 @@ pub(super) struct SentStep {
     pub(super) tries: Vec<Ticket>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct SentDelete {
     pub(super) key: Key,
     /// No request can bring the key back after this delete.

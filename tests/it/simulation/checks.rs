@@ -42,7 +42,6 @@ pub(super) struct Checks {
     pub(super) hearing_as_of: Time,
     /// The store was full at some time, so refusals for that are fine.
     pub(super) was_full: bool,
-    pub(super) late_violation: Option<Violation>,
     /// The store's revision at the last check of what is believed.
     checked: Revision,
 }
@@ -53,7 +52,6 @@ struct Held {
     key: Key,
     token: Revision,
     worker: usize,
-    ticket: Ticket,
     /// An administrator took it; the manager is told after the fact.
     forfeited: bool,
 }
@@ -103,13 +101,6 @@ impl Checks {
         if let Some(asked) = self.asked.get_mut(&ticket) {
             asked.left = true;
         }
-    }
-
-    pub(super) fn held_name(&self, node: usize, ticket: Ticket) -> Option<LockName> {
-        let mut holds = self.holds.iter();
-        holds
-            .find(|((holder, _), held)| *holder == node && held.ticket == ticket && !held.forfeited)
-            .map(|(_, held)| held.name.clone())
     }
 
     /// An administrator is about to take this away.
@@ -183,6 +174,8 @@ impl World {
         self.check_local_order(node, &asked)?;
         // Taken by an administrator while the answer was on its way: the manager is told after the fact.
         let taken = self.checks.taken.get(&key).is_some_and(|&at| at >= self.checks.hearing_as_of);
+        // Or its time ran out while the manager's thread was on its way to say so: to its guard it is over from the start.
+        let taken = taken || !self.is_assured(node);
         if !taken {
             let first = self.first(name);
             if first.as_ref() != Some(&(key.clone(), token)) {
@@ -194,9 +187,15 @@ impl World {
             }
             *last = token;
         }
-        let held = Held { name: name.clone(), key, token, worker: asked.worker, ticket, forfeited: taken };
+        let held = Held { name: name.clone(), key, token, worker: asked.worker, forfeited: taken };
         self.checks.holds.insert((node, hold), held);
         Ok(())
+    }
+
+    /// Whether a guard of the manager that looks at the clock now believes that it holds.
+    fn is_assured(&self, node: usize) -> bool {
+        let it = &self.nodes[node];
+        !it.seen_over && it.deadline.is_some_and(|deadline| self.local(node) < deadline)
     }
 
     fn check_local_order(&self, node: usize, granted: &Asked) -> Result<(), Violation> {
@@ -231,18 +230,13 @@ impl World {
 
     /// P1 and P2: who believes to hold is first in the store, unless an administrator interfered.
     pub(super) fn check_holds(&mut self) -> Result<(), Violation> {
-        if let Some(violation) = self.checks.late_violation.take() {
-            return Err(violation);
-        }
         // What is believed only shrinks by itself, and a grant is checked on its own.
         let revision = self.model.revision();
         if std::mem::replace(&mut self.checks.checked, revision) == revision {
             return Ok(());
         }
         for (&(node, hold), held) in &self.checks.holds {
-            let deadline = self.nodes[node].deadline;
-            let believed = deadline.is_some_and(|deadline| self.local(node) < deadline);
-            if !believed || held.forfeited {
+            if !self.is_assured(node) || held.forfeited {
                 continue;
             }
             let first = self.first(&held.name);
@@ -259,7 +253,7 @@ impl World {
     /// P5: what is over for everybody who looks at the clock is not extended.
     pub(super) fn check_extension(&self, node: usize) -> Result<(), Violation> {
         match self.nodes[node].deadline {
-            Some(deadline) if self.local(node) >= deadline => Err(Violation::new(format!(
+            Some(deadline) if self.nodes[node].turns.began >= deadline => Err(Violation::new(format!(
                 "P5: the session of manager {node} is extended after its deadline"
             ))),
             _ => Ok(()),
@@ -290,7 +284,8 @@ impl World {
         let fits = match refusal {
             Refusal::Held => asked.patience.try_only,
             Refusal::Timeout { .. } => due && asked.patience.deadline == limit,
-            Refusal::AlreadyHeld { .. } | Refusal::Unavailable(_) => due && asked.patience.budget == limit,
+            Refusal::AlreadyHeld { .. } => due && asked.patience.budget == limit,
+            Refusal::Unavailable(_) => due,
             Refusal::Cancelled => asked.left,
             Refusal::Failed(_) => self.checks.was_full,
             Refusal::Closed => self.nodes[node].closed || self.winding_down,
@@ -298,8 +293,10 @@ impl World {
         if !fits {
             return Err(Violation::new(format!("{ticket:?} ({asked:?}) is refused for {refusal:?}")));
         }
-        let paused = self.nodes[node].paused_until > asked.at;
-        let latest = limit.map(|limit| limit + ANSWER_GRACE);
+        let it = &self.nodes[node];
+        let paused = it.paused_until.max(it.overslept).max(it.jumped_at) > asked.at;
+        let late = self.nodes[node].turns.lateness * 5;
+        let latest = limit.map(|limit| limit + ANSWER_GRACE + late);
         if !paused && latest.is_some_and(|latest| local > latest) {
             return Err(Violation::new(format!(
                 "P7: {ticket:?} is answered {:?} late",

@@ -1,14 +1,23 @@
 //! A million schedules: the real protocol against the model of etcd, in virtual time, with every fault by seed.
 //!
 //! `cargo test` runs a few thousand seeds. `ETCD_LOCK_SIM_SEEDS` sets how many, `ETCD_LOCK_SIM_FIRST_SEED` where they
-//! begin; a failing seed prints itself and the trace of what happened, and replays exactly.
+//! begin; a failing seed prints itself and the trace of what happened, and replays exactly. With
+//! `ETCD_LOCK_SIM_KEEP_GOING` all the failing seeds are listed.
 
 mod checks;
 mod faults;
+mod foreign;
+mod liveness;
 mod mutants;
 mod network;
 mod node;
+mod past;
 mod script;
+mod streams;
+mod truth;
+mod turns;
+mod walk;
+mod weather;
 mod world;
 
 use std::sync::Mutex;
@@ -51,6 +60,7 @@ fn run_all(seeds: std::ops::Range<u64>) -> (Tally, Option<(u64, Violation)>) {
     let next = AtomicU64::new(seeds.start);
     let sum = Mutex::new(Tally::default());
     let failed: Mutex<Option<(u64, Violation)>> = Mutex::new(None);
+    let keep_going = std::env::var_os("ETCD_LOCK_SIM_KEEP_GOING").is_some();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..cores {
@@ -58,12 +68,15 @@ fn run_all(seeds: std::ops::Range<u64>) -> (Tally, Option<(u64, Violation)>) {
                 let mut tally = Tally::default();
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end || failed.lock().unwrap().is_some() {
+                    if seed >= seeds.end || !keep_going && failed.lock().unwrap().is_some() {
                         break;
                     }
                     match run(seed) {
                         Ok(run) => tally.add(run),
                         Err(violation) => {
+                            if keep_going {
+                                println!("seed {seed}: {violation}");
+                            }
                             let mut failed = failed.lock().unwrap();
                             if failed.as_ref().is_none_or(|(first, _)| seed < *first) {
                                 *failed = Some((seed, violation));

@@ -1,20 +1,15 @@
 //! What stands between a manager and the store: requests, answers and watch streams that are delayed, lost, parked,
 //! reordered.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use super::checks::Violation;
-use super::world::{Event, TTL, World};
+use super::world::{Event, World};
 use crate::clock::Time;
-use crate::memory::model::{Notice, Watcher};
 use crate::protocol::RequestId;
-use crate::store::{
-    Answer, Failure, FailureClass, Request, Response, Revision, WatchEvent, WatchId, WatchSpec,
-};
+use crate::store::{Answer, Failure, FailureClass, Op, Request, Response};
 
-/// A dead stream is noticed within this: a progress request every 2 s, and 2 s for its answer.
-const HEARTBEAT: Duration = Duration::from_secs(4);
+/// etcd raises a shorter TTL to this.
+const MIN_TTL: Duration = Duration::from_secs(2);
 
 /// A parked request takes effect within this.
 pub(super) const LONGEST_PARKED: Duration = Duration::from_secs(20);
@@ -46,19 +41,6 @@ pub(super) struct Pending {
     verdict: FailureClass,
 }
 
-/// A manager's watch stream and what is open on it.
-#[derive(Debug, Default)]
-pub(super) struct Stream {
-    /// Which stream it is; what an older one still carries is lost.
-    number: u64,
-    /// It is dead, and nobody has noticed yet.
-    pub(super) stalled: bool,
-    wanted: BTreeMap<WatchId, WatchSpec>,
-    open: BTreeMap<WatchId, Watcher>,
-    /// For each watch, when its last event arrives: its events keep their order.
-    last_told: BTreeMap<WatchId, Time>,
-}
-
 /// What becomes of one request.
 enum Fate {
     Answered,
@@ -72,9 +54,28 @@ enum Fate {
     Refused,
 }
 
+/// A proxy that tries again carries it out twice. What puts a key is left out: a second copy of an entry that was answered
+/// puts the key again once it is deleted, and nothing can tell it from the first. Such proxies are unsupported; but at
+/// least no copy of a delete hits a later hold.
+pub(super) fn only_deletes(request: &Request) -> bool {
+    fn puts(ops: &[Op]) -> bool {
+        ops.iter().any(|op| match op {
+            Op::Put { .. } => true,
+            Op::Txn(txn) => puts(&txn.then) || puts(&txn.otherwise),
+            Op::Range(_) | Op::Delete { .. } => false,
+        })
+    }
+    match request {
+        Request::Delete { .. } => true,
+        Request::Txn(txn) => request.is_write() && !puts(&txn.then) && !puts(&txn.otherwise),
+        _ => false,
+    }
+}
+
 impl World {
     pub(super) fn send(&mut self, node: usize, id: RequestId, request: Request, timeout: Duration) {
         let life = self.nodes[node].life;
+        let sent = self.truth.stamp();
         let link = self.nodes[node].link;
         let (going, coming) = (self.delay(link.slow_requests), self.delay(link.slow_answers));
         let timeout = self.stretched(node, timeout);
@@ -83,20 +84,26 @@ impl World {
         let fate = self.fate(link);
         match fate {
             Fate::Answered => {
-                let event = Event::Arrive { node, life, id, request, heard: Some(coming) };
+                if self.weather.duplicates && only_deletes(&request) && self.rng.u8(0..8) == 0 {
+                    let again = going + self.below(self.ttl / 2);
+                    self.note(|| format!("network: {id:?} comes twice"));
+                    let request = request.clone();
+                    self.schedule(again, Event::Arrive { node, life, id, request, sent, heard: None });
+                }
+                let event = Event::Arrive { node, life, id, request, sent, heard: Some(coming) };
                 self.schedule(going, event);
             }
             Fate::Lost => self.note(|| format!("network: {id:?} is lost")),
             Fate::Unheard | Fate::Parked => {
                 let late = match fate {
                     Fate::Parked => {
-                        let longest = if self.rng.bool() { LONGEST_PARKED } else { TTL / 2 };
+                        let longest = if self.rng.bool() { LONGEST_PARKED } else { self.ttl / 2 };
                         self.below(longest)
                     }
                     _ => going,
                 };
                 self.note(|| format!("network: {id:?} takes effect in {late:?}, unheard"));
-                self.schedule(late, Event::Arrive { node, life, id, request, heard: None });
+                self.schedule(late, Event::Arrive { node, life, id, request, sent, heard: None });
             }
             Fate::Refused => verdict = FailureClass::NotDone,
         }
@@ -118,6 +125,7 @@ impl World {
             return Fate::Answered;
         }
         self.tally.faults += 1;
+        self.disturbed = self.now;
         match self.rng.u8(0..4) {
             0 => Fate::Lost,
             1 => Fate::Unheard,
@@ -126,7 +134,7 @@ impl World {
         }
     }
 
-    fn delay(&mut self, slow: Duration) -> Duration {
+    pub(super) fn delay(&mut self, slow: Duration) -> Duration {
         let usual = Duration::from_micros(self.rng.u64(100..3000));
         usual + self.below(slow)
     }
@@ -137,13 +145,21 @@ impl World {
         life: u32,
         id: RequestId,
         request: &Request,
-        heard: Option<Duration>,
+        (sent, heard): (u64, Option<Duration>),
     ) {
         let reply = match self.answer_of_a_stale_member(node, request) {
             Some(response) => Ok(response),
-            None => self.model.execute(self.now, request),
+            None => match self.stale_read(request) {
+                Some(reply) => reply,
+                None => self.model.execute(self.now, request),
+            },
         };
+        self.remember();
         self.note(|| format!("etcd: {id:?} of manager {node}: {request:?} -> {reply:?}"));
+        self.cause = Some((node, sent));
+        if heard.is_none() {
+            self.disturbed = self.now;
+        }
         if let Some(after) = heard {
             let carried_out = self.now;
             self.schedule(after, Event::Reply { node, life, id, reply, carried_out });
@@ -160,7 +176,7 @@ impl World {
         self.rng.bool().then(|| Response {
             revision: self.model.revision(),
             term: stale,
-            answer: Answer::LeaseRenewed { ttl: TTL },
+            answer: Answer::LeaseRenewed { ttl: self.ttl.max(MIN_TTL) },
         })
     }
 
@@ -171,199 +187,25 @@ impl World {
         id: RequestId,
         reply: Result<Response, Failure>,
         carried_out: Time,
-    ) -> Result<(), Violation> {
-        if self.nodes[node].life != life || self.nodes[node].pending.remove(&id).is_none() {
-            return Ok(());
+    ) {
+        if self.nodes[node].life == life {
+            self.rouse(node);
+            self.nodes[node].turns.replies.push_back((id, reply, carried_out));
         }
-        self.note(|| format!("manager {node} hears the answer to {id:?}"));
-        self.checks.hearing_as_of = carried_out;
-        if let Ok(response) = &reply {
-            let seen = &mut self.nodes[node].seen_term;
-            *seen = response.term.max(*seen);
-        }
-        let local = self.local(node);
-        self.nodes[node].protocol.handle_reply(local, id, reply);
-        let result = self.pump(node);
-        self.checks.hearing_as_of = self.now;
-        result
     }
 
     /// Ends the wait for requests that were not answered in time.
-    pub(super) fn expire_requests(&mut self, node: usize) -> Result<(), Violation> {
+    pub(super) fn expire_requests(&mut self, node: usize) {
+        let local = self.local(node);
         let now = self.now;
-        loop {
-            let due = self.nodes[node].pending.iter().find(|(_, pending)| pending.gives_up <= now);
-            let Some((&id, &Pending { verdict, .. })) = due else {
-                return Ok(());
-            };
-            self.nodes[node].pending.remove(&id);
+        let pending = &mut self.nodes[node].pending;
+        let due: Vec<RequestId> =
+            pending.iter().filter(|(_, pending)| pending.gives_up <= now).map(|(&id, _)| id).collect();
+        for id in due {
+            let Some(Pending { verdict, .. }) = self.nodes[node].pending.remove(&id) else { continue };
             self.note(|| format!("manager {node} stops waiting for {id:?}: {verdict:?}"));
-            let local = self.local(node);
             let failure = Failure::new(verdict, "simulated");
             self.nodes[node].protocol.handle_reply(local, id, Err(failure));
-            self.pump(node)?;
-        }
-    }
-
-    pub(super) fn watch(&mut self, node: usize, watch: WatchId, spec: WatchSpec) {
-        self.nodes[node].stream.wanted.insert(watch, spec);
-        self.ask_for_watch(node, watch);
-    }
-
-    fn ask_for_watch(&mut self, node: usize, watch: WatchId) {
-        let it = &self.nodes[node];
-        let (link, stream) = (it.link, it.stream.number);
-        if it.stream.stalled || link.requests_lost {
-            self.stall(node);
-            return;
-        }
-        let mut after = self.delay(link.slow_requests);
-        if self.nodes[node].stream.wanted.get(&watch).is_some_and(|spec| spec.from_revision > 0) {
-            // What starts in the past waits for etcd's next tick.
-            after += self.below(Duration::from_millis(100));
-        }
-        self.schedule(after, Event::OpenWatch { node, stream, watch });
-    }
-
-    pub(super) fn unwatch(&mut self, node: usize, watch: WatchId) {
-        let stream = &mut self.nodes[node].stream;
-        stream.wanted.remove(&watch);
-        stream.last_told.remove(&watch);
-        if let Some(watcher) = stream.open.remove(&watch) {
-            self.model.unwatch(watcher);
-        }
-    }
-
-    pub(super) fn open_watch(&mut self, node: usize, stream: u64, watch: WatchId) {
-        let it = &self.nodes[node].stream;
-        if it.number != stream {
-            return;
-        }
-        let Some(mut spec) = it.wanted.get(&watch).cloned() else {
-            return;
-        };
-        let behind = if spec.from_revision == 0 { self.member_is_behind() } else { 0 };
-        if behind > 0 {
-            spec.from_revision = self.model.revision() - behind + 1;
-        }
-        let Ok((watcher, revision)) = self.model.watch(&spec) else {
-            return;
-        };
-        let revision = revision - behind;
-        self.nodes[node].stream.open.insert(watch, watcher);
-        self.deliver(node, watch, WatchEvent::Created { watch, revision });
-    }
-
-    /// By so many revisions the member that opens a watch is behind; it tells of them later.
-    fn member_is_behind(&mut self) -> Revision {
-        let most = self.model.revision() - self.model.compacted() - 1;
-        if most < 1 || self.rng.u8(..) >= 32 { 0 } else { self.rng.i64(1..=most.min(8)) }
-    }
-
-    /// Sends every watcher what it has to hear.
-    pub(super) fn tell_watchers(&mut self) {
-        let mut notices = VecDeque::new();
-        while let Some(notice) = self.model.poll_notice() {
-            notices.push_back(notice);
-        }
-        for (watcher, notice) in notices {
-            let found = self.nodes.iter().enumerate().find_map(|(node, it)| {
-                let open = it.stream.open.iter().find(|&(_, &open)| open == watcher);
-                open.map(|(&watch, _)| (node, watch))
-            });
-            let Some((node, watch)) = found else {
-                continue;
-            };
-            match notice {
-                Notice::Deleted { keys, revision } => {
-                    self.deliver(node, watch, WatchEvent::Deleted { watch, keys, revision });
-                }
-                Notice::Compacted { .. } => {
-                    // The driver opens such a watch again, from now on.
-                    self.nodes[node].stream.open.remove(&watch);
-                    self.model.unwatch(watcher);
-                    if let Some(spec) = self.nodes[node].stream.wanted.get_mut(&watch) {
-                        spec.from_revision = 0;
-                    }
-                    self.ask_for_watch(node, watch);
-                }
-            }
-        }
-    }
-
-    fn deliver(&mut self, node: usize, watch: WatchId, event: WatchEvent) {
-        let it = &self.nodes[node];
-        let (link, number) = (it.link, it.stream.number);
-        if it.stream.stalled || link.answers_lost {
-            self.stall(node);
-            return;
-        }
-        let at = self.now + self.delay(link.slow_answers);
-        let last = self.nodes[node].stream.last_told.entry(watch).or_default();
-        *last = (*last).max(at);
-        let after = last.since(self.now);
-        self.schedule(after, Event::Tell { node, stream: number, event, happened: self.now });
-    }
-
-    pub(super) fn tell(
-        &mut self,
-        node: usize,
-        stream: u64,
-        event: WatchEvent,
-        happened: Time,
-    ) -> Result<(), Violation> {
-        let it = &self.nodes[node].stream;
-        let (WatchEvent::Created { watch, .. } | WatchEvent::Deleted { watch, .. }) = &event;
-        if it.number != stream || it.stalled || !it.wanted.contains_key(watch) {
-            return Ok(());
-        }
-        self.note(|| format!("manager {node} is told {event:?}"));
-        self.checks.hearing_as_of = happened;
-        let local = self.local(node);
-        self.nodes[node].protocol.handle_watch(local, event);
-        let result = self.pump(node);
-        self.checks.hearing_as_of = self.now;
-        result
-    }
-
-    /// The stream is dead from now on; that is noticed at the next heartbeat.
-    pub(super) fn stall(&mut self, node: usize) {
-        if !std::mem::replace(&mut self.nodes[node].stream.stalled, true) {
-            let stream = self.nodes[node].stream.number;
-            let after = self.below(HEARTBEAT);
-            self.note(|| format!("network: the watch stream of manager {node} goes silent"));
-            self.schedule(after, Event::Reopen { node, stream });
-        }
-    }
-
-    /// The stream broke (at once noticed), or a dead one was noticed: all watches are opened anew on another.
-    pub(super) fn reopen(&mut self, node: usize, stream: u64) {
-        if self.nodes[node].stream.number != stream {
-            return;
-        }
-        self.note(|| format!("manager {node} opens a new watch stream"));
-        self.drop_stream(node);
-        let wanted: Vec<WatchId> = self.nodes[node].stream.wanted.keys().copied().collect();
-        for watch in wanted {
-            self.ask_for_watch(node, watch);
-        }
-    }
-
-    pub(super) fn break_stream(&mut self, node: usize) {
-        let stream = self.nodes[node].stream.number;
-        let after = self.below(Duration::from_millis(200));
-        // Until then nothing comes through.
-        self.nodes[node].stream.stalled = true;
-        self.schedule(after, Event::Reopen { node, stream });
-    }
-
-    fn drop_stream(&mut self, node: usize) {
-        let stream = &mut self.nodes[node].stream;
-        stream.number += 1;
-        stream.stalled = false;
-        stream.last_told.clear();
-        for watcher in std::mem::take(&mut stream.open).into_values() {
-            self.model.unwatch(watcher);
         }
     }
 
@@ -372,5 +214,6 @@ impl World {
         self.drop_stream(node);
         self.nodes[node].stream.wanted.clear();
         self.nodes[node].pending.clear();
+        self.nodes[node].turns.clear();
     }
 }

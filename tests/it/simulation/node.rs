@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::network::{Link, Pending, Stream};
+use super::network::{Link, Pending};
 use super::script::Worker;
-use super::world::{TTL, root};
+use super::streams::Stream;
+use super::turns::Turns;
+use super::weather::Weather;
+use super::world::root;
 use crate::clock::Time;
 use crate::protocol::{Config, Protocol, RequestId};
 use crate::store::LeaseId;
@@ -26,14 +29,22 @@ pub(super) struct Node {
     pub(super) life: u32,
     /// The manager's clock runs at this rate.
     pub(super) rate: f64,
+    /// By so much it has jumped forward in all, and when it did last.
+    pub(super) jumped: Duration,
+    pub(super) jumped_at: Time,
     /// Stopped until then: everything that arrives waits.
     pub(super) paused_until: Time,
+    /// Until then its timers, which do not count the time that the machine slept, may come late.
+    pub(super) overslept: Time,
     pub(super) link: Link,
+    pub(super) turns: Turns,
     pub(super) pending: BTreeMap<RequestId, Pending>,
     pub(super) stream: Stream,
     pub(super) workers: Vec<Worker>,
     /// Until when holds are assured, by the manager's clock.
     pub(super) deadline: Option<Time>,
+    /// A caller's thread saw that deadline pass.
+    pub(super) seen_over: bool,
     pub(super) lease: Option<LeaseId>,
     /// The highest raft term in any answer.
     pub(super) seen_term: u64,
@@ -50,18 +61,22 @@ impl Tally {
 }
 
 impl Node {
-    pub(super) fn new(rng: &mut fastrand::Rng, threads: usize) -> Self {
+    pub(super) fn new(rng: &mut fastrand::Rng, weather: Weather, ttl: Duration, threads: usize) -> Self {
         Self {
-            protocol: new_protocol(rng),
+            protocol: new_protocol(rng, ttl),
             life: 0,
-            // Up to one per cent off, either way.
-            rate: 0.99 + rng.f64() * 0.02,
+            rate: weather.rate(rng),
+            jumped: Duration::ZERO,
+            jumped_at: Time::default(),
             paused_until: Time::default(),
+            overslept: Time::default(),
             link: Link::default(),
+            turns: Turns::late_by(weather.lateness(rng)),
             pending: BTreeMap::new(),
             stream: Stream::default(),
             workers: (0..threads).map(|_| Worker::default()).collect(),
             deadline: None,
+            seen_over: false,
             lease: None,
             seen_term: 0,
             closed: false,
@@ -69,13 +84,13 @@ impl Node {
     }
 }
 
-pub(super) fn new_protocol(rng: &mut fastrand::Rng) -> Protocol {
+pub(super) fn new_protocol(rng: &mut fastrand::Rng, ttl: Duration) -> Protocol {
     Protocol::new(Config {
         root: root(),
         owner: "simulated".into(),
         pid: 1,
-        ttl: TTL,
-        safety_margin: TTL / 10,
+        ttl,
+        safety_margin: (ttl / 10).max(Duration::from_millis(250)),
         request_timeout: Duration::from_secs(1),
         steps_in_flight: rng.usize(1..=3),
         seed: rng.u64(..),

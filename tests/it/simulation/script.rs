@@ -2,16 +2,13 @@
 
 use std::time::Duration;
 
-use super::checks::Violation;
-use super::world::{Event, TTL, World};
-use crate::protocol::{Acquire, Command, Patience, Thread, Ticket};
+use super::world::{Event, World};
+use crate::protocol::{Acquire, Command, Patience, Ticket};
 
 /// A thread of a manager. Its script goes on when it is answered, and after pauses.
 #[derive(Debug, Default)]
 pub(super) struct Worker {
     state: State,
-    /// A second guard by re-entry.
-    again: Option<Ticket>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -27,31 +24,32 @@ enum State {
 
 impl Worker {
     pub(super) fn is_idle(&self) -> bool {
-        self.state == State::Idle && self.again.is_none()
+        self.state == State::Idle
     }
 }
 
 impl World {
     /// The thread goes on with its script: after a pause, or because a pause of its own choice is over.
-    pub(super) fn work(&mut self, node: usize, life: u32, worker: usize) -> Result<(), Violation> {
+    pub(super) fn work(&mut self, node: usize, life: u32, worker: usize) {
         if self.nodes[node].life != life {
-            return Ok(());
+            return;
         }
         match self.nodes[node].workers[worker].state {
-            State::Idle if self.winding_down => Ok(()),
+            State::Idle if self.winding_down => {}
             State::Idle => self.ask(node, worker),
             State::Waiting(ticket) => {
                 // It was to give up some time after it asked.
                 self.nodes[node].workers[worker].state = State::Leaving(ticket);
                 self.checks.left(ticket);
-                self.command(node, Command::Leave { ticket, confirm: true })
+                self.truth.ended(ticket);
+                self.post(node, Command::Leave { ticket, confirm: true });
             }
             State::Holding(ticket) => self.let_go(node, worker, ticket),
-            State::Leaving(_) => Ok(()),
+            State::Leaving(_) => {}
         }
     }
 
-    fn ask(&mut self, node: usize, worker: usize) -> Result<(), Violation> {
+    fn ask(&mut self, node: usize, worker: usize) {
         let name = self.names[self.rng.usize(..self.names.len())].clone();
         let local = self.local(node);
         let after = |limit: Duration| Some(local + limit);
@@ -63,51 +61,37 @@ impl World {
             _ => Patience::default(),
         };
         let gives_up = self.chance(0.15);
-        let ticket = self.acquire(node, worker, &name, patience)?;
-        let unanswered = self.nodes[node].workers[worker].state == State::Waiting(ticket);
-        if gives_up && unanswered && !patience.try_only {
+        self.acquire(node, worker, &name, patience);
+        if gives_up && !patience.try_only {
             // Often at the very moment of the grant.
             let after = if self.rng.bool() { Duration::from_millis(3) } else { Duration::from_secs(3) };
             let (after, life) = (self.below(after), self.nodes[node].life);
             self.schedule(after, Event::Work { node, life, worker });
         }
-        Ok(())
     }
 
-    fn acquire(
-        &mut self,
-        node: usize,
-        worker: usize,
-        name: &crate::name::LockName,
-        patience: Patience,
-    ) -> Result<Ticket, Violation> {
+    fn acquire(&mut self, node: usize, worker: usize, name: &crate::name::LockName, patience: Patience) {
         let ticket = self.next_ticket();
         let since = self.local(node);
         self.note(|| format!("manager {node} thread {worker} asks for {name:?} as {ticket:?}: {patience:?}"));
         self.checks.asked(ticket, node, worker, name, patience, self.now);
-        if self.nodes[node].workers[worker].state == State::Idle {
-            self.nodes[node].workers[worker].state = State::Waiting(ticket);
-        } else {
-            self.nodes[node].workers[worker].again = Some(ticket);
-        }
+        self.truth.asked(ticket, node, name, patience.try_only, self.now);
+        self.nodes[node].workers[worker].state = State::Waiting(ticket);
         let acquire = Acquire {
             ticket,
             name: name.clone(),
-            thread: Thread(worker as u64),
+            thread: worker as u64,
             patience,
             retry_interval: Duration::from_millis(100),
+            warn_after: Some(Duration::from_secs(2)),
             since,
             asked_at: Duration::from_secs(1),
         };
-        self.command(node, Command::Acquire(acquire))?;
-        Ok(ticket)
+        self.post(node, Command::Acquire(acquire));
     }
 
-    fn let_go(&mut self, node: usize, worker: usize, ticket: Ticket) -> Result<(), Violation> {
-        if let Some(again) = self.nodes[node].workers[worker].again.take() {
-            self.checks.left(again);
-            self.command(node, Command::Leave { ticket: again, confirm: false })?;
-        }
+    fn let_go(&mut self, node: usize, worker: usize, ticket: Ticket) {
+        self.truth.ended(ticket);
         let confirm = self.rng.bool();
         let after = self.below(Duration::from_millis(200));
         let it = &mut self.nodes[node];
@@ -118,7 +102,7 @@ impl World {
             it.workers[worker].state = State::Idle;
             self.schedule(after, Event::Work { node, life, worker });
         }
-        self.command(node, Command::Leave { ticket, confirm })
+        self.post(node, Command::Leave { ticket, confirm });
     }
 
     fn worker_of(&self, node: usize, ticket: Ticket) -> Option<usize> {
@@ -136,7 +120,7 @@ impl World {
         }
         self.nodes[node].workers[worker].state = State::Holding(ticket);
         let longest = match self.rng.u8(0..20) {
-            0 => TTL * 3,
+            0 => self.ttl.min(Duration::from_secs(5)) * 3,
             1..=4 => Duration::from_secs(1),
             _ => Duration::from_millis(50),
         };
@@ -153,33 +137,11 @@ impl World {
     }
 
     fn next_round(&mut self, node: usize, ticket: Ticket) {
-        if let Some(worker) = self.nodes[node].workers.iter().position(|w| w.again == Some(ticket)) {
-            self.nodes[node].workers[worker].again = None;
-        }
         if let Some(worker) = self.worker_of(node, ticket) {
             self.nodes[node].workers[worker].state = State::Idle;
             let (after, life) = (self.below(Duration::from_millis(200)), self.nodes[node].life);
             self.schedule(after, Event::Work { node, life, worker });
         }
-    }
-
-    /// Asks again for what the thread holds already, as a caller does whose own look at the clock says that it holds.
-    pub(super) fn reenter(&mut self, node: usize) -> Result<(), Violation> {
-        let local = self.local(node);
-        let it = &self.nodes[node];
-        if it.paused_until > self.now || it.deadline.is_none_or(|deadline| local >= deadline) {
-            return Ok(());
-        }
-        for worker in 0..self.nodes[node].workers.len() {
-            let State::Holding(ticket) = self.nodes[node].workers[worker].state else {
-                continue;
-            };
-            let held = self.checks.held_name(node, ticket);
-            if let (Some(name), None) = (held, &self.nodes[node].workers[worker].again) {
-                self.acquire(node, worker, &name, Patience::default())?;
-            }
-        }
-        Ok(())
     }
 
     /// The threads of a manager that died.

@@ -9,14 +9,19 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
 use super::checks::{Checks, Violation};
-use super::faults::{Fault, Foreign};
+use super::faults::Fault;
+use super::foreign::Foreign;
+use super::liveness::Liveness;
 use super::network::LONGEST_PARKED;
 use super::node::{Node, Tally};
+use super::past::Past;
 use super::script::Worker;
+use super::truth::Truth;
+use super::weather::Weather;
 use crate::clock::Time;
 use crate::memory::model::Model;
 use crate::name::{LockName, Root};
-use crate::protocol::{Action, Command, RequestId, Ticket};
+use crate::protocol::{Command, RequestId, Ticket};
 use crate::store::{Failure, Request, Response, WatchEvent, WatchId};
 
 /// When the world begins: late enough that no subtraction reaches the clock's zero.
@@ -34,6 +39,8 @@ pub(super) enum Event {
         life: u32,
         id: RequestId,
         request: Request,
+        /// Its stamp.
+        sent: u64,
         heard: Option<Duration>,
     },
     /// The answer to a request carried out at `carried_out` reaches the manager.
@@ -62,6 +69,15 @@ pub(super) enum Event {
         node: usize,
         stream: u64,
     },
+    /// The heartbeat of a watch stream, and the answer to it.
+    Heartbeat {
+        node: usize,
+        stream: u64,
+    },
+    SignOfLife {
+        node: usize,
+        stream: u64,
+    },
     /// A thread goes on with its script.
     Work {
         node: usize,
@@ -76,12 +92,26 @@ pub(super) enum Event {
 pub(super) struct World {
     pub(super) now: Time,
     pub(super) rng: fastrand::Rng,
+    pub(super) weather: Weather,
+    /// What the managers ask for.
+    pub(super) ttl: Duration,
+    /// Some keys are denied to the managers.
+    pub(super) denied: bool,
+    pub(super) past: Past,
+    /// Found out where nothing can be returned.
+    pub(super) broken: Option<Violation>,
     pub(super) model: Model,
     pub(super) nodes: Vec<Node>,
     pub(super) foreign: Vec<Foreign>,
     pub(super) names: Vec<LockName>,
     pub(super) checks: Checks,
+    pub(super) truth: Truth,
+    pub(super) liveness: Liveness,
     pub(super) tally: Tally,
+    /// Whose request the store carries out, and its stamp.
+    pub(super) cause: Option<(usize, u64)>,
+    /// When something was last wrong.
+    pub(super) disturbed: Time,
     /// No new work and no new faults.
     pub(super) winding_down: bool,
     /// How late the store notices the next lease that is due.
@@ -96,8 +126,6 @@ pub(super) struct World {
     trace: Option<Vec<String>>,
 }
 
-pub(super) const TTL: Duration = Duration::from_secs(5);
-
 pub(super) fn root() -> Root {
     Root::parse("/sim").expect("a valid root")
 }
@@ -105,20 +133,32 @@ pub(super) fn root() -> Root {
 impl World {
     pub(super) fn new(seed: u64, tracing: bool) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let (managers, threads, names) = (rng.usize(1..=4), rng.usize(1..=3), rng.usize(1..=4));
+        let weather = Weather::choose(&mut rng);
+        let (managers, threads, names) = weather.size(&mut rng);
+        let ttl = weather.ttl(&mut rng);
         let names = (0..names)
             .map(|i| LockName::parse(&root(), ["a", "b", "c", "d"][i]).expect("a valid name"))
             .collect();
-        let nodes = (0..managers).map(|_| Node::new(&mut rng, threads)).collect();
+        let nodes = (0..managers).map(|_| Node::new(&mut rng, weather, ttl, threads)).collect();
+        let model = weather.model(&mut rng);
         let mut world = Self {
             now: BEGIN,
             rng,
-            model: Model::new(),
+            weather,
+            ttl,
+            denied: false,
+            past: Past::default(),
+            broken: None,
+            model,
             nodes,
             foreign: Vec::new(),
             names,
             checks: Checks::default(),
+            truth: Truth::default(),
+            liveness: Liveness::default(),
             tally: Tally::default(),
+            cause: None,
+            disturbed: BEGIN,
             winding_down: false,
             expiry_lateness: Duration::ZERO,
             term: 1,
@@ -140,6 +180,7 @@ impl World {
     pub(super) fn start(&mut self, node: usize) {
         let (local, life) = (self.local(node), self.nodes[node].life);
         self.nodes[node].protocol.handle_start(local);
+        self.disturbed = self.now;
         for worker in 0..self.nodes[node].workers.len() {
             let after = self.below(Duration::from_millis(500));
             self.schedule(after, Event::Work { node, life, worker });
@@ -158,13 +199,13 @@ impl World {
             return Err(Violation::new(format!("no progress after the faults stopped: {busy:?}")));
         }
         // Long enough for parked requests to take effect, and for what they leave to be cleared away or to expire.
-        let quiet = self.now + LONGEST_PARKED + TTL * 3;
-        self.run_until(|world| world.now >= quiet, quiet + TTL)?;
+        let quiet = self.now + LONGEST_PARKED + self.ttl * 3;
+        self.run_until(|world| world.now >= quiet, quiet + self.ttl)?;
         self.check_nothing_left()?;
         for node in 0..self.nodes.len() {
-            self.command(node, Command::Close)?;
+            self.post(node, Command::Close);
         }
-        let end = self.now + TTL * 3;
+        let end = self.now + self.ttl * 3;
         self.run_until(|world| world.nodes.iter().all(|node| node.closed), end)?;
         self.check_all_closed()?;
         Ok(self.tally)
@@ -199,123 +240,67 @@ impl World {
         } else if let Some(Reverse((_, id))) = self.events.pop()
             && let Some(event) = self.bodies.remove(&id)
         {
-            self.happen(event)?;
+            self.happen(event);
         }
+        if let Some(violation) = self.broken.take() {
+            return Err(violation);
+        }
+        let cause = self.cause.take();
+        self.record_queues(cause)?;
         self.tell_watchers();
+        self.check_nobody_waits_in_vain()?;
         self.check_holds()
     }
 
-    fn happen(&mut self, event: Event) -> Result<(), Violation> {
+    fn happen(&mut self, event: Event) {
         if let Some(node) = self.concerned(&event)
             && self.nodes[node].paused_until > self.now
         {
             let after = self.nodes[node].paused_until.since(self.now);
             self.schedule(after, event);
-            return Ok(());
+            return;
         }
         match event {
-            Event::Arrive { node, life, id, request, heard } => {
-                self.arrive(node, life, id, &request, heard);
+            Event::Arrive { node, life, id, request, sent, heard } => {
+                self.arrive(node, life, id, &request, (sent, heard));
             }
             Event::Reply { node, life, id, reply, carried_out } => {
-                return self.reply(node, life, id, reply, carried_out);
+                self.reply(node, life, id, reply, carried_out);
             }
             Event::OpenWatch { node, stream, watch } => self.open_watch(node, stream, watch),
             Event::Tell { node, stream, event, happened } => {
-                return self.tell(node, stream, event, happened);
+                self.tell(node, stream, event, happened);
             }
             Event::Reopen { node, stream } => self.reopen(node, stream),
-            Event::Work { node, life, worker } => return self.work(node, life, worker),
+            Event::Heartbeat { node, stream } => self.beat(node, stream),
+            Event::SignOfLife { node, stream } => self.sign_of_life(node, stream),
+            Event::Work { node, life, worker } => self.work(node, life, worker),
             Event::Foreign(foreign) => self.foreign_step(foreign),
             Event::Fault(fault) => self.strike(fault),
         }
-        Ok(())
     }
 
     /// The manager that cannot notice the event while it is paused.
     fn concerned(&self, event: &Event) -> Option<usize> {
         match event {
-            Event::Reply { node, .. }
-            | Event::Tell { node, .. }
-            | Event::Reopen { node, .. }
-            | Event::Work { node, .. } => Some(*node),
+            Event::Reopen { node, .. } | Event::Heartbeat { node, .. } | Event::Work { node, .. } => {
+                Some(*node)
+            }
             _ => None,
         }
     }
 
-    /// When the manager wants to run next: its protocol's timer or the end of a request's patience.
-    fn next_wake(&self, node: usize) -> Option<Time> {
-        let it = &self.nodes[node];
-        let timer = it.protocol.next_timeout().map(|local| self.global(node, local));
-        let pending = it.pending.values().map(|pending| pending.gives_up).min();
-        [timer, pending].into_iter().flatten().min().map(|at| at.max(it.paused_until).max(self.now))
-    }
-
-    fn wake(&mut self, node: usize) -> Result<(), Violation> {
-        self.expire_requests(node)?;
-        let local = self.local(node);
-        self.nodes[node].protocol.handle_timeout(local);
-        self.pump(node)
-    }
-
-    pub(super) fn command(&mut self, node: usize, command: Command) -> Result<(), Violation> {
-        let local = self.local(node);
-        self.nodes[node].protocol.handle_command(local, command);
-        self.pump(node)
-    }
-
-    /// Carries out what the protocol wants.
-    pub(super) fn pump(&mut self, node: usize) -> Result<(), Violation> {
-        while let Some(action) = self.nodes[node].protocol.poll_action() {
-            self.note(|| format!("manager {node}: {action:?}"));
-            match action {
-                Action::Send { id, request, timeout } => self.send(node, id, request, timeout),
-                Action::Watch { id, spec } => self.watch(node, id, spec),
-                Action::Unwatch { id } => self.unwatch(node, id),
-                Action::SessionUp { lease, deadline, .. } => {
-                    self.nodes[node].lease = Some(lease);
-                    self.nodes[node].deadline = Some(deadline);
-                }
-                Action::ExtendSession { deadline } => {
-                    self.check_extension(node)?;
-                    self.nodes[node].deadline = Some(deadline);
-                }
-                Action::SessionDown { .. } => {
-                    self.tally.losses += self.checks.session_down(node);
-                    self.nodes[node].lease = None;
-                    self.nodes[node].deadline = None;
-                }
-                Action::SessionFailed { .. } => {}
-                Action::Grant { ticket, hold, name, key, token } => {
-                    self.tally.grants += 1;
-                    self.check_grant(node, ticket, hold, &name, key, token)?;
-                    self.granted(node, ticket);
-                }
-                Action::Refuse { ticket, refusal } => {
-                    self.check_refusal(node, ticket, &refusal)?;
-                    self.refused(node, ticket);
-                }
-                Action::EndHold { hold, lost } => {
-                    self.tally.losses += u64::from(lost.is_some());
-                    self.check_end(node, hold)?;
-                }
-                Action::Confirm { ticket, .. } => self.confirmed(node, ticket),
-                Action::Closed => self.nodes[node].closed = true,
-            }
-        }
-        Ok(())
-    }
-
     fn expire_leases(&mut self) {
         if let Some(due) = self.model.next_expiry() {
-            let ended = self.model.expire_due(due);
+            let ended = self.model.expire_first(due);
+            self.disturbed = self.now;
             self.note(|| format!("etcd: leases {ended:x?} expire"));
         }
         self.expiry_lateness = match self.rng.u8(0..4) {
             // The first instant allowed; what etcd usually takes; a busy leader.
             0 => Duration::ZERO,
             1 | 2 => self.below(Duration::from_millis(500)),
-            _ => self.below(TTL),
+            _ => self.below(self.ttl),
         };
     }
 
@@ -342,15 +327,17 @@ impl World {
         Ticket(self.last_ticket)
     }
 
-    /// The manager's clock: it began with the world's and runs at its own rate.
+    /// The manager's clock: it began with the world's, runs at its own rate, and may have jumped.
     pub(super) fn local(&self, node: usize) -> Time {
-        BEGIN + self.now.since(BEGIN).mul_f64(self.nodes[node].rate)
+        let it = &self.nodes[node];
+        BEGIN + self.now.since(BEGIN).mul_f64(it.rate) + it.jumped
     }
 
     /// When the manager's clock will show `local`.
-    fn global(&self, node: usize, local: Time) -> Time {
+    pub(super) fn global(&self, node: usize, local: Time) -> Time {
+        let it = &self.nodes[node];
         // A nanosecond more than rounding can take away, so that the clock has truly reached it.
-        BEGIN + local.since(BEGIN).div_f64(self.nodes[node].rate) + Duration::from_nanos(2)
+        BEGIN + local.since(BEGIN + it.jumped).div_f64(it.rate) + Duration::from_nanos(2)
     }
 
     /// A duration of the manager's clock, by the world's.

@@ -1,0 +1,280 @@
+//! The watch streams between the managers and the store.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use super::checks::Violation;
+use super::world::{Event, World};
+use crate::clock::Time;
+use crate::memory::model::{Notice, Watcher};
+use crate::store::{Revision, WatchEvent, WatchId, WatchSpec};
+
+/// A stream that says nothing for this long is asked for a sign of life, and is dead if it says nothing for as long after
+/// that; as in the driver.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// A clock that rings so late says that the thread was asleep, not that the stream is dead.
+const OVERSLEPT: Duration = Duration::from_secs(1);
+
+/// In which etcd looks at the watches that it does not serve live.
+const TICK: Duration = Duration::from_millis(100);
+
+/// A watch that was refused is asked for again.
+const REFUSED_AGAIN: Duration = Duration::from_millis(500);
+
+/// A manager's watch stream and what is open on it.
+#[derive(Debug, Default)]
+pub(super) struct Stream {
+    /// Which stream it is; what an older one still carries is lost.
+    number: u64,
+    /// It is dead, and nobody has noticed yet.
+    pub(super) stalled: bool,
+    /// When it was heard of last, and when it was asked for a sign of life since.
+    heard: Time,
+    asked: Option<Time>,
+    /// The stream is well, but etcd does not answer on it.
+    overlooked: bool,
+    /// Its heart beats: something was to be watched.
+    beats: bool,
+    pub(super) wanted: BTreeMap<WatchId, WatchSpec>,
+    open: BTreeMap<WatchId, Watcher>,
+    /// For each watch, when its last event arrives: its events keep their order.
+    last_told: BTreeMap<WatchId, Time>,
+}
+
+impl World {
+    pub(super) fn watch(&mut self, node: usize, watch: WatchId, spec: WatchSpec) {
+        let it = &mut self.nodes[node].stream;
+        if it.wanted.is_empty() {
+            // Nobody has listened for a sign of life until now.
+            (it.heard, it.asked) = (self.now, None);
+        }
+        it.wanted.insert(watch, spec);
+        if !std::mem::replace(&mut it.beats, true) {
+            let stream = it.number;
+            self.schedule(QUIET, Event::Heartbeat { node, stream });
+        }
+        self.ask_for_watch(node, watch);
+    }
+
+    /// The clock of the stream's heartbeat rings.
+    pub(super) fn beat(&mut self, node: usize, stream: u64) {
+        let now = self.now;
+        let it = &mut self.nodes[node].stream;
+        if it.number != stream {
+            return;
+        }
+        if it.wanted.is_empty() {
+            it.beats = false;
+            return;
+        }
+        let due = it.asked.unwrap_or(it.heard) + QUIET;
+        if now < due {
+            self.schedule(due.since(now), Event::Heartbeat { node, stream });
+            return;
+        }
+        if now.since(due) > OVERSLEPT {
+            (it.heard, it.asked) = (now, None);
+        } else if it.asked.is_some() {
+            if it.overlooked {
+                self.broken = Some(Violation::new(format!(
+                    "manager {node} gives a watch stream up that is well: etcd does not answer for a watch in the future"
+                )));
+            }
+            self.reopen(node, stream);
+            return;
+        } else {
+            it.asked = Some(now);
+            self.ask_for_sign_of_life(node, stream);
+        }
+        self.schedule(QUIET, Event::Heartbeat { node, stream });
+    }
+
+    /// etcd answers once it has served every watch of the stream: not while one of them begins in the future.
+    fn ask_for_sign_of_life(&mut self, node: usize, stream: u64) {
+        let it = &self.nodes[node];
+        let revision = self.model.revision();
+        let future = it.stream.open.keys().filter_map(|watch| it.stream.wanted.get(watch));
+        let answered = !future.into_iter().any(|spec| spec.from_revision > revision);
+        let link = it.link;
+        self.nodes[node].stream.overlooked = !answered;
+        if link.requests_lost || link.answers_lost {
+            self.stall(node);
+        } else if answered && !self.nodes[node].stream.stalled {
+            let after = self.delay(link.slow_requests) + self.delay(link.slow_answers);
+            self.schedule(after, Event::SignOfLife { node, stream });
+        }
+    }
+
+    pub(super) fn sign_of_life(&mut self, node: usize, stream: u64) {
+        let now = self.now;
+        let it = &mut self.nodes[node].stream;
+        if it.number == stream && !it.stalled {
+            (it.heard, it.asked) = (now, None);
+        }
+    }
+
+    fn ask_for_watch(&mut self, node: usize, watch: WatchId) {
+        let it = &self.nodes[node];
+        let (link, stream) = (it.link, it.stream.number);
+        if it.stream.stalled || link.requests_lost {
+            self.stall(node);
+            return;
+        }
+        let mut after = self.delay(link.slow_requests);
+        if self.nodes[node].stream.wanted.get(&watch).is_some_and(|spec| spec.from_revision > 0) {
+            // What starts in the past waits for etcd's next tick.
+            after += self.below(TICK);
+        }
+        self.schedule(after, Event::OpenWatch { node, stream, watch });
+    }
+
+    pub(super) fn unwatch(&mut self, node: usize, watch: WatchId) {
+        let stream = &mut self.nodes[node].stream;
+        stream.wanted.remove(&watch);
+        stream.last_told.remove(&watch);
+        if let Some(watcher) = stream.open.remove(&watch) {
+            self.model.unwatch(watcher);
+        }
+    }
+
+    pub(super) fn open_watch(&mut self, node: usize, stream: u64, watch: WatchId) {
+        let it = &self.nodes[node].stream;
+        if it.number != stream {
+            return;
+        }
+        let Some(spec) = it.wanted.get(&watch).cloned() else {
+            return;
+        };
+        let behind = if spec.from_revision == 0 { self.member_is_behind() } else { 0 };
+        let Ok((watcher, revision)) = self.model.watch(&spec) else {
+            // Not permitted: the driver tries again.
+            self.schedule(REFUSED_AGAIN, Event::OpenWatch { node, stream, watch });
+            return;
+        };
+        self.nodes[node].stream.open.insert(watch, watcher);
+        let revision = revision - behind;
+        self.deliver(node, watch, WatchEvent::Created { watch, revision });
+        if behind > 0 {
+            self.disturbed = self.now;
+            for event in self.told_late(watch, &spec.span, behind) {
+                self.deliver(node, watch, event);
+            }
+        } else if self.rng.u8(0..8) == 0 {
+            // It was opened while the store was writing, which etcd finds out at its next tick.
+            let served = self.now + self.below(TICK);
+            let last = self.nodes[node].stream.last_told.entry(watch).or_default();
+            *last = served.max(*last);
+        }
+    }
+
+    /// By so many revisions the member that opens a watch is behind; it tells of them later.
+    fn member_is_behind(&mut self) -> Revision {
+        if self.is_calm() {
+            return 0;
+        }
+        let compacted = if self.weather.stale_reads { 0 } else { self.model.compacted() };
+        let (most, often) = if self.weather.stale_reads { (24, 128) } else { (8, 32) };
+        let most = (self.model.revision() - compacted - 1).min(most);
+        if most < 1 || self.rng.u8(..) >= often { 0 } else { self.rng.i64(1..=most) }
+    }
+
+    /// Sends every watcher what it has to hear.
+    pub(super) fn tell_watchers(&mut self) {
+        let mut notices = VecDeque::new();
+        while let Some(notice) = self.model.poll_notice() {
+            notices.push_back(notice);
+        }
+        for (watcher, notice) in notices {
+            let found = self.nodes.iter().enumerate().find_map(|(node, it)| {
+                let open = it.stream.open.iter().find(|&(_, &open)| open == watcher);
+                open.map(|(&watch, _)| (node, watch))
+            });
+            let Some((node, watch)) = found else {
+                continue;
+            };
+            match notice {
+                Notice::Deleted { keys, revision } => {
+                    self.deliver(node, watch, WatchEvent::Deleted { watch, keys, revision });
+                }
+                Notice::Compacted { .. } => {
+                    // The driver opens such a watch again, from now on.
+                    self.nodes[node].stream.open.remove(&watch);
+                    self.model.unwatch(watcher);
+                    if let Some(spec) = self.nodes[node].stream.wanted.get_mut(&watch) {
+                        spec.from_revision = 0;
+                    }
+                    self.ask_for_watch(node, watch);
+                }
+            }
+        }
+    }
+
+    fn deliver(&mut self, node: usize, watch: WatchId, event: WatchEvent) {
+        let it = &self.nodes[node];
+        let (link, number) = (it.link, it.stream.number);
+        if it.stream.stalled || link.answers_lost {
+            self.stall(node);
+            return;
+        }
+        let at = self.now + self.delay(link.slow_answers);
+        let last = self.nodes[node].stream.last_told.entry(watch).or_default();
+        *last = (*last).max(at);
+        let after = last.since(self.now);
+        self.schedule(after, Event::Tell { node, stream: number, event, happened: self.now });
+    }
+
+    pub(super) fn tell(&mut self, node: usize, stream: u64, event: WatchEvent, happened: Time) {
+        let it = &self.nodes[node].stream;
+        let (WatchEvent::Created { watch, .. } | WatchEvent::Deleted { watch, .. }) = &event;
+        if it.number == stream && !it.stalled && it.wanted.contains_key(watch) {
+            let it = &mut self.nodes[node].stream;
+            (it.heard, it.asked) = (self.now, None);
+            self.rouse(node);
+            self.nodes[node].turns.events.push_back((event, happened));
+        }
+    }
+
+    /// The stream is dead from now on; that is noticed by its heartbeat.
+    pub(super) fn stall(&mut self, node: usize) {
+        if !std::mem::replace(&mut self.nodes[node].stream.stalled, true) {
+            self.note(|| format!("network: the watch stream of manager {node} goes silent"));
+        }
+    }
+
+    /// The stream broke (at once noticed), or a dead one was noticed: all watches are opened anew on another.
+    pub(super) fn reopen(&mut self, node: usize, stream: u64) {
+        if self.nodes[node].stream.number != stream {
+            return;
+        }
+        self.disturbed = self.now;
+        self.note(|| format!("manager {node} opens a new watch stream"));
+        self.drop_stream(node);
+        let it = &mut self.nodes[node].stream;
+        (it.heard, it.beats) = (self.now, true);
+        let stream = it.number;
+        self.schedule(QUIET, Event::Heartbeat { node, stream });
+        let wanted: Vec<WatchId> = self.nodes[node].stream.wanted.keys().copied().collect();
+        for watch in wanted {
+            self.ask_for_watch(node, watch);
+        }
+    }
+
+    pub(super) fn break_stream(&mut self, node: usize) {
+        let stream = self.nodes[node].stream.number;
+        let after = self.below(Duration::from_millis(200));
+        // Until then nothing comes through.
+        self.nodes[node].stream.stalled = true;
+        self.schedule(after, Event::Reopen { node, stream });
+    }
+
+    pub(super) fn drop_stream(&mut self, node: usize) {
+        let stream = &mut self.nodes[node].stream;
+        stream.number += 1;
+        (stream.stalled, stream.asked, stream.beats) = (false, None, false);
+        stream.last_told.clear();
+        for watcher in std::mem::take(&mut stream.open).into_values() {
+            self.model.unwatch(watcher);
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! What kind of world a seed makes, and which faults are planned in it.
+
+use std::time::Duration;
+
+use super::faults::Fault;
+use super::network::Link;
+use super::world::{Event, World};
+use crate::memory::model::{Limits, Model};
+use crate::name::LockName;
+
+/// What can be planned to go wrong.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kind {
+    Cut,
+    Slow,
+    BreakStream,
+    StallStream,
+    Pause,
+    Suspend,
+    Jump,
+    Crash,
+    Expire,
+    RevokeLease,
+    DeleteContender,
+    DeleteName,
+    DeleteSessionKey,
+    LeaderChange,
+    TermBack,
+    Compact,
+    Full,
+    Deny,
+    Foreign,
+}
+
+/// A kind of world.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Weather {
+    /// What goes wrong in it.
+    kinds: &'static [Kind],
+    /// Nothing goes wrong, not even a single request.
+    calm: bool,
+    /// A proxy carries out deletes twice.
+    pub(super) duplicates: bool,
+    /// Members are behind, by more than the last compaction too, and answer reads from what they have (etcd #20418).
+    pub(super) stale_reads: bool,
+    /// Many managers on one name.
+    crowd: bool,
+    /// The clocks' rates differ by what the safety margin allows, not by one per cent.
+    pub(super) drift: bool,
+    /// etcd allows few operations in a transaction.
+    small_transactions: bool,
+}
+
+const FAIR: Weather = Weather {
+    kinds: &[],
+    calm: false,
+    duplicates: false,
+    stale_reads: false,
+    crowd: false,
+    drift: false,
+    small_transactions: false,
+};
+
+const EVERYTHING: &[Kind] = &[
+    Kind::Cut,
+    Kind::Slow,
+    Kind::BreakStream,
+    Kind::StallStream,
+    Kind::Pause,
+    Kind::Suspend,
+    Kind::Jump,
+    Kind::Crash,
+    Kind::Expire,
+    Kind::RevokeLease,
+    Kind::DeleteContender,
+    Kind::DeleteName,
+    Kind::DeleteSessionKey,
+    Kind::LeaderChange,
+    Kind::Compact,
+    Kind::Full,
+    Kind::Deny,
+    Kind::Foreign,
+];
+
+/// Mixtures of faults. Everything at once hides what a few do to each other, so some are mixed alone.
+const WEATHERS: [Weather; 14] = [
+    Weather { kinds: EVERYTHING, ..FAIR },
+    Weather { calm: true, ..FAIR },
+    Weather { calm: true, crowd: true, ..FAIR },
+    // A bad network and slow processes.
+    Weather {
+        kinds: &[Kind::Cut, Kind::Cut, Kind::Slow, Kind::Slow, Kind::Pause, Kind::StallStream],
+        ..FAIR
+    },
+    // A busy administrator, while watches are unreliable.
+    Weather {
+        kinds: &[
+            Kind::DeleteContender,
+            Kind::DeleteName,
+            Kind::RevokeLease,
+            Kind::StallStream,
+            Kind::Foreign,
+        ],
+        ..FAIR
+    },
+    // Elections.
+    Weather { kinds: &[Kind::LeaderChange, Kind::LeaderChange, Kind::Cut, Kind::Slow], ..FAIR },
+    // Processes come and go.
+    Weather { kinds: &[Kind::Crash, Kind::Pause, Kind::Foreign, Kind::Compact], ..FAIR },
+    // A full store, and permissions that change.
+    Weather { kinds: &[Kind::Full, Kind::Full, Kind::Deny, Kind::Slow], ..FAIR },
+    Weather { kinds: &[Kind::Full, Kind::Cut, Kind::Deny], small_transactions: true, ..FAIR },
+    // A proxy that tries again.
+    Weather { kinds: &[Kind::Slow, Kind::Pause], duplicates: true, ..FAIR },
+    // Members that are behind.
+    Weather {
+        kinds: &[Kind::Compact, Kind::Compact, Kind::BreakStream, Kind::StallStream, Kind::DeleteContender],
+        stale_reads: true,
+        ..FAIR
+    },
+    // Bad clocks.
+    Weather {
+        kinds: &[Kind::Jump, Kind::Suspend, Kind::Cut, Kind::Expire, Kind::Pause],
+        drift: true,
+        ..FAIR
+    },
+    // A long queue.
+    Weather {
+        kinds: &[Kind::StallStream, Kind::BreakStream, Kind::Crash, Kind::DeleteContender, Kind::Slow],
+        crowd: true,
+        ..FAIR
+    },
+    // A cluster that was restored.
+    Weather { kinds: &[Kind::LeaderChange, Kind::TermBack, Kind::BreakStream, Kind::Crash], ..FAIR },
+];
+
+impl Weather {
+    pub(super) fn choose(rng: &mut fastrand::Rng) -> Self {
+        rng.choice(WEATHERS).unwrap_or(FAIR)
+    }
+
+    /// How many managers, threads of each, and names.
+    pub(super) fn size(self, rng: &mut fastrand::Rng) -> (usize, usize, usize) {
+        if self.crowd {
+            (rng.usize(10..=14), rng.usize(1..=2), 1)
+        } else {
+            (rng.usize(1..=4), rng.usize(1..=3), rng.usize(1..=4))
+        }
+    }
+
+    pub(super) fn ttl(self, rng: &mut fastrand::Rng) -> Duration {
+        Duration::from_secs(rng.choice([2, 5, 5, 5, 30]).unwrap_or(5))
+    }
+
+    /// How late the managers' threads come: an idle machine, a busy one, one with too little CPU.
+    pub(super) fn lateness(self, rng: &mut fastrand::Rng) -> Duration {
+        let choice: &[u64] =
+            if self.calm { &[0, 0, 200, 2_000] } else { &[0, 0, 200, 2_000, 20_000, 100_000] };
+        Duration::from_micros(rng.choice(choice).copied().unwrap_or_default())
+    }
+
+    /// The rate of a manager's clock.
+    pub(super) fn rate(self, rng: &mut fastrand::Rng) -> f64 {
+        if self.drift { 0.905 + rng.f64() * 0.19 } else { 0.99 + rng.f64() * 0.02 }
+    }
+
+    pub(super) fn model(self, rng: &mut fastrand::Rng) -> Model {
+        let max_txn_ops = match (self.small_transactions, rng.bool()) {
+            (false, _) => 128,
+            (true, false) => 16,
+            (true, true) => 6,
+        };
+        Model::with(Limits { max_txn_ops, ..Limits::default() }, 1)
+    }
+}
+
+impl World {
+    /// Nothing ever goes wrong, or nothing does any more.
+    pub(super) fn is_calm(&self) -> bool {
+        self.weather.calm
+    }
+
+    pub(super) fn plan_faults(&mut self) {
+        if self.weather.calm {
+            return;
+        }
+        let unreliable = self.rng.choice([0.0, 0.02, 0.2, 0.4]).unwrap_or_default();
+        for node in 0..self.nodes.len() {
+            self.nodes[node].link.unreliable = unreliable;
+        }
+        for _ in 0..self.rng.usize(0..24) {
+            let at = self.below(Duration::from_secs(30));
+            let fault = self.pick_fault(self.weather.kinds);
+            self.schedule(at, Event::Fault(fault));
+        }
+    }
+
+    fn pick_fault(&mut self, kinds: &[Kind]) -> Fault {
+        let node = self.rng.usize(..self.nodes.len());
+        let ttl = self.ttl;
+        match self.rng.choice(kinds).copied().unwrap_or(Kind::Foreign) {
+            Kind::Cut => {
+                let link = self.nodes[node].link;
+                let (requests_lost, answers_lost) = (self.rng.bool(), self.rng.bool());
+                Fault::Link { node, link: Link { requests_lost, answers_lost, ..link } }
+            }
+            Kind::Slow => self.slow_link(node),
+            Kind::BreakStream => Fault::BreakStream(node),
+            Kind::StallStream => Fault::StallStream(node),
+            Kind::Pause => Fault::Pause(node, self.below(ttl * 2)),
+            Kind::Suspend => Fault::Suspend(node, self.below(ttl * 2)),
+            Kind::Jump => Fault::Jump(node, self.below(ttl * 2)),
+            Kind::Crash => Fault::Crash(node),
+            Kind::Expire => Fault::Expire(node),
+            Kind::RevokeLease => Fault::RevokeLease,
+            Kind::DeleteContender => Fault::DeleteContender,
+            Kind::DeleteName => Fault::DeleteName,
+            Kind::DeleteSessionKey => Fault::DeleteSessionKey,
+            Kind::LeaderChange => Fault::LeaderChange,
+            Kind::TermBack => Fault::TermBack,
+            Kind::Compact => Fault::Compact,
+            Kind::Full => Fault::Full { applied: self.rng.bool() },
+            Kind::Deny => {
+                let name = self.rng.usize(..=self.names.len());
+                Fault::Deny(
+                    self.names.get(name).map(LockName::contenders).unwrap_or_else(super::faults::sessions),
+                )
+            }
+            Kind::Foreign => Fault::Foreign,
+        }
+    }
+
+    fn slow_link(&mut self, node: usize) -> Fault {
+        let slow = self.below(Duration::from_secs(2));
+        let (slow_requests, slow_answers) = match self.rng.u8(0..3) {
+            0 => (slow, slow),
+            1 => (slow, Duration::ZERO),
+            _ => (Duration::ZERO, slow),
+        };
+        Fault::Link { node, link: Link { slow_requests, slow_answers, ..self.nodes[node].link } }
+    }
+}
