@@ -111,6 +111,15 @@ impl Place {
         revision < self.seen
     }
 
+    /// Whether somebody that counts is before us, as far as is known.
+    pub(super) fn is_behind(&self, counts: impl Fn(&Key) -> bool) -> bool {
+        match self.lookout.as_ref().map(|lookout| &lookout.post) {
+            Some(Post::Name(ahead)) if !ahead.is_empty() => ahead.iter().any(counts),
+            // Too many to be known by name, or still to be read.
+            _ => self.first.is_none(),
+        }
+    }
+
     /// A read of where we stand is on its way.
     pub(super) fn asked(&mut self) {
         self.told.clear();
