@@ -88,7 +88,9 @@ impl LockManager {
             return Err(LockError::InvalidOptions { why: "there is no endpoint".into() });
         }
         let for_store = options.clone();
-        Self::connect_to(root, &options, move || async move { Etcd::connect(&endpoints, &for_store).await })
+        Self::connect_to(root, &options, move || async move {
+            Etcd::connect_for_leases(&endpoints, &for_store).await
+        })
     }
 
     /// Ends the session as its deadline would; returns when every hold is over.
