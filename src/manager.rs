@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
+use crate::clock::Clock;
 use crate::command::Message;
 use crate::error::LockError;
 use crate::info::{ForceUnlock, LockInfo, SessionInfo};
@@ -138,9 +139,9 @@ impl LockManager {
         options: LockManagerOptions,
     ) -> Result<Self, LockError> {
         let client = store.client();
-        let id = client.id();
-        let manager = Self::connect_to(root, &options, move || async move { Ok(client) })?;
-        Ok(Self { client: Some(id), ..manager })
+        let (id, clock) = (client.id(), client.clock());
+        let inner = Inner::start(root, &options, clock, move || async move { Ok(client) })?;
+        Ok(Self { inner: Arc::new(inner), client: Some(id) })
     }
 
     /// How its in-process store knows it; `None` on a real etcd.
@@ -154,7 +155,7 @@ impl LockManager {
         options: &LockManagerOptions,
         connect: impl FnOnce() -> F + Send + 'static,
     ) -> Result<Self, LockError> {
-        Ok(Self { inner: Arc::new(Inner::start(root, options, connect)?), client: None })
+        Ok(Self { inner: Arc::new(Inner::start(root, options, Clock::default(), connect)?), client: None })
     }
 
     /// The lock with this name, to be waited for with the default [`LockOptions`]. Nothing is asked of etcd yet.

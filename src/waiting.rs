@@ -7,7 +7,7 @@ use crossbeam_channel::Sender;
 use oneshot::{Receiver, RecvTimeoutError};
 use parking_lot::Mutex;
 
-use crate::clock::{self, Time};
+use crate::clock::Time;
 use crate::command::{Message, Outcome, Reply};
 use crate::error::{Cause, LockError};
 use crate::guard::LockGuard;
@@ -58,7 +58,7 @@ impl Waiting {
         patience: Patience,
         ready: Option<Sender<()>>,
     ) -> Result<Self, LockError> {
-        let asked = clock::now();
+        let asked = lock.manager().now();
         let thread = Thread::current();
         let ticket = lock.manager().next_ticket();
         let (sender, outcome) = oneshot::channel();
@@ -156,7 +156,7 @@ impl Waiting {
         let Patience { deadline, budget, .. } = self.patience;
         let key = self.key().to_owned();
         if deadline.is_some_and(|deadline| budget.is_none_or(|budget| deadline <= budget)) {
-            LockError::Timeout { key, waited: clock::now().since(self.asked), holder: None }
+            LockError::Timeout { key, waited: self.lock.manager().now().since(self.asked), holder: None }
         } else {
             LockError::Unavailable {
                 doing: acquiring(&key),

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use oneshot::{RecvTimeoutError, Sender};
 
-use crate::clock;
+use crate::clock::Time;
 use crate::command::{Left, Message};
 use crate::error::{Cause, LockError};
 use crate::io;
@@ -28,17 +28,21 @@ impl Hold {
         Self { ticket, state, lock, left: false }
     }
 
+    pub(super) fn now(&self) -> Time {
+        self.lock.manager().now()
+    }
+
     /// Leaves and waits for the answer.
     pub(super) fn release(mut self) -> Result<(), LockError> {
-        if self.state.loss(clock::now()).is_some() {
-            return Err(self.state.expired(clock::now()));
+        if self.state.loss(self.now()).is_some() {
+            return Err(self.state.expired(self.now()));
         }
         let (reply, answer) = oneshot::channel();
         let sent = self.leave(Some(reply));
         let key = self.state.name.as_str();
         let doing = || format!("releasing lock {key:?}");
         // A hold that the end of the I/O thread has swept away is expired; that says more than how the thread ended.
-        let gone = |error| if self.state.has_ended() { self.state.expired(clock::now()) } else { error };
+        let gone = |error| if self.state.has_ended() { self.state.expired(self.now()) } else { error };
         sent.map_err(gone)?;
         match mailbox::wait_for(&answer, Instant::now().checked_add(self.lock.manager().request_timeout())) {
             Ok(Ok(())) => Ok(()),

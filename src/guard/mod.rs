@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 
-use crate::clock;
 use crate::error::{LockError, LossReason};
 use crate::info::FencingToken;
 use crate::process;
@@ -112,7 +111,7 @@ impl LockGuard {
     /// # }
     /// ```
     pub fn loss(&self) -> Option<LossReason> {
-        self.hold.state.loss(clock::now())
+        self.hold.state.loss(self.hold.now())
     }
 
     /// Whether the lock is held right now. Once it was false it stays false.
@@ -142,7 +141,7 @@ impl LockGuard {
     /// # }
     /// ```
     pub fn is_held(&self) -> bool {
-        self.hold.state.is_held(clock::now())
+        self.hold.state.is_held(self.hold.now())
     }
 
     /// How long the hold is assured if etcd never answers again; zero once it is lost. Every renewal sets it anew.
@@ -160,7 +159,7 @@ impl LockGuard {
     /// # }
     /// ```
     pub fn remaining(&self) -> Duration {
-        self.hold.state.remaining(clock::now()).unwrap_or_default()
+        self.hold.state.remaining(self.hold.now()).unwrap_or_default()
     }
 
     /// The token, if the hold is assured for `at_least` that long: the check before a step that takes time.
@@ -190,7 +189,7 @@ impl LockGuard {
     /// # }
     /// ```
     pub fn ensure(&self, at_least: Duration) -> Result<FencingToken, LockError> {
-        let now = clock::now();
+        let now = self.hold.now();
         match self.hold.state.remaining(now) {
             Some(left) if left >= at_least => Ok(self.token()),
             _ => Err(self.hold.state.expired(now)),
@@ -267,12 +266,12 @@ impl LockGuard {
     /// # }
     /// ```
     pub fn unlock(self) -> Result<(), LockError> {
-        let state = Arc::clone(&self.hold.state);
+        let (state, now) = (Arc::clone(&self.hold.state), self.hold.now());
         match Arc::into_inner(self.hold) {
             Some(hold) => hold.release(),
             // Whichever guard somebody worked under, an `Ok` says that the work was not disturbed so far.
-            None => match state.loss(clock::now()) {
-                Some(_) => Err(state.expired(clock::now())),
+            None => match state.loss(now) {
+                Some(_) => Err(state.expired(now)),
                 None => Ok(()),
             },
         }

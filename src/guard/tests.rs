@@ -3,6 +3,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::thread;
 
 use super::*;
+use crate::clock;
 use crate::command::Left;
 use crate::fake::{FakeHold, FakeIo, SOON, fake_manager, fake_manager_with, lock};
 use crate::inner::Inner;

@@ -15,7 +15,6 @@ use super::Store;
 use super::driver::{Driver, Settings};
 use super::startup::{Startup, timed_out};
 use crate::LOG;
-use crate::clock;
 use crate::error::LockError;
 use crate::mailbox::Inbox;
 use crate::protocol::{Config, Protocol};
@@ -66,7 +65,8 @@ impl IoThread {
         F: Future<Output = Result<S, LockError>>,
     {
         let connect_timeout = launch.connect_timeout;
-        let deadline = clock::now() + connect_timeout;
+        let clock = launch.settings.clock.clone();
+        let deadline = clock.now() + connect_timeout;
         let (reply, outcome) = crossbeam_channel::bounded(1);
         let (alive, exited) = crossbeam_channel::bounded(0);
         let handle = thread::Builder::new()
@@ -87,7 +87,7 @@ impl IoThread {
             Err(RecvTimeoutError::Timeout) => return Err(timed_out()),
         };
         // It may still have to take back a lease, for which nobody needs to wait if it takes long.
-        io.join(GRACE.min(deadline.since(clock::now())));
+        io.join(GRACE.min(deadline.since(clock.now())));
         Err(refused)
     }
 
@@ -153,7 +153,7 @@ where
 {
     let Launch { config, settings, inbox, report, .. } = launch;
     runtime.block_on(async {
-        let left = startup.deadline.since(clock::now()).saturating_add(LAST_WORDS);
+        let left = startup.deadline.since(settings.clock.now()).saturating_add(LAST_WORDS);
         let connected = tokio::time::timeout(left, connect()).await.unwrap_or_else(|_| Err(timed_out()));
         match connected {
             Ok(store) => {

@@ -4,7 +4,6 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-use crate::clock;
 use crate::error::LockError;
 use crate::guard::{Hold, LockGuard};
 use crate::inner::Inner;
@@ -65,7 +64,7 @@ impl LockShared {
     /// One more guard, if this thread holds the lock; an error if it has lost it.
     pub(super) fn reenter(&self) -> Result<Option<LockGuard>, LockError> {
         self.manager.check_process()?;
-        let now = clock::now();
+        let now = self.manager.now();
         let me = Thread::current();
         let mut lost = None;
         let mine = {
@@ -91,7 +90,7 @@ impl LockShared {
         if self.manager.check_process().is_err() {
             return false;
         }
-        let now = clock::now();
+        let now = self.manager.now();
         self.holds.lock().iter().any(|entry| entry.state.is_held(now))
     }
 }

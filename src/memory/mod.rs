@@ -8,6 +8,7 @@
 //! It excludes **only the managers of this process that share the store**: two stores know nothing of each other,
 //! and neither does another process. It keeps nothing beyond the process's life.
 
+mod advance;
 mod client;
 pub(crate) mod model;
 mod state;
@@ -26,6 +27,7 @@ use tokio::sync::watch;
 pub(crate) use client::{ClientId, MemoryClient};
 use state::State;
 
+use crate::clock::Clock;
 use crate::manager::LockManager;
 
 /// One in-process "cluster", for any number of managers. A clone is one more handle on the same one.
@@ -63,6 +65,7 @@ pub enum Fault {
 
 struct Shared {
     state: Mutex<State>,
+    clock: Clock,
     /// Changes whenever a lease was granted, which may be due before all others.
     granted: watch::Sender<()>,
 }
@@ -88,7 +91,8 @@ impl MemoryStore {
     /// # }
     /// ```
     pub fn new() -> Self {
-        Self { shared: Arc::new(Shared { state: Mutex::new(State::new()), granted: watch::Sender::new(()) }) }
+        let (state, clock) = (Mutex::new(State::new()), Clock::movable());
+        Self { shared: Arc::new(Shared { state, clock, granted: watch::Sender::new(()) }) }
     }
 
     /// One manager's way to the store.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::lines::Line;
 use super::window::{self, Outgoing};
 use super::{Done, Driver};
-use crate::clock;
 use crate::io::startup::Abandoned;
 use crate::io::{Store, WatchOrder};
 use crate::protocol::Action;
@@ -27,13 +26,13 @@ impl<S: Store> Driver<S> {
         if self.lines.is_empty() {
             return;
         }
-        let begun = clock::now();
+        let begun = self.settings.clock.now();
         for line in self.lines.drain(..) {
             line.write();
         }
         // What the logger took is not the store's fault: the lease is still to be revoked.
         if let Some(closing) = &mut self.closing {
-            *closing = *closing + clock::now().since(begun);
+            *closing = *closing + self.settings.clock.now().since(begun);
         }
     }
 
@@ -62,13 +61,13 @@ impl<S: Store> Driver<S> {
                 if let Some(startup) = self.startup.take()
                     && startup.ready() == Err(Abandoned)
                 {
-                    self.begin_to_close(clock::now());
+                    self.begin_to_close(self.settings.clock.now());
                 }
             }
             Action::SessionFailed { failure } => self.session_failed(failure),
             Action::ExtendSession { deadline } => {
                 if !self.report.holds.extend_session(deadline) {
-                    self.protocol.handle_expired(clock::now());
+                    self.protocol.handle_expired(self.settings.clock.now());
                 }
             }
             Action::SessionDown { reason } => {
@@ -83,7 +82,7 @@ impl<S: Store> Driver<S> {
                     self.report.tickets.granted(ticket, state);
                     return;
                 }
-                let state = self.report.holds.open(clock::now(), hold, name, token, key);
+                let state = self.report.holds.open(self.settings.clock.now(), hold, name, token, key);
                 self.report.tickets.granted(ticket, Arc::clone(&state));
                 self.lines.push(Line::Acquired(state));
             }
@@ -104,7 +103,7 @@ impl<S: Store> Driver<S> {
 
     /// What was to be done under a session that is over need not be asked of the store any more.
     fn give_up_kept(&mut self) {
-        let now = clock::now();
+        let now = self.settings.clock.now();
         for Outgoing { id, .. } in self.window.take_kept() {
             let failure = Failure::new(FailureClass::NotDone, "the session was over before its turn came");
             self.protocol.handle_reply(now, id, Err(failure));
@@ -118,7 +117,7 @@ impl<S: Store> Driver<S> {
         if let Some(startup) = self.startup.take() {
             self.startup = startup.failed(failure);
             if self.startup.is_none() {
-                self.begin_to_close(clock::now());
+                self.begin_to_close(self.settings.clock.now());
             }
         }
     }
