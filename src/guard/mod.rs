@@ -88,7 +88,12 @@ impl LockGuard {
     /// # }
     /// ```
     pub fn done(&self) -> &Receiver<()> {
-        if self.hold.check_process().is_ok() { &self.hold.state.done } else { process::disconnected() }
+        if self.hold.state.is_here() {
+            return &self.hold.state.done;
+        }
+        // The first call in a forked child has the copies closed.
+        let _ = self.hold.check_process();
+        process::disconnected()
     }
 
     /// Why the hold was lost; `None` while it is held.
