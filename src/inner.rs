@@ -10,7 +10,7 @@ use std::time::Duration;
 use oneshot::Sender;
 use parking_lot::Mutex;
 
-use crate::clock;
+use crate::clock::{Clock, Sleeper, Time};
 use crate::command::{Message, Question};
 use crate::error::{Cause, LockError, LossReason};
 use crate::info::SessionInfo;
@@ -34,6 +34,7 @@ pub(crate) struct Inner {
     report: Arc<Report>,
     io: IoThread,
     watchdog: Watchdog,
+    clock: Clock,
     /// The I/O thread did not end when it should have: it is not waited for again.
     hung: AtomicBool,
     /// In a forked child: nothing of the parent's is waited for here any more.
@@ -47,6 +48,7 @@ impl Inner {
     pub(crate) fn start<S, C, F>(
         root: &str,
         options: &LockManagerOptions,
+        clock: Clock,
         connect: C,
     ) -> Result<Self, LockError>
     where
@@ -73,6 +75,7 @@ impl Inner {
                 root: root.clone(),
                 request_timeout: options.request_timeout,
                 close_timeout: options.close_timeout,
+                clock: clock.clone(),
             },
             connect_timeout: options.connect_timeout,
             inbox,
@@ -81,7 +84,10 @@ impl Inner {
         let io = IoThread::start(launch, connect)?;
         // Nothing is held before this returns.
         let mut inner = Self::new(root, options, mailbox, report, io);
-        inner.watchdog = Watchdog::start(&inner.report)?;
+        inner.watchdog = Watchdog::start(&inner.report, clock.clone())?;
+        let sleeper: Weak<Report> = Arc::downgrade(&inner.report);
+        clock.wake_when_moved(sleeper as Weak<dyn Sleeper + Send + Sync>);
+        inner.clock = clock;
         Ok(inner)
     }
 
@@ -100,6 +106,7 @@ impl Inner {
             report,
             io,
             watchdog: Watchdog::none(),
+            clock: Clock::default(),
             hung: AtomicBool::new(false),
             left: AtomicBool::new(false),
             request_timeout: options.request_timeout,
@@ -144,7 +151,11 @@ impl Inner {
         if self.check_process().is_err() {
             return SessionInfo::none();
         }
-        self.report.session.info(clock::now())
+        self.report.session.info(self.now())
+    }
+
+    pub(crate) fn now(&self) -> Time {
+        self.clock.now()
     }
 
     pub(crate) fn stats(&self) -> Stats {

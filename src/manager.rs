@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
+use crate::clock::Clock;
 use crate::command::Question;
 use crate::error::LockError;
 use crate::info::{ForceUnlock, LockInfo, SessionInfo};
@@ -88,7 +89,7 @@ impl LockManager {
             return Err(LockError::InvalidOptions { why: "there is no endpoint".into() });
         }
         let for_store = options.clone();
-        Self::connect_to(root, &options, move || async move {
+        Self::connect_to(root, &options, Clock::default(), move || async move {
             Etcd::connect_for_leases(&endpoints, &for_store).await
         })
     }
@@ -102,9 +103,10 @@ impl LockManager {
     pub(crate) fn connect_to<S: Store, F: Future<Output = Result<S, LockError>>>(
         root: &str,
         options: &LockManagerOptions,
+        clock: Clock,
         connect: impl FnOnce() -> F + Send + 'static,
     ) -> Result<Self, LockError> {
-        Ok(Self { inner: Arc::new(Inner::start(root, options, connect)?), client: None })
+        Ok(Self { inner: Arc::new(Inner::start(root, options, clock, connect)?), client: None })
     }
 
     /// The lock with this key, to be waited for with the default [`LockOptions`]. Nothing is asked of etcd yet.
