@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::checks::Violation;
+use super::liveness::SETTLED;
 use super::world::World;
 use crate::clock::Time;
 use crate::name::LockName;
@@ -168,6 +169,7 @@ impl World {
         if std::mem::replace(&mut self.truth.revision, revision) == revision {
             return Ok(());
         }
+        self.past.remember_time(revision, self.now);
         let stamp = self.truth.stamp();
         self.truth.queues.resize_with(self.names.len(), Vec::new);
         for name in 0..self.names.len() {
@@ -220,7 +222,7 @@ impl World {
         // Whether there was time enough, and no fault, so that the manager knows all of it.
         let waited = self.now.since(claim.asked_at);
         let late = self.nodes[node].turns.lateness * 5;
-        let knows = self.calm_for() > waited + ANSWERED && waited > ANSWERED + late;
+        let knows = self.calm_for() > waited + SETTLED && waited > ANSWERED + late;
         let true_so_far = match refusal {
             Refusal::Held => kept_out,
             Refusal::Timeout { holder: Some(holder), .. } | Refusal::AlreadyHeld { holder: Some(holder) } => {

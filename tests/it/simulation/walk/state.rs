@@ -14,7 +14,7 @@ use crate::protocol::{
     Ticket,
 };
 use crate::store::{
-    Answer, Failure, FailureClass, Key, KeyValue, LeaseId, Order, Range, Request, Response, Revision, Span,
+    Failure, FailureClass, Key, KeyValue, LeaseId, Order, Range, Request, Response, Revision, Span,
     WatchEvent, WatchId, WatchSpec,
 };
 
@@ -566,7 +566,8 @@ impl State {
         for side in &self.sides {
             let over = side.deadline.is_some_and(|deadline| deadline <= self.now);
             let due = side.protocol.next_timeout().is_some_and(|at| at <= self.now);
-            let Side { lease, threads, requests, asked, wanted, told, busy, .. } = side;
+            let Side { lease, threads, asked, wanted, told, busy, .. } = side;
+            let requests: Vec<_> = side.requests.iter().map(InFlight::print).collect();
             let open: Vec<_> = side.open.keys().collect();
             let protocol = side.protocol.sketch();
             let _ = write!(
@@ -615,6 +616,18 @@ impl Side {
             (Caller::Leaving { .. }, _) => Ok(()),
             (Caller::Waiting { try_only: true, kept_out: true, .. }, Refusal::Held) => Ok(()),
             (caller, refusal) => Err(format!("P9: {caller:?} is refused for {refusal:?}")),
+        }
+    }
+}
+
+impl InFlight {
+    /// What the manager waits for it knows itself, but for the epoch; what nobody waits for is all there is of it.
+    fn print(&self) -> String {
+        let Self { id, request, unheard, reply } = self;
+        match (request, unheard) {
+            (_, true) => format!("{request:?}"),
+            (Request::Txn(txn), false) => format!("{id:?} {:?} {reply:?}", txn.when),
+            (_, false) => format!("{id:?} {reply:?}"),
         }
     }
 }
