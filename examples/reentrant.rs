@@ -1,4 +1,4 @@
-//! The thread that holds a lock may take it again; other threads wait. A clone takes the hold to another thread.
+//! Functions that call each other under one lock: a reentrant lock lets the thread that has it in again.
 
 mod support;
 
@@ -6,29 +6,29 @@ use std::error::Error;
 use std::thread;
 use std::time::Duration;
 
-use etcd_lock::{LockError, LockManager, LockManagerOptions};
+use etcd_lock::{LockError, LockManager, LockManagerOptions, ReentrantLock};
 
 fn main() -> Result<(), Box<dyn Error>> {
     support::show_logs();
     let etcd = support::etcd();
     let manager = LockManager::connect(etcd.endpoints(), "/reentrant", LockManagerOptions::default())?;
+    let lock = manager.new_reentrant_lock("account")?;
 
     println!("\n1. transfer() takes the lock, and calls deposit(), which takes it too.");
-    transfer(&manager)?;
+    transfer(&lock)?;
 
     println!("\n2. Another thread is another caller, also within this process.");
-    let lock = manager.new_lock("account")?;
     let guard = lock.lock()?;
     let other = lock.clone();
     let tried = thread::spawn(move || other.try_lock().map(|got| got.is_some()));
     println!("   could it take the lock? {}", tried.join().map_err(|_| "a panic")??);
 
-    println!("\n3. A clone of the guard is one more hold, and may go to another thread.");
+    println!("\n3. A shared guard keeps the hold on another thread, and lets nobody in.");
     let helper = {
-        let hold = guard.clone();
+        let shared = guard.share();
         thread::spawn(move || {
             thread::sleep(Duration::from_millis(300));
-            println!("   the helper is done, under token {}", hold.token());
+            println!("   the helper is done, under token {}", shared.token());
         })
     };
     drop(guard);
@@ -38,18 +38,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn transfer(manager: &LockManager) -> Result<(), LockError> {
-    let guard = manager.new_lock("account")?.lock()?;
+fn transfer(lock: &ReentrantLock) -> Result<(), LockError> {
+    let guard = lock.lock()?;
     println!("   transfer() has token {}", guard.token());
-    deposit(manager)?;
+    deposit(lock)?;
     // Only the last guard out releases.
     println!("   back in transfer(), still held: {}", guard.is_held());
     Ok(())
 }
 
-fn deposit(manager: &LockManager) -> Result<(), LockError> {
-    // The same key is the same lock, whatever handle it comes from. No request is sent for this.
-    let guard = manager.new_lock("account")?.lock()?;
+fn deposit(lock: &ReentrantLock) -> Result<(), LockError> {
+    // No request is sent for this.
+    let guard = lock.lock()?;
     println!("   deposit()  has token {}", guard.token());
     Ok(())
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use oneshot::Sender;
 
 use crate::error::LockError;
-use crate::guard::HoldState;
 use crate::info::{ForceUnlock, LockInfo};
 use crate::name::LockName;
 use crate::protocol::{Acquire, Refusal, ReleaseFailure, Ticket};
+use crate::shared::HoldState;
 
 /// From a caller to the I/O thread.
 #[derive(Debug)]
@@ -18,14 +18,25 @@ pub(crate) enum Message {
     Acquire { acquire: Acquire, reply: Reply },
     /// The ticket is not wanted any more, waiting or granted. With `reply`: say when that is done.
     Leave { ticket: Ticket, reply: Option<Sender<Left>> },
+    /// Ask etcd about locks, beside the protocol.
+    Ask(Question),
+    /// Behave as if the session's assured time had just run out. A test's doing; answered when that is done.
+    Expire { reply: Sender<()> },
+    /// End everything.
+    Close,
+}
+
+/// What can be asked about locks without taking part in any.
+#[derive(Debug)]
+pub(crate) enum Question {
     /// Who holds this lock?
     LockInfo { name: LockName, reply: Sender<Result<Option<LockInfo>, LockError>> },
     /// Who holds the locks whose names begin so?
     ListLocks { prefix: String, reply: Sender<Result<Vec<LockInfo>, LockError>> },
+    /// Who holds this lock, and who waits for it?
+    Queue { name: LockName, reply: Sender<Result<Vec<LockInfo>, LockError>> },
     /// Take the lock from whoever holds it.
     ForceUnlock { name: LockName, scope: ForceUnlock, reply: Sender<Result<LockInfo, LockError>> },
-    /// End everything.
-    Close,
 }
 
 /// Where the answer to an [`Message::Acquire`] goes. Dropped unanswered, it tells the caller that the I/O thread ended.

@@ -1,12 +1,20 @@
 //! What can go wrong, as a caller sees it.
 
+// The paths are for the simulation, which compiles this file as a part of another crate.
+#[path = "error/cause.rs"]
+mod cause;
+#[path = "error/code.rs"]
+mod code;
+
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
+
+pub use cause::Cause;
+pub use code::ErrorCode;
 
 use crate::info::LockInfo;
 
-/// Why a hold ended although its guard was still there; from [`LockGuard::loss`](crate::LockGuard::loss) and
+/// Why a hold ended although its guard was still there; from [`Hold::loss`](crate::Hold::loss) and
 /// [`LockError::Expired`].
 ///
 /// # Examples
@@ -44,33 +52,15 @@ impl fmt::Display for LossReason {
     }
 }
 
-/// What the network or etcd said, as text: the end of an error's source chain.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Cause(Arc<str>);
-
-impl Cause {
-    pub(crate) fn new(message: impl AsRef<str>) -> Self {
-        Self(message.as_ref().into())
-    }
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
-    }
-}
-
-impl std::error::Error for Cause {}
-
 /// Everything a call of this library can fail with.
 ///
 /// The variants are for `match`; [`code`](Self::code) is a stable string for logs, metrics and other languages.
+///
+/// **`Display` says it all** in one line: what was being done, the endpoint, its answer, and a hint where there is one.
+/// So `{}` is enough in a log. [`source`](std::error::Error::source) is there only where the line abridges what the
+/// network or etcd said, and has those words in full; a report of the whole chain repeats nothing.
+///
+/// Variants may gain fields: match them with `..`.
 ///
 /// # Examples
 ///
@@ -80,122 +70,175 @@ impl std::error::Error for Cause {}
 /// use etcd_lock::LockError;
 ///
 /// match manager.new_lock("") {
-///     Err(LockError::InvalidKey { why, .. }) => assert_eq!(why, "a lock name has at least one character"),
+///     Err(LockError::InvalidKey { why, .. }) => assert_eq!(why, "a key has at least one character"),
 ///     other => panic!("{other:?}"),
 /// }
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum LockError {
     /// The time limit ran out before the lock was free.
-    #[error("lock {key:?} not acquired within {:?}{}", in_millis(.waited), held_by(.holder.as_ref()))]
+    #[non_exhaustive]
     Timeout {
-        /// The lock's name.
+        /// The lock's key.
         key: String,
         /// How long the call waited.
         waited: Duration,
         /// Who held it at the end, if etcd could still tell.
-        holder: Option<LockInfo>,
+        holder: Option<Box<LockInfo>>,
     },
     /// Nobody holds the lock (any more).
-    #[error("lock {key:?} is not held")]
+    #[non_exhaustive]
     NotHeld {
-        /// The lock's name.
+        /// The lock's key.
         key: String,
     },
-    /// The retries of [`LockOptions::max_retries`](crate::LockOptions::max_retries) ran out while another held it.
-    #[error("lock {key:?} is already held{}", held_by(.holder.as_ref()))]
+    /// The wait that [`LockOptions::max_retries`](crate::LockOptions::max_retries) allows ran out while another held it.
+    #[non_exhaustive]
     AlreadyHeld {
-        /// The lock's name.
+        /// The lock's key.
         key: String,
         /// Who held it at the end, if etcd could still tell.
-        holder: Option<LockInfo>,
+        holder: Option<Box<LockInfo>>,
     },
-    /// The hold was lost, or too little of its assured time is left.
-    #[error("the hold of lock {key:?} is over: {reason}")]
+    /// The hold was lost: what it protects may be somebody else's by now.
+    #[non_exhaustive]
     Expired {
-        /// The lock's name.
+        /// The lock's key.
         key: String,
         /// Why it was lost.
         reason: LossReason,
     },
-    /// The hold stands, but less of its assured time is left than was asked for.
-    #[error("the hold of lock {key:?} is assured for {:?} only, not for {needed:?}", in_millis(.remaining))]
+    /// The lock is held, but etcd's last answer assures it for less time than was asked for. The next renewal, after a
+    /// third of the TTL at most, assures it for longer; more than the TTL less the safety margin it never is.
+    #[non_exhaustive]
     InsufficientTime {
-        /// The lock's name.
+        /// The lock's key.
         key: String,
         /// The assured time that is left.
         remaining: Duration,
         /// What was asked for.
         needed: Duration,
     },
-    /// The lock name cannot be used.
-    #[error("invalid lock name {key:?}: {why}")]
+    /// The lock's key cannot be used.
+    #[non_exhaustive]
     InvalidKey {
-        /// The beginning of the name.
+        /// The beginning of the key.
         key: String,
         /// What is wrong with it.
         why: String,
     },
-    /// An option, an endpoint or the root cannot be used.
-    #[error("invalid options: {why}")]
+    /// An option, an endpoint or the root cannot be used. Nothing changes that but another configuration.
+    #[non_exhaustive]
     InvalidOptions {
         /// What is wrong, and with which option.
         why: String,
     },
     /// The cancel channel had a message or was disconnected.
-    #[error("waiting for lock {key:?} was cancelled")]
+    #[non_exhaustive]
     Cancelled {
-        /// The lock's name.
+        /// The lock's key.
         key: String,
     },
     /// The manager was closed.
-    #[error("the lock manager is closed")]
     Closed,
-    /// The manager belongs to the process that this one was forked from.
-    #[error("the lock manager belongs to the parent process; connect again after the fork")]
+    /// The manager belongs to the process that this one was forked from; none of its threads came along. Connect anew.
     Forked,
     /// etcd could not be reached, or did not answer in time.
-    #[error("etcd is unavailable while {doing}")]
+    #[non_exhaustive]
     Unavailable {
         /// What was being done.
         doing: String,
-        /// What the network or etcd said.
+        /// Which endpoint, and what it or the network said.
         source: Cause,
     },
-    /// The endpoints answer for another etcd cluster than the one that the manager belongs to.
-    #[error("etcd is another cluster than before while {doing}")]
+    /// The endpoints answer for another etcd cluster than the one in which this manager's locks are.
+    #[non_exhaustive]
     ClusterChanged {
         /// What was being done.
         doing: String,
         /// Which endpoints answered for which cluster.
         source: Cause,
     },
-    /// etcd wants other credentials.
-    #[error("etcd refused the credentials")]
+    /// etcd wants credentials and was given none, or refused those that it was given.
+    #[non_exhaustive]
     Unauthenticated {
-        /// What etcd said.
+        /// Which endpoint, and what it said.
         source: Cause,
     },
     /// The user's role lacks a permission on the keys below the root.
-    #[error("etcd denied permission while {doing}")]
+    #[non_exhaustive]
     PermissionDenied {
         /// What was being done.
         doing: String,
-        /// What etcd said.
+        /// Which endpoint, what it said, and to which user about which key.
         source: Cause,
     },
     /// etcd's database is full (its NOSPACE alarm is on). Locks held stay held and can be released.
-    #[error("etcd's database space is exceeded")]
     NoSpace,
     /// A defect of this library or of etcd; nothing a caller did.
-    #[error("internal error: {what}")]
+    #[non_exhaustive]
     Internal {
         /// What happened.
         what: String,
     },
+}
+
+// Every call's result has room for one.
+const _: () = assert!(size_of::<LockError>() < 64);
+
+impl fmt::Display for LockError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Timeout { key, waited, holder } => {
+                write!(f, "lock {key:?} not acquired within {:?}", in_millis(waited))?;
+                if holder.is_some() { write!(f, ", held{}", by(holder.as_deref())) } else { Ok(()) }
+            }
+            Self::NotHeld { key } => write!(f, "lock {key:?} is not held"),
+            Self::AlreadyHeld { key, holder } => {
+                write!(f, "lock {key:?} is already held{}", by(holder.as_deref()))
+            }
+            Self::Expired { key, reason } => write!(f, "lock {key:?} was lost: {reason}"),
+            Self::InsufficientTime { key, remaining, needed } => write!(
+                f,
+                "lock {key:?} is held, but assured for {:?} only, not for {needed:?}",
+                in_millis(remaining)
+            ),
+            Self::InvalidKey { key, why } => write!(f, "invalid key {key:?}: {why}"),
+            Self::InvalidOptions { why } => write!(f, "invalid options: {why}"),
+            Self::Cancelled { key } => write!(f, "waiting for lock {key:?} was cancelled"),
+            Self::Closed => f.write_str("the lock manager is closed"),
+            Self::Forked => {
+                f.write_str("the lock manager belongs to the parent process; connect again after fork()")
+            }
+            Self::Unavailable { doing, source } => {
+                write!(f, "etcd is unavailable while {doing}: {source}")
+            }
+            Self::ClusterChanged { doing, source } => {
+                write!(f, "etcd is another cluster than before while {doing}: {source}")
+            }
+            Self::Unauthenticated { source } => write!(f, "not authenticated to etcd: {source}"),
+            Self::PermissionDenied { doing, source } => {
+                write!(f, "etcd denied permission while {doing}: {source}")
+            }
+            Self::NoSpace => f.write_str("etcd's database is full (its NOSPACE alarm is on)"),
+            Self::Internal { what } => write!(f, "internal error: {what}"),
+        }
+    }
+}
+
+impl std::error::Error for LockError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Unavailable { source, .. }
+            | Self::ClusterChanged { source, .. }
+            | Self::Unauthenticated { source }
+            | Self::PermissionDenied { source, .. } => source.verbatim(),
+            _ => None,
+        }
+    }
 }
 
 /// Without digits that nobody reads.
@@ -203,86 +246,12 @@ fn in_millis(duration: &Duration) -> Duration {
     Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// `, held by ...` for an error's text.
-fn held_by(holder: Option<&LockInfo>) -> String {
+/// ` by ...`, to follow "held".
+fn by(holder: Option<&LockInfo>) -> String {
     match holder.map(|info| info.owner.as_deref()) {
         None => String::new(),
-        Some(None) => ", held by a foreign client".into(),
-        Some(Some(owner)) => format!(", held by {owner}"),
-    }
-}
-
-/// The stable name of a [`LockError`] variant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ErrorCode {
-    /// [`LockError::Timeout`]
-    LockTimeout,
-    /// [`LockError::NotHeld`]
-    LockNotHeld,
-    /// [`LockError::AlreadyHeld`]
-    LockAlreadyHeld,
-    /// [`LockError::Expired`]
-    LockExpired,
-    /// [`LockError::InsufficientTime`]
-    InsufficientTime,
-    /// [`LockError::InvalidKey`]
-    InvalidKey,
-    /// [`LockError::InvalidOptions`]
-    InvalidOptions,
-    /// [`LockError::Cancelled`]
-    Cancelled,
-    /// [`LockError::Closed`]
-    Closed,
-    /// [`LockError::Forked`]
-    Forked,
-    /// [`LockError::Unavailable`]
-    Unavailable,
-    /// [`LockError::ClusterChanged`]
-    ClusterChanged,
-    /// [`LockError::Unauthenticated`]
-    Unauthenticated,
-    /// [`LockError::PermissionDenied`]
-    PermissionDenied,
-    /// [`LockError::NoSpace`]
-    NoSpace,
-    /// [`LockError::Internal`]
-    Internal,
-}
-
-impl ErrorCode {
-    /// The code as a string that never changes, for example `LOCK_TIMEOUT`.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// assert_eq!(etcd_lock::ErrorCode::LockTimeout.as_str(), "LOCK_TIMEOUT");
-    /// ```
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::LockTimeout => "LOCK_TIMEOUT",
-            Self::LockNotHeld => "LOCK_NOT_HELD",
-            Self::LockAlreadyHeld => "LOCK_ALREADY_HELD",
-            Self::LockExpired => "LOCK_EXPIRED",
-            Self::InsufficientTime => "INSUFFICIENT_TIME",
-            Self::InvalidKey => "INVALID_KEY",
-            Self::InvalidOptions => "INVALID_OPTIONS",
-            Self::Cancelled => "CANCELLED",
-            Self::Closed => "CLOSED",
-            Self::Forked => "FORKED",
-            Self::Unavailable => "UNAVAILABLE",
-            Self::ClusterChanged => "CLUSTER_CHANGED",
-            Self::Unauthenticated => "UNAUTHENTICATED",
-            Self::PermissionDenied => "PERMISSION_DENIED",
-            Self::NoSpace => "NO_SPACE",
-            Self::Internal => "INTERNAL",
-        }
-    }
-}
-
-impl fmt::Display for ErrorCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        Some(None) => " by a foreign client".into(),
+        Some(Some(owner)) => format!(" by {owner}"),
     }
 }
 
@@ -343,3 +312,7 @@ impl LockError {
         )
     }
 }
+
+#[cfg(test)]
+#[path = "error/tests.rs"]
+mod tests;

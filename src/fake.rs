@@ -7,16 +7,16 @@ use crossbeam_channel::Sender;
 
 use crate::clock;
 use crate::command::{Grant, Left, Message, Outcome, Reply};
-use crate::guard::HoldState;
 use crate::info::FencingToken;
 use crate::inner::Inner;
-use crate::io::{IoThread, Report};
+use crate::io::IoThread;
 use crate::lock::DistributedLock;
 use crate::mailbox::{Inbox, mailbox};
 use crate::name::Root;
 use crate::options::{LockManagerOptions, LockOptions};
 use crate::protocol::{Acquire, Refusal, Ticket};
-use crate::session::Deadline;
+use crate::shared::HoldState;
+use crate::shared::{Deadline, Report};
 use crate::store::Key;
 
 /// Long enough for any machine, short enough to end a test that would hang.
@@ -44,7 +44,7 @@ pub(crate) fn fake_manager_with(options: LockManagerOptions) -> (Arc<Inner>, Fak
     let (mailbox, inbox) = mailbox();
     let (alive, exited) = crossbeam_channel::bounded(0);
     let root = Root::parse("/test").unwrap();
-    let report = Arc::new(Report::default());
+    let report = Arc::new(Report::new());
     let inner = Arc::new(Inner::new(root, &options, mailbox, report, IoThread::fake(exited)));
     let deadline = Arc::new(Deadline::new(clock::now() + Duration::from_secs(3600)));
     (inner, FakeIo { inbox, deadline, next_token: 1, _alive: alive })

@@ -1,76 +1,28 @@
 //! What a manager can tell about locks and about its session.
 
+// The path is for the simulation, which compiles this file as a part of another crate.
+#[path = "info/token.rs"]
+mod token;
+
 use std::fmt;
 use std::time::{Duration, SystemTime};
+
+pub use token::{FencingToken, InvalidToken};
 
 use crate::store::KeyValue;
 use crate::value::ContenderValue;
 
-/// Orders the holders of one lock: each holder's token is greater than the one of every holder before it, anywhere.
+/// A lock that somebody holds or waits for, as etcd shows it; from [`lock_info`](crate::LockManager::lock_info),
+/// [`list_locks`](crate::LockManager::list_locks), [`queue`](crate::LockManager::queue),
+/// [`force_unlock`](crate::LockManager::force_unlock) and errors.
 ///
-/// It is the create revision of the holder's key in etcd. Send it along with every write that the lock protects and
-/// let the receiver refuse a token smaller than the greatest it has seen.
-///
-/// # Examples
-///
-/// ```
-/// # fn main() -> Result<(), etcd_lock::LockError> {
-/// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
-/// /// What the receiver of writes does: here a row in memory, in practice a column of the table.
-/// struct Row {
-///     text: String,
-///     token: u64,
-/// }
-///
-/// impl Row {
-///     fn write(&mut self, text: &str, token: u64) -> bool {
-///         let fresh = token >= self.token;
-///         if fresh {
-///             (self.text, self.token) = (text.into(), token);
-///         }
-///         fresh
-///     }
-/// }
-///
-/// let lock = manager.new_lock("row")?;
-/// let mut row = Row { text: String::new(), token: 0 };
-/// let old = lock.lock()?.token(); // held and released: this one is late
-/// let new = lock.lock()?.token();
-/// assert!(row.write("new", new.as_u64()));
-/// assert!(!row.write("late", old.as_u64()));
-/// assert_eq!(row.text, "new");
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct FencingToken(u64);
-
-impl FencingToken {
-    pub(crate) fn new(revision: i64) -> Self {
-        // etcd's revisions begin at 1 and only grow.
-        Self(u64::try_from(revision).unwrap_or(0))
-    }
-
-    /// The token as a plain number, for a database column or a request header.
-    pub fn as_u64(self) -> u64 {
-        self.0
-    }
-}
-
-impl fmt::Display for FencingToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// A lock that somebody holds, as etcd shows it; from [`lock_info`](crate::LockManager::lock_info),
-/// [`list_locks`](crate::LockManager::list_locks), [`force_unlock`](crate::LockManager::force_unlock) and errors.
+/// With the feature `serde` it can be serialised under the names of its fields, times in milliseconds.
 ///
 /// # Examples
 ///
 /// ```
 /// # fn main() -> Result<(), etcd_lock::LockError> {
-/// use etcd_lock::{LockManager, LockManagerOptions, memory::MemoryStore};
+/// use etcd_lock::{LockManager, LockManagerOptions, LockState, memory::MemoryStore};
 ///
 /// let options = LockManagerOptions::default().owner("billing/7");
 /// let manager = LockManager::in_memory(&MemoryStore::new(), "/app", options)?;
@@ -78,27 +30,63 @@ impl fmt::Display for FencingToken {
 ///
 /// let info = manager.lock_info("jobs")?.expect("somebody holds it");
 /// assert_eq!(info.owner.as_deref(), Some("billing/7"));
-/// assert_eq!(info.waiters, 0);
+/// assert_eq!(info.pid, Some(std::process::id()));
+/// assert_eq!((info.state, info.waiters), (LockState::Held, 0));
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct LockInfo {
-    /// The lock's name.
+    /// The lock's key.
     pub key: String,
+    /// Whether it holds the lock or waits for it.
+    pub state: LockState,
     /// What the holder calls itself; `None` for foreign clients (Go's `concurrency.Mutex`, `etcdctl lock`).
     pub owner: Option<String>,
+    /// The holder's process, as its own machine numbers it; `None` for foreign clients.
+    pub pid: Option<u32>,
+    /// The thread that asked for it, as the process numbers its threads that ask; `None` for foreign clients.
+    pub thread: Option<String>,
     /// When the holder asked for it, by its own clock; `None` for foreign clients.
+    #[cfg_attr(feature = "serde", serde(with = "millis::since_epoch"))]
     pub created_at: Option<SystemTime>,
     /// The holder's lease; 0 if its key has none and stays until it is deleted.
     pub lease_id: i64,
     /// How long the lease lasts if it is never renewed again; `None` where it was not asked for, or there is no lease.
+    #[cfg_attr(feature = "serde", serde(with = "millis::duration"))]
     pub ttl_remaining: Option<Duration>,
-    /// The holder's fencing token.
+    /// The holder's fencing token; the one that it will have, if it still waits.
     pub token: FencingToken,
-    /// How many wait behind the holder in etcd. A process counts once, however many of its threads wait.
+    /// How many wait behind it in etcd. A process counts once, however many of its threads wait.
     pub waiters: usize,
+}
+
+/// What somebody who is in a lock's queue is there for.
+///
+/// # Examples
+///
+/// ```
+/// assert_eq!(etcd_lock::LockState::Waiting.to_string(), "waiting");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "lowercase"))]
+#[non_exhaustive]
+pub enum LockState {
+    /// It holds the lock.
+    Held,
+    /// It waits for the lock.
+    Waiting,
+}
+
+impl fmt::Display for LockState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Held => "held",
+            Self::Waiting => "waiting",
+        })
+    }
 }
 
 impl LockInfo {
@@ -112,12 +100,59 @@ impl LockInfo {
         let value = ContenderValue::decode(&holder.value);
         Self {
             key: name.into(),
+            state: LockState::Held,
             created_at: value.as_ref().and_then(ContenderValue::created_at),
+            pid: value.as_ref().map(|value| value.pid).filter(|&pid| pid != 0),
+            thread: value.as_ref().map(|value| value.thread.clone()).filter(|thread| !thread.is_empty()),
             owner: value.map(|value| value.owner),
             lease_id: holder.lease,
             ttl_remaining,
             token: FencingToken::new(holder.create_revision),
             waiters: usize::try_from(waiters).unwrap_or(usize::MAX),
+        }
+    }
+}
+
+/// Times as whole milliseconds: what other languages expect, and what stands in etcd.
+#[cfg(feature = "serde")]
+mod millis {
+    pub(super) mod duration {
+        use std::time::Duration;
+
+        use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+        pub(in super::super) fn serialize<S: Serializer>(
+            time: &Option<Duration>,
+            to: S,
+        ) -> Result<S::Ok, S::Error> {
+            time.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)).serialize(to)
+        }
+
+        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+            from: D,
+        ) -> Result<Option<Duration>, D::Error> {
+            Ok(Option::<u64>::deserialize(from)?.map(Duration::from_millis))
+        }
+    }
+
+    pub(super) mod since_epoch {
+        use std::time::SystemTime;
+
+        use serde::{Deserializer, Serializer};
+
+        use super::duration;
+
+        pub(in super::super) fn serialize<S: Serializer>(
+            time: &Option<SystemTime>,
+            to: S,
+        ) -> Result<S::Ok, S::Error> {
+            duration::serialize(&time.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok()), to)
+        }
+
+        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+            from: D,
+        ) -> Result<Option<SystemTime>, D::Error> {
+            Ok(duration::deserialize(from)?.and_then(|since| SystemTime::UNIX_EPOCH.checked_add(since)))
         }
     }
 }
@@ -150,5 +185,48 @@ impl SessionInfo {
     /// There is no session.
     pub(crate) fn none() -> Self {
         Self { lease_id: 0, ttl: Duration::ZERO, remaining: Duration::ZERO, alive: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contender(value: &[u8]) -> LockInfo {
+        let kv = KeyValue {
+            key: "/app/a/1f-1".into(),
+            value: value.to_vec(),
+            create_revision: 9,
+            mod_revision: 9,
+            lease: 0x1f,
+        };
+        LockInfo::from_holder("a", &kv, 2, Some(Duration::from_millis(1500)))
+    }
+
+    #[test]
+    fn a_holder_shows_its_process_and_its_thread_and_a_foreign_one_neither() {
+        let value = ContenderValue::new("host/7", "main", 7, Duration::from_millis(1_700_000_000_123));
+        let info = contender(&value.encode());
+        assert_eq!((info.pid, info.thread.as_deref()), (Some(7), Some("main")));
+        let foreign = contender(b"");
+        assert_eq!((foreign.owner, foreign.pid, foreign.thread), (None, None, None));
+        // Another release's.
+        let sparse = contender(br#"{"owner":"o"}"#);
+        assert_eq!((sparse.owner.as_deref(), sparse.pid, sparse.thread), (Some("o"), None, None));
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn it_is_json_under_the_names_of_its_fields_and_comes_back() {
+        let value = ContenderValue::new("host/7", "main", 7, Duration::from_millis(1_700_000_000_123));
+        for info in [contender(&value.encode()), contender(b"")] {
+            let json = serde_json::to_string(&info).unwrap();
+            assert_eq!(serde_json::from_str::<LockInfo>(&json).unwrap(), info);
+        }
+        assert_eq!(
+            serde_json::to_string(&contender(&value.encode())).unwrap(),
+            r#"{"key":"a","state":"held","owner":"host/7","pid":7,"thread":"main","created_at":1700000000123,"lease_id":31,"ttl_remaining":1500,"token":9,"waiters":2}"#
+        );
+        assert!(serde_json::from_str::<FencingToken>("-1").is_err());
     }
 }

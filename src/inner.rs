@@ -2,24 +2,27 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::thread;
+use std::time::Duration;
 
-use oneshot::{RecvTimeoutError, Sender};
+use oneshot::Sender;
 use parking_lot::Mutex;
 
 use crate::clock;
-use crate::command::Message;
-use crate::error::{Cause, LockError};
+use crate::command::{Message, Question};
+use crate::error::{Cause, LockError, LossReason};
 use crate::info::SessionInfo;
-use crate::io::{GRACE, IoThread, Launch, Report, Settings, Store};
+use crate::io::{GRACE, IoThread, Launch, Settings, Store};
 use crate::lock::LockShared;
 use crate::mailbox::{self, Mailbox, mailbox};
 use crate::name::{LockName, Root};
 use crate::options::LockManagerOptions;
 use crate::protocol::{Config, IN_FLIGHT, Ticket};
+use crate::shared::Report;
 use crate::stats::Stats;
+use crate::watchdog::Watchdog;
 
 /// One manager. Its drop is the end of the manager.
 pub(crate) struct Inner {
@@ -30,6 +33,11 @@ pub(crate) struct Inner {
     next_ticket: AtomicU64,
     report: Arc<Report>,
     io: IoThread,
+    watchdog: Watchdog,
+    /// The I/O thread did not end when it should have: it is not waited for again.
+    hung: AtomicBool,
+    /// In a forked child: nothing of the parent's is waited for here any more.
+    left: AtomicBool,
     request_timeout: Duration,
     close_timeout: Duration,
 }
@@ -49,7 +57,7 @@ impl Inner {
         options.check()?;
         let root = Root::parse(root)?;
         let (mailbox, inbox) = mailbox();
-        let report = Arc::new(Report::default());
+        let report = Arc::new(Report::new());
         let launch = Launch {
             config: Config {
                 root: root.clone(),
@@ -71,7 +79,10 @@ impl Inner {
             report: Arc::clone(&report),
         };
         let io = IoThread::start(launch, connect)?;
-        Ok(Self::new(root, options, mailbox, report, io))
+        // Nothing is held before this returns.
+        let mut inner = Self::new(root, options, mailbox, report, io);
+        inner.watchdog = Watchdog::start(&inner.report)?;
+        Ok(inner)
     }
 
     pub(crate) fn new(
@@ -88,6 +99,9 @@ impl Inner {
             next_ticket: AtomicU64::new(1),
             report,
             io,
+            watchdog: Watchdog::none(),
+            hung: AtomicBool::new(false),
+            left: AtomicBool::new(false),
             request_timeout: options.request_timeout,
             close_timeout: options.close_timeout,
         }
@@ -101,9 +115,29 @@ impl Inner {
         LockName::parse(&self.root, key)
     }
 
-    /// An error in a forked child, where nothing works and no mutex may be taken.
+    /// An error in a forked child, where nothing works and no mutex may be taken. The first time, the child's copies of
+    /// channels are closed.
     pub(crate) fn check_process(&self) -> Result<(), LockError> {
-        self.mailbox.check_process()
+        self.mailbox.check_process().inspect_err(|_| {
+            if !self.left.swap(true, Ordering::AcqRel) {
+                self.abandon_copy();
+            }
+        })
+    }
+
+    /// In a forked child: closes the child's copies of `done()` and `ready()`, for whoever has a clone of one.
+    ///
+    /// On a thread of its own, because a channel has a lock inside that a thread of the parent may have had at the fork,
+    /// in the child for ever: then that thread hangs, and nobody who calls.
+    fn abandon_copy(&self) {
+        let (report, mailbox) = (Arc::clone(&self.report), self.mailbox.clone());
+        let closing = thread::Builder::new().name("etcd-lock-fork".into()).spawn(move || {
+            report.holds.abandon_copy();
+            report.tickets.abandon_copy();
+            mailbox.abandon_copy();
+        });
+        // Where no thread can be had, the channels stay as they are.
+        drop(closing);
     }
 
     pub(crate) fn session(&self) -> SessionInfo {
@@ -166,20 +200,17 @@ impl Inner {
     pub(crate) fn ask<T>(
         &self,
         doing: &str,
-        question: impl FnOnce(Sender<Result<T, LockError>>) -> Message,
+        question: impl FnOnce(Sender<Result<T, LockError>>) -> Question,
     ) -> Result<T, LockError> {
-        let (reply, answer) = oneshot::channel();
-        self.send(question(reply))?;
-        match mailbox::wait_for(
-            &answer,
-            Instant::now().checked_add(self.request_timeout.saturating_add(GRACE)),
-        ) {
-            Ok(result) => result,
-            Err(RecvTimeoutError::Disconnected) => Err(self.gone()),
-            Err(RecvTimeoutError::Timeout) => Err(LockError::Unavailable {
-                doing: doing.into(),
-                source: Cause::new("the I/O thread did not answer in time"),
-            }),
+        self.mailbox.ask(self.request_timeout.saturating_add(GRACE), doing, question)
+    }
+
+    /// Ends the session as its deadline would; returns when every hold is over.
+    pub(crate) fn expire(&self) {
+        let (reply, done) = oneshot::channel();
+        if self.send(Message::Expire { reply }).is_ok() {
+            // An error says that the I/O thread has ended, and every hold with it.
+            let _ = mailbox::wait_for(&done, None);
         }
     }
 
@@ -188,14 +219,22 @@ impl Inner {
         self.check_process()?;
         // An error says that the end has come already, or is coming.
         let _ = self.send(Message::Close);
-        if self.io.join(self.close_timeout.saturating_add(GRACE)) {
-            self.mailbox.closing_result()
-        } else {
-            Err(LockError::Unavailable {
-                doing: "closing the lock manager".into(),
-                source: Cause::new("the I/O thread did not end in time"),
-            })
+        let hung = self.hung.load(Ordering::Acquire);
+        let limit = if hung { Duration::ZERO } else { self.close_timeout.saturating_add(GRACE) };
+        if self.io.join(limit) {
+            self.watchdog.join();
+            return self.mailbox.closing_result();
         }
+        // First nothing new is accepted, then everything is over for callers. Whatever the I/O thread does when it goes
+        // on, it finds nobody left to grant a lock to; it still gives back the lease.
+        self.hung.store(true, Ordering::Release);
+        self.mailbox.abandon();
+        self.report.end(LossReason::Closed);
+        self.watchdog.join();
+        Err(LockError::Unavailable {
+            doing: "closing the lock manager".into(),
+            source: Cause::new("the I/O thread did not end in time"),
+        })
     }
 }
 
@@ -205,6 +244,7 @@ impl Drop for Inner {
         let _ = self.close();
         if self.check_process().is_err() {
             self.io.forget();
+            self.watchdog.forget();
         }
     }
 }

@@ -1,10 +1,10 @@
 //! Blocking distributed locks on etcd, for ordinary threads.
 //!
-//! **What holds.** Among all programs that use one etcd cluster, at most one holds a lock of a given name at a time,
+//! **What holds.** Among all programs that use one etcd cluster, at most one holds a lock of a given key at a time,
 //! the threads of one process included; they get it in the order in which they asked. A holder's
 //! [`LockGuard`] releases the lock when it is dropped. If the hold is lost first (etcd out of reach for too long, the
-//! session revoked), the guard knows *before* anybody else can have the lock: [`LockGuard::done`] disconnects and
-//! [`LockGuard::is_held`] turns false by this machine's own clock, without any answer from the network. A lost guard
+//! session revoked), the guard knows *before* anybody else can have the lock: [`Hold::done`] disconnects and
+//! [`Hold::is_held`] turns false by this machine's own clock, without any answer from the network. A lost guard
 //! stays lost.
 //!
 //! **When it stops holding.** A process that is paused between its check and its write can still write late. So every
@@ -57,11 +57,14 @@
 //! # Where to go from here
 //!
 //! - [`LockManager`]: one connection, one session, any number of locks; who holds what; forced unlocks.
-//! - [`DistributedLock`]: wait for ever, try, wait with a timeout, a deadline or a cancel channel, queue up.
-//! - [`LockGuard`]: notice a loss, check before a step that takes time, share a hold between threads.
+//! - [`LockViewer`]: who holds and waits for what, for programs that take no lock and may only read.
+//! - [`DistributedLock`]: wait for ever, try, wait with a timeout, a deadline, a cancel channel or both, queue up.
+//! - [`ReentrantLock`]: the same for functions that take one lock within each other.
+//! - [`LockGuard`] and what it tells, [`Hold`]: notice a loss, check before a step that takes time, share a hold between threads.
 //! - [`LockManagerOptions`] and [`LockOptions`]: every option with its default, cost and limit.
 //! - [`memory`]: locks without a server, and faults to test with.
 //! - [`LockError`] and [`ErrorCode`]: what can go wrong. Logs go to the [`log`] crate, target `etcd_lock`.
+//! - Features: `tls` (on by default) and `serde`, with which [`FencingToken`] and [`LockInfo`] can be serialised.
 //!
 //! Channels are those of [`crossbeam_channel`], which is re-exported so that `select!` uses the same version.
 
@@ -73,6 +76,7 @@ mod tls;
 mod guard;
 mod lock;
 mod pending;
+mod viewer;
 
 mod error;
 mod info;
@@ -87,9 +91,11 @@ mod mailbox;
 mod name;
 mod process;
 mod session;
+mod shared;
 mod thread;
 mod value;
 mod waiting;
+mod watchdog;
 
 mod io;
 pub mod memory;
@@ -99,15 +105,16 @@ mod store;
 pub use crossbeam_channel;
 
 pub use error::{Cause, ErrorCode, LockError, LossReason};
-pub use guard::LockGuard;
-pub use info::{FencingToken, ForceUnlock, LockInfo, SessionInfo};
-pub use lock::DistributedLock;
+pub use guard::{Hold, LockGuard, ReentrantGuard};
+pub use info::{FencingToken, ForceUnlock, InvalidToken, LockInfo, LockState, SessionInfo};
+pub use lock::{DistributedLock, ReentrantLock};
 pub use manager::LockManager;
 pub use options::{LockManagerOptions, LockOptions};
 pub use pending::PendingLock;
 pub use stats::{LossCounts, RpcCounts, Stats};
 #[cfg(feature = "tls")]
 pub use tls::TlsOptions;
+pub use viewer::LockViewer;
 
 /// The programs in README.md, one of which needs TLS, are tested like those of this documentation.
 #[cfg(all(doctest, feature = "tls"))]

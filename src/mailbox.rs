@@ -2,20 +2,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
 use oneshot::{Receiver, RecvTimeoutError};
 use tokio::sync::Notify;
 
-use crate::command::Message;
+use crate::command::{Message, Question};
 use crate::error::{Cause, LockError};
 use crate::process::Process;
+use crate::shared::Queue;
 
 /// The callers' end. Sending never blocks.
 #[derive(Clone, Debug)]
 pub(crate) struct Mailbox {
-    sender: Sender<Message>,
     shared: Arc<Shared>,
     /// Where the I/O thread is.
     process: Process,
@@ -25,18 +24,18 @@ pub(crate) struct Mailbox {
 /// somebody waits for an answer.
 #[derive(Debug)]
 pub(crate) struct Inbox {
-    receiver: crossbeam_channel::Receiver<Message>,
     shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
 struct Shared {
+    messages: Queue<Message>,
     /// Holds at most one wake-up, so a burst of messages costs one.
     bell: Notify,
     end: AtomicU8,
 }
 
-/// Whether the I/O thread still serves, and if not, why. Set once, by the I/O thread.
+/// Whether the I/O thread still serves, and if not, why. Set by the I/O thread, or by whoever gives up waiting for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum End {
@@ -51,10 +50,9 @@ pub(crate) enum End {
 }
 
 pub(crate) fn mailbox() -> (Mailbox, Inbox) {
-    let (sender, receiver) = crossbeam_channel::unbounded();
-    let shared = Arc::new(Shared { bell: Notify::new(), end: AtomicU8::new(End::Not as u8) });
-    let process = Process::current();
-    (Mailbox { sender, shared: Arc::clone(&shared), process }, Inbox { receiver, shared })
+    let shared =
+        Arc::new(Shared { messages: Queue::new(), bell: Notify::new(), end: AtomicU8::new(End::Not as u8) });
+    (Mailbox { shared: Arc::clone(&shared), process: Process::current() }, Inbox { shared })
 }
 
 /// Waits for the I/O thread's answer, for ever without a deadline.
@@ -72,11 +70,30 @@ impl Mailbox {
     /// Leaves a message and wakes the I/O thread. An error once it serves no more.
     pub(crate) fn send(&self, message: Message) -> Result<(), LockError> {
         self.check_process()?;
-        if self.end() == End::Not && self.sender.send(message).is_ok() {
+        if self.end() == End::Not && self.shared.messages.push(message) {
             self.shared.bell.notify_one();
             return Ok(());
         }
         Err(self.gone())
+    }
+
+    /// Puts a question to the I/O thread and waits for the answer, at most `limit`.
+    pub(crate) fn ask<T>(
+        &self,
+        limit: Duration,
+        doing: &str,
+        question: impl FnOnce(oneshot::Sender<Result<T, LockError>>) -> Question,
+    ) -> Result<T, LockError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Ask(question(reply)))?;
+        match wait_for(&answer, Instant::now().checked_add(limit)) {
+            Ok(result) => result,
+            Err(RecvTimeoutError::Disconnected) => Err(self.gone()),
+            Err(RecvTimeoutError::Timeout) => Err(LockError::Unavailable {
+                doing: doing.into(),
+                source: Cause::new("the I/O thread did not answer in time"),
+            }),
+        }
     }
 
     /// An error once the I/O thread serves no more.
@@ -88,11 +105,24 @@ impl Mailbox {
     /// An error in a child of the process that made this. There, no lock may be waited for either: the thread that
     /// held it at the fork does not exist.
     pub(crate) fn check_process(&self) -> Result<(), LockError> {
-        if self.process.is_current() { Ok(()) } else { Err(self.process.left()) }
+        if self.process.is_current() { Ok(()) } else { Err(LockError::Forked) }
     }
 
     fn end(&self) -> End {
         self.shared.end()
+    }
+
+    /// The I/O thread hangs and the manager is closed without it: what it has not read is dropped, and with it every
+    /// channel on which somebody waits for an answer. The thread closes down if it ever goes on.
+    pub(crate) fn abandon(&self) {
+        let _ = self.shared.end.fetch_max(End::Unconfirmed as u8, Ordering::AcqRel);
+        self.shared.messages.close();
+        self.shared.bell.notify_one();
+    }
+
+    /// In a forked child: drops the copies of what the I/O thread had not read.
+    pub(crate) fn abandon_copy(&self) {
+        self.shared.messages.abandon_copy();
     }
 
     /// What a call fails with whose answer will never come.
@@ -127,29 +157,49 @@ impl Inbox {
 
     /// The next message, if there is one.
     pub(crate) fn take(&self) -> Option<Message> {
-        self.receiver.try_recv().ok()
+        self.shared.messages.pop()
     }
 
     #[cfg(test)]
     pub(crate) fn take_within(&self, limit: std::time::Duration) -> Option<Message> {
-        self.receiver.recv_timeout(limit).ok()
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().ok()?;
+        let next = async {
+            loop {
+                match self.take() {
+                    Some(message) => break message,
+                    None => self.ready().await,
+                }
+            }
+        };
+        runtime.block_on(async { tokio::time::timeout(limit, next).await.ok() })
     }
 
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
-        self.receiver.is_empty()
+        self.shared.messages.is_empty()
     }
 
     /// Makes [`ready`](Self::ready) return once more: messages were left for the next turn.
     pub(crate) fn ring_again(&self) {
-        if !self.receiver.is_empty() {
+        if !self.shared.messages.is_empty() {
             self.shared.bell.notify_one();
         }
+    }
+
+    /// Whether the manager was closed while this thread hung.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.shared.messages.is_closed()
     }
 
     /// From now on nothing new is accepted. A crash is never made up for, and overrides everything.
     pub(crate) fn end(&self, end: End) {
         let _ = self.shared.end.fetch_max(end as u8, Ordering::AcqRel);
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        self.shared.messages.close();
     }
 }
 
@@ -167,7 +217,6 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use std::thread;
-    use std::time::Duration;
 
     use super::*;
     use crate::protocol::Ticket;

@@ -4,13 +4,13 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
-use crate::command::Message;
+use crate::command::Question;
 use crate::error::LockError;
 use crate::info::{ForceUnlock, LockInfo, SessionInfo};
 use crate::inner::Inner;
 use crate::io::{Etcd, Store};
-use crate::lock::DistributedLock;
-use crate::memory::{ClientId, MemoryStore};
+use crate::lock::{DistributedLock, ReentrantLock};
+use crate::memory::ClientId;
 use crate::options::{LockManagerOptions, LockOptions};
 use crate::stats::Stats;
 
@@ -21,8 +21,8 @@ use crate::stats::Stats;
 /// the last of them goes, what is held is released, the session ends, and the thread is joined, within
 /// [`close_timeout`](LockManagerOptions::close_timeout).
 ///
-/// It works only in the process that made it. In a child of `fork()`, every call is an error, nothing is held, and
-/// dropping what was copied touches nothing of the parent's; the child connects anew.
+/// It works only in the process that made it. In a child of `fork()`, every call is [`LockError::Forked`], nothing is
+/// held, and dropping what was copied touches nothing of the parent's; the child connects anew.
 ///
 /// # Examples
 ///
@@ -38,24 +38,12 @@ use crate::stats::Stats;
 /// # }
 /// ```
 ///
-/// The same without a server:
-///
-/// ```
-/// # fn main() -> Result<(), etcd_lock::LockError> {
-/// use etcd_lock::LockManager;
-/// use etcd_lock::memory::MemoryStore;
-///
-/// let manager = LockManager::in_memory(&MemoryStore::new(), "/app/locks", Default::default())?;
-/// let guard = manager.new_lock("invoices/2024")?.lock()?;
-/// assert!(guard.is_held());
-/// # Ok(())
-/// # }
-/// ```
+/// [`in_memory`](Self::in_memory) makes the same without a server.
 #[derive(Clone)]
 pub struct LockManager {
     inner: Arc<Inner>,
     /// How its store knows a manager that has none but an in-process one.
-    client: Option<ClientId>,
+    pub(crate) client: Option<ClientId>,
 }
 
 impl LockManager {
@@ -65,7 +53,9 @@ impl LockManager {
     /// `/app/jobs` would be contenders for the lock `jobs`.
     ///
     /// An endpoint is `http://host:port`, `https://host:port` or `host:port`. Any one of them that works is enough;
-    /// when it fails, others are tried.
+    /// when it fails, others are tried. It must be a member, or pass on connections as they are. `etcd grpc-proxy` is not
+    /// supported: it answers renewals from its own earlier ones, so a hold could be assured for longer than its lease lasts.
+    /// Nor is a proxy that repeats requests (HTTP/2 load balancers with retries): one may be carried out twice.
     ///
     /// # Blocking
     ///
@@ -87,65 +77,23 @@ impl LockManager {
     /// let refused = LockManager::connect(&none, "/app/locks", Default::default());
     /// assert!(matches!(refused, Err(LockError::InvalidOptions { .. })));
     /// ```
-    pub fn connect<E: AsRef<str>>(
-        endpoints: &[E],
-        root: &str,
-        options: LockManagerOptions,
-    ) -> Result<Self, LockError> {
+    pub fn connect<I>(endpoints: I, root: &str, options: LockManagerOptions) -> Result<Self, LockError>
+    where
+        I: IntoIterator,
+        I::Item: AsRef<str>,
+    {
+        let endpoints: Vec<String> =
+            endpoints.into_iter().map(|endpoint| endpoint.as_ref().to_owned()).collect();
         if endpoints.is_empty() {
             return Err(LockError::InvalidOptions { why: "there is no endpoint".into() });
         }
-        let endpoints: Vec<String> = endpoints.iter().map(|endpoint| endpoint.as_ref().to_owned()).collect();
         let for_store = options.clone();
         Self::connect_to(root, &options, move || async move { Etcd::connect(&endpoints, &for_store).await })
     }
 
-    /// A manager on an in-process store: the same locks without a server, for unit tests, for trying things out and
-    /// for programs of one process.
-    ///
-    /// It excludes only the managers of this process that share the store. See [`memory`](crate::memory) for what a
-    /// test can make happen to it.
-    ///
-    /// # Blocking
-    ///
-    /// For the moment in which the session is set up.
-    ///
-    /// # Errors
-    ///
-    /// - [`LockError::InvalidOptions`]: an option or the root cannot be used.
-    /// - [`LockError::Internal`]: no thread could be started.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use etcd_lock::memory::MemoryStore;
-    /// use etcd_lock::{LockError, LockManager};
-    ///
-    /// # fn main() -> Result<(), LockError> {
-    /// let store = MemoryStore::new();
-    /// let alice = LockManager::in_memory(&store, "/app/locks", Default::default())?;
-    /// let bob = LockManager::in_memory(&store, "/app/locks", Default::default())?;
-    ///
-    /// let guard = alice.new_lock("report")?.lock()?;
-    /// assert!(bob.new_lock("report")?.try_lock()?.is_none());
-    /// drop(guard);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn in_memory(
-        store: &MemoryStore,
-        root: &str,
-        options: LockManagerOptions,
-    ) -> Result<Self, LockError> {
-        let client = store.client();
-        let id = client.id();
-        let manager = Self::connect_to(root, &options, move || async move { Ok(client) })?;
-        Ok(Self { client: Some(id), ..manager })
-    }
-
-    /// How its in-process store knows it; `None` on a real etcd.
-    pub(crate) fn client(&self) -> Option<ClientId> {
-        self.client
+    /// Ends the session as its deadline would; returns when every hold is over.
+    pub(crate) fn expire(&self) {
+        self.inner.expire();
     }
 
     /// Over any store, which `connect` makes on the I/O thread.
@@ -157,9 +105,9 @@ impl LockManager {
         Ok(Self { inner: Arc::new(Inner::start(root, options, connect)?), client: None })
     }
 
-    /// The lock with this name, to be waited for with the default [`LockOptions`]. Nothing is asked of etcd yet.
+    /// The lock with this key, to be waited for with the default [`LockOptions`]. Nothing is asked of etcd yet.
     ///
-    /// A name is any UTF-8 text of 1 to 512 bytes; `a`, `a/b` and `a/` are three unrelated locks.
+    /// A key is any UTF-8 text of 1 to 512 bytes; `a`, `a/b` and `a/` are three unrelated locks.
     ///
     /// # Errors
     ///
@@ -179,7 +127,7 @@ impl LockManager {
         self.new_lock_with(key, LockOptions::default())
     }
 
-    /// The lock with this name, to be waited for as `options` say. They belong to the returned handle; the lock itself
+    /// The lock with this key, to be waited for as `options` say. They belong to the returned handle; the lock itself
     /// is the same whatever its handles' options are.
     ///
     /// # Errors
@@ -211,6 +159,33 @@ impl LockManager {
         Ok(DistributedLock::new(self.inner.lock(name)?, options))
     }
 
+    /// A lock that the thread which has it may take again, from functions that call each other under one lock, say.
+    ///
+    /// It is the lock of its key as [`new_lock`](Self::new_lock) gives it, with guards that stay on their thread; see
+    /// [`ReentrantLock`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`new_lock`](Self::new_lock).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+    /// let lock = manager.new_reentrant_lock("jobs")?;
+    /// let outer = lock.lock()?;
+    /// let inner = lock.lock()?; // at once
+    /// assert_eq!(outer.token(), inner.token());
+    /// drop(outer);
+    /// assert!(inner.is_held(), "the last guard out releases");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn new_reentrant_lock(&self, key: &str) -> Result<ReentrantLock, LockError> {
+        self.new_lock(key).map(ReentrantLock::new)
+    }
+
     /// Who holds this lock, anywhere; `None` if it is free.
     ///
     /// # Blocking
@@ -238,10 +213,11 @@ impl LockManager {
     /// ```
     pub fn lock_info(&self, key: &str) -> Result<Option<LockInfo>, LockError> {
         let name = self.inner.name(key)?;
-        self.inner.ask("looking at a lock", |reply| Message::LockInfo { name, reply })
+        let doing = format!("looking at lock {key:?}");
+        self.inner.ask(&doing, |reply| Question::LockInfo { name, reply })
     }
 
-    /// Every lock that is held, anywhere, and whose name begins with `prefix`, sorted by name. `""` is all of them.
+    /// Every lock that is held, anywhere, and whose key begins with `prefix`, sorted by key. `""` is all of them.
     ///
     /// # Blocking
     ///
@@ -267,7 +243,46 @@ impl LockManager {
     /// ```
     pub fn list_locks(&self, prefix: &str) -> Result<Vec<LockInfo>, LockError> {
         let prefix = prefix.to_owned();
-        self.inner.ask("listing locks", |reply| Message::ListLocks { prefix, reply })
+        self.inner.ask("listing locks", |reply| Question::ListLocks { prefix, reply })
+    }
+
+    /// Everybody in this lock's queue, anywhere, in its order: who holds it, and who waits. Empty if it is free.
+    ///
+    /// A process is there once for each lock, however many of its threads wait.
+    ///
+    /// # Blocking
+    ///
+    /// Up to [`request_timeout`](LockManagerOptions::request_timeout).
+    ///
+    /// # Errors
+    ///
+    /// As for [`lock_info`](Self::lock_info).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// use etcd_lock::{LockManager, LockManagerOptions, LockState, memory::MemoryStore};
+    ///
+    /// let store = MemoryStore::new();
+    /// let connect = |owner: &str| {
+    ///     LockManager::in_memory(&store, "/app", LockManagerOptions::default().owner(owner))
+    /// };
+    /// let (alice, bob) = (connect("alice")?, connect("bob")?);
+    /// let _hers = alice.new_lock("jobs")?.lock()?;
+    /// let _his = bob.new_lock("jobs")?.enqueue()?;
+    /// # while alice.queue("jobs")?.len() < 2 {}
+    ///
+    /// let queue = alice.queue("jobs")?;
+    /// let owners: Vec<_> = queue.iter().map(|info| (info.owner.as_deref(), info.state)).collect();
+    /// assert_eq!(owners, [(Some("alice"), LockState::Held), (Some("bob"), LockState::Waiting)]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn queue(&self, key: &str) -> Result<Vec<LockInfo>, LockError> {
+        let name = self.inner.name(key)?;
+        let doing = format!("looking at the queue of lock {key:?}");
+        self.inner.ask(&doing, |reply| Question::Queue { name, reply })
     }
 
     /// Takes the lock from whoever holds it, and tells who that was.
@@ -303,7 +318,8 @@ impl LockManager {
     /// ```
     pub fn force_unlock(&self, key: &str, scope: ForceUnlock) -> Result<LockInfo, LockError> {
         let name = self.inner.name(key)?;
-        self.inner.ask("force-unlocking a lock", |reply| Message::ForceUnlock { name, scope, reply })
+        let doing = format!("force-unlocking lock {key:?}");
+        self.inner.ask(&doing, |reply| Question::ForceUnlock { name, scope, reply })
     }
 
     /// The session as this manager knows it, without asking etcd.
@@ -361,6 +377,10 @@ impl LockManager {
 
     /// Ends the manager for all its handles: every guard is lost, every waiting call fails with [`LockError::Closed`],
     /// the session with all its keys goes from etcd, and the thread ends. Closing again changes nothing.
+    ///
+    /// On shutdown **this is all that is needed**: what guards hold, and what was dropped a moment ago, is released with
+    /// it. To call [`unlock`](crate::LockGuard::unlock) first only takes longer when etcd is away. `examples/signals.rs`
+    /// does it on Ctrl-C; a program that a signal ends without this holds its locks until the lease expires.
     ///
     /// # Blocking
     ///

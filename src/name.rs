@@ -79,11 +79,11 @@ impl LockName {
     pub(crate) fn parse(root: &Root, name: &str) -> Result<Self, LockError> {
         let invalid = |why: String| LockError::InvalidKey { key: name.chars().take(64).collect(), why };
         if name.is_empty() {
-            return Err(invalid("a lock name has at least one character".into()));
+            return Err(invalid("a key has at least one character".into()));
         }
         if name.len() > MAX_NAME_BYTES {
             return Err(invalid(format!(
-                "{} bytes; a lock name has at most {MAX_NAME_BYTES} bytes in UTF-8",
+                "{} bytes; a key has at most {MAX_NAME_BYTES} bytes in UTF-8",
                 name.len()
             )));
         }

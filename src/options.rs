@@ -85,7 +85,9 @@ impl LockManagerOptions {
     /// **Default:** 30 s. **Cost:** a short TTL frees the locks of a dead process sooner, and loses those of a live one
     /// sooner when etcd is out of reach; renewals go out every third of it. **Limit:** 1 s to 9,000,000,000 s, sent
     /// rounded up to whole seconds. etcd raises a TTL below its own floor (2 s with its default election timeout)
-    /// without a word; [`SessionInfo::ttl`](crate::SessionInfo) tells what was granted.
+    /// without a word; [`SessionInfo::ttl`](crate::SessionInfo) tells what was granted. Above 300 s, where etcd makes lease
+    /// checkpoints (`--experimental-enable-lease-checkpoint`), one that crosses a renewal can end the session early after an
+    /// election; `connect` warns of it.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
@@ -129,8 +131,8 @@ impl LockManagerOptions {
 
     /// How long one attempt of one request to etcd may take, and each call that is a single question:
     /// [`try_lock`](crate::DistributedLock::try_lock), [`unlock`](crate::LockGuard::unlock),
-    /// [`lock_info`](crate::LockManager::lock_info), [`list_locks`](crate::LockManager::list_locks) and
-    /// [`force_unlock`](crate::LockManager::force_unlock).
+    /// [`lock_info`](crate::LockManager::lock_info), [`list_locks`](crate::LockManager::list_locks),
+    /// [`queue`](crate::LockManager::queue) and [`force_unlock`](crate::LockManager::force_unlock).
     ///
     /// **Default:** 5 s. **Cost:** a request that is cut short may still be carried out, which takes further requests
     /// to find out; so a little more than the slowest healthy answer is best. **Limit:** not zero.
@@ -143,7 +145,7 @@ impl LockManagerOptions {
     ///
     /// **Default:** a tenth of the [`ttl`](Self::ttl), but at least 250 ms. **Cost:** that much less time to live
     /// through an outage of etcd. It covers the drift of the clocks' *rates* over one TTL and the time until a thread
-    /// that watches [`done`](crate::LockGuard::done) runs; below some 20 ms it no longer covers the latter.
+    /// that watches [`done`](crate::Hold::done) runs; below some 20 ms it no longer covers the latter.
     /// **Limit:** less than half the TTL.
     pub fn safety_margin(mut self, margin: Duration) -> Self {
         self.safety_margin = Some(margin);
@@ -245,7 +247,7 @@ impl Default for LockOptions {
 }
 
 impl LockOptions {
-    /// The unit of [`max_retries`](Self::max_retries), and the first pause after a request to etcd has failed (it
+    /// The unit of the limit that [`max_retries`](Self::max_retries) sets, and the first pause after a request to etcd has failed (it
     /// doubles up to 2 s, jittered). Waiting for a lock polls nothing, whatever the interval is.
     ///
     /// **Default:** 100 ms. **Cost:** a short one asks an ailing cluster more often. **Limit:** not zero.
@@ -254,8 +256,11 @@ impl LockOptions {
         self
     }
 
-    /// How many [`retry_interval`](Self::retry_interval)s a call waits for a lock before it fails with
-    /// [`LockError::AlreadyHeld`], or with [`LockError::Unavailable`] if etcd could not be reached.
+    /// Limits how long a call waits for a lock; nothing is retried, whatever the name says.
+    ///
+    /// After so many [`retry_interval`](Self::retry_interval)s the call fails with [`LockError::AlreadyHeld`], or with
+    /// [`LockError::Unavailable`] if etcd could not be reached. The lock is granted at the moment it is free, as without
+    /// this limit.
     ///
     /// **Default:** 0, which waits for ever. **Cost:** none; waiting is event-driven. **Limit:** none; a product that
     /// is beyond the clock's range is for ever.

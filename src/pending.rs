@@ -36,14 +36,8 @@ use crate::waiting::Waiting;
 /// ```
 #[must_use = "if unused the place in the queue is given up at once"]
 pub struct PendingLock {
-    state: State,
+    waiting: Waiting,
     ready: Receiver<()>,
-}
-
-enum State {
-    Waiting(Waiting),
-    /// The asking thread held the lock already.
-    Held(LockGuard),
 }
 
 impl PendingLock {
@@ -54,12 +48,7 @@ impl PendingLock {
     ) -> Result<Self, LockError> {
         let (decided, ready) = crossbeam_channel::bounded(0);
         let waiting = Waiting::ask(lock, options, patience, Some(decided))?;
-        Ok(Self { state: State::Waiting(waiting), ready })
-    }
-
-    pub(crate) fn held(guard: LockGuard) -> Self {
-        let (_decided, ready) = crossbeam_channel::bounded(0);
-        Self { state: State::Held(guard), ready }
+        Ok(Self { waiting, ready })
     }
 
     /// A channel that carries nothing and disconnects when the outcome is known: [`wait`](Self::wait) then returns at
@@ -79,17 +68,14 @@ impl PendingLock {
     /// # }
     /// ```
     pub fn ready(&self) -> &Receiver<()> {
-        match &self.state {
-            State::Waiting(waiting) if waiting.check_process().is_err() => process::disconnected(),
-            _ => &self.ready,
-        }
+        if self.waiting.check_process().is_err() { process::disconnected() } else { &self.ready }
     }
 
     /// Waits for the outcome.
     ///
     /// # Blocking
     ///
-    /// Until the lock is granted, its [retries](crate::LockOptions::max_retries) run out, or the manager is closed; not
+    /// Until the lock is granted, the [limit](crate::LockOptions::max_retries) of its options runs out, or the manager is closed; not
     /// at all once [`ready`](Self::ready) is disconnected.
     ///
     /// # Errors
@@ -102,19 +88,15 @@ impl PendingLock {
     /// ```
     /// # fn main() -> Result<(), etcd_lock::LockError> {
     /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
-    /// // Queue up for two locks at once, then wait for both.
-    /// let pending = [manager.new_lock("left")?.enqueue()?, manager.new_lock("right")?.enqueue()?];
-    /// for place in pending {
-    ///     assert!(place.wait()?.is_held());
-    /// }
+    /// let pending = manager.new_lock("report")?.enqueue()?;
+    /// let text = "what can be prepared meanwhile";
+    /// let guard = pending.wait()?;
+    /// println!("{text}, under token {}", guard.token());
     /// # Ok(())
     /// # }
     /// ```
     pub fn wait(self) -> Result<LockGuard, LockError> {
-        let guard = match self.state {
-            State::Waiting(waiting) => waiting.wait()?,
-            State::Held(guard) => guard,
-        };
+        let guard = self.waiting.wait()?;
         match guard.loss() {
             None => Ok(guard),
             Some(reason) => Err(LockError::Expired { key: guard.key().into(), reason }),
@@ -124,11 +106,7 @@ impl PendingLock {
 
 impl fmt::Debug for PendingLock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let key = match &self.state {
-            State::Waiting(waiting) => waiting.key(),
-            State::Held(guard) => guard.key(),
-        };
-        f.debug_struct("PendingLock").field("key", &key).finish_non_exhaustive()
+        f.debug_struct("PendingLock").field("key", &self.waiting.key()).finish_non_exhaustive()
     }
 }
 
@@ -170,21 +148,6 @@ mod tests {
         pending.ready().recv().unwrap_err();
         drop(pending);
         io.leave();
-    }
-
-    #[test]
-    fn it_takes_no_place_where_the_thread_holds_the_lock_already() {
-        let (manager, mut io) = fake_manager();
-        let lock = lock(&manager, "a");
-        let first = lock.enqueue().unwrap();
-        let _hold = io.grant();
-        let guard = first.wait().unwrap();
-        let second = lock.enqueue().unwrap();
-        assert!(second.ready().try_recv().is_err_and(|error| error.is_disconnected()));
-        drop(guard);
-        assert_eq!(second.wait().unwrap().key(), "a");
-        io.leave();
-        assert!(io.is_idle());
     }
 
     #[test]

@@ -7,8 +7,6 @@ use std::sync::LazyLock;
 
 use crossbeam_channel::Receiver;
 
-use crate::error::LockError;
-
 /// The process in which something was made.
 #[derive(Clone, Debug)]
 pub(crate) struct Process {
@@ -29,12 +27,6 @@ impl Process {
             Some(forks) => !forks.clone().detected_fork(),
             None => std::process::id() == self.id,
         }
-    }
-
-    /// What a call fails with in any other process.
-    pub(crate) fn left(&self) -> LockError {
-        let what = format!("the lock manager belongs to process {}, of which this is a fork", self.id);
-        LockError::Internal { what }
     }
 }
 

@@ -272,6 +272,8 @@ pub(crate) enum FailureClass {
     LeaseGone,
     /// Not carried out: the revision asked for is compacted away or not there yet.
     Compacted,
+    /// Not carried out: the endpoints belong to another cluster than before.
+    ClusterChanged,
     /// Not carried out: the store's space is used up.
     NoSpace,
     /// Not carried out: the credentials are wrong or missing.
@@ -292,7 +294,8 @@ impl Failure {
     /// Whether the same request will go on failing until somebody changes something.
     pub(crate) fn is_final(&self) -> bool {
         match self.class {
-            FailureClass::NoSpace
+            FailureClass::ClusterChanged
+            | FailureClass::NoSpace
             | FailureClass::Unauthenticated
             | FailureClass::PermissionDenied
             | FailureClass::TooManyOperations

@@ -1,9 +1,11 @@
-//! Which thread calls: re-entry is for the thread that holds.
+//! Which thread calls: re-entry is for the thread that still has a guard.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::protocol::Thread;
+/// Names a calling thread, uniquely within the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Thread(pub(crate) u64);
 
 impl Thread {
     /// The calling thread. No number is ever given twice. Works to the very end of a thread, in the destructors of its

@@ -16,7 +16,8 @@ use crate::io;
 use crate::lock::LockShared;
 use crate::mailbox;
 use crate::options::LockOptions;
-use crate::protocol::{Acquire, Holder, Patience, Refusal, Thread, Ticket};
+use crate::protocol::{Acquire, Holder, Patience, Refusal, Ticket};
+use crate::thread::Thread;
 
 /// How long after its time limit a call waits for the I/O thread, which enforces the limit and first asks who holds
 /// the lock. Beyond that the I/O thread must be stuck, and the call gives up by itself.
@@ -29,10 +30,8 @@ const CANCEL_GRACE: Duration = Duration::from_millis(25);
 pub(crate) struct Waiting {
     lock: Arc<LockShared>,
     ticket: Ticket,
-    thread: Thread,
     /// In a mutex only because it is not `Sync`; never locked.
     outcome: Mutex<Receiver<Outcome>>,
-    patience: Patience,
     asked: Time,
     /// When the call gives up by itself.
     give_up: Option<Instant>,
@@ -59,15 +58,15 @@ impl Waiting {
         ready: Option<Sender<()>>,
     ) -> Result<Self, LockError> {
         let asked = clock::now();
-        let thread = Thread::current();
         let ticket = lock.manager().next_ticket();
         let (sender, outcome) = oneshot::channel();
         let acquire = Acquire {
             ticket,
             name: lock.name().clone(),
-            thread,
+            thread: Thread::current().0,
             patience,
             retry_interval: options.retry_interval,
+            warn_after: None,
             since: asked,
             asked_at: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
         };
@@ -77,9 +76,7 @@ impl Waiting {
         Ok(Self {
             lock: Arc::clone(lock),
             ticket,
-            thread,
             outcome: Mutex::new(outcome),
-            patience,
             asked,
             give_up,
             settled: false,
@@ -124,7 +121,7 @@ impl Waiting {
         let key = || self.key().to_owned();
         match end {
             End::Outcome(Ok(grant)) => {
-                let guard = self.lock.admit(self.ticket, self.thread, grant.state);
+                let guard = self.lock.admit(self.ticket, self.asked, grant.state);
                 self.settled = true;
                 Ok(guard)
             }
@@ -152,16 +149,12 @@ impl Waiting {
         }
     }
 
+    /// The I/O thread had more than enough time. What it would have said is not known, so neither is whether somebody has
+    /// the lock.
     fn overdue(&self) -> LockError {
-        let Patience { deadline, budget, .. } = self.patience;
-        let key = self.key().to_owned();
-        if deadline.is_some_and(|deadline| budget.is_none_or(|budget| deadline <= budget)) {
-            LockError::Timeout { key, waited: clock::now().since(self.asked), holder: None }
-        } else {
-            LockError::Unavailable {
-                doing: acquiring(&key),
-                source: Cause::new("the I/O thread did not answer in time"),
-            }
+        LockError::Unavailable {
+            doing: acquiring(self.key()),
+            source: Cause::new("the I/O thread did not answer in time"),
         }
     }
 }
@@ -181,7 +174,7 @@ fn acquiring(key: &str) -> String {
 
 fn error_of_refusal(refusal: Refusal, key: &str) -> LockError {
     let info = |holder: Option<Holder>| {
-        holder.map(|Holder { kv, waiters }| LockInfo::from_holder(key, &kv, waiters, None))
+        holder.map(|Holder { kv, waiters }| Box::new(LockInfo::from_holder(key, &kv, waiters, None)))
     };
     let key_text = key.to_owned();
     match refusal {

@@ -1,7 +1,7 @@
-//! What stands behind a hold's guards.
+//! A hold of a lock, as its guards show it.
 
+use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
@@ -14,27 +14,269 @@ use crate::info::FencingToken;
 use crate::io;
 use crate::lock::LockShared;
 use crate::mailbox;
-use crate::name::LockName;
+use crate::process;
 use crate::protocol::{ReleaseFailure, Ticket};
-use crate::session::Deadline;
-use crate::store::Key;
+use crate::shared::HoldState;
 
-/// One granted ticket. Its reference count is the number of guards: dropping the last one leaves.
-pub(crate) struct Hold {
+/// One hold of a lock: what a [`LockGuard`](crate::LockGuard) and a [`ReentrantGuard`](crate::ReentrantGuard) tell of it.
+///
+/// It cannot be cloned: a guard is what keeps a hold, and only a `LockGuard` may leave its thread.
+pub struct Hold {
     ticket: Ticket,
-    pub(super) state: Arc<HoldState>,
+    state: Arc<HoldState>,
     lock: Arc<LockShared>,
+    waited: Duration,
+    granted: Time,
     /// `Leave` has been said.
     left: bool,
 }
 
+/// What it tells.
 impl Hold {
-    pub(crate) fn new(ticket: Ticket, state: Arc<HoldState>, lock: Arc<LockShared>) -> Self {
-        Self { ticket, state, lock, left: false }
+    /// A channel that carries nothing and disconnects when the hold is over: lost, or released by its last guard.
+    ///
+    /// Made for [`select!`](crate::crossbeam_channel::select), and for a watching thread that owns a clone of the
+    /// receiver. [`loss`](Self::loss) tells which it was. It disconnects before etcd can give the lock to anybody
+    /// else, except after a forced unlock or a revoked lease, which are told within milliseconds. That does not depend
+    /// on the thread that talks to etcd: a thread of its own watches the deadline, so it also holds while a logger blocks.
+    ///
+    /// In a child of `fork()` it is disconnected. A clone that was made before the fork is a copy of the parent's channel:
+    /// it disconnects there a moment after the child first calls this, makes any call that locks, waits or asks, or drops
+    /// a guard, a lock or the manager. In the rare case that a thread of the parent was just using the channel at the
+    /// fork, it never does. The parent's channel is not concerned.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+    /// let guard = manager.new_lock("jobs")?.lock()?;
+    /// let done = guard.done().clone();
+    /// let watcher = std::thread::spawn(move || done.recv());
+    /// drop(guard);
+    /// assert!(watcher.join().unwrap().is_err(), "released: the channel is disconnected");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn done(&self) -> &Receiver<()> {
+        if self.check_process().is_ok() { &self.state.done } else { process::disconnected() }
+    }
+
+    /// Why the hold was lost; `None` while it is held.
+    ///
+    /// Decided by the clock itself if need be: a hold whose time has run out is lost, even when the I/O thread has not
+    /// run since.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+    /// use etcd_lock::LossReason;
+    ///
+    /// let guard = manager.new_lock("jobs")?.lock()?;
+    /// assert_eq!(guard.loss(), None);
+    /// manager.close()?;
+    /// assert_eq!(guard.loss(), Some(LossReason::Closed));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn loss(&self) -> Option<LossReason> {
+        self.state.loss(clock::now())
+    }
+
+    /// Whether the lock is held right now. Once it was false it stays false.
+    ///
+    /// Compares the hold's deadline with the clock on the caller's own thread, without I/O and without the I/O thread,
+    /// so it costs some tens of nanoseconds and is right even after the process was stopped or the machine slept.
+    ///
+    /// False in a child of `fork()`: the hold is its parent's.
+    ///
+    /// A `true` is about this instant. What must not happen after a loss also needs the [`token`](Self::token),
+    /// checked by whoever carries it out.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+    /// let guard = manager.new_lock("jobs")?.lock()?;
+    /// for step in 1..=3 {
+    ///     if !guard.is_held() {
+    ///         break;
+    ///     }
+    ///     println!("step {step}");
+    /// }
+    /// assert!(guard.is_held());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn is_held(&self) -> bool {
+        self.state.is_held(clock::now())
+    }
+
+    /// How long the hold is assured if etcd never answers again; zero once it is lost. Every renewal sets it anew.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+    /// let guard = manager.new_lock("jobs")?.lock()?;
+    /// // The TTL of 30 s less the safety margin of 3 s, counted from the last renewal that etcd answered.
+    /// assert!(guard.remaining() <= std::time::Duration::from_secs(27));
+    /// assert!(!guard.remaining().is_zero());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn remaining(&self) -> Duration {
+        self.state.remaining(clock::now()).unwrap_or_default()
+    }
+
+    /// The token, if the hold is assured for `at_least` that long: the check before a step that takes time.
+    ///
+    /// # Errors
+    ///
+    /// - [`LockError::Expired`]: the hold is lost.
+    /// - [`LockError::InsufficientTime`]: it stands, but less of its time is left. The next renewal sets it anew, to at
+    ///   most the TTL less the [safety margin](crate::LockManagerOptions::safety_margin).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+    /// # fn write(_row: &str, _token: u64) {}
+    /// use std::time::Duration;
+    /// use etcd_lock::LockError;
+    ///
+    /// let guard = manager.new_lock("report")?.lock()?;
+    /// let token = guard.ensure(Duration::from_secs(2))?;
+    /// write("a row that takes up to two seconds", token.as_u64());
+    ///
+    /// // More than the TTL is never assured.
+    /// let refused = guard.ensure(Duration::from_secs(60));
+    /// assert!(matches!(refused, Err(LockError::InsufficientTime { .. })));
+    /// assert!(guard.is_held());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn ensure(&self, at_least: Duration) -> Result<FencingToken, LockError> {
+        let now = clock::now();
+        match self.state.remaining(now) {
+            Some(left) if left >= at_least => Ok(self.token()),
+            Some(remaining) => {
+                Err(LockError::InsufficientTime { key: self.key().into(), remaining, needed: at_least })
+            }
+            None => Err(self.state.expired(now)),
+        }
+    }
+
+    /// The fencing token: greater than that of every earlier holder of this lock, anywhere.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+    /// let lock = manager.new_lock("jobs")?;
+    /// let first = lock.lock()?.token();
+    /// let second = lock.lock()?.token();
+    /// assert!(second > first);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn token(&self) -> FencingToken {
+        self.state.token
+    }
+
+    /// The lock's key, as it was given to [`new_lock`](crate::LockManager::new_lock).
+    pub fn key(&self) -> &str {
+        self.state.name.as_str()
+    }
+
+    /// The key in etcd that is this hold. It exists as long as etcd grants the lock to it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+    /// let guard = manager.new_lock("a/b")?.lock()?;
+    /// assert_eq!(guard.key(), "a/b");
+    /// assert!(guard.etcd_key().starts_with("/app/a%2Fb/"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn etcd_key(&self) -> &str {
+        self.state.key.as_str()
+    }
+
+    /// How long the call waited that got this hold, from the question to the grant.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+    /// let guard = manager.new_lock("jobs")?.lock()?;
+    /// println!("waited for {:?}, held for {:?}", guard.waited(), guard.held_for());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+
+    /// How long ago the lock was granted.
+    pub fn held_for(&self) -> Duration {
+        clock::now().since(self.granted)
+    }
+}
+
+/// What its guards do with it.
+impl Hold {
+    /// The hold of a ticket that was asked for at `asked` and granted just now.
+    pub(crate) fn new(ticket: Ticket, asked: Time, state: Arc<HoldState>, lock: Arc<LockShared>) -> Self {
+        let granted = clock::now();
+        Self { ticket, state, lock, waited: granted.since(asked), granted, left: false }
+    }
+
+    pub(super) fn lock(&self) -> &Arc<LockShared> {
+        &self.lock
+    }
+
+    /// The error that says how it was lost, if it was.
+    pub(super) fn check(&self) -> Result<(), LockError> {
+        match self.loss() {
+            None => Ok(()),
+            Some(reason) => Err(LockError::Expired { key: self.key().into(), reason }),
+        }
+    }
+
+    /// One of its guards goes; the last one releases the lock, and waits for the answer.
+    pub(super) fn unlock(hold: Arc<Self>) -> Result<(), LockError> {
+        let state = Arc::clone(&hold.state);
+        match Arc::into_inner(hold) {
+            Some(hold) => hold.release(),
+            // Whichever guard somebody worked under, an `Ok` says that the work was not disturbed so far.
+            None => match state.loss(clock::now()) {
+                Some(_) => Err(state.expired(clock::now())),
+                None => Ok(()),
+            },
+        }
+    }
+
+    pub(super) fn describe(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct(name)
+            .field("key", &self.key())
+            .field("token", &self.token())
+            .field("held", &self.is_held())
+            .finish_non_exhaustive()
     }
 
     /// Leaves and waits for the answer.
-    pub(super) fn release(mut self) -> Result<(), LockError> {
+    fn release(mut self) -> Result<(), LockError> {
         if self.state.loss(clock::now()).is_some() {
             return Err(self.state.expired(clock::now()));
         }
@@ -58,10 +300,14 @@ impl Hold {
         }
     }
 
+    /// An error in a forked child.
+    fn check_process(&self) -> Result<(), LockError> {
+        self.lock.manager().check_process()
+    }
+
     fn leave(&mut self, reply: Option<Sender<Left>>) -> Result<(), LockError> {
         self.left = true;
         self.lock.manager().check_process()?;
-        // First out of the lock's sight, so that this thread cannot re-enter a hold that is going.
         self.lock.forget(self.ticket);
         self.lock.manager().send(Message::Leave { ticket: self.ticket, reply })
     }
@@ -76,102 +322,8 @@ impl Drop for Hold {
     }
 }
 
-/// What a hold's guards and the I/O thread know of it together.
-#[derive(Debug)]
-pub(crate) struct HoldState {
-    pub(crate) name: LockName,
-    pub(crate) token: FencingToken,
-    pub(crate) key: Key,
-    /// Its only sender lives on the I/O thread.
-    pub(crate) done: Receiver<()>,
-    deadline: Arc<Deadline>,
-    /// [`HELD`], or how it ended; it ends once.
-    phase: AtomicU8,
-}
-
-const HELD: u8 = 0;
-const RELEASED: u8 = 1;
-
-impl HoldState {
-    pub(crate) fn new(
-        name: LockName,
-        token: FencingToken,
-        key: Key,
-        done: Receiver<()>,
-        deadline: Arc<Deadline>,
-    ) -> Self {
-        Self { name, token, key, done, deadline, phase: AtomicU8::new(HELD) }
-    }
-
-    /// Ends the hold, released or lost, unless it has ended before: how it ended stands for good. Returns how it did.
-    pub(crate) fn end(&self, lost: Option<LossReason>) -> Option<LossReason> {
-        let phase = lost.map_or(RELEASED, phase_of);
-        match self.phase.compare_exchange(HELD, phase, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => lost,
-            Err(earlier) => loss_of(earlier),
-        }
-    }
-
-    /// Whether [`end`](Self::end) was called.
-    pub(crate) fn has_ended(&self) -> bool {
-        self.phase.load(Ordering::Acquire) != HELD
-    }
-
-    /// Why it was lost, if [`end`](Self::end) said so.
-    pub(crate) fn lost(&self) -> Option<LossReason> {
-        loss_of(self.phase.load(Ordering::Acquire))
-    }
-
-    pub(crate) fn is_held(&self, now: Time) -> bool {
-        self.remaining(now).is_some()
-    }
-
-    /// The assured time left; `None` once it is over.
-    pub(crate) fn remaining(&self, now: Time) -> Option<Duration> {
-        // In this order: a deadline that is ended together with a hold's loss is ended after it.
-        let left = self.deadline.remaining(now)?;
-        (!self.has_ended() && self.is_here()).then_some(left)
-    }
-
-    /// False in a forked child.
-    pub(super) fn is_here(&self) -> bool {
-        self.deadline.is_here()
-    }
-
-    /// Why it was lost, if it was. A caller that sees the time run out before the I/O thread does decides it.
-    pub(crate) fn loss(&self, now: Time) -> Option<LossReason> {
-        if !self.is_here() {
-            return self.end(Some(LossReason::Crashed));
-        }
-        if self.deadline.is_live(now) { self.lost() } else { self.end(Some(LossReason::SessionExpired)) }
-    }
-
-    /// The error that says that it is over, or nearly so.
-    pub(crate) fn expired(&self, now: Time) -> LockError {
-        LockError::Expired {
-            key: self.name.as_str().into(),
-            reason: self.loss(now).unwrap_or(LossReason::SessionExpired),
-        }
-    }
-}
-
-fn phase_of(reason: LossReason) -> u8 {
-    match reason {
-        LossReason::SessionExpired => 2,
-        LossReason::SessionRevoked => 3,
-        LossReason::ForceUnlocked => 4,
-        LossReason::Closed => 5,
-        LossReason::Crashed => 6,
-    }
-}
-
-fn loss_of(phase: u8) -> Option<LossReason> {
-    match phase {
-        HELD | RELEASED => None,
-        2 => Some(LossReason::SessionExpired),
-        3 => Some(LossReason::SessionRevoked),
-        4 => Some(LossReason::ForceUnlocked),
-        5 => Some(LossReason::Closed),
-        _ => Some(LossReason::Crashed),
+impl fmt::Debug for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.describe("Hold", f)
     }
 }

@@ -1,28 +1,26 @@
-//! A hold of a lock, as its holder sees it.
-
-use std::fmt;
-use std::sync::Arc;
-use std::time::Duration;
-
-use crossbeam_channel::Receiver;
-
-use crate::clock;
-use crate::error::{LockError, LossReason};
-use crate::info::FencingToken;
-use crate::process;
+//! What a holder of a lock has in hand.
 
 mod hold;
+mod reentrant;
 
-pub(crate) use hold::{Hold, HoldState};
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+pub use hold::Hold;
+pub use reentrant::ReentrantGuard;
+pub(crate) use reentrant::reenter;
+
+use crate::error::LockError;
 
 /// A hold of a lock; dropping it releases the lock.
 ///
-/// A clone is one more claim on the same hold, to be kept or moved to another thread: the last one out releases.
-/// Dropping never waits for etcd; [`unlock`](Self::unlock) does.
+/// What it tells is [`Hold`]'s. A clone is one more guard of the same hold, to be kept or moved to another thread: the
+/// last one out releases. Dropping never waits for etcd; [`unlock`](Self::unlock) does.
 ///
 /// A hold can be **lost** while its guard is still there: etcd out of reach for too long, a forced unlock, a closed
-/// manager. It is then over for good, nothing re-acquires it. [`done`](Self::done) tells a thread that waits,
-/// [`is_held`](Self::is_held) and [`ensure`](Self::ensure) one that is about to do something.
+/// manager. It is then over for good, nothing re-acquires it. [`done`](Hold::done) tells a thread that waits,
+/// [`is_held`](Hold::is_held) and [`ensure`](Hold::ensure) one that is about to do something.
 ///
 /// # Examples
 ///
@@ -63,174 +61,6 @@ impl LockGuard {
         Self { hold }
     }
 
-    /// A channel that carries nothing and disconnects when the hold is over: lost, or released by its last guard.
-    ///
-    /// Made for [`select!`](crate::crossbeam_channel::select), and for a watching thread that owns a clone of the
-    /// receiver. [`loss`](Self::loss) tells which it was. It disconnects before etcd can give the lock to anybody
-    /// else, except after a forced unlock or a revoked lease, which are told within milliseconds.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # fn main() -> Result<(), etcd_lock::LockError> {
-    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
-    /// let guard = manager.new_lock("jobs")?.lock()?;
-    /// let done = guard.done().clone();
-    /// let watcher = std::thread::spawn(move || done.recv());
-    /// drop(guard);
-    /// assert!(watcher.join().unwrap().is_err(), "released: the channel is disconnected");
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn done(&self) -> &Receiver<()> {
-        if self.hold.state.is_here() { &self.hold.state.done } else { process::disconnected() }
-    }
-
-    /// Why the hold was lost; `None` while it is held.
-    ///
-    /// Decided by the clock itself if need be: a hold whose time has run out is lost, even when the I/O thread has not
-    /// run since.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # fn main() -> Result<(), etcd_lock::LockError> {
-    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
-    /// use etcd_lock::LossReason;
-    ///
-    /// let guard = manager.new_lock("jobs")?.lock()?;
-    /// assert_eq!(guard.loss(), None);
-    /// manager.close()?;
-    /// assert_eq!(guard.loss(), Some(LossReason::Closed));
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn loss(&self) -> Option<LossReason> {
-        self.hold.state.loss(clock::now())
-    }
-
-    /// Whether the lock is held right now. Once it was false it stays false.
-    ///
-    /// Compares the hold's deadline with the clock on the caller's own thread, without I/O and without the I/O thread,
-    /// so it costs some tens of nanoseconds and is right even after the process was stopped or the machine slept.
-    ///
-    /// False in a child of `fork()`: the hold is its parent's.
-    ///
-    /// A `true` is about this instant. What must not happen after a loss also needs the [`token`](Self::token),
-    /// checked by whoever carries it out.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # fn main() -> Result<(), etcd_lock::LockError> {
-    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
-    /// let guard = manager.new_lock("jobs")?.lock()?;
-    /// for step in 1..=3 {
-    ///     if !guard.is_held() {
-    ///         break;
-    ///     }
-    ///     println!("step {step}");
-    /// }
-    /// assert!(guard.is_held());
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn is_held(&self) -> bool {
-        self.hold.state.is_held(clock::now())
-    }
-
-    /// How long the hold is assured if etcd never answers again; zero once it is lost. Every renewal sets it anew.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # fn main() -> Result<(), etcd_lock::LockError> {
-    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
-    /// let guard = manager.new_lock("jobs")?.lock()?;
-    /// // The TTL of 30 s less the safety margin of 3 s, counted from the last renewal that etcd answered.
-    /// assert!(guard.remaining() <= std::time::Duration::from_secs(27));
-    /// assert!(!guard.remaining().is_zero());
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn remaining(&self) -> Duration {
-        self.hold.state.remaining(clock::now()).unwrap_or_default()
-    }
-
-    /// The token, if the hold is assured for `at_least` that long: the check before a step that takes time.
-    ///
-    /// # Errors
-    ///
-    /// [`LockError::Expired`] if the hold is lost, with the reason; also, as
-    /// [`LossReason::SessionExpired`], if it is held but too little time is left. The hold lives on in that case,
-    /// and may have more time again after the next renewal: [`is_held`](Self::is_held) tells the two apart.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # fn main() -> Result<(), etcd_lock::LockError> {
-    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
-    /// # fn write(_row: &str, _token: u64) {}
-    /// use std::time::Duration;
-    ///
-    /// let guard = manager.new_lock("report")?.lock()?;
-    /// let token = guard.ensure(Duration::from_secs(2))?;
-    /// write("a row that takes up to two seconds", token.as_u64());
-    ///
-    /// // More than the TTL is never assured.
-    /// assert!(guard.ensure(Duration::from_secs(60)).is_err());
-    /// assert!(guard.is_held());
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn ensure(&self, at_least: Duration) -> Result<FencingToken, LockError> {
-        let now = clock::now();
-        match self.hold.state.remaining(now) {
-            Some(left) if left >= at_least => Ok(self.token()),
-            _ => Err(self.hold.state.expired(now)),
-        }
-    }
-
-    /// The fencing token: greater than that of every earlier holder of this lock, anywhere.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # fn main() -> Result<(), etcd_lock::LockError> {
-    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
-    /// let lock = manager.new_lock("jobs")?;
-    /// let first = lock.lock()?.token();
-    /// let second = lock.lock()?.token();
-    /// assert!(second > first);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn token(&self) -> FencingToken {
-        self.hold.state.token
-    }
-
-    /// The lock's name.
-    pub fn key(&self) -> &str {
-        self.hold.state.name.as_str()
-    }
-
-    /// The key in etcd that is this hold. It exists as long as etcd grants the lock to it.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # fn main() -> Result<(), etcd_lock::LockError> {
-    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
-    /// let guard = manager.new_lock("a/b")?.lock()?;
-    /// assert_eq!(guard.key(), "a/b");
-    /// assert!(guard.etcd_key().starts_with("/app/a%2Fb/"));
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn etcd_key(&self) -> &str {
-        self.hold.state.key.as_str()
-    }
-
     /// Releases the lock and waits until etcd has confirmed it. A guard that is not the last of its hold just goes;
     /// it too says so if the hold was lost.
     ///
@@ -261,25 +91,26 @@ impl LockGuard {
     /// # }
     /// ```
     pub fn unlock(self) -> Result<(), LockError> {
-        let state = Arc::clone(&self.hold.state);
-        match Arc::into_inner(self.hold) {
-            Some(hold) => hold.release(),
-            // Whichever guard somebody worked under, an `Ok` says that the work was not disturbed so far.
-            None => match state.loss(clock::now()) {
-                Some(_) => Err(state.expired(clock::now())),
-                None => Ok(()),
-            },
-        }
+        Hold::unlock(self.hold)
+    }
+
+    /// The hold behind it, for a guard of another kind.
+    fn into_hold(self) -> Arc<Hold> {
+        self.hold
+    }
+}
+
+impl Deref for LockGuard {
+    type Target = Hold;
+
+    fn deref(&self) -> &Hold {
+        &self.hold
     }
 }
 
 impl fmt::Debug for LockGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LockGuard")
-            .field("key", &self.key())
-            .field("token", &self.token())
-            .field("held", &self.is_held())
-            .finish_non_exhaustive()
+        self.hold.describe("LockGuard", f)
     }
 }
 

@@ -1,34 +1,40 @@
 //! Looking at locks and breaking them, over any store.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout_at};
-
-use super::{Store, deadline_after, lock_error};
+use super::asker::{Answered, Asker, all, unexpected};
+use super::{Store, lock_error};
 use crate::LOG;
+use crate::command::Question;
 use crate::error::{Cause, LockError};
-use crate::info::{ForceUnlock, LockInfo};
+use crate::info::{ForceUnlock, LockInfo, LockState};
 use crate::name::{LockName, Root};
 use crate::store::{
-    Answer, Compare, Failure, FailureClass, Field, Key, KeyValue, LeaseId, Op, OpResult, Order, Range,
-    RangeResult, Request, Response, Revision, Span, Txn, TxnAnswer,
+    Answer, Compare, Failure, FailureClass, Field, Key, KeyValue, Op, Order, Range, Request, Span, Txn,
+    TxnAnswer,
 };
 
-/// Keys in one page: at 512-byte names, well below a megabyte.
-const PAGE: u32 = 1000;
-/// Leases asked for at a time.
-const LEASES_AT_ONCE: usize = 16;
-/// A listing that is overtaken by a compaction begins again; one that is overtaken so often has another problem.
-const MAX_LISTINGS: u32 = 3;
 /// How often a force unlock follows a lock that changes hands between the look and the deed.
 const MAX_CHASES: u32 = 10;
-/// The pause before a request that had no answer is repeated.
-const PAUSE: Duration = Duration::from_millis(100);
-/// An attempt gets half of the time that is left, so that another endpoint can have the rest; but not less than this.
-const SHORTEST_ATTEMPT: Duration = Duration::from_millis(500);
+
+/// Answers a caller's question within the time of one request.
+pub(crate) async fn answer<S: Store>(store: S, root: Root, timeout: Duration, question: Question) {
+    let (store, root) = (&store, &root);
+    // A caller that does not listen any more has given up.
+    let _ = match question {
+        Question::LockInfo { name, reply } => {
+            reply.send(lock_info(store, root, &name, timeout).await).is_ok()
+        }
+        Question::ListLocks { prefix, reply } => {
+            reply.send(list_locks(store, root, &prefix, timeout).await).is_ok()
+        }
+        Question::Queue { name, reply } => reply.send(queue(store, &name, timeout).await).is_ok(),
+        Question::ForceUnlock { name, scope, reply } => {
+            reply.send(force_unlock(store, root, &name, scope, timeout).await).is_ok()
+        }
+    };
+}
 
 /// Who holds the lock; `None`: nobody.
 pub(crate) async fn lock_info<S: Store>(
@@ -61,8 +67,7 @@ pub(crate) async fn list_locks<S: Store>(
     let asker = Asker::new(store, timeout);
     let infos = async {
         let holders = asker.holders(root, prefix).await?;
-        let leases = holders.values().map(|holder| holder.kv.lease).filter(|&lease| lease != 0).collect();
-        let ttls = asker.times_to_live(leases).await?;
+        let ttls = asker.times_to_live(holders.values().map(|holder| holder.kv.lease)).await?;
         let info = |(name, holder): (&String, &Holder)| {
             let ttl = ttls.get(&holder.kv.lease).copied().flatten();
             LockInfo::from_holder(name, &holder.kv, holder.waiters, ttl)
@@ -70,6 +75,32 @@ pub(crate) async fn list_locks<S: Store>(
         Ok(holders.iter().map(info).collect())
     };
     asker.bounded(infos).await.map_err(|failure| lock_error(failure, "listing locks"))
+}
+
+/// Everybody in the lock's queue, in its order: the holder, and who waits.
+pub(crate) async fn queue<S: Store>(
+    store: &S,
+    name: &LockName,
+    timeout: Duration,
+) -> Result<Vec<LockInfo>, LockError> {
+    let asker = Asker::new(store, timeout);
+    let infos = async {
+        let mut kvs = asker.scan(&name.contenders(), Vec::new, Vec::push).await?;
+        // Two keys of one transaction share their create revision.
+        kvs.sort_by(|a: &KeyValue, b| (a.create_revision, &a.key).cmp(&(b.create_revision, &b.key)));
+        let ttls = asker.times_to_live(kvs.iter().map(|kv| kv.lease)).await?;
+        let behind = (0..kvs.len() as u64).rev();
+        let infos = kvs.iter().zip(behind).enumerate().map(|(place, (kv, behind))| {
+            let ttl = ttls.get(&kv.lease).copied().flatten();
+            let state = if place == 0 { LockState::Held } else { LockState::Waiting };
+            LockInfo { state, ..LockInfo::from_holder(name.as_str(), kv, behind, ttl) }
+        });
+        Ok(infos.collect())
+    };
+    asker
+        .bounded(infos)
+        .await
+        .map_err(|failure| lock_error(failure, &format!("looking at the queue of lock {:?}", name.as_str())))
 }
 
 /// Takes the lock away from its holder, and tells who that was.
@@ -115,140 +146,16 @@ enum Eviction {
     Missed,
 }
 
-/// Asks the store, again and again where it may help, until the time is over.
-struct Asker<'a, S> {
-    store: &'a S,
-    timeout: Duration,
-    deadline: Instant,
-}
-
-impl<'a, S: Store> Asker<'a, S> {
-    fn new(store: &'a S, timeout: Duration) -> Self {
-        Self { store, timeout, deadline: deadline_after(timeout) }
-    }
-
-    async fn bounded<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-        let late = || Failure::new(FailureClass::Unknown, format!("no answer within {:?}", self.timeout));
-        timeout_at(self.deadline, work).await.unwrap_or_else(|_| Err(late()))
-    }
-
-    /// Carries out a request whose repetition does no harm. Says with the answer whether an attempt before the last
-    /// one may have been carried out as well.
-    async fn ask(&self, request: Request) -> (Result<Answered, Failure>, bool) {
-        let mut maybe_done = false;
-        loop {
-            let left = self.deadline.saturating_duration_since(Instant::now());
-            let attempt = (left / 2).max(SHORTEST_ATTEMPT).min(left);
-            let failure = match self.store.call(request.clone(), attempt).await {
-                Ok(response) => return (Ok(response.into()), maybe_done),
-                Err(failure) => failure,
-            };
-            let passing = matches!(failure.class, FailureClass::NotDone | FailureClass::Unknown);
-            if !passing || Instant::now() + PAUSE >= self.deadline {
-                return (Err(failure), maybe_done);
-            }
-            maybe_done |= failure.class == FailureClass::Unknown;
-            sleep(PAUSE).await;
-        }
-    }
-
-    async fn range(&self, range: Range) -> Result<(RangeResult, Revision), Failure> {
-        let txn = Txn { then: vec![Op::Range(range)], ..Txn::default() };
-        let answered = self.ask(Request::Txn(txn)).await.0?;
-        match answered.answer {
-            Answer::Txn(TxnAnswer { mut results, .. }) => match results.pop() {
-                Some(OpResult::Range(result)) => Ok((result, answered.revision)),
-                _ => Err(unexpected()),
-            },
-            _ => Err(unexpected()),
-        }
-    }
-
+impl<S: Store> Asker<'_, S> {
     async fn holder(&self, name: &LockName) -> Result<Option<Holder>, Failure> {
         let oldest = Range { order: Order::OldestFirst, limit: 1, ..all(name.contenders()) };
         let (mut found, _) = self.range(oldest).await?;
         Ok(found.kvs.pop().map(|kv| Holder { kv, waiters: found.count.saturating_sub(1) }))
     }
 
-    /// How long the lease still has; `None` if there is none, or etcd does not tell us.
-    async fn time_to_live(&self, lease: LeaseId) -> Result<Option<Duration>, Failure> {
-        if lease == 0 {
-            return Ok(None);
-        }
-        match self.ask(Request::LeaseTimeToLive { lease }).await.0 {
-            Ok(Answered { answer: Answer::LeaseTimeToLive { remaining }, .. }) => Ok(remaining),
-            Ok(_) => Err(unexpected()),
-            Err(failure) => match failure.class {
-                // Newer etcd tells it only to those who may read every key of the lease.
-                FailureClass::PermissionDenied | FailureClass::LeaseGone | FailureClass::Refused => Ok(None),
-                _ => Err(failure),
-            },
-        }
-    }
-
-    async fn times_to_live(
-        &self,
-        leases: BTreeSet<LeaseId>,
-    ) -> Result<BTreeMap<LeaseId, Option<Duration>>, Failure> {
-        let mut answers = BTreeMap::new();
-        let mut leases = leases.into_iter();
-        let mut asking = JoinSet::new();
-        loop {
-            while asking.len() < LEASES_AT_ONCE
-                && let Some(lease) = leases.next()
-            {
-                let (store, timeout, deadline) = (self.store.clone(), self.timeout, self.deadline);
-                asking.spawn(async move {
-                    let asker = Asker { store: &store, timeout, deadline };
-                    (lease, asker.time_to_live(lease).await)
-                });
-            }
-            match asking.join_next().await {
-                None => return Ok(answers),
-                Some(Ok((lease, ttl))) => answers.insert(lease, ttl?),
-                Some(Err(lost)) => return Err(Failure::new(FailureClass::Unknown, lost.to_string())),
-            };
-        }
-    }
-
     async fn holders(&self, root: &Root, prefix: &str) -> Result<BTreeMap<String, Holder>, Failure> {
-        let mut listings = 1;
-        loop {
-            match self.holders_at_one_revision(root, prefix).await {
-                Err(Failure { class: FailureClass::Compacted, .. }) if listings < MAX_LISTINGS => {
-                    listings += 1
-                }
-                result => return result,
-            }
-        }
-    }
-
-    /// Reads page by page what was there at the revision of the first page.
-    async fn holders_at_one_revision(
-        &self,
-        root: &Root,
-        prefix: &str,
-    ) -> Result<BTreeMap<String, Holder>, Failure> {
-        let mut locks = Locks::new(root);
-        let mut span = root.locks_beginning_with(prefix);
-        let end = match &span {
-            Span::Prefix(key) => Key::from(key.prefix_end()),
-            Span::Key(key) | Span::Between(_, key) => key.clone(),
-        };
-        let mut at_revision = 0;
-        loop {
-            let (page, revision) = self.range(Range { limit: PAGE, at_revision, ..all(span) }).await?;
-            if at_revision == 0 {
-                at_revision = revision;
-            }
-            let is_last = page.kvs.len() < PAGE as usize;
-            let last = page.kvs.last().map(|kv| kv.key.clone());
-            page.kvs.into_iter().for_each(|kv| locks.add(kv));
-            match last {
-                Some(last) if !is_last => span = Span::Between(after(&last), end.clone()),
-                _ => return Ok(locks.holders),
-            }
-        }
+        let locks = self.scan(&root.locks_beginning_with(prefix), || Locks::new(root), Locks::add).await?;
+        Ok(locks.holders)
     }
 
     async fn evict(&self, name: &LockName, scope: ForceUnlock) -> Result<Eviction, Failure> {
@@ -277,18 +184,6 @@ impl<'a, S: Store> Asker<'a, S> {
             }
         }
         Ok(Eviction::Missed)
-    }
-}
-
-/// The parts of a [`Response`] that matter here.
-struct Answered {
-    revision: Revision,
-    answer: Answer,
-}
-
-impl From<Response> for Answered {
-    fn from(response: Response) -> Self {
-        Self { revision: response.revision, answer: response.answer }
     }
 }
 
@@ -330,17 +225,6 @@ impl<'a> Locks<'a> {
     }
 }
 
-fn all(span: Span) -> Range {
-    Range { span, order: Order::ByKey, limit: 0, max_create_revision: 0, at_revision: 0, keys_only: false }
-}
-
-/// The first key after this one.
-fn after(key: &Key) -> Key {
-    let mut bytes = key.as_bytes().to_vec();
-    bytes.push(0);
-    Key::from(bytes)
-}
-
 /// Deletes this very key, and not one that was created under the same name since.
 fn delete_exactly(kv: &KeyValue) -> Request {
     let same =
@@ -350,8 +234,4 @@ fn delete_exactly(kv: &KeyValue) -> Request {
         then: vec![Op::Delete { key: kv.key.clone() }],
         otherwise: Vec::new(),
     })
-}
-
-fn unexpected() -> Failure {
-    Failure::new(FailureClass::Refused, "an answer to another request")
 }

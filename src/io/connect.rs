@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::endpoint::{Endpoint, Link};
 use super::endpoints::Endpoints;
 use super::failure::{Fault, FaultKind};
-use super::{convert, deadline_after};
+use super::{convert, deadline_after, scheme};
 use crate::error::{Cause, LockError};
 use crate::store::FailureClass;
 
@@ -105,7 +105,7 @@ async fn probe(endpoints: &Endpoints, index: usize, deadline: Instant) -> Result
             if let Some((pin, _)) = endpoints.at(index) {
                 endpoints.failed(pin, &fault);
             }
-            return Err(explain(fault, &endpoint));
+            return Err(explain(fault, &endpoint, deadline).await);
         }
         if passing {
             sleep(ELECTION_PAUSE).await;
@@ -137,29 +137,39 @@ async fn ask(endpoints: &Endpoints, index: usize, link: &Link) -> Result<(), Fau
 /// What becomes of a TLS handshake with a server that does not speak TLS.
 const NOT_TLS: [&str; 3] = ["handshake eof", "Connection reset", "corrupt message"];
 
-/// The fault in words that lead to its cause.
-fn explain(fault: Fault, endpoint: &Endpoint) -> Fault {
+/// What rustls says of a server whose certificate it does not accept.
+const NOT_TRUSTED: &str = "invalid peer certificate";
+
+/// The fault in words that lead to its cause. A wrong scheme is not guessed: the server is asked.
+async fn explain(fault: Fault, endpoint: &Endpoint, deadline: Instant) -> Fault {
+    let url = endpoint.url();
+    let is_https = url.starts_with("https");
+    let misconfigured = |message: String| Fault::new(FaultKind::Misconfigured, message);
     match fault.kind {
         // A refused token is a refused user to whoever connects.
-        FaultKind::Token => {
-            let hint = if endpoint.has_credentials() {
-                ""
-            } else {
-                " (etcd wants a user; no credentials were given)"
-            };
-            Fault::class(FailureClass::Unauthenticated, format!("{}{hint}", fault.message))
+        FaultKind::Token => Fault { kind: FaultKind::Class(FailureClass::Unauthenticated), ..fault }
+            .about(endpoint.user(), || None),
+        FaultKind::Class(FailureClass::Unauthenticated | FailureClass::PermissionDenied) => {
+            fault.about(endpoint.user(), || None)
+        }
+        FaultKind::Elsewhere if fault.message.contains(NOT_TRUSTED) => {
+            let stranger = ["UnknownIssuer", "BadSignature"].iter().any(|why| fault.message.contains(why));
+            let hint =
+                if stranger { " (give the authority that signed it with `ca_certificate_pem`)" } else { "" };
+            misconfigured(fault.message + hint)
+        }
+        FaultKind::Elsewhere
+            if NOT_TLS.iter().any(|words| fault.message.contains(words))
+                && scheme::is_plain(url, deadline).await =>
+        {
+            misconfigured(format!("the server does not speak TLS; use http:// ({})", fault.message))
         }
         // The server took the connection and dropped it: that is how it shows that it expected something else.
-        FaultKind::Class(FailureClass::Unknown) => {
-            let hint = if endpoint.url().starts_with("https") {
-                "does it want a client certificate?"
-            } else {
-                "does it want https?"
-            };
-            Fault::new(fault.kind, format!("{} ({hint})", fault.message))
+        FaultKind::Class(FailureClass::Unknown) if is_https => {
+            Fault::new(fault.kind, format!("{} (does it want a client certificate?)", fault.message))
         }
-        FaultKind::Elsewhere if NOT_TLS.iter().any(|words| fault.message.contains(words)) => {
-            Fault::new(fault.kind, format!("{} (does it want http?)", fault.message))
+        FaultKind::Class(FailureClass::Unknown) if scheme::is_tls(url, deadline).await => {
+            misconfigured(format!("the server speaks TLS; use https:// ({})", fault.message))
         }
         _ => fault,
     }
@@ -184,5 +194,9 @@ fn most_telling(endpoints: &Endpoints, faults: Vec<Fault>) -> LockError {
         return LockError::PermissionDenied { doing: doing.into(), source };
     }
     let source = text(None).unwrap_or_else(|| Cause::new("no endpoint"));
+    // Of one that is merely away nobody knows what it will be when it is back.
+    if faults.iter().all(|fault| fault.kind == FaultKind::Misconfigured) {
+        return LockError::InvalidOptions { why: source.to_string() };
+    }
     LockError::Unavailable { doing: doing.into(), source }
 }

@@ -22,7 +22,11 @@ pub(super) struct Answered {
 
 pub(super) async fn txn(mut kv: KvClient, txn: &Txn) -> Result<Answered, Fault> {
     let response = kv.txn(to_txn(txn)).await?;
-    let answer = from_txn(txn, &response)?;
+    txn_done(txn, &response)
+}
+
+pub(super) fn txn_done(txn: &Txn, response: &TxnResponse) -> Result<Answered, Fault> {
+    let answer = from_txn(txn, response)?;
     answered(response.header(), Answer::Txn(answer))
 }
 
@@ -32,12 +36,20 @@ pub(super) async fn delete(mut kv: KvClient, key: &Key) -> Result<Answered, Faul
 }
 
 pub(super) async fn grant_lease(mut leases: LeaseClient, ttl: Duration) -> Result<Answered, Fault> {
-    let response = leases.grant(whole_seconds(ttl), None).await?;
+    lease_granted(&leases.grant(whole_seconds(ttl), None).await?)
+}
+
+pub(super) fn lease_granted(response: &etcd_client::LeaseGrantResponse) -> Result<Answered, Fault> {
     if !response.error().is_empty() {
         return Err(Fault::class(FailureClass::Refused, response.error()));
     }
-    let ttl = Duration::from_secs(unsigned(response.ttl()));
-    answered(response.header(), Answer::LeaseGranted { lease: response.id(), ttl })
+    match (response.id(), u64::try_from(response.ttl())) {
+        // 0 would be no lease: keys would stay for ever.
+        (lease @ 1.., Ok(ttl @ 1..)) => {
+            answered(response.header(), Answer::LeaseGranted { lease, ttl: Duration::from_secs(ttl) })
+        }
+        _ => Err(Fault::malformed("a lease that is none")),
+    }
 }
 
 pub(super) async fn revoke_lease(mut leases: LeaseClient, lease: LeaseId) -> Result<Answered, Fault> {
@@ -70,6 +82,9 @@ fn whole_seconds(ttl: Duration) -> i64 {
 
 fn answered(header: Option<&ResponseHeader>, answer: Answer) -> Result<Answered, Fault> {
     let header = header.ok_or_else(|| Fault::malformed("no header"))?;
+    if header.revision() < 0 {
+        return Err(Fault::malformed("a negative revision"));
+    }
     let response = Response { revision: header.revision(), term: header.raft_term(), answer };
     Ok(Answered { response, cluster: header.cluster_id() })
 }
@@ -161,7 +176,7 @@ fn from_txn(txn: &Txn, response: &TxnResponse) -> Result<TxnAnswer, Fault> {
 fn from_op(op: &Op, response: TxnOpResponse) -> Result<OpResult, Fault> {
     Ok(match (op, response) {
         (Op::Put { .. }, TxnOpResponse::Put(_)) => OpResult::Put,
-        (Op::Range(_), TxnOpResponse::Get(get)) => OpResult::Range(from_get(get)),
+        (Op::Range(_), TxnOpResponse::Get(get)) => OpResult::Range(from_get(get)?),
         (Op::Delete { .. }, TxnOpResponse::Delete(delete)) => {
             OpResult::Deleted { count: unsigned(delete.deleted()) }
         }
@@ -170,14 +185,19 @@ fn from_op(op: &Op, response: TxnOpResponse) -> Result<OpResult, Fault> {
     })
 }
 
-fn from_get(mut get: GetResponse) -> RangeResult {
-    RangeResult { count: unsigned(get.count()), kvs: get.take_kvs().into_iter().map(from_kv).collect() }
+fn from_get(mut get: GetResponse) -> Result<RangeResult, Fault> {
+    let kvs = get.take_kvs().into_iter().map(from_kv).collect::<Result<_, _>>()?;
+    Ok(RangeResult { count: unsigned(get.count()), kvs })
 }
 
-fn from_kv(kv: etcd_client::KeyValue) -> KeyValue {
+fn from_kv(kv: etcd_client::KeyValue) -> Result<KeyValue, Fault> {
     let (create_revision, mod_revision, lease) = (kv.create_revision(), kv.mod_revision(), kv.lease());
+    if create_revision < 1 || mod_revision < create_revision {
+        // A create revision is the fencing token.
+        return Err(Fault::malformed("a key with impossible revisions"));
+    }
     let (key, value) = kv.into_key_value();
-    KeyValue { key: Key::from(key), value, create_revision, mod_revision, lease }
+    Ok(KeyValue { key: Key::from(key), value, create_revision, mod_revision, lease })
 }
 
 /// The key and options of a watch for deletions.
@@ -210,6 +230,9 @@ pub(super) struct WatchMessage {
 
 pub(super) fn from_watch(response: &etcd_client::WatchResponse) -> Result<WatchMessage, Fault> {
     let header = response.header().ok_or_else(|| Fault::malformed("no header"))?;
+    if header.revision() < 0 {
+        return Err(Fault::malformed("a negative revision"));
+    }
     Ok(WatchMessage {
         wire: response.watch_id(),
         revision: header.revision(),

@@ -38,6 +38,8 @@ pub(super) struct Endpoint {
     last_token: AtomicU64,
     /// Held by whoever asks for a sign of life, for all who wait.
     asking: tokio::sync::Mutex<()>,
+    /// Held by whoever has a canary under way.
+    canary: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -115,11 +117,16 @@ impl Endpoint {
             refused_token: AtomicU64::new(0),
             last_token: AtomicU64::new(0),
             asking: tokio::sync::Mutex::new(()),
+            canary: tokio::sync::Mutex::new(()),
         }
     }
 
     pub(super) fn url(&self) -> &str {
         &self.target.url
+    }
+
+    pub(super) fn user(&self) -> Option<&str> {
+        self.target.credentials.as_ref().map(|credentials| credentials.user.as_str())
     }
 
     pub(super) fn has_credentials(&self) -> bool {
@@ -215,6 +222,11 @@ impl Endpoint {
                 dead("no answer in time, and no sign of life")
             }
         }
+    }
+
+    /// `None`: somebody else has a canary under way here.
+    pub(super) fn try_canary(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        self.canary.try_lock().ok()
     }
 
     /// Says that this token was refused: the next call authenticates first, unless another one has done so.

@@ -13,6 +13,8 @@ use tokio::time::Instant;
 
 use super::endpoint::Endpoint;
 use super::failure::{Fault, FaultKind};
+use super::log_seen::{Departure, History, LogSeen};
+use crate::store::Response;
 
 /// An endpoint that failed is the last choice for this long: about what a member needs to restart.
 const COOL_DOWN: Duration = Duration::from_secs(5);
@@ -31,6 +33,9 @@ struct State {
     turn: u64,
     /// The cluster that this manager belongs to, and the endpoint that said so first.
     cluster: Option<(u64, usize)>,
+    /// How often another cluster took its place.
+    era: u64,
+    history: History,
     health: Vec<Health>,
 }
 
@@ -38,27 +43,11 @@ struct State {
 struct Health {
     failed_at: Option<Instant>,
     worked_at: Option<Instant>,
-    /// Belongs to another cluster: never to be used.
-    foreign: bool,
+    /// The cluster that its last answer came from.
+    cluster: Option<u64>,
+    /// Has answered for our cluster.
+    was_ours: bool,
     log: LogSeen,
-}
-
-/// What an endpoint's answers have shown of its cluster's log.
-#[derive(Clone, Copy, Default)]
-struct LogSeen {
-    /// The highest term of its answers; 0: none yet.
-    term: u64,
-    /// When the latest of the answered writes was sent.
-    written: Option<Instant>,
-}
-
-/// Where an endpoint's log stood when a request left. A member waits for its own part of the log only: a request that is
-/// lost between it and a leader that dies is answered after seven seconds, while all that come later go through.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Departure {
-    at: Instant,
-    term: u64,
-    is_write: bool,
 }
 
 /// The endpoint that one attempt uses, as it was chosen.
@@ -73,7 +62,9 @@ impl Endpoints {
         let health = vec![Health::default(); list.len()];
         let left = list.iter().map(|_| watch::Sender::new(0)).collect();
         let list = list.into_iter().map(Arc::new).collect();
-        Self { list, left, state: Mutex::new(State { pinned: 0, turn: 0, cluster: None, health }) }
+        let history = History::default();
+        let state = State { pinned: 0, turn: 0, cluster: None, era: 0, history, health };
+        Self { list, left, state: Mutex::new(state) }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -87,9 +78,7 @@ impl Endpoints {
     /// The endpoint to use now: the pinned one, or the best of those that were not `tried` yet. `None`: all were.
     pub(super) fn choose(&self, tried: &[usize]) -> Option<(Pin, Arc<Endpoint>)> {
         let state = self.state.lock();
-        let usable = |index: usize| {
-            !tried.contains(&index) && state.health.get(index).is_some_and(|health| !health.foreign)
-        };
+        let usable = |index: usize| !tried.contains(&index) && !state.is_foreign(index);
         let index = if usable(state.pinned) { state.pinned } else { state.best(usable)? };
         let endpoint = self.list.get(index)?.clone();
         Some((Pin { index, turn: state.turn }, endpoint))
@@ -131,8 +120,7 @@ impl Endpoints {
         if state.pinned != pin.index {
             return;
         }
-        let health = &state.health;
-        let next = state.best(|index| index != pin.index && health.get(index).is_some_and(|h| !h.foreign));
+        let next = state.best(|index| index != pin.index && !state.is_foreign(index));
         // With a single endpoint there is nowhere to go; but what fails later is a new failure.
         state.turn += 1;
         if let Some(next) = next {
@@ -161,7 +149,7 @@ impl Endpoints {
 
     /// What that means for a request that was under way there.
     pub(super) fn given_up(&self, pin: Pin) -> Fault {
-        if self.state.lock().health.get(pin.index).is_some_and(|health| health.foreign) {
+        if self.state.lock().is_foreign(pin.index) {
             // Whatever became of it there, nothing was carried out in our cluster.
             return Fault::new(
                 FaultKind::Foreign,
@@ -179,35 +167,51 @@ impl Endpoints {
 
     /// A request leaves for this endpoint now.
     pub(super) fn departs(&self, index: usize, is_write: bool) -> Departure {
-        Departure { at: Instant::now(), term: self.log_seen(index).term, is_write }
+        let state = self.state.lock();
+        let log = state.health.get(index).map(|health| health.log).unwrap_or_default();
+        log.departs(state.history, is_write)
     }
 
-    /// The endpoint has answered a request that was sent then.
-    pub(super) fn arrived(&self, index: usize, departure: Departure, term: u64) {
-        self.saw_term(index, term);
-        if departure.is_write
-            && let Some(health) = self.state.lock().health.get_mut(index)
-        {
-            health.log.written = health.log.written.max(Some(departure.at));
+    /// The endpoint has answered a request that left then.
+    pub(super) fn arrived(&self, index: usize, departure: Departure, response: &Response) {
+        let mut state = self.state.lock();
+        let went_back = state.history.saw(departure, response);
+        if went_back.is_some() {
+            state.health.iter_mut().for_each(|health| health.log = LogSeen::default());
+        }
+        if let Some(health) = state.health.get_mut(index) {
+            health.log.saw_term(response.term);
+            health.log.wrote(departure);
+        }
+        drop(state);
+        if let Some(went_back) = went_back {
+            log::error!(target: "etcd_lock", "{went_back}");
+        }
+    }
+
+    /// The endpoint has answered a write that left then, without saying where its log stands.
+    pub(super) fn wrote(&self, index: usize, departure: Departure) {
+        if let Some(health) = self.state.lock().health.get_mut(index) {
+            health.log.wrote(departure);
+        }
+    }
+
+    /// A request that left then is given up as lost.
+    pub(super) fn gave_up(&self, index: usize, departure: Departure) {
+        if let Some(health) = self.state.lock().health.get_mut(index) {
+            health.log.gave_up(departure);
         }
     }
 
     /// The endpoint has shown this raft term.
     pub(super) fn saw_term(&self, index: usize, term: u64) {
         if let Some(health) = self.state.lock().health.get_mut(index) {
-            health.log.term = health.log.term.max(term);
+            health.log.saw_term(term);
         }
     }
 
-    /// Whether a request without an answer has most likely been lost: there was an election since it left, or a write
-    /// that left `ahead` later has been answered, and the log keeps to the order.
-    pub(super) fn is_overtaken(&self, index: usize, departure: Departure, ahead: Duration) -> bool {
-        let LogSeen { term, written } = self.log_seen(index);
-        let elected = departure.term > 0 && term > departure.term;
-        elected || departure.is_write && written.is_some_and(|later| later >= departure.at + ahead)
-    }
-
-    fn log_seen(&self, index: usize) -> LogSeen {
+    /// What the endpoint's answers have shown of its log.
+    pub(super) fn log_seen(&self, index: usize) -> LogSeen {
         self.state.lock().health.get(index).map(|health| health.log).unwrap_or_default()
     }
 
@@ -219,21 +223,63 @@ impl Endpoints {
             return Ok(());
         }
         let (own, first) = *state.cluster.get_or_insert((cluster, index));
+        let mut known = true;
+        if let Some(health) = state.health.get_mut(index) {
+            known = health.cluster.replace(cluster) == Some(cluster);
+            health.was_ours |= own == cluster;
+        }
+        drop(state);
         if own == cluster {
             return Ok(());
         }
-        let known =
-            state.health.get_mut(index).is_none_or(|health| std::mem::replace(&mut health.foreign, true));
-        drop(state);
-        let message = format!(
-            "endpoint {} belongs to another etcd cluster ({cluster:x}) than {} ({own:x})",
-            self.url(index),
-            self.url(first)
-        );
+        let belongs =
+            format!("endpoint {} belongs to another etcd cluster ({cluster:x}) than", self.url(index));
+        let message = if index == first {
+            format!("{belongs} before ({own:x})")
+        } else {
+            format!("{belongs} {} ({own:x})", self.url(first))
+        };
         if !known {
             log::warn!(target: "etcd_lock", "{message}; it is not used");
         }
         Err(Fault::new(FaultKind::Foreign, message))
+    }
+
+    /// An endpoint that has belonged to our cluster belongs to another one: in what words.
+    pub(super) fn changed(&self) -> Option<String> {
+        let state = self.state.lock();
+        let (own, _) = state.cluster?;
+        let changed = |health: &Health| health.was_ours && health.cluster != Some(own);
+        let index = state.health.iter().position(changed)?;
+        let cluster = state.health.get(index)?.cluster?;
+        Some(format!(
+            "endpoint {} was of the etcd cluster {own:x} and is of {cluster:x} now; that one is used once all \
+             endpoints are of it",
+            self.url(index)
+        ))
+    }
+
+    /// All endpoints were asked just now and belong to this cluster. If it is not ours, it is from now on: what was made
+    /// in the one before it is lost.
+    pub(super) fn all_belong_to(&self, cluster: u64) {
+        let mut state = self.state.lock();
+        let Some((own, first)) = state.cluster.filter(|&(own, _)| own != cluster) else { return };
+        state.cluster = Some((cluster, first));
+        state.era += 1;
+        state.history.restart();
+        for health in &mut state.health {
+            *health = Health { cluster: Some(cluster), was_ours: true, ..Health::default() };
+        }
+        drop(state);
+        log::error!(
+            target: "etcd_lock",
+            "all endpoints belong to another etcd cluster ({cluster:x}) than before ({own:x}); going on with that one"
+        );
+    }
+
+    /// Grows when another cluster takes the place of ours.
+    pub(super) fn era(&self) -> u64 {
+        self.state.lock().era
     }
 
     pub(super) fn url(&self, index: usize) -> &str {
@@ -242,6 +288,12 @@ impl Endpoints {
 }
 
 impl State {
+    /// Belongs to another cluster: not to be used.
+    fn is_foreign(&self, index: usize) -> bool {
+        let cluster = self.health.get(index).and_then(|health| health.cluster);
+        cluster.is_some_and(|cluster| self.cluster.is_some_and(|(own, _)| own != cluster))
+    }
+
     /// The most promising of these endpoints: not one that failed just now; rather one that worked since it last
     /// failed; then the next in line.
     fn best(&self, allowed: impl Fn(usize) -> bool) -> Option<usize> {
@@ -257,139 +309,4 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::io::target::Target;
-    use crate::io::testing;
-    use crate::store::FailureClass;
-
-    fn endpoints(count: usize) -> Endpoints {
-        let urls: Vec<String> = (1..=count).map(|port| format!("http://127.0.0.1:{port}")).collect();
-        let targets = Target::parse_all(&urls, &testing::options()).unwrap();
-        Endpoints::new(targets.into_iter().map(Endpoint::new).collect())
-    }
-
-    fn chosen(endpoints: &Endpoints, tried: &[usize]) -> Option<Pin> {
-        endpoints.choose(tried).map(|(pin, _)| pin)
-    }
-
-    fn timeout() -> Fault {
-        Fault::class(FailureClass::Unknown, "no answer")
-    }
-
-    #[test]
-    fn failures_that_come_together_move_the_pin_once() {
-        let endpoints = endpoints(3);
-        let pin = chosen(&endpoints, &[]).unwrap();
-        for _ in 0..5 {
-            endpoints.failed(pin, &timeout());
-        }
-        assert_eq!(chosen(&endpoints, &[]).unwrap().index, 1);
-    }
-
-    #[test]
-    fn a_late_failure_does_not_move_the_pin_that_came_back() {
-        let endpoints = endpoints(2);
-        let early = chosen(&endpoints, &[]).unwrap();
-        endpoints.failed(early, &timeout());
-        endpoints.failed(chosen(&endpoints, &[]).unwrap(), &timeout());
-        let back = chosen(&endpoints, &[]).unwrap();
-        assert_eq!(back.index, 0);
-        endpoints.failed(early, &timeout());
-        assert_eq!(chosen(&endpoints, &[]), Some(back));
-    }
-
-    #[tokio::test]
-    async fn who_waits_at_an_endpoint_is_told_when_it_is_left_and_who_comes_later_is_not() {
-        let endpoints = endpoints(2);
-        let early = chosen(&endpoints, &[]).unwrap();
-        let waiting = endpoints.left(early);
-        endpoints.failed(early, &timeout());
-        waiting.await;
-        endpoints.left(early).await;
-        endpoints.failed(chosen(&endpoints, &[]).unwrap(), &timeout());
-        let back = chosen(&endpoints, &[]).unwrap();
-        assert_eq!(back.index, early.index);
-        let mut later = std::pin::pin!(endpoints.left(back));
-        tokio::select! {
-            biased;
-            () = &mut later => panic!("it was not left since"),
-            () = tokio::task::yield_now() => {}
-        }
-        endpoints.failed(back, &timeout());
-        later.await;
-    }
-
-    #[test]
-    fn a_request_is_overtaken_by_an_election_or_by_a_write_that_left_much_later() {
-        let endpoints = endpoints(2);
-        let ahead = Duration::from_millis(100);
-        let blind = endpoints.departs(0, true);
-        endpoints.saw_term(0, 7);
-        let (write, read) = (endpoints.departs(0, true), endpoints.departs(0, false));
-        assert!([blind, write, read].iter().all(|&sent| !endpoints.is_overtaken(0, sent, ahead)));
-
-        let soon_after = Departure { at: write.at + ahead / 2, ..write };
-        endpoints.arrived(0, soon_after, 7);
-        assert!(!endpoints.is_overtaken(0, write, ahead));
-        let later = Departure { at: write.at + ahead * 2, ..write };
-        endpoints.arrived(1, later, 7);
-        assert!(!endpoints.is_overtaken(0, write, ahead), "that was at another endpoint");
-        endpoints.arrived(0, Departure { is_write: false, ..later }, 7);
-        assert!(!endpoints.is_overtaken(0, write, ahead), "a read has no place in the log");
-        endpoints.arrived(0, later, 7);
-        assert!(endpoints.is_overtaken(0, write, ahead) && !endpoints.is_overtaken(0, read, ahead));
-
-        endpoints.saw_term(1, 8);
-        assert!(!endpoints.is_overtaken(0, read, ahead));
-        endpoints.saw_term(0, 8);
-        assert!(endpoints.is_overtaken(0, read, ahead));
-    }
-
-    #[test]
-    fn endpoints_that_work_are_preferred_and_failed_ones_cool_down() {
-        let endpoints = endpoints(4);
-        let first = chosen(&endpoints, &[]).unwrap();
-        endpoints.worked(3);
-        endpoints.failed(first, &timeout());
-        let second = chosen(&endpoints, &[]).unwrap();
-        assert_eq!(second.index, 3, "the one that is known to work");
-        endpoints.failed(second, &timeout());
-        let third = chosen(&endpoints, &[]).unwrap();
-        assert_eq!(third.index, 1, "not one of those that failed just now");
-        endpoints.failed(third, &timeout());
-        assert_eq!(chosen(&endpoints, &[]).unwrap().index, 2);
-        for health in &mut endpoints.state.lock().health {
-            health.failed_at = health.failed_at.and_then(|at| at.checked_sub(COOL_DOWN * 2));
-        }
-        endpoints.failed(chosen(&endpoints, &[]).unwrap(), &timeout());
-        assert_eq!(chosen(&endpoints, &[]).unwrap().index, 3, "it has worked before");
-    }
-
-    #[test]
-    fn each_endpoint_is_tried_once() {
-        let endpoints = endpoints(3);
-        let mut tried = Vec::new();
-        while let Some(pin) = chosen(&endpoints, &tried) {
-            tried.push(pin.index);
-            endpoints.failed(pin, &timeout());
-        }
-        tried.sort_unstable();
-        assert_eq!(tried, [0, 1, 2]);
-    }
-
-    #[test]
-    fn an_endpoint_of_another_cluster_is_never_used() {
-        let endpoints = endpoints(2);
-        endpoints.check_cluster(1, 0xa).unwrap();
-        let fault = endpoints.check_cluster(0, 0xb).unwrap_err();
-        assert_eq!(fault.kind, FaultKind::Foreign);
-        assert!(
-            fault.message.contains("http://127.0.0.1:1 ") && fault.message.contains("http://127.0.0.1:2 ")
-        );
-        assert_eq!(chosen(&endpoints, &[]).unwrap().index, 1);
-        assert_eq!(chosen(&endpoints, &[1]), None);
-        endpoints.check_cluster(0, 0).unwrap();
-        endpoints.check_cluster(1, 0xa).unwrap();
-    }
-}
+mod tests;

@@ -5,18 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
+use super::agreement::Agreement;
 use super::convert::{self, Answered};
+use super::doubt::doubt;
 use super::endpoint::{Endpoint, Link};
-use super::endpoints::{Departure, Endpoints, Pin};
+use super::endpoints::{Endpoints, Pin};
 use super::failure::{Fault, FaultKind};
 use super::keepalive::KeepAlive;
 use super::target::Target;
 use super::{Store, WatchOrder, connect, deadline_after, watch};
 use crate::error::LockError;
 use crate::options::LockManagerOptions;
-use crate::store::{Failure, FailureClass, Request, Response, WatchEvent};
+use crate::store::{Answer, Failure, FailureClass, Key, Op, Request, Response, Span, Txn, WatchEvent};
 
 /// A token that is refused again right after authenticating will not get better.
 const MAX_REAUTHENTICATIONS: u32 = 3;
@@ -41,11 +43,15 @@ pub(crate) struct Etcd {
 
 struct Shared {
     endpoints: Arc<Endpoints>,
+    agreement: Agreement,
     keep_alive: KeepAlive,
     request_timeout: Duration,
     /// How long an endpoint may be silent before it is asked for a sign of life.
     patience: Duration,
 }
+
+/// etcd checkpoints the rest of a lease this often, where it is set to do so; a shorter lease never has a checkpoint.
+const CHECKPOINTS: Duration = Duration::from_secs(300);
 
 impl Etcd {
     /// Connects to the cluster behind these endpoints. Must be called in the runtime that will carry out the requests.
@@ -63,10 +69,19 @@ impl Etcd {
             })?;
         }
         connect::first_contact(&endpoints, options.connect_timeout).await?;
-        let keep_alive = KeepAlive::default();
+        if options.ttl > CHECKPOINTS {
+            log::warn!(
+                target: "etcd_lock",
+                "a TTL of {:?} is above {CHECKPOINTS:?}: where etcd makes lease checkpoints, one that crosses a renewal can \
+                 end the session early after an election",
+                options.ttl
+            );
+        }
+        let (agreement, keep_alive) = (Agreement::default(), KeepAlive::default());
         let request_timeout = options.request_timeout;
         let patience = (options.ttl / PATIENCE_OF_TTL).clamp(SHORTEST_PATIENCE, LONGEST_PATIENCE);
-        Ok(Self { shared: Arc::new(Shared { endpoints, keep_alive, request_timeout, patience }) })
+        let shared = Shared { endpoints, agreement, keep_alive, request_timeout, patience };
+        Ok(Self { shared: Arc::new(shared) })
     }
 }
 
@@ -111,6 +126,10 @@ impl Shared {
     /// once, to each at most once.
     async fn call(&self, request: &Request, timeout: Duration) -> Result<Response, Failure> {
         let deadline = deadline_after(timeout);
+        let era = self.endpoints.era();
+        if let Some(failure) = self.agreement.refusal(request, era) {
+            return Err(failure);
+        }
         let mut tried = Vec::new();
         let mut leaderless: Vec<(Pin, Fault)> = Vec::new();
         let mut last = None;
@@ -121,12 +140,15 @@ impl Shared {
                 biased;
                 result = self.call_at(pin, &endpoint, request, deadline) => result,
                 () = self.endpoints.left(pin) => Err(self.endpoints.given_up(pin)),
-                fault = self.doubt(pin, &endpoint, departure) => Err(fault),
+                fault = doubt(&self.endpoints, (pin, &endpoint), departure, request, self.patience) => Err(fault),
             };
             match result {
                 Ok(response) => {
                     self.endpoints.worked(pin.index);
-                    self.endpoints.arrived(pin.index, departure, response.term);
+                    self.endpoints.arrived(pin.index, departure, &response);
+                    if let Answer::LeaseGranted { lease, .. } = response.answer {
+                        self.agreement.granted(lease, era);
+                    }
                     // Here is a leader. The one in use was tried first, and is told last: the pin moves once.
                     for (pin, fault) in leaderless.into_iter().rev() {
                         self.endpoints.failed(pin, &fault);
@@ -142,6 +164,7 @@ impl Shared {
                         leaderless.push((pin, fault.clone()));
                     }
                     let go_on = fault.is_elsewhere() && Instant::now() < deadline;
+                    let fault = fault.about(endpoint.user(), || subject(request));
                     let failure = fault.at(endpoint.url()).into_failure();
                     if !go_on {
                         return Err(failure);
@@ -150,33 +173,16 @@ impl Shared {
                 }
             }
         }
+        // During an election, it is too early to say so.
+        if let Some(changed) = self.endpoints.changed().filter(|_| leaderless.is_empty()) {
+            Box::pin(self.agreement.seek(&self.endpoints, self.patience)).await;
+            let now = self.endpoints.era();
+            let class = if now == era { FailureClass::ClusterChanged } else { FailureClass::NotDone };
+            return Err(self.agreement.refusal(request, now).unwrap_or_else(|| Failure::new(class, changed)));
+        }
         let none_left =
             || Failure::new(FailureClass::Refused, "every endpoint belongs to another etcd cluster");
         Err(last.unwrap_or_else(none_left))
-    }
-
-    /// Goes on asking whether waiting makes sense; ends when it does not.
-    ///
-    /// A stopped member, or one behind a broken network, would otherwise cost every request its whole time; and so would
-    /// the death of a leader that had a request in hand, at a member that is well.
-    async fn doubt(&self, pin: Pin, endpoint: &Endpoint, departure: Departure) -> Fault {
-        let mut overtaken = false;
-        loop {
-            let since = Instant::now();
-            sleep(self.patience).await;
-            if overtaken {
-                // Its answer was not on the way either.
-                return Fault::new(FaultKind::Impatient, "no answer, while later requests have theirs");
-            }
-            // With one endpoint, there is nowhere to go.
-            if self.endpoints.len() > 1 && !self.endpoints.worked_since(pin.index, since) {
-                match endpoint.sign_of_life(self.patience).await {
-                    Ok(term) => self.endpoints.saw_term(pin.index, term.unwrap_or_default()),
-                    Err(fault) => return fault,
-                }
-            }
-            overtaken = self.endpoints.is_overtaken(pin.index, departure, self.patience);
-        }
     }
 
     /// Carries out a request at one endpoint, authenticating again where its token is refused.
@@ -243,6 +249,31 @@ impl Shared {
 /// it is given: an attempt that this machine slept through took long, and tells nothing either.
 fn has_fair_chance(deadline: Instant) -> bool {
     deadline.saturating_duration_since(Instant::now()) >= FAIR_CHANCE
+}
+
+/// What a request is about, for who is not allowed to do it.
+fn subject(request: &Request) -> Option<String> {
+    fn of_ops(ops: &[Op]) -> Option<&Key> {
+        ops.iter().find_map(|op| match op {
+            Op::Put { key, .. } | Op::Delete { key } => Some(key),
+            Op::Range(range) => Some(match &range.span {
+                Span::Key(key) | Span::Prefix(key) | Span::Between(key, _) => key,
+            }),
+            Op::Txn(txn) => of_txn(txn),
+        })
+    }
+    fn of_txn(txn: &Txn) -> Option<&Key> {
+        of_ops(&txn.then).or_else(|| of_ops(&txn.otherwise))
+    }
+    let key = match request {
+        Request::Txn(txn) => of_txn(txn),
+        Request::Delete { key } => Some(key),
+        Request::GrantLease { .. } => None,
+        Request::RenewLease { lease }
+        | Request::RevokeLease { lease }
+        | Request::LeaseTimeToLive { lease } => return Some(format!("the keys of lease {lease:x}")),
+    };
+    key.map(|key| format!("key {:?}", key.to_string()))
 }
 
 /// The request's name in the logs.

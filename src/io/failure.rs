@@ -27,6 +27,8 @@ pub(super) enum FaultKind {
     Leaderless,
     /// Not carried out: the endpoint belongs to another cluster.
     Foreign,
+    /// Not carried out, and it never will be: the endpoint's scheme, or the certificates, do not fit the server.
+    Misconfigured,
     /// Not carried out: the token was refused. Authenticate, and send the same again.
     Token,
     /// Nobody knows whether it was carried out; and it says nothing (new) about the endpoint, which had too little time, or
@@ -95,10 +97,30 @@ impl Fault {
         self
     }
 
+    /// The same fault, with who was refused, and what. Not for secrets.
+    pub(super) fn about(mut self, user: Option<&str>, subject: impl FnOnce() -> Option<String>) -> Self {
+        let kind = self.kind;
+        let refused = kind == FaultKind::Token || kind == FaultKind::Class(FailureClass::Unauthenticated);
+        match user {
+            None if refused => {
+                self.message =
+                    format!("no credentials were given, and etcd requires a user ({})", self.message);
+            }
+            Some(user) if refused => self.message += &format!(" (user {user:?})"),
+            Some(user) if kind == FaultKind::Class(FailureClass::PermissionDenied) => {
+                let subject = subject().map(|subject| format!(", {subject}")).unwrap_or_default();
+                self.message += &format!(" (user {user:?}{subject})");
+            }
+            _ => {}
+        }
+        self
+    }
+
     pub(super) fn into_failure(self) -> Failure {
         let class = match self.kind {
             FaultKind::Elsewhere | FaultKind::Leaderless => FailureClass::NotDone,
-            FaultKind::Foreign => FailureClass::Refused,
+            FaultKind::Foreign => FailureClass::ClusterChanged,
+            FaultKind::Misconfigured => FailureClass::Refused,
             FaultKind::Token => FailureClass::Unauthenticated,
             FaultKind::Impatient => FailureClass::Unknown,
             FaultKind::Class(class) => class,
@@ -225,6 +247,7 @@ pub(crate) fn lock_error(failure: Failure, doing: &str) -> LockError {
         FailureClass::NotDone | FailureClass::Unknown | FailureClass::LeaseGone | FailureClass::Compacted => {
             LockError::Unavailable { doing: doing.into(), source }
         }
+        FailureClass::ClusterChanged => LockError::ClusterChanged { doing: doing.into(), source },
         FailureClass::NoSpace => LockError::NoSpace,
         FailureClass::Unauthenticated => LockError::Unauthenticated { source },
         FailureClass::PermissionDenied => LockError::PermissionDenied { doing: doing.into(), source },
@@ -347,6 +370,7 @@ mod tests {
             (C::Unknown, ErrorCode::Unavailable),
             (C::LeaseGone, ErrorCode::Unavailable),
             (C::Compacted, ErrorCode::Unavailable),
+            (C::ClusterChanged, ErrorCode::ClusterChanged),
             (C::NoSpace, ErrorCode::NoSpace),
             (C::Unauthenticated, ErrorCode::Unauthenticated),
             (C::PermissionDenied, ErrorCode::PermissionDenied),

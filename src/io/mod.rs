@@ -4,16 +4,22 @@ mod driver;
 mod metered;
 mod startup;
 mod thread;
+mod viewer;
 
 pub(crate) mod admin;
+mod asker;
 
+mod agreement;
 mod connect;
 mod convert;
+mod doubt;
 mod endpoint;
 mod endpoints;
 mod etcd;
 mod failure;
 mod keepalive;
+mod log_seen;
+mod scheme;
 mod target;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -30,10 +36,11 @@ use tokio::time::Instant;
 
 use crate::store::{Failure, Request, Response, WatchEvent, WatchId, WatchSpec};
 
-pub(crate) use driver::{Report, Settings};
+pub(crate) use driver::Settings;
 pub(crate) use etcd::Etcd;
 pub(crate) use failure::lock_error;
 pub(crate) use thread::{GRACE, IoThread, Launch};
+pub(crate) use viewer::Viewer;
 
 /// What stands behind the protocol: an etcd cluster, or an in-process model of one.
 pub(crate) trait Store: Clone + Send + Sync + 'static {

@@ -118,6 +118,9 @@ fn parse(endpoint: &str, wants_tls: bool) -> Result<String, String> {
         return Err("an endpoint has a user in it; give the user with `credentials`".into());
     }
     let wrong = |why: &str| Err(format!("endpoint {endpoint:?} {why}"));
+    if endpoint.contains(',') {
+        return wrong("is a list; give `connect` each endpoint as an element of its own");
+    }
     let (scheme, rest) = match endpoint.split_once("://") {
         Some((scheme, rest)) => (scheme.to_ascii_lowercase(), rest),
         None => (if wants_tls { "https" } else { "http" }.to_owned(), endpoint),
@@ -131,6 +134,12 @@ fn parse(endpoint: &str, wants_tls: bool) -> Result<String, String> {
         _ => return wrong("is neither http:// nor https://"),
     }
     let authority = rest.strip_suffix('/').unwrap_or(rest);
+    if let Some((host, _)) = authority.split_once('/')
+        && !host.is_empty()
+        && !host.ends_with(':')
+    {
+        return wrong("has a path; an endpoint is scheme, host and port alone");
+    }
     let Some((host, port)) = authority.rsplit_once(':') else {
         return wrong("has no port; etcd's is 2379");
     };
@@ -200,6 +209,10 @@ mod tests {
         for endpoint in bad {
             refusal(&[endpoint], &options);
         }
+        assert!(refusal(&["http://a:1,http://b:1"], &options).contains("list"));
+        assert!(refusal(&["a:1,b:1"], &options).contains("list"));
+        assert!(refusal(&["http://a:2379/v3"], &options).contains("path"));
+        assert!(refusal(&["a:2379/v3/"], &options).contains("path"));
         assert!(refusal(&[], &options).contains("no endpoint"));
         assert!(refusal(&["localhost:2379", "http//x:1"], &options).contains("http//x:1"));
         assert!(!refusal(&["http://root:secret@localhost:2379"], &options).contains("secret"));

@@ -12,17 +12,20 @@ use parking_lot::Mutex;
 use tokio::runtime::{Builder, Runtime};
 
 use super::Store;
-use super::driver::{Driver, Report, Settings};
+use super::driver::{Driver, Settings};
 use super::startup::{Startup, timed_out};
+use super::viewer::Viewer;
 use crate::LOG;
 use crate::clock;
 use crate::error::LockError;
 use crate::mailbox::Inbox;
 use crate::protocol::{Config, Protocol};
+use crate::shared::Report;
 
 /// Linux shows 15 bytes of a thread's name.
 const NAME: &str = "etcd-lock-io";
-const _: () = assert!(NAME.len() <= 15);
+const VIEWER_NAME: &str = "etcd-lock-view";
+const _: () = assert!(NAME.len() <= 15 && VIEWER_NAME.len() <= 15);
 
 /// How long a caller waits for the I/O thread beyond the time that the thread was given: it answers, or has ended, by
 /// then unless the machine is overloaded.
@@ -64,14 +67,45 @@ impl IoThread {
         C: FnOnce() -> F + Send + 'static,
         F: Future<Output = Result<S, LockError>>,
     {
-        let connect_timeout = launch.connect_timeout;
+        let limit = launch.connect_timeout;
+        Self::spawn(NAME, limit, move |runtime, startup| run(runtime, launch, connect, startup))
+    }
+
+    /// Starts a thread that only looks, and returns when etcd lets it.
+    pub(crate) fn start_viewer<S, C, F>(
+        connect_timeout: Duration,
+        viewer: Viewer,
+        connect: C,
+    ) -> Result<Self, LockError>
+    where
+        S: Store,
+        C: FnOnce() -> F + Send + 'static,
+        F: Future<Output = Result<S, LockError>>,
+    {
+        Self::spawn(VIEWER_NAME, connect_timeout, move |runtime, startup| {
+            runtime.block_on(async {
+                match connected(&startup, connect()).await {
+                    Ok(store) => viewer.serve(store, startup).await,
+                    Err(error) => startup.refuse(error),
+                }
+            });
+            Ok(())
+        })
+    }
+
+    /// Starts a thread that works as `main` says, and returns when that is ready.
+    fn spawn(
+        name: &str,
+        connect_timeout: Duration,
+        main: impl FnOnce(&Runtime, Startup) -> Result<(), LockError> + Send + 'static,
+    ) -> Result<Self, LockError> {
         let deadline = clock::now() + connect_timeout;
         let (reply, outcome) = crossbeam_channel::bounded(1);
         let (alive, exited) = crossbeam_channel::bounded(0);
         let handle = thread::Builder::new()
-            .name(NAME.into())
+            .name(name.into())
             .spawn(move || {
-                serve(launch, connect, Startup::new(reply, deadline));
+                serve(main, Startup::new(reply, deadline));
                 drop::<Sender<()>>(alive);
             })
             .map_err(|error| LockError::Internal { what: format!("no thread for I/O: {error}") })?;
@@ -120,12 +154,7 @@ impl IoThread {
 }
 
 /// The thread's whole life.
-fn serve<S, C, F>(launch: Launch, connect: C, startup: Startup)
-where
-    S: Store,
-    C: FnOnce() -> F,
-    F: Future<Output = Result<S, LockError>>,
-{
+fn serve(main: impl FnOnce(&Runtime, Startup) -> Result<(), LockError>, startup: Startup) {
     // Only a current-thread runtime has everything that is ours die with this thread.
     let runtime = match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -135,7 +164,7 @@ where
         }
     };
     // The driver is dropped, and with it every hold is over, before the panic arrives here.
-    let end = panic::catch_unwind(AssertUnwindSafe(|| run(&runtime, launch, connect, startup)));
+    let end = panic::catch_unwind(AssertUnwindSafe(|| main(&runtime, startup)));
     runtime.shutdown_timeout(HELPERS_GRACE);
     match end {
         Ok(Ok(())) => {}
@@ -152,9 +181,7 @@ where
 {
     let Launch { config, settings, inbox, report, .. } = launch;
     runtime.block_on(async {
-        let left = startup.deadline.since(clock::now()).saturating_add(LAST_WORDS);
-        let connected = tokio::time::timeout(left, connect()).await.unwrap_or_else(|_| Err(timed_out()));
-        match connected {
+        match connected(&startup, connect()).await {
             Ok(store) => {
                 Driver::new(store, Protocol::new(config), settings, inbox, report, startup).run().await
             }
@@ -164,6 +191,15 @@ where
             }
         }
     })
+}
+
+/// The store, or why there is none within the time of the start.
+async fn connected<S>(
+    startup: &Startup,
+    connecting: impl Future<Output = Result<S, LockError>>,
+) -> Result<S, LockError> {
+    let left = startup.deadline.since(clock::now()).saturating_add(LAST_WORDS);
+    tokio::time::timeout(left, connecting).await.unwrap_or_else(|_| Err(timed_out()))
 }
 
 fn message_of(panic: &(dyn Any + Send)) -> &str {

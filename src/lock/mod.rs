@@ -1,5 +1,6 @@
-//! A lock by its name: what one does to get hold of it.
+//! A lock by its key: what one does to get hold of it.
 
+mod reentrant;
 mod shared;
 
 use std::fmt;
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError};
 
+pub use reentrant::ReentrantLock;
 pub(crate) use shared::LockShared;
 
 use crate::clock::{self, Time};
@@ -24,11 +26,10 @@ use crate::waiting::Waiting;
 ///
 /// **Order.** Between processes, first come first served; between the threads of one process, too.
 ///
-/// **Re-entry.** The thread that holds the lock gets a further guard at once, from every method and through every
-/// handle, without asking etcd: same token, same [`done`](LockGuard::done), and the last guard out releases. Every
-/// other thread waits its turn. It is the asking thread that counts, also when its guard was moved to another thread
-/// since: to share a hold, clone the guard. If the hold is already lost, asking again is [`LockError::Expired`] until
-/// its last guard is dropped, never a silent second acquisition.
+/// **No re-entry.** A guard can go to any thread, so nobody can know which thread holds: whoever asks for a lock that is
+/// held waits, or is told `None`, also the thread that has a guard of it. A thread that waits for itself waits as long as
+/// the call says. For functions that call each other under one lock there is
+/// [`new_reentrant_lock`](crate::LockManager::new_reentrant_lock).
 ///
 /// # Examples
 ///
@@ -58,14 +59,13 @@ impl DistributedLock {
     ///
     /// # Blocking
     ///
-    /// Until the lock is granted, the [retries](LockOptions::max_retries) run out, or the manager is closed. While
+    /// Until the lock is granted, the [limit](LockOptions::max_retries) of its options runs out, or the manager is closed. While
     /// etcd is out of reach it goes on waiting. A lost session does not disturb a waiting call.
     ///
     /// # Errors
     ///
-    /// - [`LockError::AlreadyHeld`]: the retries ran out while somebody else held it.
-    /// - [`LockError::Unavailable`]: they ran out while etcd could not be reached.
-    /// - [`LockError::Expired`]: this thread holds it already, but has lost it.
+    /// - [`LockError::AlreadyHeld`]: that limit ran out while somebody else held it.
+    /// - [`LockError::Unavailable`]: it ran out while etcd could not be reached.
     /// - [`LockError::PermissionDenied`], [`LockError::Unauthenticated`], [`LockError::NoSpace`]: etcd refused.
     /// - [`LockError::Closed`]: the manager was closed. [`LockError::Internal`]: its I/O thread died.
     ///
@@ -75,9 +75,10 @@ impl DistributedLock {
     /// # fn main() -> Result<(), etcd_lock::LockError> {
     /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
     /// let lock = manager.new_lock("jobs")?;
-    /// let outer = lock.lock()?;
-    /// let inner = lock.lock()?; // the same thread: at once
-    /// assert_eq!(outer.token(), inner.token());
+    /// let guard = lock.lock()?;
+    /// assert!(guard.is_held());
+    /// // Nobody else has it now, this thread included.
+    /// assert!(lock.try_lock()?.is_none());
     /// # Ok(())
     /// # }
     /// ```
@@ -85,7 +86,7 @@ impl DistributedLock {
         self.acquire(self.patience(clock::now(), None), None)
     }
 
-    /// Takes the lock if nobody has it; `None` if somebody else does. Never joins the queue.
+    /// Takes the lock if nobody has it; `None` if somebody does, or waits for it. Never joins the queue.
     ///
     /// # Blocking
     ///
@@ -108,8 +109,7 @@ impl DistributedLock {
     /// }
     ///
     /// let _guard = lock.lock()?;
-    /// let other = std::thread::spawn(move || lock.try_lock()).join().unwrap()?;
-    /// assert!(other.is_none());
+    /// assert!(lock.try_lock()?.is_none());
     /// # Ok(())
     /// # }
     /// ```
@@ -130,7 +130,9 @@ impl DistributedLock {
     ///
     /// # Errors
     ///
-    /// [`LockError::Timeout`], which names the holder if etcd could still tell; else as for [`lock`](Self::lock).
+    /// - [`LockError::Timeout`]: somebody had it; names the holder if etcd could still tell.
+    /// - [`LockError::Unavailable`]: the time ran out while etcd could not be asked.
+    /// - Else as for [`lock`](Self::lock).
     ///
     /// # Examples
     ///
@@ -143,9 +145,8 @@ impl DistributedLock {
     /// let lock = manager.new_lock("jobs")?;
     /// let guard = lock.lock_timeout(Duration::from_secs(3))?;
     ///
-    /// // Another thread or process that waits in vain learns who has it.
-    /// let other = std::thread::spawn(move || lock.lock_timeout(Duration::from_millis(50))).join().unwrap();
-    /// match other {
+    /// // Whoever waits in vain learns who has it.
+    /// match lock.lock_timeout(Duration::from_millis(50)) {
     ///     Err(LockError::Timeout { holder: Some(holder), .. }) => assert_eq!(holder.token, guard.token()),
     ///     other => panic!("{other:?}"),
     /// }
@@ -218,15 +219,67 @@ impl DistributedLock {
         self.acquire(self.patience(clock::now(), None), Some(cancel))
     }
 
-    /// Takes a place in the queue and returns at once. Dropping the [`PendingLock`] leaves the queue.
+    /// Takes the lock, waiting for it at most `timeout`, and until `cancel` has a message (which is taken) or is
+    /// disconnected: what a server needs, whose requests have a time limit and which may be shut down.
     ///
-    /// The options' [retries](LockOptions::max_retries) count from here. For re-entry the lock is this thread's, even
-    /// if another one waits for the `PendingLock`.
+    /// A timeout beyond the clock's range is for ever. What is cancelled already is not asked for, whatever the timeout.
+    ///
+    /// # Blocking
+    ///
+    /// Up to `timeout`, and some milliseconds to ask who holds it; at most some 25 ms after the cancellation.
     ///
     /// # Errors
     ///
-    /// [`LockError::Expired`] if this thread holds the lock already but has lost it; [`LockError::Closed`],
-    /// [`LockError::Internal`]. Everything else comes from [`PendingLock::wait`].
+    /// [`LockError::Timeout`] and [`LockError::Cancelled`], whichever comes first; else as for [`lock`](Self::lock).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+    /// use std::time::Duration;
+    /// use etcd_lock::{ErrorCode, crossbeam_channel::bounded};
+    /// let lock = manager.new_lock("jobs")?;
+    /// let guard = lock.lock()?;
+    ///
+    /// let (shutdown, cancel) = bounded::<()>(0);
+    /// // Each request is served by a thread of its own.
+    /// let serve = |limit| {
+    ///     let (lock, cancel) = (lock.clone(), cancel.clone());
+    ///     std::thread::spawn(move || lock.lock_timeout_or_cancel(limit, &cancel))
+    /// };
+    /// let late = serve(Duration::from_millis(50)).join().unwrap();
+    /// assert_eq!(late.unwrap_err().code(), ErrorCode::LockTimeout);
+    ///
+    /// let request = serve(Duration::from_secs(60));
+    /// drop(shutdown); // whoever waits stops waiting
+    /// let stopped = request.join().unwrap();
+    /// assert_eq!(stopped.unwrap_err().code(), ErrorCode::Cancelled);
+    /// # drop(guard);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn lock_timeout_or_cancel(
+        &self,
+        timeout: Duration,
+        cancel: &Receiver<()>,
+    ) -> Result<LockGuard, LockError> {
+        let now = clock::now();
+        self.acquire(self.patience(now, now.checked_add(timeout)), Some(cancel))
+    }
+
+    /// Takes a place in the queue and returns at once. Dropping the [`PendingLock`] leaves the queue.
+    ///
+    /// **For one lock at a time.** Whoever queues up for two locks at once can be granted one while another, who did the
+    /// same, is granted the other: then each holds what the other waits for, for ever, and dead places in queues hold up
+    /// everybody behind them. Take several locks one after the other, all programs in the same order (sorted keys, say),
+    /// with [`lock_deadline`](Self::lock_deadline).
+    ///
+    /// The [limit](LockOptions::max_retries) of its options counts from here.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Closed`], [`LockError::Internal`]. Everything else comes from [`PendingLock::wait`].
     ///
     /// # Examples
     ///
@@ -245,9 +298,6 @@ impl DistributedLock {
     /// # }
     /// ```
     pub fn enqueue(&self) -> Result<PendingLock, LockError> {
-        if let Some(guard) = self.shared.reenter()? {
-            return Ok(PendingLock::held(guard));
-        }
         PendingLock::ask(&self.shared, &self.options, self.patience(clock::now(), None))
     }
 
@@ -269,7 +319,7 @@ impl DistributedLock {
         self.shared.is_held()
     }
 
-    /// The lock's name.
+    /// The lock's key, as it was given to [`new_lock`](crate::LockManager::new_lock).
     pub fn key(&self) -> &str {
         self.shared.name.as_str()
     }
@@ -282,9 +332,6 @@ impl DistributedLock {
 
     /// What all the ways to take the lock have in common.
     fn acquire(&self, patience: Patience, cancel: Option<&Receiver<()>>) -> Result<LockGuard, LockError> {
-        if let Some(guard) = self.shared.reenter()? {
-            return Ok(guard);
-        }
         if let Some(cancel) = cancel
             && cancel.try_recv() != Err(TryRecvError::Empty)
         {

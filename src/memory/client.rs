@@ -113,7 +113,15 @@ impl Store for MemoryClient {
     ) -> impl Future<Output = Result<Response, Failure>> + Send + 'static {
         let client = self.clone();
         async move {
-            let answer = tokio::time::timeout(timeout, client.carry_out(&request)).await;
+            let answering = async {
+                let answer = client.carry_out(&request).await;
+                let delay = client.shared().state.lock().delay_of(client.id());
+                if !delay.is_zero() {
+                    tokio::time::sleep(delay).await;
+                }
+                answer
+            };
+            let answer = tokio::time::timeout(timeout, answering).await;
             answer.unwrap_or_else(|_| {
                 Err(Failure::new(FailureClass::Unknown, format!("no answer within {timeout:?}")))
             })

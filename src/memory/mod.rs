@@ -9,6 +9,7 @@
 //! and neither does another process. It keeps nothing beyond the process's life.
 
 mod client;
+mod manager;
 pub(crate) mod model;
 mod state;
 
@@ -19,6 +20,7 @@ mod tests;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -26,6 +28,8 @@ use tokio::sync::watch;
 pub(crate) use client::{ClientId, MemoryClient};
 use state::State;
 
+#[cfg(doc)]
+use crate::error::LossReason;
 use crate::manager::LockManager;
 
 /// One in-process "cluster", for any number of managers. A clone is one more handle on the same one.
@@ -59,6 +63,8 @@ pub enum Fault {
     NoSpace,
     /// The store refuses because the user lacks the permission.
     PermissionDenied,
+    /// The store refuses because the password does not fit any more.
+    Unauthenticated,
 }
 
 struct Shared {
@@ -96,8 +102,10 @@ impl MemoryStore {
         MemoryClient::new(self.shared.clone())
     }
 
-    /// Ends the manager's session as if etcd had expired its lease just now: its keys are gone, and whoever watches
-    /// them is told. The manager finds out like everybody else, within milliseconds, and sets up another session.
+    /// Ends the manager's session as a partition does that outlasts the TTL, without the time that takes. First the
+    /// manager's own clock finds that no renewal was answered in time: every hold is lost, as
+    /// [`SessionExpired`](LossReason::SessionExpired), before this returns. Then the lease ends in the store, and its keys
+    /// go. The manager sets up another session.
     ///
     /// A manager that is not on this store is left alone, here and in the methods below.
     ///
@@ -115,12 +123,69 @@ impl MemoryStore {
     /// store.expire_session(&manager);
     ///
     /// assert!(guard.done().recv().is_err()); // disconnected: the hold is over
-    /// assert_eq!(guard.loss(), Some(LossReason::SessionRevoked));
+    /// assert_eq!(guard.loss(), Some(LossReason::SessionExpired));
     /// # Ok(())
     /// # }
     /// ```
     pub fn expire_session(&self, manager: &LockManager) {
+        // What the manager is granted from now on belongs to its next session.
+        let Some(leases) = self.on(manager, State::leases_of) else { return };
+        manager.expire();
+        self.on(manager, |state, client| state.end_leases(client, &leases));
+    }
+
+    /// Ends the manager's session as an administrator does who revokes its lease: its keys are gone, and whoever watches
+    /// them is told. The manager finds out like everybody else, within milliseconds but after the fact: every hold is
+    /// lost as [`SessionRevoked`](LossReason::SessionRevoked). It sets up another session.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use etcd_lock::memory::MemoryStore;
+    /// use etcd_lock::{LockError, LockManager, LossReason};
+    ///
+    /// # fn main() -> Result<(), LockError> {
+    /// let store = MemoryStore::new();
+    /// let manager = LockManager::in_memory(&store, "/app/locks", Default::default())?;
+    /// let guard = manager.new_lock("report")?.lock()?;
+    ///
+    /// store.revoke_session(&manager);
+    ///
+    /// assert!(guard.done().recv().is_err()); // disconnected: the hold is over
+    /// assert_eq!(guard.loss(), Some(LossReason::SessionRevoked));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn revoke_session(&self, manager: &LockManager) {
         self.on(manager, State::expire_leases_of);
+    }
+
+    /// Makes the store slow for this manager: from now on each answer takes so long, that to a renewal included.
+    /// `Duration::ZERO` makes it quick again. What a request does, it does at once; a call that gives up before its answer
+    /// comes does not know whether it did.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::{Duration, Instant};
+    /// use etcd_lock::memory::MemoryStore;
+    /// use etcd_lock::{LockError, LockManager};
+    ///
+    /// # fn main() -> Result<(), LockError> {
+    /// let store = MemoryStore::new();
+    /// let manager = LockManager::in_memory(&store, "/app/locks", Default::default())?;
+    ///
+    /// store.delay(&manager, Duration::from_millis(50));
+    /// let begun = Instant::now();
+    /// let guard = manager.new_lock("report")?.lock()?;
+    /// assert!(begun.elapsed() >= Duration::from_millis(50));
+    /// # store.delay(&manager, Duration::ZERO);
+    /// # drop(guard);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn delay(&self, manager: &LockManager, delay: Duration) {
+        self.on(manager, |state, client| state.delay(client, delay));
     }
 
     /// Cuts the manager off from the store, silently, as a partition does. Its requests wait for the reconnection;
@@ -208,10 +273,11 @@ impl MemoryStore {
         self.on(manager, |state, client| state.fail_next(client, fault));
     }
 
-    fn on(&self, manager: &LockManager, act: impl FnOnce(&mut State, ClientId)) {
-        if let Some(client) = manager.client() {
-            act(&mut self.shared.state.lock(), client);
-        }
+    /// `None` if the manager is not on this store.
+    fn on<T>(&self, manager: &LockManager, act: impl FnOnce(&mut State, ClientId) -> T) -> Option<T> {
+        let client = manager.client?;
+        let mut state = self.shared.state.lock();
+        state.knows(client).then(|| act(&mut state, client))
     }
 }
 
@@ -228,6 +294,10 @@ impl MemoryStore {
 
     pub(crate) fn reconnect_client(&self, client: ClientId) {
         self.shared.state.lock().reconnect(client);
+    }
+
+    pub(crate) fn delay_of(&self, client: ClientId, delay: Duration) {
+        self.shared.state.lock().delay(client, delay);
     }
 
     pub(crate) fn fail_next_of(&self, client: ClientId, fault: Fault) {

@@ -1,6 +1,7 @@
 //! What a store's lock guards: the model, and what the store knows of each client.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
@@ -27,6 +28,8 @@ struct Client {
     /// Whether the client is connected.
     line: watch::Sender<bool>,
     faults: VecDeque<Fault>,
+    /// How long each of its answers takes.
+    delay: Duration,
     leases: Vec<LeaseId>,
     /// Where its watches report to, while somebody listens.
     events: Option<UnboundedSender<WatchEvent>>,
@@ -48,6 +51,7 @@ impl State {
         let client = Client {
             line: watch::Sender::new(true),
             faults: VecDeque::new(),
+            delay: Duration::ZERO,
             leases: Vec::new(),
             events: None,
             watches: BTreeMap::new(),
@@ -58,6 +62,15 @@ impl State {
     pub(super) fn forget(&mut self, id: ClientId) {
         self.close_stream(id);
         self.clients.remove(&id);
+    }
+
+    pub(super) fn knows(&self, id: ClientId) -> bool {
+        self.clients.contains_key(&id)
+    }
+
+    /// How long an answer to this client takes.
+    pub(super) fn delay_of(&self, id: ClientId) -> Duration {
+        self.clients.get(&id).map_or(Duration::ZERO, |client| client.delay)
     }
 
     /// Tells whether the client is connected, now and later.
@@ -176,14 +189,12 @@ impl State {
         if let Some(before) = open.watcher.take() {
             self.watchers.remove(&before);
         }
-        match self.model.watch(&open.spec) {
-            Ok((watcher, revision)) => {
-                open.watcher = Some(watcher);
-                self.watchers.insert(watcher, (id, watch));
-                self.report(id, WatchEvent::Created { watch, revision });
-                self.deliver();
-            }
-            Err(failure) => log::debug!(target: "etcd_lock", "{watch:?} cannot be opened: {failure}"),
+        // It cannot be opened if its beginning was compacted. Not logged here, where the store is locked.
+        if let Ok((watcher, revision)) = self.model.watch(&open.spec) {
+            open.watcher = Some(watcher);
+            self.watchers.insert(watcher, (id, watch));
+            self.report(id, WatchEvent::Created { watch, revision });
+            self.deliver();
         }
     }
 
@@ -198,12 +209,29 @@ impl State {
 
 /// What a test does to a client.
 impl State {
+    pub(super) fn leases_of(&mut self, id: ClientId) -> Vec<LeaseId> {
+        self.clients.get(&id).map(|client| client.leases.clone()).unwrap_or_default()
+    }
+
     pub(super) fn expire_leases_of(&mut self, id: ClientId) {
-        let leases = self.clients.get_mut(&id).map(|client| std::mem::take(&mut client.leases));
-        for lease in leases.unwrap_or_default() {
+        let leases = self.leases_of(id);
+        self.end_leases(id, &leases);
+    }
+
+    pub(super) fn end_leases(&mut self, id: ClientId, leases: &[LeaseId]) {
+        for &lease in leases {
             self.model.expire_lease(lease);
         }
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.leases.retain(|lease| !leases.contains(lease));
+        }
         self.deliver();
+    }
+
+    pub(super) fn delay(&mut self, id: ClientId, delay: Duration) {
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.delay = delay;
+        }
     }
 
     pub(super) fn disconnect(&mut self, id: ClientId) {
@@ -247,6 +275,10 @@ impl Fault {
             Self::PermissionDenied => {
                 refused(FailureClass::PermissionDenied, "etcdserver: permission denied")
             }
+            Self::Unauthenticated => refused(
+                FailureClass::Unauthenticated,
+                "etcdserver: authentication failed, invalid user ID or password",
+            ),
         }
     }
 }

@@ -216,9 +216,14 @@ async fn faults_hit_the_next_requests_in_their_order_but_no_renewal() {
     let store = MemoryStore::new();
     let (client, other) = (store.client(), store.client());
     let lease = client.grant(60).await;
-    for fault in
-        [Fault::LoseRequest, Fault::LoseResponse, Fault::NoLeader, Fault::NoSpace, Fault::PermissionDenied]
-    {
+    for fault in [
+        Fault::LoseRequest,
+        Fault::LoseResponse,
+        Fault::NoLeader,
+        Fault::NoSpace,
+        Fault::PermissionDenied,
+        Fault::Unauthenticated,
+    ] {
         store.fail_next_of(client.id(), fault);
     }
     assert!(client.ask(Request::RenewLease { lease }).await.is_ok());
@@ -229,6 +234,7 @@ async fn faults_hit_the_next_requests_in_their_order_but_no_renewal() {
     assert_eq!(client.put("no-leader", 0).await, Err(FailureClass::NotDone));
     assert_eq!(client.put("no-space", 0).await, Err(FailureClass::NoSpace));
     assert_eq!(client.put("denied", 0).await, Err(FailureClass::PermissionDenied));
+    assert_eq!(client.put("not-let-in", 0).await, Err(FailureClass::Unauthenticated));
     assert_eq!(client.put("through", 0).await, Ok(4));
     assert_eq!(store.names(), ["other", "response-lost", "through"]);
 }
@@ -274,4 +280,97 @@ async fn a_client_that_is_gone_is_forgotten_with_its_watches() {
     assert!(watches.server.await.unwrap_err().is_cancelled());
     assert!(store.shared.state.lock().line(id).is_none());
     assert_eq!(store.names(), ["a"]);
+}
+
+#[tokio::test]
+async fn a_slow_answer_comes_late_and_what_it_answers_is_done_at_once() {
+    let store = MemoryStore::new();
+    let (slow, quick) = (store.client(), store.client());
+    let delay = Duration::from_millis(80);
+    store.delay_of(slow.id(), delay);
+    let began = Instant::now();
+    let asked = tokio::spawn(slow.call(put("slow", 0), PATIENCE));
+    tokio::task::yield_now().await;
+    assert_eq!(store.names(), ["slow"]);
+    assert_eq!(quick.put("quick", 0).await, Ok(3));
+    assert!(began.elapsed() < delay);
+    assert_eq!(asked.await.unwrap().unwrap().revision, 2);
+    assert!(began.elapsed() >= delay);
+
+    let given_up = slow.call(put("given-up", 0), delay / 8).await;
+    assert_eq!(given_up.map_err(|Failure { class, .. }| class), Err(FailureClass::Unknown));
+    assert_eq!(store.names(), ["given-up", "quick", "slow"]);
+    store.delay_of(slow.id(), Duration::ZERO);
+    let began = Instant::now();
+    slow.put("quick-again", 0).await.unwrap();
+    assert!(began.elapsed() < delay);
+}
+
+fn manager(store: &MemoryStore) -> LockManager {
+    LockManager::in_memory(store, "/app", Default::default()).unwrap()
+}
+
+/// In both, the holder has another session afterwards; how it learns of the end is what differs.
+#[test]
+fn a_session_expires_as_its_holder_sees_it_and_is_revoked_behind_its_back() {
+    use crate::error::LossReason;
+
+    for (end, reason) in [
+        (MemoryStore::expire_session as fn(&MemoryStore, &LockManager), LossReason::SessionExpired),
+        (MemoryStore::revoke_session, LossReason::SessionRevoked),
+    ] {
+        let store = MemoryStore::new();
+        let (holder, other) = (manager(&store), manager(&store));
+        let lock = holder.new_lock("a").unwrap();
+        let guards = [lock.lock().unwrap(), holder.new_lock("b").unwrap().lock().unwrap()];
+        let waiting = other.new_lock("a").unwrap().enqueue().unwrap();
+        let session = holder.session().lease_id;
+        end(&store, &holder);
+        if reason == LossReason::SessionExpired {
+            // Told by its own clock, before anybody else can have the lock.
+            assert!(
+                guards
+                    .iter()
+                    .all(|guard| !guard.is_held()
+                        && guard.done().try_recv().is_err_and(|e| e.is_disconnected()))
+            );
+        }
+        for guard in guards {
+            assert!(guard.done().recv_timeout(PATIENCE).is_err_and(|error| error.is_disconnected()));
+            assert_eq!(guard.loss(), Some(reason));
+        }
+        drop(waiting.wait().unwrap());
+        assert!(lock.lock_timeout(PATIENCE).unwrap().is_held());
+        assert_ne!(holder.session().lease_id, session);
+        let stats = holder.stats();
+        assert_eq!((stats.sessions, stats.lost.total()), (2, 2));
+        assert!(other.session().alive && other.stats().sessions == 1);
+    }
+}
+
+/// The next session's lease is granted while the first one's end is still being told.
+#[test]
+fn an_expiry_ends_no_session_but_the_one_that_stood() {
+    let store = MemoryStore::new();
+    let manager = manager(&store);
+    for sessions in 1..=50 {
+        let guard = manager.new_lock("a").unwrap().lock_timeout(PATIENCE).unwrap();
+        assert_eq!(manager.stats().sessions, sessions);
+        store.expire_session(&manager);
+        assert!(!guard.is_held());
+    }
+    assert_eq!(manager.stats().lost.session_expired, 50);
+    assert_eq!(manager.stats().lost.total(), 50);
+}
+
+#[test]
+fn another_store_s_manager_is_left_alone() {
+    let (store, other) = (MemoryStore::new(), MemoryStore::new());
+    let manager = manager(&other);
+    let guard = manager.new_lock("a").unwrap().lock().unwrap();
+    store.expire_session(&manager);
+    store.revoke_session(&manager);
+    store.delay(&manager, PATIENCE);
+    assert!(guard.is_held());
+    guard.unlock().unwrap();
 }

@@ -65,6 +65,9 @@ impl Protocol {
 
     pub(crate) fn handle_reply(&mut self, now: Time, id: RequestId, reply: Result<Response, Failure>) {
         self.pass(now);
+        if let Some(action) = self.out.contact.replied(now, reply.as_ref().err()) {
+            self.out.act(action);
+        }
         // Not there: nobody waits for it any more, as after the loss of its session.
         let Some(purpose) = self.out.take_purpose(id) else {
             return;
@@ -133,6 +136,8 @@ impl Protocol {
         while let Some(timer) = self.out.timers.take_due(now) {
             match timer {
                 Timer::SessionDeadline => self.obey(Verdict::Lost(LossReason::SessionExpired)),
+                Timer::Silence => self.session.check_silence(now, &mut self.out),
+                Timer::SlowWait(ticket) => self.in_place_of(ticket, Queue::tell_slow_wait),
                 Timer::Renew => self.session.renew(now, &mut self.out),
                 Timer::Connect => self.session.connect(now, &mut self.out),
                 Timer::Fence => self.session.retry_put(&mut self.out),
@@ -191,6 +196,7 @@ impl Protocol {
     /// Time has passed. A deadline that passed with it counts before anything else, even an answer that arrived.
     fn pass(&mut self, now: Time) {
         self.now = self.now.max(now);
+        self.out.now = self.now;
         if self.session.is_past_deadline(now) && !mutant!(AnswersBeforeDeadline) {
             self.obey(Verdict::Lost(LossReason::SessionExpired));
         }

@@ -4,6 +4,7 @@
 //! session's side of everything: its lease, and a queue for every name that is in use.
 
 mod batch;
+mod contact;
 mod machine;
 pub(crate) mod mutants;
 mod outbox;
@@ -45,7 +46,7 @@ pub(crate) struct Config {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Ticket(pub(crate) u64);
 
-/// Names one hold: from its grant to its end. Several tickets of one thread can share it.
+/// Names one hold: from its grant to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct HoldId(pub(crate) u64);
 
@@ -57,16 +58,12 @@ pub(crate) struct RequestId(pub(crate) u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct QueueId(u64);
 
-/// Names a calling thread, uniquely within the process; re-entry is for the thread that holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Thread(pub(crate) u64);
-
 /// What callers ask for.
 #[derive(Clone, Debug)]
 pub(crate) enum Command {
     /// Get the lock for this ticket. Ends in [`Action::Grant`] or [`Action::Refuse`], once.
     Acquire(Acquire),
-    /// The ticket is not wanted any more, whether it waits or was granted; the last claim of a hold releases it.
+    /// The ticket is not wanted any more, whether it waits or was granted.
     /// With `confirm`, the ticket's answer follows: [`Action::Refuse`] where it waited (when its place in the queue is
     /// given up), [`Action::Confirm`] where it held.
     Leave { ticket: Ticket, confirm: bool },
@@ -78,10 +75,13 @@ pub(crate) enum Command {
 pub(crate) struct Acquire {
     pub(crate) ticket: Ticket,
     pub(crate) name: LockName,
-    pub(crate) thread: Thread,
+    /// The calling thread's number; for people who look at the key.
+    pub(crate) thread: u64,
     pub(crate) patience: Patience,
     /// First back-off step after a failed request.
     pub(crate) retry_interval: Duration,
+    /// Tell by [`Action::SlowWait`] when it waits this long; `None`: never.
+    pub(crate) warn_after: Option<Duration>,
     /// When the caller asked.
     pub(crate) since: Time,
     /// The same as time since the Unix epoch; for people who look at the key.
@@ -93,10 +93,10 @@ pub(crate) struct Acquire {
 pub(crate) struct Patience {
     /// Never join the queue: have the lock at once, or [`Refusal::Held`].
     pub(crate) try_only: bool,
-    /// Give up at this time with [`Refusal::Timeout`]; `None`: never.
+    /// Give up at this time with [`Refusal::Timeout`], or with [`Refusal::Unavailable`] if the store did not say that it
+    /// is held; `None`: never.
     pub(crate) deadline: Option<Time>,
-    /// Give up at this time with [`Refusal::AlreadyHeld`], or with [`Refusal::Unavailable`] if the store did not even
-    /// say that it is held; `None`: never.
+    /// The same with [`Refusal::AlreadyHeld`].
     pub(crate) budget: Option<Time>,
 }
 
@@ -133,6 +133,18 @@ pub(crate) enum Action {
     SessionFailed {
         failure: Failure,
     },
+    /// The store has not answered for a third of the time for which holds are assured. Told once, until it answers.
+    StoreSilent {
+        /// How long it has not.
+        since: Duration,
+        failure: Failure,
+        /// How long holds are still assured.
+        assured: Duration,
+    },
+    /// It answers again, after that long.
+    StoreAnswers {
+        after: Duration,
+    },
     /// The session is over, and with it every hold that was granted since its `SessionUp`, all of them at one instant;
     /// no `EndHold` follows for these.
     SessionDown {
@@ -147,10 +159,22 @@ pub(crate) enum Action {
         key: Key,
         token: Revision,
     },
+    /// The ticket has waited for as long as it wanted to be told of, and goes on waiting.
+    SlowWait {
+        name: LockName,
+        waited: Duration,
+        /// Who has the lock, if the store could tell.
+        holder: Option<Holder>,
+    },
     /// The ticket does not get the lock.
     Refuse {
         ticket: Ticket,
         refusal: Refusal,
+    },
+    /// The store has confirmed that a released hold's key is gone.
+    Released {
+        name: LockName,
+        token: Revision,
     },
     /// The hold is over though its session stands: released if `lost` is `None`. Its `done()` closes now.
     EndHold {
@@ -172,11 +196,11 @@ pub(crate) enum Action {
 pub(crate) enum Refusal {
     /// To a `try_only` ticket: somebody else has the lock.
     Held,
-    /// The time limit of the caller ran out.
+    /// The time limit of the caller ran out while somebody had the lock.
     Timeout { waited: Duration, holder: Option<Holder> },
-    /// The retries ran out.
+    /// The retries ran out while somebody had the lock.
     AlreadyHeld { holder: Option<Holder> },
-    /// The retries ran out, or a try could not be decided, while the store was out of reach.
+    /// A limit of the caller ran out while the store could not be asked whether somebody has the lock.
     Unavailable(Failure),
     /// The caller left.
     Cancelled,

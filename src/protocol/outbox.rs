@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+use super::contact::Contact;
 use super::timers::{Timer, Timers};
 use super::{Action, Config, QueueId, Refusal, RequestId, Ticket};
 use crate::clock::Time;
@@ -44,6 +45,8 @@ pub(super) enum Watched {
 pub(super) struct Outbox {
     pub(super) config: Config,
     pub(super) timers: Timers,
+    pub(super) contact: Contact,
+    pub(super) now: Time,
     /// Where each live ticket is: waiting, departing or holding in that queue.
     pub(super) tickets: HashMap<Ticket, QueueId>,
     actions: VecDeque<Action>,
@@ -59,6 +62,8 @@ impl Outbox {
         Self {
             config,
             timers: Timers::default(),
+            contact: Contact::default(),
+            now: Time::default(),
             tickets: HashMap::new(),
             actions: VecDeque::new(),
             requests: HashMap::new(),
@@ -103,6 +108,7 @@ impl Outbox {
     pub(super) fn send_within(&mut self, purpose: Purpose, request: Request, timeout: Duration) -> RequestId {
         let id = RequestId(self.next_id());
         self.requests.insert(id, purpose);
+        self.contact.sent(self.now);
         self.act(Action::Send { id, request, timeout });
         id
     }
@@ -149,6 +155,7 @@ impl Outbox {
         self.tickets.remove(&ticket);
         self.timers.clear(Timer::Patience(ticket));
         self.timers.clear(Timer::Depart(ticket));
+        self.timers.clear(Timer::SlowWait(ticket));
     }
 
     /// The pause before the next attempt after `failures` failed ones: doubling from `first` to 2 s, jittered by half,

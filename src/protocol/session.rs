@@ -184,6 +184,7 @@ impl Session {
             self.state = State::Up(tenure);
             self.failures = 0;
             out.act(Action::SessionUp { lease, ttl, deadline });
+            out.timers.set(Timer::Silence, out.now + ttl / 3);
         }
         Verdict::Up
     }
@@ -222,6 +223,18 @@ impl Session {
         out.timers.set(Timer::Connect, now + pause);
         out.act(Action::SessionFailed { failure: failure.clone() });
         if failure.is_final() { Verdict::Refused(failure) } else { Verdict::Nothing }
+    }
+
+    /// A store that is silent for a third of the time for which holds are assured is worth a word.
+    pub(super) fn check_silence(&self, now: Time, out: &mut Outbox) {
+        if let State::Up(tenure) = &self.state {
+            let assured = tenure.ttl.saturating_sub(out.config.safety_margin);
+            let check = out.contact.check_silence(now, tenure.deadline, assured);
+            out.timers.set(Timer::Silence, check.again);
+            if let Some(action) = check.action {
+                out.act(action);
+            }
+        }
     }
 
     /// Sends a renewal. Each attempt has a deadline of its own, so that a member that does not answer costs one

@@ -100,7 +100,7 @@ impl Tenure {
 
 /// Nothing that was under way for a session matters to the next.
 pub(super) fn forget_requests(out: &mut Outbox) {
-    for timer in [Timer::SessionDeadline, Timer::Renew, Timer::Fence] {
+    for timer in [Timer::SessionDeadline, Timer::Renew, Timer::Fence, Timer::Silence] {
         out.timers.clear(timer);
     }
     out.forget_requests(|purpose| {

@@ -19,6 +19,10 @@ pub(super) enum Timer {
     Fence,
     /// Try again to revoke a lease that is not used any more.
     Revoke(LeaseId),
+    /// Look whether the store is silent.
+    Silence,
+    /// The ticket has waited so long that somebody should know.
+    SlowWait(Ticket),
     /// The ticket waits no longer.
     Patience(Ticket),
     /// The departing ticket gets its answer, complete or not.

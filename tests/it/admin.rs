@@ -244,7 +244,7 @@ fn force_unlock_of_a_free_lock_is_not_held() {
     let revision = raw.revision();
     for scope in BOTH {
         let error = manager.force_unlock("a", scope).unwrap_err();
-        assert!(matches!(&error, LockError::NotHeld { key } if key == "a"), "{error:?}");
+        assert!(matches!(&error, LockError::NotHeld { key, .. } if key == "a"), "{error:?}");
         assert_eq!(error.code().as_str(), "LOCK_NOT_HELD");
     }
     assert!(guards.iter().all(|guard| guard.is_held()));

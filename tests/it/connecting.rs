@@ -37,7 +37,7 @@ fn refused(access: &Access, root: &str) -> LockError {
 /// Nobody could be reached; the whole error with its source as text.
 #[track_caller]
 fn unavailable(error: &LockError) -> String {
-    let LockError::Unavailable { doing, source } = error else { panic!("{error:?}") };
+    let LockError::Unavailable { doing, source, .. } = error else { panic!("{error:?}") };
     assert_eq!(error.code().as_str(), "UNAVAILABLE");
     assert!(error.is_retryable());
     assert_eq!(doing, "connecting to etcd");
@@ -313,28 +313,46 @@ mod tls {
         manager.close().unwrap();
 
         let stranger = with(etcd.access(), Some(Pki::new().client(false)));
-        let text = unavailable(&refused(&stranger, "/locks"));
-        assert!(text.contains("certificate"), "an untrusted authority: {text}");
+        let text = misconfigured(&refused(&stranger, "/locks"));
+        assert!(text.contains("`ca_certificate_pem`"), "an untrusted authority: {text}");
         // The authorities of the system did not sign it either.
-        let text = unavailable(&refused(&with(etcd.access(), None), "/locks"));
-        assert!(text.contains("certificate"), "no authority given: {text}");
+        let text = misconfigured(&refused(&with(etcd.access(), None), "/locks"));
+        assert!(text.contains("`ca_certificate_pem`"), "no authority given: {text}");
         let misnamed =
             options(etcd.access()).tls(tls_options(&pki.client(false)).domain_name("another.example"));
-        let text = unavailable(&refused_at(etcd.endpoints(), "/locks", misnamed));
-        assert!(text.contains("certificate"), "another name: {text}");
+        let text = misconfigured(&refused_at(etcd.endpoints(), "/locks", misnamed));
+        assert!(text.contains("\"another.example\""), "another name: {text}");
     }
 
     #[test]
-    fn http_to_https_and_https_to_http_are_unavailable() {
+    fn the_wrong_scheme_is_told_from_an_outage() {
         let pki = Pki::new();
         let secure = Setup::default().tls(&pki).start();
         let plain = with(&secure.access().at([secure.endpoint().replace("https", "http")]), None);
-        let text = unavailable(&refused(&plain, "/locks"));
-        assert!(text.contains("https?"), "{text}");
+        let text = misconfigured(&refused(&plain, "/locks"));
+        assert!(text.contains("the server speaks TLS; use https://"), "{text}");
 
         let to_plain = shared().access().at([shared().endpoint().replace("http", "https")]);
-        let text = unavailable(&refused(&with(&to_plain, Some(pki.client(false))), "/locks"));
-        assert!(text.contains("http?"), "{text}");
+        let to_plain = with(&to_plain, Some(pki.client(false)));
+        let text = misconfigured(&refused(&to_plain, "/locks"));
+        assert!(text.contains("the server does not speak TLS; use http://"), "{text}");
+
+        // One that is merely away may be the right one: this can work later.
+        for access in [&plain, &to_plain] {
+            let scheme = if access.tls.is_some() { "https" } else { "http" };
+            let dead = nobody().replace("http", scheme);
+            let some = access.at(access.endpoints.iter().cloned().chain([dead]));
+            let text = unavailable(&refused(&some, "/locks"));
+            assert!(text.contains("; use http"), "{text}");
+        }
+    }
+
+    /// What no repetition mends.
+    #[track_caller]
+    fn misconfigured(error: &LockError) -> String {
+        let LockError::InvalidOptions { why, .. } = error else { panic!("{error:?}") };
+        assert!(!error.is_retryable());
+        why.clone()
     }
 
     #[test]
@@ -384,5 +402,17 @@ mod tls {
         let bytes = format!("{:?}", secret.as_bytes()).trim_matches(['[', ']']).to_owned();
         assert!(!shown.contains(&bytes), "{shown}");
         assert_eq!(logs.lines(), []);
+    }
+}
+
+#[test]
+fn a_ttl_that_etcd_may_checkpoint_is_warned_of() {
+    let etcd = shared();
+    let root = fresh_root("checkpoint");
+    for (seconds, warnings) in [(300, 0), (301, 1)] {
+        let logs = Logs::with("lease checkpoints");
+        let options = options(etcd.access()).ttl(Duration::from_secs(seconds));
+        drop(connect_with(etcd.access(), &root, options));
+        assert_eq!(logs.of_level(log::Level::Warn).len(), warnings, "{:?}", logs.lines());
     }
 }

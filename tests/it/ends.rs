@@ -1,5 +1,6 @@
 //! However a guard, a manager or a thread ends, nothing stays behind and nothing hangs.
 
+mod hung;
 mod outages;
 mod runtimes;
 mod threads;

@@ -200,7 +200,7 @@ fn unlocking_what_is_not_held_is_an_error() {
     let (manager, other) = (connect(shared().access(), &root), connect(shared().access(), &root));
     let not_held = |what: &str| {
         let error = manager.force_unlock("my-lock", ForceUnlock::Lock).unwrap_err();
-        assert!(matches!(&error, LockError::NotHeld { key } if key == "my-lock"), "{what}: {error:?}");
+        assert!(matches!(&error, LockError::NotHeld { key, .. } if key == "my-lock"), "{what}: {error:?}");
     };
     not_held("never locked");
     let guard = lock(&manager, "my-lock");

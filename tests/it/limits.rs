@@ -17,6 +17,7 @@ on_both_stores! {
     a_thread_that_waits_for_its_own_process_ends_in_time_and_names_it,
     retries_count_from_the_enqueue,
     a_cancelled_call_ends_in_time_and_leaves_no_key,
+    a_call_with_both_limits_ends_with_the_first_of_them,
     what_is_cancelled_already_is_not_asked_for,
     a_try_never_joins_the_queue,
     a_try_right_after_a_release_gets_the_lock_that_nobody_else_wants,
@@ -71,12 +72,12 @@ fn gives_up_in_time(limit: Duration, call: impl Fn() -> Result<LockGuard, LockEr
 #[track_caller]
 fn names_alice(error: &LockError, limit: Duration, took: Duration, token: FencingToken) -> bool {
     let holder = match error {
-        LockError::Timeout { key, waited, holder } => {
+        LockError::Timeout { key, waited, holder, .. } => {
             assert_eq!(key, "a");
             assert!(*waited + MS >= limit && *waited <= took, "waited {waited:?} of {took:?}");
             holder
         }
-        LockError::AlreadyHeld { key, holder } => {
+        LockError::AlreadyHeld { key, holder, .. } => {
             assert_eq!(key, "a");
             holder
         }
@@ -84,7 +85,7 @@ fn names_alice(error: &LockError, limit: Duration, took: Duration, token: Fencin
         LockError::Unavailable { .. } => &None,
         other => panic!("{other:?}"),
     };
-    let Some(LockInfo { key, owner, token: shown, created_at, .. }) = holder else { return false };
+    let Some(LockInfo { key, owner, token: shown, created_at, .. }) = holder.as_deref() else { return false };
     assert_eq!((key.as_str(), owner.as_deref(), *shown), ("a", Some("alice"), token));
     assert!(created_at.is_some() && error.to_string().contains("held by alice"), "{error}");
     true
@@ -199,13 +200,38 @@ fn a_cancelled_call_ends_in_time_and_leaves_no_key(backend: &Backend) {
                     drop(stop);
                 }
                 let (result, ended_at) = call.join().unwrap();
-                assert!(matches!(&result, Err(LockError::Cancelled { key }) if key == "a"), "{result:?}");
+                assert!(matches!(&result, Err(LockError::Cancelled { key, .. }) if key == "a"), "{result:?}");
                 assert!(!by_message || cancel.is_empty(), "the message is taken");
                 Ended { excess: ended_at.saturating_duration_since(cancelled_at), complete: true }
             })
         });
         held.nothing_is_left(backend);
     }
+}
+
+fn a_call_with_both_limits_ends_with_the_first_of_them(backend: &Backend) {
+    let held = Contended::new(backend);
+    let (lock, limit) = (held.lock(), 100 * MS);
+    let (stop, cancel) = bounded::<()>(1);
+    gives_up_in_time(limit, || lock.lock_timeout_or_cancel(limit, &cancel), held.guard.token());
+    held.nothing_is_left(backend);
+    ends_in_time(|| {
+        thread::scope(|scope| {
+            let call = scope.spawn(|| (lock.lock_timeout_or_cancel(SOON, &cancel), Instant::now()));
+            backend.wait_for_contenders("a", 2);
+            let cancelled_at = Instant::now();
+            stop.send(()).unwrap();
+            let (result, ended_at) = call.join().unwrap();
+            assert!(matches!(&result, Err(LockError::Cancelled { key, .. }) if key == "a"), "{result:?}");
+            Ended { excess: ended_at.saturating_duration_since(cancelled_at), complete: true }
+        })
+    });
+    held.nothing_is_left(backend);
+    drop(held.guard);
+    assert!(lock.lock_timeout_or_cancel(SOON, &cancel).unwrap().is_held(), "its message was taken before");
+    drop(stop);
+    let result = lock.lock_timeout_or_cancel(Duration::ZERO, &cancel);
+    assert!(matches!(result, Err(LockError::Cancelled { .. })), "{result:?}");
 }
 
 fn what_is_cancelled_already_is_not_asked_for(backend: &Backend) {

@@ -40,6 +40,7 @@ mod support;
 mod costs;
 mod crash;
 mod ends;
+mod errors;
 mod exclusion;
 mod grant_race;
 mod limits;
@@ -55,5 +56,6 @@ mod growth;
 mod interop;
 mod names;
 mod one_session;
+mod viewer;
 
 mod readme;

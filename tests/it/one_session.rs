@@ -38,7 +38,7 @@ fn a_hundred_locks_share_one_lease_one_renewal_and_one_watch_stream() {
     assert!(took > ttl * 2 / 3 - ttl / 6, "two renewals in {took:?} are too many");
     assert!(took < ttl, "two renewals in {took:?} are too few");
 
-    assert!(guards.iter().all(LockGuard::is_held));
+    assert!(guards.iter().all(|guard| guard.is_held()));
     let lease = manager.session().lease_id;
     assert_eq!(raw.leases(), [lease]);
     let keys = raw.keys("/locks/");

@@ -1,40 +1,163 @@
-//! The thread that holds a lock gets it again; everybody else waits until the last guard has gone.
+//! A lock keeps out everybody while it is held, its own thread included; a reentrant lock lets its thread in again.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use etcd_lock::crossbeam_channel::never;
-use etcd_lock::{DistributedLock, ForceUnlock, LockError, LockGuard, LossReason};
+use etcd_lock::crossbeam_channel::{bounded, never};
+use etcd_lock::{ForceUnlock, LockError, LossReason, ReentrantGuard, ReentrantLock};
 
-use crate::support::{Backend, disconnects, on_both_stores, take, take_elsewhere, wait_for_waiting};
+use crate::support::{Backend, SOON, disconnects, on_both_stores, take, take_elsewhere, wait_for_waiting};
 
 on_both_stores! {
-    the_holding_thread_gets_it_again_in_every_way_and_etcd_is_not_asked,
+    a_scheduler_that_hands_its_guards_to_jobs_starts_one_at_a_time,
+    blocking_tasks_that_hand_their_guards_to_async_code_come_one_at_a_time,
+    jobs_that_a_holding_thread_runs_while_it_waits_do_not_get_in,
+    the_holding_thread_waits_its_turn_like_everybody_else,
+    a_lost_guard_keeps_nobody_from_the_lock,
+    a_thread_that_holds_a_reentrant_lock_gets_it_again_in_every_way_and_etcd_is_not_asked,
     the_last_guard_out_releases,
-    a_clone_on_another_thread_keeps_the_lock_but_that_thread_waits_its_turn,
-    the_thread_that_asked_reenters_wherever_its_guard_went,
-    a_thread_that_holds_the_lock_keeps_a_thread_of_the_same_process_waiting,
-    what_the_same_thread_enqueued_before_it_had_the_lock_is_part_of_the_hold,
-    a_lost_hold_is_expired_on_reentry_until_its_last_guard_has_gone,
+    a_shared_guard_on_another_thread_keeps_the_lock_and_that_thread_waits_its_turn,
+    a_lost_reentrant_hold_is_expired_until_the_thread_s_last_guard_has_gone,
+}
+
+/// How many are inside, and how many ever were at once.
+#[derive(Debug, Default)]
+struct Room {
+    inside: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Room {
+    fn enter(&self) {
+        let now = self.inside.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(now, Ordering::SeqCst);
+    }
+
+    fn leave(&self) {
+        self.inside.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    #[track_caller]
+    fn never_had_two(&self) {
+        assert_eq!(self.most.load(Ordering::SeqCst), 1);
+    }
+}
+
+/// On every tick, a thread tries the lock, and a job that got it runs on a thread of its own.
+fn a_scheduler_that_hands_its_guards_to_jobs_starts_one_at_a_time(backend: &Backend) {
+    let manager = backend.manager();
+    let lock = manager.new_lock("nightly").unwrap();
+    let room = Room::default();
+    let (finish, finished) = bounded::<()>(0);
+    thread::scope(|scope| {
+        let mut started = 0;
+        for _tick in 0..5 {
+            if let Some(guard) = lock.try_lock().unwrap() {
+                started += 1;
+                let (room, finished) = (&room, finished.clone());
+                scope.spawn(move || {
+                    room.enter();
+                    let _ = finished.recv();
+                    room.leave();
+                    drop(guard);
+                });
+            }
+        }
+        assert_eq!(started, 1);
+        drop(finish);
+    });
+    room.never_had_two();
+    assert!(lock.try_lock().unwrap().is_some(), "the job is done");
+}
+
+/// Requests of a server whose `lock()` runs on the runtime's blocking threads, with the guard held over an `.await`.
+fn blocking_tasks_that_hand_their_guards_to_async_code_come_one_at_a_time(backend: &Backend) {
+    const REQUESTS: usize = 50;
+    let manager = backend.manager();
+    let lock = manager.new_lock("account").unwrap();
+    let room = std::sync::Arc::new(Room::default());
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
+    runtime.block_on(async {
+        let request = || {
+            let (lock, room) = (lock.clone(), room.clone());
+            tokio::spawn(async move {
+                let guard = tokio::task::spawn_blocking(move || lock.lock()).await.unwrap().unwrap();
+                room.enter();
+                tokio::task::yield_now().await;
+                room.leave();
+                drop(guard);
+            })
+        };
+        let requests: Vec<_> = (0..REQUESTS).map(|_| request()).collect();
+        for request in requests {
+            request.await.unwrap();
+        }
+    });
+    room.never_had_two();
+    assert_eq!(manager.stats().acquired, REQUESTS as u64);
+}
+
+/// A thread pool lets a thread that waits run other jobs meanwhile: the holder's own thread then asks again.
+fn jobs_that_a_holding_thread_runs_while_it_waits_do_not_get_in(backend: &Backend) {
+    let manager = backend.manager();
+    let lock = manager.new_lock("index").unwrap();
+    let outer = take(&lock);
+    // What the pool runs on this thread while the job above waits for its parts.
+    let stolen = || lock.lock_timeout(Duration::from_millis(20));
+    let refused = stolen();
+    assert!(matches!(refused, Err(LockError::Timeout { .. })), "{refused:?}");
+    assert!(outer.is_held());
+}
+
+fn the_holding_thread_waits_its_turn_like_everybody_else(backend: &Backend) {
+    let manager = backend.manager_of("alice");
+    let lock = manager.new_lock("a").unwrap();
+    let guard = take(&lock);
+    assert!(lock.try_lock().unwrap().is_none());
+    match lock.lock_timeout(Duration::from_millis(50)) {
+        Err(LockError::Timeout { holder: Some(holder), .. }) => {
+            assert_eq!(holder.owner.as_deref(), Some("alice"));
+            assert_eq!(holder.pid, Some(std::process::id()), "whoever waits for itself can find out");
+        }
+        other => panic!("{other:?}"),
+    }
+    let pending = lock.enqueue().unwrap();
+    wait_for_waiting(&manager, 1);
+    assert_eq!(backend.contenders("a"), 1, "it waits in the process, not in etcd");
+    let token = guard.token();
+    drop(guard);
+    assert!(pending.wait().unwrap().token() > token);
+}
+
+fn a_lost_guard_keeps_nobody_from_the_lock(backend: &Backend) {
+    let manager = backend.manager();
+    let lock = manager.new_lock("a").unwrap();
+    let lost = take(&lock);
+    manager.force_unlock("a", ForceUnlock::Lock).unwrap();
+    assert!(disconnects(lost.done()));
+    let anew = lock.lock_timeout(SOON).unwrap();
+    assert!(anew.token() > lost.token() && !lost.is_held(), "a lost guard stays lost");
 }
 
 /// A further guard by every way there is.
-fn again(lock: &DistributedLock) -> Vec<LockGuard> {
+fn again(lock: &ReentrantLock) -> Vec<ReentrantGuard> {
     vec![
         lock.lock().unwrap(),
         lock.try_lock().unwrap().unwrap(),
         lock.lock_timeout(Duration::ZERO).unwrap(),
         lock.lock_deadline(Instant::now()).unwrap(),
         lock.lock_or_cancel(&never()).unwrap(),
-        lock.enqueue().unwrap().wait().unwrap(),
+        lock.lock_timeout_or_cancel(Duration::ZERO, &never()).unwrap(),
     ]
 }
 
-fn the_holding_thread_gets_it_again_in_every_way_and_etcd_is_not_asked(backend: &Backend) {
+fn a_thread_that_holds_a_reentrant_lock_gets_it_again_in_every_way_and_etcd_is_not_asked(backend: &Backend) {
     let manager = backend.manager();
-    let lock = manager.new_lock("a").unwrap();
-    let second_handle = manager.new_lock("a").unwrap();
-    let guard = take(&lock);
+    let lock = manager.new_reentrant_lock("a").unwrap();
+    let second_handle = manager.new_reentrant_lock("a").unwrap();
+    let guard = lock.lock().unwrap();
     let before = manager.stats();
     let mut more = again(&lock);
     more.extend(again(&second_handle));
@@ -50,15 +173,15 @@ fn the_holding_thread_gets_it_again_in_every_way_and_etcd_is_not_asked(backend: 
 
 fn the_last_guard_out_releases(backend: &Backend) {
     let (manager, other) = (backend.manager(), backend.manager());
-    let lock = manager.new_lock("a").unwrap();
+    let lock = manager.new_reentrant_lock("a").unwrap();
     let rival = other.new_lock("a").unwrap();
-    let first = take(&lock);
-    let second = manager.new_lock("a").unwrap().lock().unwrap();
-    let third = second.clone();
+    let first = lock.lock().unwrap();
+    let second = manager.new_reentrant_lock("a").unwrap().lock().unwrap();
+    let shared = second.share();
     let done = first.done().clone();
     drop(first);
     assert!(rival.try_lock().unwrap().is_none() && lock.is_locked());
-    third.unlock().unwrap();
+    shared.unlock().unwrap();
     assert!(rival.try_lock().unwrap().is_none() && second.is_held());
     assert_eq!(backend.contenders("a"), 1);
     second.unlock().unwrap();
@@ -68,89 +191,36 @@ fn the_last_guard_out_releases(backend: &Backend) {
     assert!(rival.try_lock().unwrap().is_some());
 }
 
-fn a_clone_on_another_thread_keeps_the_lock_but_that_thread_waits_its_turn(backend: &Backend) {
-    let manager = backend.manager_of("alice");
-    let lock = manager.new_lock("a").unwrap();
-    let guard = take(&lock);
-    let clone = guard.clone();
-    thread::scope(|scope| {
-        let other = scope.spawn(|| {
-            assert!(clone.is_held());
-            // To hold a guard is not to be the thread that asked for it.
-            assert!(lock.try_lock().unwrap().is_none());
-            let refused = lock.lock_timeout(Duration::from_millis(20));
-            assert!(matches!(refused, Err(LockError::Timeout { .. })), "{refused:?}");
-            let pending = lock.enqueue().unwrap();
-            wait_for_waiting(&manager, 1);
-            clone.unlock().unwrap();
-            pending
-        });
-        let pending = other.join().unwrap();
-        assert!(guard.is_held(), "its clone was not the last");
-        let token = guard.token();
-        drop(guard);
-        let next = pending.wait().unwrap();
-        assert!(next.token() > token);
-    });
-}
-
-fn the_thread_that_asked_reenters_wherever_its_guard_went(backend: &Backend) {
+fn a_shared_guard_on_another_thread_keeps_the_lock_and_that_thread_waits_its_turn(backend: &Backend) {
     let manager = backend.manager();
-    let lock = manager.new_lock("a").unwrap();
-    let guard = take(&lock);
+    let lock = manager.new_reentrant_lock("a").unwrap();
+    let guard = lock.lock().unwrap();
+    let shared = guard.share();
     let token = guard.token();
     thread::scope(|scope| {
-        let (here, there) = etcd_lock::crossbeam_channel::bounded::<()>(0);
-        let keeper = scope.spawn(move || {
-            let _ = there.recv();
-            guard.is_held()
+        let (report, reports) = bounded(0);
+        let other = scope.spawn({
+            let lock = &lock;
+            move || {
+                assert!(shared.is_held());
+                // To have a shared guard is not to be let in again.
+                assert!(lock.try_lock().unwrap().is_none());
+                report.send(()).unwrap();
+                lock.lock_timeout(SOON).unwrap().token()
+            }
         });
-        let again = lock.lock().unwrap();
-        assert_eq!(again.token(), token);
-        drop(again);
-        drop(here);
-        assert!(keeper.join().unwrap());
-    });
-    let next = take(&lock);
-    assert!(next.token() > token, "nothing was left to re-enter");
-}
-
-fn a_thread_that_holds_the_lock_keeps_a_thread_of_the_same_process_waiting(backend: &Backend) {
-    let manager = backend.manager();
-    let lock = manager.new_lock("a").unwrap();
-    let guard = take(&lock);
-    thread::scope(|scope| {
-        let waiter = scope.spawn(|| take(&lock).token());
+        reports.recv().unwrap();
         wait_for_waiting(&manager, 1);
-        assert!(guard.is_held());
-        assert_eq!(backend.contenders("a"), 1, "it waits in the process, not in etcd");
-        let token = guard.token();
         drop(guard);
-        assert!(waiter.join().unwrap() > token);
+        assert!(other.join().unwrap() > token);
     });
 }
 
-fn what_the_same_thread_enqueued_before_it_had_the_lock_is_part_of_the_hold(backend: &Backend) {
-    let (manager, other) = (backend.manager(), backend.manager());
-    let lock = manager.new_lock("a").unwrap();
-    let in_the_way = take(&other.new_lock("a").unwrap());
-    let (first, second) = (lock.enqueue().unwrap(), lock.enqueue().unwrap());
-    wait_for_waiting(&manager, 2);
-    drop(in_the_way);
-    let (first, second) = (first.wait().unwrap(), second.wait().unwrap());
-    assert_eq!(first.token(), second.token());
-    drop(first);
-    assert!(second.is_held());
-    second.unlock().unwrap();
-    backend.wait_for_contenders("a", 0);
-    assert_eq!(manager.stats().acquired, 1);
-}
-
-fn a_lost_hold_is_expired_on_reentry_until_its_last_guard_has_gone(backend: &Backend) {
+fn a_lost_reentrant_hold_is_expired_until_the_thread_s_last_guard_has_gone(backend: &Backend) {
     let manager = backend.manager();
-    let lock = manager.new_lock("a").unwrap();
-    let guard = take(&lock);
-    let clone = guard.clone();
+    let lock = manager.new_reentrant_lock("a").unwrap();
+    let guard = lock.lock().unwrap();
+    let again = lock.lock().unwrap();
     manager.force_unlock("a", ForceUnlock::Lock).unwrap();
     assert!(disconnects(guard.done()));
     let attempts = || {
@@ -159,13 +229,12 @@ fn a_lost_hold_is_expired_on_reentry_until_its_last_guard_has_gone(backend: &Bac
             lock.try_lock().err(),
             lock.lock_timeout(Duration::ZERO).err(),
             lock.lock_or_cancel(&never()).err(),
-            lock.enqueue().err(),
-            manager.new_lock("a").unwrap().lock().err(),
+            manager.new_reentrant_lock("a").unwrap().lock().err(),
         ]
     };
-    let all_expired = |errors: [Option<LockError>; 6]| {
+    let all_expired = |errors: [Option<LockError>; 5]| {
         errors.iter().all(|error| {
-            matches!(error, Some(LockError::Expired { reason: LossReason::ForceUnlocked, key }) if key == "a")
+            matches!(error, Some(LockError::Expired { reason: LossReason::ForceUnlocked, key, .. }) if key == "a")
         })
     };
     assert!(all_expired(attempts()));
@@ -173,13 +242,12 @@ fn a_lost_hold_is_expired_on_reentry_until_its_last_guard_has_gone(backend: &Bac
     assert!(all_expired(attempts()), "one guard of the lost hold is still there");
 
     // Whoever has nothing to do with the lost hold gets the lock meanwhile.
-    let token = clone.token();
-    let elsewhere = take_elsewhere(&lock);
+    let token = again.token();
+    let elsewhere = take_elsewhere(&manager.new_lock("a").unwrap());
     assert!(elsewhere.token() > token);
-    assert!(!clone.is_held(), "a lost guard stays lost");
     drop(elsewhere);
     assert!(all_expired(attempts()));
-    drop(clone);
-    let anew = take(&lock);
+    drop(again);
+    let anew = lock.lock().unwrap();
     assert!(anew.token() > token && anew.is_held());
 }

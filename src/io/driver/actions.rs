@@ -5,11 +5,11 @@ use std::sync::Arc;
 use super::lines::Line;
 use super::window::{self, Outgoing};
 use super::{Done, Driver};
-use crate::clock;
+use crate::clock::{self, Time};
 use crate::io::startup::Abandoned;
 use crate::io::{Store, WatchOrder};
 use crate::protocol::Action;
-use crate::session::Deadline;
+use crate::shared::Deadline;
 use crate::stats::count;
 use crate::store::{Failure, FailureClass};
 
@@ -19,16 +19,30 @@ impl<S: Store> Driver<S> {
         while let Some(action) = self.protocol.poll_action() {
             self.perform_one(action);
         }
+        self.write_lines();
+    }
+
+    /// After everything that the lines report was done, and every caller was answered: a logger may block this thread.
+    fn write_lines(&mut self) {
+        if self.lines.is_empty() {
+            return;
+        }
+        let begun = clock::now();
         for line in self.lines.drain(..) {
             line.write();
+        }
+        // What the logger took is not the store's fault: the lease is still to be revoked.
+        if let Some(closing) = &mut self.closing {
+            *closing = *closing + clock::now().since(begun);
         }
     }
 
     fn perform_one(&mut self, action: Action) {
         match action {
             Action::Send { id, request, timeout } => {
-                if let Some(outgoing) = self.window.admit(Outgoing { id, request, timeout }) {
-                    self.send(outgoing);
+                let now = clock::now();
+                if let Some(outgoing) = self.window.admit(Outgoing { id, request, until: now + timeout }) {
+                    self.send(now, outgoing);
                 }
             }
             // The watches' task ends with this driver only; that it has ended is seen in `finish`.
@@ -41,8 +55,9 @@ impl<S: Store> Driver<S> {
             }
             Action::SessionUp { lease, ttl, deadline } => {
                 self.failing = false;
-                self.deadline = Arc::new(Deadline::new(deadline));
-                self.report.session.up(lease, ttl, Arc::clone(&self.deadline));
+                let deadline = Arc::new(Deadline::new(deadline));
+                self.report.holds.begin_session(Arc::clone(&deadline));
+                self.report.session.up(lease, ttl, deadline);
                 count(&self.report.counters.sessions);
                 self.lines.push(Line::SessionUp { lease, ttl });
                 if let Some(startup) = self.startup.take()
@@ -53,48 +68,59 @@ impl<S: Store> Driver<S> {
             }
             Action::SessionFailed { failure } => self.session_failed(failure),
             Action::ExtendSession { deadline } => {
-                if !self.deadline.extend(deadline) {
+                if !self.report.holds.extend_session(deadline) {
                     self.protocol.handle_expired(clock::now());
                 }
             }
+            Action::StoreSilent { since, failure, assured } => {
+                self.lines.push(Line::StoreSilent { since, failure, assured });
+            }
+            Action::StoreAnswers { after } => self.lines.push(Line::StoreAnswers { after }),
+            Action::SlowWait { name, waited, holder } => {
+                self.lines.push(Line::SlowWait { name, waited, holder });
+            }
             Action::SessionDown { reason } => {
-                let closing = self.holds.sweep(reason);
-                self.deadline.end();
-                self.report.session.down();
+                self.report.session.down(reason);
+                let ended = self.report.holds.end_session(reason);
                 self.lines.push(Line::SessionDown(reason));
-                self.lines.extend(closing.into_iter().map(|(ended, _)| Line::Ended(ended)));
+                self.lines.extend(ended.into_iter().map(Line::Ended));
                 self.give_up_kept();
             }
             Action::Grant { ticket, hold, name, key, token } => {
-                if let Some(state) = self.holds.get(hold) {
-                    self.tickets.granted(ticket, Arc::clone(state));
+                if let Some(state) = self.report.holds.get(hold) {
+                    self.report.tickets.granted(ticket, state);
                     return;
                 }
-                let state = self.holds.open(hold, name, token, key, Arc::clone(&self.deadline));
-                self.tickets.granted(ticket, Arc::clone(&state));
+                let state = self.report.holds.open(clock::now(), hold, name, token, key);
+                self.report.tickets.granted(ticket, Arc::clone(&state));
                 self.lines.push(Line::Acquired(state));
             }
-            Action::Refuse { ticket, refusal } => self.tickets.refused(ticket, refusal),
+            Action::Released { name, token } => self.lines.push(Line::Released { name, token }),
+            Action::Refuse { ticket, refusal } => self.report.tickets.refused(ticket, refusal),
             Action::EndHold { hold, lost } => {
-                self.lines.extend(self.holds.end(hold, lost).map(Line::Ended));
+                self.lines.extend(self.report.holds.end(hold, lost).map(Line::Ended));
             }
-            Action::Confirm { ticket, result } => self.tickets.confirmed(ticket, result),
+            Action::Confirm { ticket, result } => self.report.tickets.confirmed(ticket, result),
             Action::Closed => self.over = true,
         }
     }
 
-    pub(super) fn send(&mut self, Outgoing { id, request, timeout }: Outgoing) {
+    pub(super) fn send(&mut self, now: Time, Outgoing { id, request, until }: Outgoing) {
         let limited = window::is_limited(&request);
-        let call = self.store.call(request, timeout);
+        let call = self.store.call(request, until.since(now));
         self.tasks.spawn(async move { Done::Request { id, reply: call.await, limited } });
     }
 
     /// What was to be done under a session that is over need not be asked of the store any more.
     fn give_up_kept(&mut self) {
-        let now = clock::now();
-        for Outgoing { id, .. } in self.window.take_kept() {
-            let failure = Failure::new(FailureClass::NotDone, "the session was over before its turn came");
-            self.protocol.handle_reply(now, id, Err(failure));
+        let kept = self.window.take_kept();
+        self.not_sent(clock::now(), kept, "the session was over before its turn came");
+    }
+
+    /// These were never sent, and will not be.
+    pub(super) fn not_sent(&mut self, now: Time, requests: Vec<Outgoing>, why: &str) {
+        for Outgoing { id, .. } in requests {
+            self.protocol.handle_reply(now, id, Err(Failure::new(FailureClass::NotDone, why)));
         }
     }
 

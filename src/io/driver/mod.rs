@@ -4,12 +4,9 @@
 //! turn takes a bounded number of events, and every turn looks at the clock, so nothing can starve a deadline.
 
 mod actions;
-mod holds;
 mod lines;
-mod tickets;
 mod window;
 
-use std::future::Future;
 use std::panic;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,24 +14,20 @@ use std::time::Duration;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::{JoinError, JoinSet};
 
-use holds::HoldTable;
 use lines::Line;
-use tickets::Tickets;
 use window::Window;
 
 use super::metered::Metered;
 use super::startup::Startup;
-use super::{Store, WatchOrder, admin, lock_error};
-use crate::LOG;
+use super::{Store, WatchOrder, admin};
 use crate::clock::{self, Time};
 use crate::command::{Message, Reply};
 use crate::error::{LockError, LossReason};
 use crate::mailbox::{End, Inbox};
 use crate::name::Root;
 use crate::protocol::{Acquire, Command, Protocol, Refusal, RequestId};
-use crate::session::{Deadline, SessionCell};
-use crate::stats::Counters;
-use crate::store::{Failure, FailureClass, Response, WatchEvent};
+use crate::shared::Report;
+use crate::store::{Failure, Response, WatchEvent};
 
 /// Events of one kind that a turn takes: enough to share the costs of a turn, few enough to be done in well under a
 /// millisecond.
@@ -50,13 +43,6 @@ const LONGEST_PAUSE_HOLDING: Duration = Duration::from_secs(1);
 /// The longest pause when nothing is held and the protocol waits for nothing.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
-/// What callers can read about the I/O thread's work.
-#[derive(Debug, Default)]
-pub(crate) struct Report {
-    pub(crate) counters: Arc<Counters>,
-    pub(crate) session: SessionCell,
-}
-
 /// What a driver is told at its start, beside the protocol's own configuration.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
@@ -71,10 +57,6 @@ pub(super) struct Driver<S: Store> {
     settings: Settings,
     inbox: Inbox,
     window: Window,
-    tickets: Tickets,
-    holds: HoldTable,
-    /// Of the session that stands; shared by its holds.
-    deadline: Arc<Deadline>,
     tasks: JoinSet<Done>,
     watch_orders: UnboundedSender<WatchOrder>,
     watch_events: UnboundedReceiver<WatchEvent>,
@@ -127,9 +109,6 @@ impl<S: Store> Driver<S> {
             settings,
             inbox,
             window: Window::default(),
-            tickets: Tickets::new(Arc::clone(&report.counters)),
-            holds: HoldTable::new(Arc::clone(&report.counters)),
-            deadline: Arc::new(Deadline::over()),
             tasks,
             watch_orders,
             watch_events,
@@ -159,6 +138,9 @@ impl<S: Store> Driver<S> {
                 () = tokio::time::sleep(pause) => Wake::Clock,
             };
             let now = clock::now();
+            if self.inbox.is_abandoned() {
+                self.begin_to_close(now);
+            }
             self.take_in(now, wake)?;
             self.look_at_the_clock(now);
             turns = turns.wrapping_add(1);
@@ -170,9 +152,9 @@ impl<S: Store> Driver<S> {
 
     /// How long nothing needs to be done unless something happens.
     fn pause(&self, now: Time) -> Duration {
-        let longest = if self.holds.is_empty() { LONGEST_PAUSE } else { LONGEST_PAUSE_HOLDING };
+        let longest = if self.report.holds.is_empty() { LONGEST_PAUSE } else { LONGEST_PAUSE_HOLDING };
         let startup = self.startup.as_ref().map(|startup| startup.deadline);
-        [self.protocol.next_timeout(), startup, self.closing]
+        [self.protocol.next_timeout(), self.window.next_timeout(), startup, self.closing]
             .into_iter()
             .flatten()
             .map(|at| at.since(now))
@@ -180,6 +162,8 @@ impl<S: Store> Driver<S> {
     }
 
     fn look_at_the_clock(&mut self, now: Time) {
+        let overdue = self.window.take_overdue(now);
+        self.not_sent(now, overdue, "too many requests at once: its turn did not come in time");
         if self.protocol.next_timeout().is_some_and(|at| at <= now) {
             self.protocol.handle_timeout(now);
         }
@@ -226,7 +210,7 @@ impl<S: Store> Driver<S> {
         match done {
             Ok(Done::Request { id, reply, limited }) => {
                 if limited && let Some(next) = self.window.answered() {
-                    self.send(next);
+                    self.send(now, next);
                 }
                 self.protocol.handle_reply(now, id, reply);
             }
@@ -243,28 +227,24 @@ impl<S: Store> Driver<S> {
         match message {
             Message::Acquire { acquire, reply } => self.acquire(now, acquire, reply),
             Message::Leave { ticket, reply } => {
-                let confirm = self.tickets.leave(ticket, reply);
+                let confirm = self.report.tickets.leave(ticket, reply);
                 self.protocol.handle_command(now, Command::Leave { ticket, confirm });
             }
             Message::Close => self.begin_to_close(now),
             // Whoever asks while the manager is closing sees the channel close.
             _ if self.closing.is_some() => {}
-            Message::LockInfo { name, reply } => {
-                let (store, root, timeout) = self.admin_parts();
-                self.spawn_admin("looking at a lock", reply, async move {
-                    admin::lock_info(&store, &root, &name, timeout).await
-                });
+            Message::Expire { reply } => {
+                self.protocol.handle_expired(now);
+                // Whoever asked for it goes on when every hold is over.
+                self.perform();
+                let _ = reply.send(());
             }
-            Message::ListLocks { prefix, reply } => {
-                let (store, root, timeout) = self.admin_parts();
-                self.spawn_admin("listing locks", reply, async move {
-                    admin::list_locks(&store, &root, &prefix, timeout).await
-                });
-            }
-            Message::ForceUnlock { name, scope, reply } => {
-                let (store, root, timeout) = self.admin_parts();
-                self.spawn_admin("force-unlocking a lock", reply, async move {
-                    admin::force_unlock(&store, &root, &name, scope, timeout).await
+            Message::Ask(question) => {
+                let Settings { root, request_timeout, .. } = self.settings.clone();
+                let answering = admin::answer(self.store.clone(), root, request_timeout, question);
+                self.tasks.spawn(async move {
+                    answering.await;
+                    Done::Admin
                 });
             }
         }
@@ -275,30 +255,11 @@ impl<S: Store> Driver<S> {
             reply.answer(Err(Refusal::Closed));
             return;
         }
-        log::debug!(target: LOG, "lock {:?} asked for, ticket {}", acquire.name, acquire.ticket.0);
-        self.tickets.wait(acquire.ticket, reply);
+        if log::max_level() >= log::LevelFilter::Debug {
+            self.lines.push(Line::Asked(acquire.name.clone(), acquire.ticket));
+        }
+        self.report.tickets.wait(acquire.ticket, reply);
         self.protocol.handle_command(now, Command::Acquire(acquire));
-    }
-
-    fn admin_parts(&self) -> (Metered<S>, Root, Duration) {
-        (self.store.clone(), self.settings.root.clone(), self.settings.request_timeout)
-    }
-
-    /// Answers `reply` with what `work` gives within the time of one request.
-    fn spawn_admin<T: Send + 'static>(
-        &mut self,
-        doing: &'static str,
-        reply: oneshot::Sender<Result<T, LockError>>,
-        work: impl Future<Output = Result<T, LockError>> + Send + 'static,
-    ) {
-        let timeout = self.settings.request_timeout;
-        self.tasks.spawn(async move {
-            let result = tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| {
-                Err(lock_error(Failure::new(FailureClass::Unknown, "no answer in time"), doing))
-            });
-            let _ = reply.send(result);
-            Done::Admin
-        });
     }
 
     fn begin_to_close(&mut self, now: Time) {
@@ -310,23 +271,14 @@ impl<S: Store> Driver<S> {
     }
 }
 
-/// However the loop ends, by a panic too: first nothing new is accepted, then every hold is over, then the session, then
-/// every `done()` closes. Whoever learns of one has the rest already. Those who wait for an answer learn last, when the
-/// fields are dropped.
+/// However the loop ends, by a panic too: first nothing new is accepted, then everything is over for callers, in the
+/// order of [`Report::end`]. Messages that were not read are dropped last, with the fields.
 impl<S: Store> Drop for Driver<S> {
     fn drop(&mut self) {
-        let lost = if self.over {
-            self.inbox.end(End::Closed);
-            LossReason::Closed
-        } else {
-            self.inbox.end(End::Crashed);
-            LossReason::Crashed
-        };
-        let closing = self.holds.sweep(lost);
-        self.deadline.end();
-        self.report.session.down();
-        self.tickets.sweep(lost);
-        drop(closing);
+        let (end, lost) =
+            if self.over { (End::Closed, LossReason::Closed) } else { (End::Crashed, LossReason::Crashed) };
+        self.inbox.end(end);
+        self.report.end(lost);
     }
 }
 

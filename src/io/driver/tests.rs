@@ -177,9 +177,8 @@ fn a_lost_session_ends_its_holds_and_is_replaced_by_itself() {
         assert!(inherited.is_held(), "who waits waits on under the next session");
         assert!(inherited.token() > other.token());
     });
-    assert!(matches!(lock(&manager).lock(), Err(LockError::Expired { .. })));
+    assert!(lock(&manager).lock().unwrap().is_held(), "a lost guard keeps nobody from the lock");
     drop(lost);
-    assert!(lock(&manager).lock().unwrap().is_held());
     assert_ne!(manager.session().lease_id, lease);
     let stats = manager.stats();
     assert_eq!((stats.sessions, stats.lost.session_revoked), (2, 2));
@@ -239,7 +238,7 @@ fn closing_ends_everything_for_every_handle() {
         let handle = lock(&manager);
         manager.close().unwrap();
         assert!(matches!(waiting.join().unwrap(), LockError::Closed));
-        assert!(matches!(handle.try_lock(), Err(LockError::Expired { reason: LossReason::Closed, .. })));
+        assert!(matches!(handle.try_lock(), Err(LockError::Closed)));
     });
     assert!(closes(&guard) && !guard.is_held());
     assert_eq!(guard.loss(), Some(LossReason::Closed));

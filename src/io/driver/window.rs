@@ -1,8 +1,8 @@
 //! How much is asked of the store at a time.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
+use crate::clock::Time;
 use crate::protocol::RequestId;
 use crate::store::Request;
 
@@ -15,13 +15,18 @@ const IN_FLIGHT: usize = 128;
 pub(super) struct Outgoing {
     pub(super) id: RequestId,
     pub(super) request: Request,
-    pub(super) timeout: Duration,
+    /// When it must be answered.
+    pub(super) until: Time,
 }
 
 /// Lets so many requests through and keeps the others, in their order. What is about a lease is never kept.
+///
+/// Locks and releases leave in a few batches and never fill it. Reads do: each queue has its own, and when the watch stream
+/// was opened anew all of them read at once.
 #[derive(Debug, Default)]
 pub(super) struct Window {
     in_flight: usize,
+    /// They have the same time, so the first is the first to be overdue.
     kept: VecDeque<Outgoing>,
 }
 
@@ -48,9 +53,20 @@ impl Window {
         next
     }
 
+    /// When something that was kept is overdue.
+    pub(super) fn next_timeout(&self) -> Option<Time> {
+        self.kept.front().map(|first| first.until)
+    }
+
+    /// Takes out what was kept for all of its time.
+    pub(super) fn take_overdue(&mut self, now: Time) -> Vec<Outgoing> {
+        let overdue = self.kept.iter().take_while(|kept| kept.until <= now).count();
+        self.kept.drain(..overdue).collect()
+    }
+
     /// Takes out what has not gone yet.
-    pub(super) fn take_kept(&mut self) -> impl Iterator<Item = Outgoing> {
-        std::mem::take(&mut self.kept).into_iter()
+    pub(super) fn take_kept(&mut self) -> Vec<Outgoing> {
+        std::mem::take(&mut self.kept).into()
     }
 }
 
@@ -67,10 +83,12 @@ pub(super) fn is_limited(request: &Request) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn outgoing(id: u64, request: Request) -> Outgoing {
-        Outgoing { id: RequestId(id), request, timeout: Duration::ZERO }
+        Outgoing { id: RequestId(id), request, until: Time::default() + Duration::from_secs(id) }
     }
 
     fn txn(id: u64) -> Outgoing {
@@ -92,9 +110,23 @@ mod tests {
     fn what_was_taken_out_does_not_go_any_more() {
         let mut window = Window::default();
         (0..1000).for_each(|id| drop(window.admit(txn(id))));
-        assert_eq!(window.take_kept().count(), 1000 - IN_FLIGHT);
+        assert_eq!(window.take_kept().len(), 1000 - IN_FLIGHT);
         assert!(window.answered().is_none());
         assert!(window.admit(txn(1000)).is_some());
+    }
+
+    #[test]
+    fn what_is_kept_for_all_of_its_time_is_given_back() {
+        let mut window = Window::default();
+        (0..IN_FLIGHT as u64 + 3).for_each(|id| drop(window.admit(txn(id))));
+        let first = Time::default() + Duration::from_secs(IN_FLIGHT as u64);
+        assert_eq!(window.next_timeout(), Some(first));
+        assert!(window.take_overdue(first.saturating_sub(Duration::from_millis(1))).is_empty());
+        let ids = |taken: Vec<Outgoing>| taken.iter().map(|kept| kept.id.0).collect::<Vec<_>>();
+        let later = first + Duration::from_secs(1);
+        assert_eq!(ids(window.take_overdue(later)), [IN_FLIGHT as u64, IN_FLIGHT as u64 + 1]);
+        assert_eq!(ids(window.answered().into_iter().collect()), [IN_FLIGHT as u64 + 2]);
+        assert_eq!(window.next_timeout(), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use crate::error::LockError;
-use crate::info::ForceUnlock;
+use crate::info::{ForceUnlock, LockState};
 use crate::io::testing::{
     Cluster, LONG, Meddled, Meddling, always, call, connect, dead_url, grant, key, keys, put, put_key, range,
 };
@@ -330,4 +330,28 @@ async fn locks_of_etcdctl_are_seen_and_can_be_broken() {
     assert!(next.starts_with("/app/jobs/") && next != held, "{next}");
     let gone = call(&etcd, Request::RenewLease { lease: info.lease_id }).await.unwrap_err();
     assert_eq!(gone.class, FailureClass::LeaseGone);
+}
+
+/// A queue of more than one page, whose keys are in another order than their turns.
+#[tokio::test]
+async fn a_queue_of_many_pages_is_in_the_order_of_turns() {
+    let cluster = Cluster::start(1);
+    let etcd = connect(&cluster.urls()).await;
+    let lease = grant(&etcd, 60).await;
+    assert!(admin::queue(&etcd, &name("a"), LONG).await.unwrap().is_empty());
+    // Later ones have smaller keys; those of one transaction share a create revision, and go by their keys.
+    for batch in (0..25_u64).rev() {
+        let put = |i| Op::Put {
+            key: name("a").contender_key(lease, 0x1000 + batch * 100 + i),
+            value: Vec::new(),
+            lease,
+        };
+        call(&etcd, always((0..100).map(put).collect())).await.unwrap();
+    }
+    let queue = admin::queue(&etcd, &name("a"), LONG).await.unwrap();
+    assert_eq!(queue.len(), 2500);
+    assert!(queue.is_sorted_by_key(|info| info.token));
+    assert!(queue.iter().rev().enumerate().all(|(behind, info)| info.waiters == behind));
+    assert_eq!(queue.iter().filter(|info| info.state == LockState::Held).count(), 1);
+    assert_eq!(queue[0].state, LockState::Held);
 }

@@ -1,8 +1,9 @@
-//! Tests of the etcd store against real servers.
+//! Tests of the etcd store, against real servers and hostile ones.
 
 mod admin;
 mod connect;
 mod fail_over;
+mod hostile;
 mod requests;
 #[cfg(feature = "tls")]
 mod tls;

@@ -63,12 +63,25 @@ fn with_tls(tls: TlsOptions) -> LockManagerOptions {
     LockManagerOptions { tls: Some(tls), connect_timeout: Duration::from_secs(2), ..options() }
 }
 
-async fn unavailable(endpoints: &[String], options: &LockManagerOptions) -> String {
+async fn refused(endpoints: &[String], options: &LockManagerOptions) -> LockError {
     let begun = Instant::now();
     let error = connect_with(endpoints, options).await.err().expect("it connected");
     assert!(begun.elapsed() < options.connect_timeout + Duration::from_millis(500), "{:?}", begun.elapsed());
+    error
+}
+
+/// What may work later.
+async fn unavailable(endpoints: &[String], options: &LockManagerOptions) -> String {
+    let error = refused(endpoints, options).await;
     let LockError::Unavailable { source, .. } = error else { panic!("{error:?}") };
     source.to_string()
+}
+
+/// What never will.
+async fn misconfigured(endpoints: &[String], options: &LockManagerOptions) -> String {
+    let error = refused(endpoints, options).await;
+    let LockError::InvalidOptions { why } = error else { panic!("{error:?}") };
+    why
 }
 
 #[tokio::test]
@@ -81,8 +94,8 @@ async fn a_trusted_server_is_talked_to_and_no_other() {
     connect_with(&[bare], &with_tls(certificates.options(false))).await.unwrap();
 
     let stranger = Certificates::make();
-    let text = unavailable(&cluster.urls(), &with_tls(stranger.options(false))).await;
-    assert!(text.contains("certificate"), "{text}");
+    let text = misconfigured(&cluster.urls(), &with_tls(stranger.options(false))).await;
+    assert!(text.contains("`ca_certificate_pem`"), "{text}");
     for (name, fits) in [("etcd.test", true), ("other.test", false)] {
         let tls = TlsOptions { domain_name: Some(name.into()), ..certificates.options(false) };
         let result = connect_with(&cluster.urls(), &with_tls(tls)).await;
@@ -108,11 +121,11 @@ async fn http_and_https_do_not_meet() {
     connect(&plain.urls()).await;
     let quick = LockManagerOptions { connect_timeout: Duration::from_secs(2), ..options() };
     let to_secure = secure.urls()[0].replace("https", "http");
-    let text = unavailable(&[to_secure], &quick).await;
-    assert!(text.contains("https?"), "{text}");
+    let text = misconfigured(&[to_secure], &quick).await;
+    assert!(text.contains("use https://"), "{text}");
     let to_plain = plain.urls()[0].replace("http", "https");
-    let text = unavailable(&[to_plain], &with_tls(certificates.options(false))).await;
-    assert!(text.contains("does it want http?"), "{text}");
+    let text = misconfigured(&[to_plain], &with_tls(certificates.options(false))).await;
+    assert!(text.contains("use http://"), "{text}");
 }
 
 #[tokio::test]

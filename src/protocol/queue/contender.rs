@@ -2,7 +2,7 @@
 
 use super::super::outbox::{Outbox, Watched};
 use super::super::timers::Timer;
-use super::super::{HoldId, QueueId, RequestId, Thread, Ticket};
+use super::super::{HoldId, QueueId, RequestId, Ticket};
 use super::debris::Debris;
 use super::place::Place;
 use crate::store::{Key, LeaseId, Revision, WatchId};
@@ -48,10 +48,8 @@ pub(super) struct Hold {
     pub(super) token: Revision,
     /// The revision that showed it to be the first.
     pub(super) as_of: Revision,
-    /// Who may re-enter.
-    pub(super) thread: Thread,
-    /// The tickets whose guards are still there; never empty.
-    pub(super) claims: Vec<Ticket>,
+    /// The ticket whose guards are still there.
+    pub(super) ticket: Ticket,
     /// The key was reported deleted at this revision; only the reason is not known yet.
     pub(super) doomed: Option<Revision>,
 }
@@ -157,6 +155,7 @@ impl Contender {
             repeated: false,
             plain: false,
             was_gone: false,
+            released: None,
             confirm: Vec::new(),
         }
     }

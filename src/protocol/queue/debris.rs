@@ -19,6 +19,8 @@ pub(super) struct Debris {
     pub(super) plain: bool,
     /// The first delete found no key, so somebody else had deleted it.
     pub(super) was_gone: bool,
+    /// The token of the hold that was released by this.
+    pub(super) released: Option<Revision>,
     /// Who waits to hear that it is gone.
     pub(super) confirm: Vec<Ticket>,
 }

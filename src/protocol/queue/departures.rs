@@ -8,7 +8,7 @@ use crate::clock::Time;
 use crate::protocol::outbox::Purpose;
 use crate::protocol::requests;
 use crate::protocol::timers::Timer;
-use crate::protocol::{Acquire, Holder, Refusal, Ticket};
+use crate::protocol::{Acquire, Action, Holder, Refusal, Ticket};
 use crate::store::{Answer, Failure, FailureClass, Request, Response};
 
 /// How long a ticket that gave up may wait for its key to be gone and the holder's name to be read. A few round
@@ -20,10 +20,19 @@ const GRACE: Duration = Duration::from_millis(30);
 pub(super) struct Departing {
     pub(super) ticket: Ticket,
     why: Why,
-    /// It was known, when it gave up, that somebody has the lock.
-    known_held: bool,
+    known: Known,
     /// What the read of the holder brought, once it has.
     inspection: Option<Result<Option<Holder>, Failure>>,
+}
+
+/// What was known, when the ticket gave up, of who has the lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    Nothing,
+    /// Somebody was before our contender when the store was last asked.
+    Queued,
+    /// A hold of this process.
+    HeldHere,
 }
 
 #[derive(Clone, Debug)]
@@ -38,7 +47,7 @@ enum Why {
 
 impl Departing {
     pub(super) fn cancelled(ticket: Ticket) -> Self {
-        Self { ticket, why: Why::Cancelled, known_held: false, inspection: None }
+        Self { ticket, why: Why::Cancelled, known: Known::Nothing, inspection: None }
     }
 
     /// The caller has no time for the holder's name any more.
@@ -61,25 +70,31 @@ impl Queue {
             return;
         };
         if patience.try_only {
-            let failure = self.why_unavailable();
+            let failure = self.why_unavailable(cx);
             cx.out.refuse(ticket, Refusal::Unavailable(failure));
             return;
         }
         let timed_out = patience.deadline.is_some_and(|deadline| deadline <= cx.now);
         let why = if timed_out { Why::Timeout { since } } else { Why::Budget };
         // Now: the contender that tells goes with the last of its waiters.
-        let known_held = self.is_known_held();
-        self.depart(Departing { ticket, why, known_held, inspection: None }, cx);
+        let known = self.known();
+        self.depart(Departing { ticket, why, known, inspection: None }, cx);
     }
 
     pub(super) fn depart(&mut self, departing: Departing, cx: &mut Cx<'_>) {
         cx.out.tickets.insert(departing.ticket, self.id);
         cx.out.timers.set(Timer::Depart(departing.ticket), cx.now + GRACE);
-        if departing.wants_holder() && !self.inspecting {
-            self.inspecting = true;
-            cx.out.send(Purpose::Inspect(self.id), Request::Txn(requests::inspect(&self.name)));
+        if departing.wants_holder() {
+            self.inspect(cx);
         }
         self.departing.push(departing);
+    }
+
+    /// Asks for the holder's name; one read at a time.
+    fn inspect(&mut self, cx: &mut Cx<'_>) {
+        if !std::mem::replace(&mut self.inspecting, true) {
+            cx.out.send(Purpose::Inspect(self.id), Request::Txn(requests::inspect(&self.name)));
+        }
     }
 
     pub(in crate::protocol) fn handle_inspected(
@@ -103,6 +118,7 @@ impl Queue {
         for departing in self.departing.iter_mut().filter(|departing| departing.wants_holder()) {
             departing.inspection = Some(inspection.clone());
         }
+        self.tell_slow_waits(inspection.as_ref().ok().and_then(Option::as_ref), cx);
     }
 
     /// Answers those for whom everything is done.
@@ -128,34 +144,53 @@ impl Queue {
     }
 
     fn answer(&self, departing: Departing, cx: &mut Cx<'_>) {
-        let Departing { ticket, why, known_held, inspection } = departing;
-        let refusal = match (why, inspection) {
-            (Why::Cancelled, _) => Refusal::Cancelled,
-            (Why::Timeout { since }, inspection) => {
-                let holder = inspection.and_then(Result::ok).flatten();
-                Refusal::Timeout { waited: cx.now.since(since), holder }
-            }
-            (Why::Budget, Some(Ok(holder @ Some(_)))) => Refusal::AlreadyHeld { holder },
-            (Why::Budget, _) if known_held => Refusal::AlreadyHeld { holder: None },
-            (Why::Budget, Some(Err(failure))) => Refusal::Unavailable(failure),
-            (Why::Budget, _) => Refusal::Unavailable(self.why_unavailable()),
+        let Departing { ticket, why, known, inspection } = departing;
+        if let Why::Cancelled = why {
+            cx.out.refuse(ticket, Refusal::Cancelled);
+            return;
+        }
+        let held = match (known, inspection) {
+            (_, Some(Ok(holder @ Some(_)))) => Ok(holder),
+            (Known::HeldHere, _) => Ok(None),
+            (_, Some(Err(failure))) => Err(failure),
+            (Known::Queued, Some(Ok(None)) | None) => cx.out.contact.trouble(cx.now).map_or(Ok(None), Err),
+            (Known::Nothing, Some(Ok(None)) | None) => Err(self.why_unavailable(cx)),
+        };
+        let refusal = match (held, why) {
+            (Err(failure), _) => Refusal::Unavailable(failure),
+            (Ok(holder), Why::Timeout { since }) => Refusal::Timeout { waited: cx.now.since(since), holder },
+            (Ok(holder), _) => Refusal::AlreadyHeld { holder },
         };
         cx.out.refuse(ticket, refusal);
     }
 
-    /// The store has told that somebody holds the lock, and has not been silent since.
-    fn is_known_held(&self) -> bool {
+    fn known(&self) -> Known {
         let stage = self.contender.as_ref().map(|contender| &contender.stage);
         match stage {
-            Some(Stage::Held(_)) => true,
-            Some(Stage::Queued(_)) => self.last_failure.is_none(),
-            Some(Stage::Entering) | None => false,
+            Some(Stage::Held(_)) => Known::HeldHere,
+            Some(Stage::Queued(_)) if self.last_failure.is_none() => Known::Queued,
+            Some(Stage::Queued(_) | Stage::Entering) | None => Known::Nothing,
         }
     }
 
-    fn why_unavailable(&self) -> Failure {
-        self.last_failure
-            .clone()
-            .unwrap_or_else(|| Failure::new(FailureClass::NotDone, "etcd has not answered in time"))
+    fn why_unavailable(&self, cx: &Cx<'_>) -> Failure {
+        let silent = || Failure::new(FailureClass::NotDone, "etcd has not answered in time");
+        self.last_failure.clone().or_else(|| cx.out.contact.trouble(cx.now)).unwrap_or_else(silent)
+    }
+
+    /// The ticket has waited for so long that somebody should know who has the lock. The store is asked for its name.
+    pub(in crate::protocol) fn tell_slow_wait(&mut self, ticket: Ticket, cx: &mut Cx<'_>) {
+        self.slow.push(ticket);
+        self.inspect(cx);
+    }
+
+    fn tell_slow_waits(&mut self, holder: Option<&Holder>, cx: &mut Cx<'_>) {
+        for ticket in std::mem::take(&mut self.slow) {
+            // Unless it has its answer meanwhile.
+            if let Some(waiter) = self.waiters.iter().find(|waiter| waiter.ticket == ticket) {
+                let (name, waited) = (self.name.clone(), cx.now.since(waiter.since));
+                cx.out.act(Action::SlowWait { name, waited, holder: holder.cloned() });
+            }
+        }
     }
 }

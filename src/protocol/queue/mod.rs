@@ -61,6 +61,8 @@ pub(super) struct Queue {
     /// Tickets that gave up and get their answer within a short grace.
     departing: Vec<Departing>,
     inspecting: bool,
+    /// Waiters that are told of once the holder's name is known.
+    slow: Vec<Ticket>,
 }
 
 /// Where the queue is with the one step that it may have under way.
@@ -87,6 +89,7 @@ impl Queue {
             last_failure: None,
             departing: Vec::new(),
             inspecting: false,
+            slow: Vec::new(),
         }
     }
 
@@ -114,32 +117,27 @@ impl Queue {
     pub(super) fn acquire(&mut self, acquire: Acquire, cx: &mut Cx<'_>) {
         let ticket = acquire.ticket;
         let queued = self.has_queued_waiter();
-        if let Some(contender) = &mut self.contender {
-            match &mut contender.stage {
-                Stage::Held(hold) if hold.thread == acquire.thread && hold.doomed.is_none() => {
-                    hold.claims.push(ticket);
-                    let (hold, token) = (hold.id, hold.token);
-                    cx.out.tickets.insert(ticket, self.id);
-                    let (name, key) = (self.name.clone(), contender.key.clone());
-                    cx.out.act(Action::Grant { ticket, hold, name, key, token });
-                    return;
-                }
-                Stage::Held(_) if acquire.patience.try_only => {
-                    cx.out.refuse(ticket, Refusal::Held);
-                    return;
-                }
+        if acquire.patience.try_only
+            && let Some(contender) = &self.contender
+        {
+            let held = match contender.stage {
+                Stage::Held(_) => true,
                 // Our own place in the queue, as long as somebody here wants it.
-                Stage::Queued(_) if acquire.patience.try_only && queued => {
-                    cx.out.refuse(ticket, Refusal::Held);
-                    return;
-                }
-                _ => {}
+                Stage::Queued(_) => queued,
+                Stage::Entering => false,
+            };
+            if held {
+                cx.out.refuse(ticket, Refusal::Held);
+                return;
             }
         }
         cx.out.tickets.insert(ticket, self.id);
         let limits = [acquire.patience.deadline, acquire.patience.budget];
         if let Some(limit) = limits.into_iter().flatten().min() {
             cx.out.timers.set(Timer::Patience(ticket), limit);
+        }
+        if let Some(at) = acquire.warn_after.and_then(|after| acquire.since.checked_add(after)) {
+            cx.out.timers.set(Timer::SlowWait(ticket), at);
         }
         self.waiters.push_back(acquire);
     }
@@ -171,15 +169,14 @@ impl Queue {
         if mutant!(AbandonIgnoredAfterGrant) {
             return;
         }
-        hold.claims.retain(|&claim| claim != ticket);
-        let (id, last) = (hold.id, hold.claims.is_empty());
-        cx.out.forget_ticket(ticket);
-        if last {
-            cx.out.act(Action::EndHold { hold: id, lost: None });
-            let confirm = if confirm { vec![ticket] } else { Vec::new() };
+        if hold.ticket == ticket {
+            cx.out.act(Action::EndHold { hold: hold.id, lost: None });
+            cx.out.forget_ticket(ticket);
+            let (token, confirm) = (hold.token, if confirm { vec![ticket] } else { Vec::new() });
             self.discard_contender(confirm, cx);
-        } else if confirm {
-            cx.out.act(Action::Confirm { ticket, result: Ok(()) });
+            if let Some(debris) = self.debris.last_mut() {
+                debris.released = Some(token);
+            }
         }
     }
 
@@ -191,8 +188,7 @@ impl Queue {
         self.settle_departures(cx);
     }
 
-    /// The contender has the lock, as the store's revision `as_of` shows, for the first waiter and for whatever else its
-    /// thread has asked for.
+    /// The contender has the lock for the first waiter, as the store's revision `as_of` shows.
     fn hold(&mut self, token: Revision, as_of: Revision, cx: &mut Cx<'_>) {
         let id = HoldId(cx.out.next_id());
         let Some(contender) = &mut self.contender else {
@@ -202,23 +198,18 @@ impl Queue {
         // It is in the store now; ten thousand of them need not be here as well.
         contender.value = Vec::new();
         cx.out.timers.clear(Timer::Fallback(self.id));
-        let Some(thread) = self.waiters.front().map(|front| front.thread) else {
+        let Some(Acquire { ticket, .. }) = self.waiters.pop_front() else {
             // Whoever wanted it has left meanwhile.
             if let Some(contender) = self.contender.take() {
                 self.debris.push(Debris { created: Some(token), ..contender.retire(self.id, cx.out) });
             }
             return;
         };
-        let (granted, waiting) = self.waiters.drain(..).partition(|waiter| waiter.thread == thread);
-        self.waiters = waiting;
-        let granted: VecDeque<Acquire> = granted;
-        let claims: Vec<Ticket> = granted.iter().map(|waiter| waiter.ticket).collect();
-        for &ticket in &claims {
-            cx.out.timers.clear(Timer::Patience(ticket));
-            let (name, key) = (self.name.clone(), contender.key.clone());
-            cx.out.act(Action::Grant { ticket, hold: id, name, key, token });
-        }
-        contender.stage = Stage::Held(Hold { id, token, as_of, thread, claims, doomed: None });
+        cx.out.timers.clear(Timer::Patience(ticket));
+        cx.out.timers.clear(Timer::SlowWait(ticket));
+        let (name, key) = (self.name.clone(), contender.key.clone());
+        cx.out.act(Action::Grant { ticket, hold: id, name, key, token });
+        contender.stage = Stage::Held(Hold { id, token, as_of, ticket, doomed: None });
         if contender.own_watch.is_none() {
             cx.out.timers.set(Timer::OwnWatch(self.id), cx.now + OWN_WATCH_AGE);
         }
@@ -267,24 +258,22 @@ impl Queue {
 
     /// Ends the hold, if there is one, although its guards are still there.
     fn lose_hold(&mut self, reason: LossReason, out: &mut Outbox) {
-        if let Some(hold) = self.forget_claims(out) {
+        if let Some(hold) = self.forget_holder(out) {
             out.act(Action::EndHold { hold, lost: Some(reason) });
         }
     }
 
     /// The hold, if there is one, whose guards have nothing left to release.
-    fn forget_claims(&self, out: &mut Outbox) -> Option<HoldId> {
+    fn forget_holder(&self, out: &mut Outbox) -> Option<HoldId> {
         let hold = self.contender.as_ref().and_then(Contender::hold)?;
-        for &ticket in &hold.claims {
-            out.forget_ticket(ticket);
-        }
+        out.forget_ticket(hold.ticket);
         Some(hold.id)
     }
 
     /// The session is over, and with it the hold: [`Action::SessionDown`] ended all of them. Whatever this name had in
     /// etcd is deleted with its lease. The waiters stay.
     pub(super) fn lose_session(&mut self, reason: LossReason, cx: &mut Cx<'_>) {
-        self.forget_claims(cx.out);
+        self.forget_holder(cx.out);
         if let Some(contender) = self.contender.take() {
             contender.retire(self.id, cx.out);
         }

@@ -73,6 +73,9 @@ impl Queue {
                 continue;
             }
             let debris = self.debris.remove(at);
+            if let Some(token) = debris.released.filter(|_| !debris.was_gone) {
+                cx.out.act(Action::Released { name: self.name.clone(), token });
+            }
             for ticket in debris.confirm {
                 let result = if debris.was_gone { Err(ReleaseFailure::NotHeld) } else { Ok(()) };
                 cx.out.act(Action::Confirm { ticket, result });

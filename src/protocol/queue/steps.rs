@@ -164,6 +164,6 @@ impl Queue {
 fn contender_value(front: &Acquire, now: Time, out: &Outbox) -> Vec<u8> {
     // The caller's wall clock when it asked, and the time it has waited here since.
     let created_at = front.asked_at + now.since(front.since);
-    let thread = front.thread.0.to_string();
+    let thread = front.thread.to_string();
     ContenderValue::new(&out.config.owner, &thread, out.config.pid, created_at).encode()
 }

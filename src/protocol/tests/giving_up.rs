@@ -41,10 +41,43 @@ fn a_timeout_while_another_local_thread_still_waits_leaves_the_place_to_it() {
 }
 
 #[test]
-fn a_timeout_without_any_answer_comes_within_the_grace() {
+fn a_time_limit_without_any_answer_ends_within_the_grace_and_is_no_contention() {
     let mut world = World::with(1);
     let waiter = world.lock_within(0, "a", 1, Duration::from_millis(300));
     world.pass_alone(Duration::from_millis(300) + GRACE);
+    assert!(matches!(world.refusal(0, waiter), Some(Refusal::Unavailable(_))));
+}
+
+#[test]
+fn a_wait_that_ends_while_the_store_cannot_be_asked_says_why_whichever_limit_it_had() {
+    for limited in ["deadline", "budget"] {
+        let mut world = World::with(2);
+        world.lock(1, "a", 1);
+        world.settle();
+        let at = Some(world.now + Duration::from_secs(3));
+        let patience = match limited {
+            "deadline" => Patience { deadline: at, ..Patience::default() },
+            _ => Patience { budget: at, ..Patience::default() },
+        };
+        let waiter = world.ask(0, "a", 1, patience);
+        world.settle();
+        // It is in the queue, and then the store goes away.
+        world.fail_for(0, Duration::from_secs(3) + GRACE, FailureClass::NotDone);
+        match world.refusal(0, waiter) {
+            Some(Refusal::Unavailable(failure)) => assert_eq!(failure.message, "as the test wants"),
+            other => panic!("{limited}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_wait_behind_a_hold_of_this_process_ends_in_contention_whatever_the_store_does() {
+    let mut world = World::with(1);
+    let held = world.lock(0, "a", 1);
+    world.settle();
+    let waiter = world.lock_within(0, "a", 2, Duration::from_secs(3));
+    world.fail_for(0, Duration::from_secs(3) + GRACE, FailureClass::NotDone);
+    assert!(world.holds(0, held));
     assert!(matches!(world.refusal(0, waiter), Some(Refusal::Timeout { holder: None, .. })));
 }
 

@@ -6,5 +6,6 @@ mod giving_up;
 mod leaving_nothing;
 mod locking;
 mod losing;
+mod told;
 mod unknown_outcomes;
 mod world;

@@ -8,8 +8,7 @@ use crate::error::LossReason;
 use crate::memory::model::{Model, Notice, Watcher};
 use crate::name::{LockName, Root};
 use crate::protocol::{
-    Acquire, Action, Command, Config, HoldId, Patience, Protocol, Refusal, ReleaseFailure, RequestId, Thread,
-    Ticket,
+    Acquire, Action, Command, Config, HoldId, Patience, Protocol, Refusal, ReleaseFailure, RequestId, Ticket,
 };
 use crate::store::{
     Failure, FailureClass, Key, KeyValue, Op, Order, Range, Request, Response, Revision, Span, Txn,
@@ -18,6 +17,8 @@ use crate::store::{
 
 pub(super) const TTL: Duration = Duration::from_secs(10);
 pub(super) const MARGIN: Duration = Duration::from_secs(1);
+/// A wait of this length is told of.
+pub(super) const WARN_AFTER: Duration = Duration::from_secs(30);
 
 /// Names one manager of the world.
 pub(super) type NodeId = usize;
@@ -199,6 +200,17 @@ impl World {
         self.deliver(id, request_id, Err(Failure::new(class, "as the test wants")));
     }
 
+    /// Lets time pass, during which every request fails so.
+    pub(super) fn fail_for(&mut self, id: NodeId, duration: Duration, class: FailureClass) {
+        let end = self.now + duration;
+        while self.now < end {
+            while !self.nodes[id].sent.is_empty() {
+                self.fail(id, class);
+            }
+            self.pass_alone(Duration::from_millis(10).min(end.since(self.now)));
+        }
+    }
+
     /// A request that was parked somewhere takes effect after all; nobody hears its answer.
     pub(super) fn carry_out_late(&mut self, request: &Request) {
         let _ = self.model.execute(self.now, request);
@@ -287,9 +299,10 @@ impl World {
         let acquire = Acquire {
             ticket,
             name: name(lock),
-            thread: Thread(thread),
+            thread,
             patience,
             retry_interval: Duration::from_millis(100),
+            warn_after: Some(WARN_AFTER),
             since: self.now,
             asked_at: Duration::from_secs(1_700_000_000),
         };

@@ -1,4 +1,4 @@
-//! Threads, counted: one per manager, none after its end. Each test counts in a process of its own.
+//! Threads, counted: two per manager, none after its end. Each test counts in a process of its own.
 
 use std::time::Duration;
 
@@ -8,14 +8,18 @@ use crate::support::wait::threads_named;
 use crate::support::{Backend, SOON, eventually, on_both_stores, take};
 
 on_both_stores! { alone:
-    a_manager_has_one_thread_and_none_after_its_close,
+    a_manager_has_two_threads_and_none_after_its_close,
     a_manager_has_no_thread_after_the_drop_of_its_last_handle,
     a_refused_connection_leaves_no_thread,
 }
 
-/// A backend may have a manager of its own.
+/// Managers, by their threads: one for I/O, one that watches the time. A backend may have a manager of its own.
+#[track_caller]
 fn count() -> usize {
-    threads_named("etcd-lock-io")
+    let io = || threads_named("etcd-lock-io");
+    // A thread gives itself its name.
+    eventually(SOON, "a watchdog for each I/O thread", || threads_named("etcd-lock-watch") == io());
+    io()
 }
 
 /// The system shows a thread for a moment longer than it can be joined.
@@ -24,7 +28,7 @@ fn wait_for_count(expected: usize) {
     eventually(SOON, "no other thread is left", || count() == expected);
 }
 
-fn a_manager_has_one_thread_and_none_after_its_close(backend: &Backend) {
+fn a_manager_has_two_threads_and_none_after_its_close(backend: &Backend) {
     let (of_the_test, all) = (count(), threads_named(""));
     for _ in 0..3 {
         let managers: Vec<LockManager> = (0..4).map(|_| backend.manager()).collect();

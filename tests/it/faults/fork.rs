@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use etcd_lock::{LockError, LossReason};
+use etcd_lock::{LockError, LockViewer, LossReason};
 
 use crate::faults::ground::connect;
 use crate::support::process::alone;
 use crate::support::referee::nothing_left;
-use crate::support::{Raw, fresh_root, shared, within};
+use crate::support::{Raw, eventually, fresh_root, shared, within};
 
 const TTL: Duration = Duration::from_secs(2);
 
@@ -25,6 +25,10 @@ fn a_forked_child_touches_none_of_its_parent_s_locks() {
         let granted = manager.new_lock("other").unwrap().lock().unwrap();
         let blocked = connect(shared().access(), &root, TTL);
         let waiting = blocked.new_lock("x").unwrap().enqueue().unwrap();
+        let raw = Raw::connect(shared().access());
+        eventually(Duration::from_secs(10), "the waiter's place", || raw.count(&format!("{root}/x/")) == 2);
+        let clones = [guard.done().clone(), granted.done().clone(), waiting.ready().clone()];
+        let viewer = LockViewer::connect(&shared().access().endpoints, &root, Default::default()).unwrap();
         match fork::fork().unwrap() {
             fork::Fork::Child => {
                 let calm = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -32,11 +36,20 @@ fn a_forked_child_touches_none_of_its_parent_s_locks() {
                     assert_eq!(guard.loss(), Some(LossReason::Crashed));
                     assert!(guard.done().try_recv().is_err_and(|error| error.is_disconnected()));
                     assert!(guard.ensure(Duration::ZERO).is_err());
-                    assert!(matches!(lock.lock(), Err(LockError::Internal { .. })));
+                    assert!(matches!(lock.lock(), Err(LockError::Forked)));
                     assert!(lock.try_lock().is_err() && lock.enqueue().is_err());
                     assert!(manager.new_lock("y").is_err() && manager.lock_info("x").is_err());
+                    assert!(matches!(viewer.lock_info("x"), Err(LockError::Forked)));
+                    drop(viewer);
                     assert!(!manager.session().alive);
                     assert!(waiting.ready().try_recv().is_err_and(|error| error.is_disconnected()));
+                    for (nth, clone) in clones.iter().enumerate() {
+                        let told = clone.recv_timeout(Duration::from_secs(10));
+                        assert!(
+                            told.is_err_and(|error| error.is_disconnected()),
+                            "copy {nth} of the parent's"
+                        );
+                    }
                     assert!(waiting.wait().is_err() && pending.wait().is_err());
                     assert!(granted.unlock().is_err());
                     drop((guard, lock));
@@ -55,8 +68,9 @@ fn a_forked_child_touches_none_of_its_parent_s_locks() {
         }
         // Beyond the life of a lease that nobody renews.
         std::thread::sleep(TTL * 2);
+        assert!(clones.iter().all(|clone| clone.try_recv().is_err_and(|error| error.is_empty())));
         assert!(guard.is_held() && granted.is_held() && pending.ready().try_recv().is_err());
-        let raw = Raw::connect(shared().access());
+        assert_eq!(viewer.queue("x").unwrap().len(), 2, "the parent's viewer is the parent's");
         assert_eq!(raw.count(&format!("{root}/x/")), 2, "holder and waiter have their places");
         guard.unlock().unwrap();
         within(Duration::from_secs(10), "the waiter's turn", move || waiting.wait())

@@ -30,7 +30,7 @@ fn blocker(manager: &LockManager, name: &str) -> LockInfo {
         }
     }
     println!("row 18: {} of {CALLS} calls that timed out named the holder", named.len());
-    named.pop().expect("the holder is named")
+    *named.pop().expect("the holder is named")
 }
 
 /// A key without a lease blocks for ever, under its own name, until somebody takes it away.

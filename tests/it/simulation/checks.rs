@@ -52,7 +52,6 @@ struct Held {
     key: Key,
     token: Revision,
     worker: usize,
-    ticket: Ticket,
     /// An administrator took it; the manager is told after the fact.
     forfeited: bool,
 }
@@ -102,13 +101,6 @@ impl Checks {
         if let Some(asked) = self.asked.get_mut(&ticket) {
             asked.left = true;
         }
-    }
-
-    pub(super) fn held_name(&self, node: usize, ticket: Ticket) -> Option<LockName> {
-        let mut holds = self.holds.iter();
-        holds
-            .find(|((holder, _), held)| *holder == node && held.ticket == ticket && !held.forfeited)
-            .map(|(_, held)| held.name.clone())
     }
 
     /// An administrator is about to take this away.
@@ -195,7 +187,7 @@ impl World {
             }
             *last = token;
         }
-        let held = Held { name: name.clone(), key, token, worker: asked.worker, ticket, forfeited: taken };
+        let held = Held { name: name.clone(), key, token, worker: asked.worker, forfeited: taken };
         self.checks.holds.insert((node, hold), held);
         Ok(())
     }
@@ -292,7 +284,8 @@ impl World {
         let fits = match refusal {
             Refusal::Held => asked.patience.try_only,
             Refusal::Timeout { .. } => due && asked.patience.deadline == limit,
-            Refusal::AlreadyHeld { .. } | Refusal::Unavailable(_) => due && asked.patience.budget == limit,
+            Refusal::AlreadyHeld { .. } => due && asked.patience.budget == limit,
+            Refusal::Unavailable(_) => due,
             Refusal::Cancelled => asked.left,
             Refusal::Failed(_) => self.checks.was_full,
             Refusal::Closed => self.nodes[node].closed || self.winding_down,

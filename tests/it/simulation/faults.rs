@@ -32,8 +32,6 @@ pub(super) enum Fault {
     Restart(usize),
     /// A caller's thread sees the deadline pass before the I/O thread has run.
     Expire(usize),
-    /// The holding threads ask once more.
-    Reenter(usize),
     /// An administrator revokes somebody's lease.
     RevokeLease,
     /// An administrator deletes somebody's key.
@@ -102,7 +100,6 @@ impl World {
                 let it = &mut self.nodes[node];
                 it.seen_over |= it.deadline.is_some_and(|deadline| local >= deadline);
             }
-            Fault::Reenter(node) => self.reenter(node),
             Fault::RevokeLease => self.revoke_some_lease(),
             Fault::DeleteContender => self.delete_some(false),
             Fault::DeleteName => self.delete_name(),

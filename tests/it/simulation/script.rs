@@ -3,14 +3,12 @@
 use std::time::Duration;
 
 use super::world::{Event, World};
-use crate::protocol::{Acquire, Command, Patience, Thread, Ticket};
+use crate::protocol::{Acquire, Command, Patience, Ticket};
 
 /// A thread of a manager. Its script goes on when it is answered, and after pauses.
 #[derive(Debug, Default)]
 pub(super) struct Worker {
     state: State,
-    /// A second guard by re-entry.
-    again: Option<Ticket>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -26,7 +24,7 @@ enum State {
 
 impl Worker {
     pub(super) fn is_idle(&self) -> bool {
-        self.state == State::Idle && self.again.is_none()
+        self.state == State::Idle
     }
 }
 
@@ -78,17 +76,14 @@ impl World {
         self.note(|| format!("manager {node} thread {worker} asks for {name:?} as {ticket:?}: {patience:?}"));
         self.checks.asked(ticket, node, worker, name, patience, self.now);
         self.truth.asked(ticket, node, name, patience.try_only, self.now);
-        if self.nodes[node].workers[worker].state == State::Idle {
-            self.nodes[node].workers[worker].state = State::Waiting(ticket);
-        } else {
-            self.nodes[node].workers[worker].again = Some(ticket);
-        }
+        self.nodes[node].workers[worker].state = State::Waiting(ticket);
         let acquire = Acquire {
             ticket,
             name: name.clone(),
-            thread: Thread(worker as u64),
+            thread: worker as u64,
             patience,
             retry_interval: Duration::from_millis(100),
+            warn_after: Some(Duration::from_secs(2)),
             since,
             asked_at: Duration::from_secs(1),
         };
@@ -96,11 +91,6 @@ impl World {
     }
 
     fn let_go(&mut self, node: usize, worker: usize, ticket: Ticket) {
-        if let Some(again) = self.nodes[node].workers[worker].again.take() {
-            self.checks.left(again);
-            self.truth.ended(again);
-            self.post(node, Command::Leave { ticket: again, confirm: false });
-        }
         self.truth.ended(ticket);
         let confirm = self.rng.bool();
         let after = self.below(Duration::from_millis(200));
@@ -147,31 +137,10 @@ impl World {
     }
 
     fn next_round(&mut self, node: usize, ticket: Ticket) {
-        if let Some(worker) = self.nodes[node].workers.iter().position(|w| w.again == Some(ticket)) {
-            self.nodes[node].workers[worker].again = None;
-        }
         if let Some(worker) = self.worker_of(node, ticket) {
             self.nodes[node].workers[worker].state = State::Idle;
             let (after, life) = (self.below(Duration::from_millis(200)), self.nodes[node].life);
             self.schedule(after, Event::Work { node, life, worker });
-        }
-    }
-
-    /// Asks again for what the thread holds already, as a caller does whose own look at the clock says that it holds.
-    pub(super) fn reenter(&mut self, node: usize) {
-        let local = self.local(node);
-        let it = &self.nodes[node];
-        if it.paused_until > self.now || it.deadline.is_none_or(|deadline| local >= deadline) {
-            return;
-        }
-        for worker in 0..self.nodes[node].workers.len() {
-            let State::Holding(ticket) = self.nodes[node].workers[worker].state else {
-                continue;
-            };
-            let held = self.checks.held_name(node, ticket);
-            if let (Some(name), None) = (held, &self.nodes[node].workers[worker].again) {
-                self.acquire(node, worker, &name, Patience::default());
-            }
         }
     }
 

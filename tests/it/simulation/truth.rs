@@ -228,8 +228,7 @@ impl World {
             Refusal::Timeout { holder: Some(holder), .. } | Refusal::AlreadyHeld { holder: Some(holder) } => {
                 self.was_holder(ticket, claim, holder)
             }
-            Refusal::Timeout { holder: None, .. } => kept_out || !knows,
-            Refusal::AlreadyHeld { holder: None } => kept_out,
+            Refusal::Timeout { holder: None, .. } | Refusal::AlreadyHeld { holder: None } => kept_out,
             Refusal::Unavailable(_) => !knows,
             Refusal::Cancelled | Refusal::Closed | Refusal::Failed(_) => true,
         };

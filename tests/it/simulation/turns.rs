@@ -221,7 +221,11 @@ impl World {
                 let it = &mut self.nodes[node];
                 (it.lease, it.deadline, it.seen_over) = (None, None, false);
             }
-            Action::SessionFailed { .. } => {}
+            Action::SessionFailed { .. }
+            | Action::StoreSilent { .. }
+            | Action::StoreAnswers { .. }
+            | Action::SlowWait { .. }
+            | Action::Released { .. } => {}
             Action::Grant { ticket, hold, name, key, token } => {
                 self.tally.grants += 1;
                 self.check_grant(node, ticket, hold, &name, key.clone(), token)?;

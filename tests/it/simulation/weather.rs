@@ -20,7 +20,6 @@ pub(super) enum Kind {
     Jump,
     Crash,
     Expire,
-    Reenter,
     RevokeLease,
     DeleteContender,
     DeleteName,
@@ -72,7 +71,6 @@ const EVERYTHING: &[Kind] = &[
     Kind::Jump,
     Kind::Crash,
     Kind::Expire,
-    Kind::Reenter,
     Kind::RevokeLease,
     Kind::DeleteContender,
     Kind::DeleteName,
@@ -108,12 +106,12 @@ const WEATHERS: [Weather; 14] = [
     // Elections.
     Weather { kinds: &[Kind::LeaderChange, Kind::LeaderChange, Kind::Cut, Kind::Slow], ..FAIR },
     // Processes come and go.
-    Weather { kinds: &[Kind::Crash, Kind::Pause, Kind::Foreign, Kind::Reenter, Kind::Compact], ..FAIR },
+    Weather { kinds: &[Kind::Crash, Kind::Pause, Kind::Foreign, Kind::Compact], ..FAIR },
     // A full store, and permissions that change.
-    Weather { kinds: &[Kind::Full, Kind::Full, Kind::Deny, Kind::Slow, Kind::Reenter], ..FAIR },
+    Weather { kinds: &[Kind::Full, Kind::Full, Kind::Deny, Kind::Slow], ..FAIR },
     Weather { kinds: &[Kind::Full, Kind::Cut, Kind::Deny], small_transactions: true, ..FAIR },
     // A proxy that tries again.
-    Weather { kinds: &[Kind::Slow, Kind::Pause, Kind::Reenter], duplicates: true, ..FAIR },
+    Weather { kinds: &[Kind::Slow, Kind::Pause], duplicates: true, ..FAIR },
     // Members that are behind.
     Weather {
         kinds: &[Kind::Compact, Kind::Compact, Kind::BreakStream, Kind::StallStream, Kind::DeleteContender],
@@ -214,7 +212,6 @@ impl World {
             Kind::Jump => Fault::Jump(node, self.below(ttl * 2)),
             Kind::Crash => Fault::Crash(node),
             Kind::Expire => Fault::Expire(node),
-            Kind::Reenter => Fault::Reenter(node),
             Kind::RevokeLease => Fault::RevokeLease,
             Kind::DeleteContender => Fault::DeleteContender,
             Kind::DeleteName => Fault::DeleteName,

@@ -106,12 +106,12 @@ impl Backend {
         });
     }
 
-    /// Ends the manager's session behind its back, as an administrator or an expiry would.
+    /// Ends the manager's session behind its back, as an administrator would.
     #[track_caller]
     pub(crate) fn end_session(&self, manager: &LockManager) {
         match &self.kind {
             Kind::Etcd { raw, .. } => raw.revoke(manager.session().lease_id),
-            Kind::Memory { store, .. } => store.expire_session(manager),
+            Kind::Memory { store, .. } => store.revoke_session(manager),
         }
     }
 

@@ -98,4 +98,16 @@ impl Cluster {
             }
         }
     }
+
+    /// Breaks the connections on which one member sends to its peers: nothing gets through for a while, and what is under
+    /// way then is lost. The cluster must have been started with [`peer_doors`](Setup::peer_doors).
+    ///
+    /// A member hears its peers on connections that it opens itself, so what this one sends goes out by its own door.
+    pub(crate) fn break_peers_of(&self, index: usize, time: Duration) {
+        let door = self.members[index].peer_door().expect("the members have doors for peers");
+        door.blackhole();
+        std::thread::sleep(time);
+        door.reset_all();
+        door.pass();
+    }
 }

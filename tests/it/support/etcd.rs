@@ -226,6 +226,24 @@ impl Member {
         self.spawn(&self.in_cluster());
     }
 
+    /// Replaces what the member has by what is in the backup, as an administrator does it, and starts it on the same
+    /// ports. The member is the only one. With a token of its own, it is another cluster from then on.
+    pub(crate) fn restore(&self, backup: &Path, token: Option<&str>) {
+        self.kill();
+        let data = self.dir.join("data");
+        std::fs::remove_dir_all(&data).expect("the member has data");
+        let mut command = std::process::Command::new(program("ETCDCTL_BIN", "etcdctl"));
+        forget_settings(&mut command, "ETCDCTL_");
+        command.env("ETCDCTL_API", "3").args(["snapshot", "restore"]).arg(backup);
+        command.arg("--data-dir").arg(&data).arg(format!("--name={}", self.name));
+        command.arg(format!("--initial-cluster={}", self.in_cluster()));
+        command.arg(format!("--initial-advertise-peer-urls={}", self.peer_url()));
+        command.args(token.map(|token| format!("--initial-cluster-token={token}")));
+        let output = command.output().expect("etcdctl runs");
+        assert!(output.status.success(), "snapshot restore: {}", String::from_utf8_lossy(&output.stderr));
+        self.restart();
+    }
+
     /// The release that runs here.
     pub(crate) fn version(&self) -> Version {
         Version::parse(&metrics::get(self.metrics, "/metrics").expect("etcd shows its metrics"))

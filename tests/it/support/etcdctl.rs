@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -93,6 +93,11 @@ impl Etcdctl {
 
     pub(crate) fn lease_revoke(&self, lease: &str) {
         self.must(&["lease", "revoke", lease]);
+    }
+
+    /// Saves a backup of the only member.
+    pub(crate) fn snapshot_save(&self, file: &Path) {
+        self.must(&["snapshot", "save", &file.display().to_string()]);
     }
 
     /// Starts `etcdctl lock`, which queues up. (Its lock is at `<name>/<lease>`: give the root and the encoded name.)

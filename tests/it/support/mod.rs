@@ -32,6 +32,7 @@ pub(crate) mod backend;
 pub(crate) mod logs;
 pub(crate) mod manager;
 pub(crate) mod oracle;
+pub(crate) mod parked;
 pub(crate) mod process;
 pub(crate) mod referee;
 pub(crate) mod register;

@@ -10,8 +10,7 @@ use crate::clock::Time;
 use crate::memory::model::{Limits, Model, Notice, Watcher};
 use crate::name::LockName;
 use crate::protocol::{
-    Acquire, Action, Command, Config, HoldId, Patience, Protocol, Refusal, ReleaseFailure, RequestId, Thread,
-    Ticket,
+    Acquire, Action, Command, Config, HoldId, Patience, Protocol, Refusal, ReleaseFailure, RequestId, Ticket,
 };
 use crate::store::{
     Failure, FailureClass, Key, KeyValue, LeaseId, Order, Range, Request, Response, Revision, Span,
@@ -347,9 +346,10 @@ impl State {
         let acquire = Acquire {
             ticket,
             name: name(),
-            thread: Thread(thread as u64),
+            thread: thread as u64,
             patience: Patience { try_only, deadline: None, budget: None },
             retry_interval: Duration::from_millis(100),
+            warn_after: None,
             since: self.now,
             asked_at: Duration::from_secs(1),
         };
@@ -477,7 +477,12 @@ impl State {
                 (side.lease, side.deadline) = (None, None);
                 side.threads.iter_mut().for_each(Caller::lose);
             }
-            Action::SessionFailed { .. } | Action::Closed => {}
+            Action::SessionFailed { .. }
+            | Action::StoreSilent { .. }
+            | Action::StoreAnswers { .. }
+            | Action::SlowWait { .. }
+            | Action::Released { .. }
+            | Action::Closed => {}
             Action::Grant { ticket, hold, key, token, .. } => {
                 return self.grant(node, ticket, hold, key, token);
             }

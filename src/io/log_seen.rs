@@ -1,0 +1,202 @@
+//! What answers have shown of the cluster's log, and whether a request without an answer is lost.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::store::{Response, Revision};
+
+/// A write that left so much later than another one is behind it in the log. Requests that leave together may change
+/// places on their way through the member's threads.
+const SURELY_LATER: Duration = Duration::from_millis(50);
+
+/// An unanswered write is not suspected before this: the answer of a busy member takes as long now and then.
+const SHORTEST_SUSPICION: Duration = Duration::from_millis(100);
+/// Nor before it took so many times as long as the writes before it.
+const SLOWER_THAN_USUAL: u32 = 8;
+
+/// The answer to a write that was carried out before another one is this far behind the other's answer at least, before it
+/// is taken for lost.
+const ON_ITS_WAY: Duration = Duration::from_millis(100);
+
+/// What one endpoint's answers have shown.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct LogSeen {
+    /// The highest term of its answers; 0: none yet.
+    term: u64,
+    /// When the latest of the answered writes was sent.
+    written: Option<Instant>,
+    /// How long its writes take: the longest of late.
+    usual: Duration,
+    /// How long one was waited for in vain of late.
+    given_up: Duration,
+}
+
+/// The highest revision and term that any endpoint has shown.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct History {
+    revision: Revision,
+    term: u64,
+    /// How often it went back.
+    resets: u32,
+}
+
+/// What was known when a request left.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Departure {
+    at: Instant,
+    term: u64,
+    history: History,
+    pub(super) is_write: bool,
+}
+
+/// Why a request without an answer is most likely lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Overtaken {
+    /// There was an election since it left. What the old leader had in hand may yet be committed by the new one.
+    ByElection,
+    /// A later write has its answer, and the log keeps to the order.
+    ByWrite,
+}
+
+impl LogSeen {
+    pub(super) fn departs(&self, history: History, is_write: bool) -> Departure {
+        Departure { at: Instant::now(), term: self.term, history, is_write }
+    }
+
+    pub(super) fn saw_term(&mut self, term: u64) {
+        self.term = self.term.max(term);
+    }
+
+    /// The write that left then is in the log, or was refused on its way out of it.
+    pub(super) fn wrote(&mut self, departure: Departure) {
+        if departure.is_write {
+            self.written = self.written.max(Some(departure.at));
+            self.usual = departure.at.elapsed().max(self.usual * 7 / 8);
+            self.given_up = self.given_up * 7 / 8;
+        }
+    }
+
+    /// A request that left then is given up. If its answer is large and the network slow, it may have been on its way all the
+    /// same: the next one is given more time, until it is enough.
+    pub(super) fn gave_up(&mut self, departure: Departure) {
+        self.given_up = self.given_up.max(departure.at.elapsed());
+    }
+
+    /// How far behind the answer to a later write this one's may be.
+    pub(super) fn on_its_way(&self) -> Duration {
+        self.usual.max(self.given_up).max(ON_ITS_WAY)
+    }
+
+    pub(super) fn overtaken(&self, departure: Departure) -> Option<Overtaken> {
+        let overtaken = |later: Instant| later >= departure.at + SURELY_LATER;
+        if departure.is_write && self.written.is_some_and(overtaken) {
+            return Some(Overtaken::ByWrite);
+        }
+        (departure.term > 0 && self.term > departure.term).then_some(Overtaken::ByElection)
+    }
+
+    /// How long to wait for the answer to a write before it is suspected to be lost.
+    pub(super) fn suspicion(&self, longest: Duration) -> Duration {
+        (self.usual * SLOWER_THAN_USUAL).min(longest).max(SHORTEST_SUSPICION)
+    }
+}
+
+impl History {
+    /// Takes in an answer. Where the log has gone back, the words for it, once.
+    ///
+    /// The answer to a write shows at least what was known when it left. (That of a read may not: a member that is behind
+    /// answers from the past before 3.4.42 and 3.5.28, and renewals are answered from there always.)
+    pub(super) fn saw(&mut self, departure: Departure, response: &Response) -> Option<String> {
+        if departure.history.resets != self.resets {
+            return None;
+        }
+        let (known, Response { revision, term, .. }) = (departure.history, response);
+        if departure.is_write && (*revision < known.revision || *term < known.term) {
+            let before = format!("revision {}, raft term {}", self.revision, self.term);
+            *self = Self { revision: *revision, term: *term, resets: self.resets + 1 };
+            return Some(format!(
+                "etcd has gone back from {before} to revision {revision}, raft term {term}: was it restored from a \
+                 backup? Fencing tokens start low again"
+            ));
+        }
+        self.revision = self.revision.max(*revision);
+        self.term = self.term.max(*term);
+        None
+    }
+
+    /// Another cluster has another history.
+    pub(super) fn restart(&mut self) {
+        *self = Self { resets: self.resets + 1, ..Self::default() };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Answer;
+
+    fn response(revision: Revision, term: u64) -> Response {
+        Response { revision, term, answer: Answer::LeaseRevoked }
+    }
+
+    #[test]
+    fn a_request_is_overtaken_by_an_election_or_by_a_write_that_left_later() {
+        let (mut log, history) = (LogSeen::default(), History::default());
+        let blind = log.departs(history, true);
+        log.saw_term(7);
+        let (write, read) = (log.departs(history, true), log.departs(history, false));
+        assert!([blind, write, read].iter().all(|&sent| log.overtaken(sent).is_none()));
+
+        log.wrote(Departure { at: write.at + SURELY_LATER / 2, ..write });
+        assert_eq!(log.overtaken(write), None, "they left together");
+        let later = Departure { at: write.at + SURELY_LATER * 2, ..write };
+        log.wrote(Departure { is_write: false, ..later });
+        assert_eq!(log.overtaken(write), None, "a read has no place in the log");
+        log.wrote(later);
+        assert_eq!(log.overtaken(write), Some(Overtaken::ByWrite));
+        assert_eq!(log.overtaken(read), None);
+
+        log.saw_term(8);
+        assert_eq!(log.overtaken(read), Some(Overtaken::ByElection));
+        assert_eq!(log.overtaken(log.departs(history, false)), None, "it left after the election");
+    }
+
+    #[test]
+    fn where_writes_take_long_they_are_suspected_late() {
+        let mut log = LogSeen::default();
+        let longest = Duration::from_millis(500);
+        assert_eq!(log.suspicion(longest), SHORTEST_SUSPICION);
+        let sent = |ago: u64| {
+            let now = LogSeen::default().departs(History::default(), true);
+            Departure { at: now.at.checked_sub(Duration::from_millis(ago)).unwrap(), ..now }
+        };
+        log.wrote(sent(40));
+        assert!(log.suspicion(longest) >= Duration::from_millis(320), "{log:?}");
+        log.wrote(sent(4000));
+        assert_eq!(log.suspicion(longest), longest);
+        (0..100).for_each(|_| log.wrote(sent(1)));
+        assert_eq!(log.suspicion(longest), SHORTEST_SUSPICION, "it is quick again");
+        assert_eq!(log.on_its_way(), ON_ITS_WAY);
+        log.gave_up(sent(300));
+        assert!(log.on_its_way() >= Duration::from_millis(300), "more time for the next one");
+    }
+
+    #[test]
+    fn a_log_that_goes_back_is_told_once() {
+        let (log, mut history) = (LogSeen::default(), History::default());
+        let first = log.departs(history, true);
+        assert_eq!(history.saw(first, &response(100, 7)), None);
+        assert_eq!(history.saw(first, &response(90, 6)), None, "it left before that was known");
+        let (write, other) = (log.departs(history, true), log.departs(history, true));
+        let read = log.departs(history, false);
+        assert_eq!(history.saw(read, &response(90, 6)), None, "a member may be behind");
+        let said = history.saw(write, &response(20, 7)).unwrap();
+        assert!(said.contains("revision 100, raft term 7") && said.contains("revision 20"), "{said}");
+        assert_eq!(history.saw(other, &response(21, 7)), None, "told before");
+        let later = log.departs(history, true);
+        assert!(history.saw(later, &response(21, 6)).is_some(), "a term does not go back either");
+        history.restart();
+        assert_eq!(history.saw(log.departs(history, true), &response(1, 1)), None);
+    }
+}

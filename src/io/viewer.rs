@@ -1,0 +1,55 @@
+//! The loop of a thread that answers questions and takes part in nothing.
+
+use std::panic;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::startup::Startup;
+use super::{Store, admin};
+use crate::command::Message;
+use crate::mailbox::{End, Inbox};
+use crate::name::Root;
+
+/// What a viewer's thread is given.
+pub(crate) struct Viewer {
+    pub(crate) root: Root,
+    pub(crate) request_timeout: Duration,
+    pub(crate) inbox: Inbox,
+}
+
+impl Viewer {
+    /// Serves until it is closed. A panic is a crash: the inbox goes with it, and whoever waits for an answer is told.
+    pub(super) async fn serve<S: Store>(self, store: S, startup: Startup) {
+        if startup.ready().is_err() {
+            return;
+        }
+        let mut answers = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = self.inbox.ready() => {}
+                Some(answered) = answers.join_next() => {
+                    if let Err(error) = answered
+                        && error.is_panic()
+                    {
+                        panic::resume_unwind(error.into_panic());
+                    }
+                }
+            }
+            while let Some(message) = self.inbox.take() {
+                match message {
+                    Message::Ask(question) => {
+                        let (store, root) = (store.clone(), self.root.clone());
+                        answers.spawn(admin::answer(store, root, self.request_timeout, question));
+                    }
+                    Message::Close => {
+                        self.inbox.end(End::Closed);
+                        return;
+                    }
+                    // Nobody who has a viewer alone can ask for these.
+                    Message::Acquire { .. } | Message::Leave { .. } | Message::Expire { .. } => {}
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! A lock that its thread may take again.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+
+use super::DistributedLock;
+use crate::error::LockError;
+use crate::guard::{LockGuard, ReentrantGuard, reenter};
+
+/// A lock that a thread which has it gets again at once, from
+/// [`new_reentrant_lock`](crate::LockManager::new_reentrant_lock).
+///
+/// A thread that still has a [`ReentrantGuard`] of the key gets a further one from every method and every reentrant
+/// handle, without asking etcd: same hold, same [`token`](crate::Hold::token), same [`done`](crate::Hold::done). The last
+/// guard out releases. If the hold is lost, asking again is [`LockError::Expired`] until the thread's last guard is
+/// dropped, never a silent second acquisition.
+///
+/// To everybody else, other threads included, it is the lock of its key like any
+/// [`DistributedLock`](crate::DistributedLock): one queue, one holder.
+///
+/// # Examples
+///
+/// ```
+/// # fn main() -> Result<(), etcd_lock::LockError> {
+/// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+/// use etcd_lock::{LockError, ReentrantLock};
+///
+/// fn transfer(lock: &ReentrantLock) -> Result<(), LockError> {
+///     let guard = lock.lock()?;
+///     withdraw(lock)?; // takes the same lock
+///     guard.unlock()
+/// }
+///
+/// fn withdraw(lock: &ReentrantLock) -> Result<(), LockError> {
+///     let guard = lock.lock()?;
+///     println!("under token {}", guard.token());
+///     Ok(())
+/// }
+///
+/// transfer(&manager.new_reentrant_lock("account/7")?)
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct ReentrantLock {
+    lock: DistributedLock,
+}
+
+impl ReentrantLock {
+    pub(crate) fn new(lock: DistributedLock) -> Self {
+        Self { lock }
+    }
+
+    /// A further guard, or the first one by `take`.
+    fn again_or(
+        &self,
+        take: impl FnOnce(&DistributedLock) -> Result<LockGuard, LockError>,
+    ) -> Result<ReentrantGuard, LockError> {
+        match reenter(&self.lock.shared)? {
+            Some(again) => Ok(again),
+            None => take(&self.lock).map(ReentrantGuard::new),
+        }
+    }
+
+    /// As [`DistributedLock::lock`]; at once where this thread has the lock.
+    ///
+    /// # Blocking
+    ///
+    /// As [`DistributedLock::lock`].
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Expired`]: this thread has lost the hold of which it still has a guard. Else as
+    /// [`DistributedLock::lock`].
+    pub fn lock(&self) -> Result<ReentrantGuard, LockError> {
+        self.again_or(DistributedLock::lock)
+    }
+
+    /// As [`DistributedLock::try_lock`]; never `None` where this thread has the lock.
+    ///
+    /// # Blocking
+    ///
+    /// As [`DistributedLock::try_lock`].
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Expired`] as for [`lock`](Self::lock). Else as [`DistributedLock::try_lock`].
+    pub fn try_lock(&self) -> Result<Option<ReentrantGuard>, LockError> {
+        match reenter(&self.lock.shared)? {
+            Some(again) => Ok(Some(again)),
+            None => Ok(self.lock.try_lock()?.map(ReentrantGuard::new)),
+        }
+    }
+
+    /// As [`DistributedLock::lock_timeout`]; at once where this thread has the lock.
+    ///
+    /// # Blocking
+    ///
+    /// As [`DistributedLock::lock_timeout`].
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Expired`] as for [`lock`](Self::lock). Else as [`DistributedLock::lock_timeout`].
+    pub fn lock_timeout(&self, timeout: Duration) -> Result<ReentrantGuard, LockError> {
+        self.again_or(|lock| lock.lock_timeout(timeout))
+    }
+
+    /// As [`DistributedLock::lock_deadline`]; at once where this thread has the lock.
+    ///
+    /// # Blocking
+    ///
+    /// As [`DistributedLock::lock_deadline`].
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Expired`] as for [`lock`](Self::lock). Else as [`DistributedLock::lock_deadline`].
+    pub fn lock_deadline(&self, deadline: Instant) -> Result<ReentrantGuard, LockError> {
+        self.again_or(|lock| lock.lock_deadline(deadline))
+    }
+
+    /// As [`DistributedLock::lock_or_cancel`]; at once where this thread has the lock.
+    ///
+    /// # Blocking
+    ///
+    /// As [`DistributedLock::lock_or_cancel`].
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Expired`] as for [`lock`](Self::lock). Else as [`DistributedLock::lock_or_cancel`].
+    pub fn lock_or_cancel(&self, cancel: &Receiver<()>) -> Result<ReentrantGuard, LockError> {
+        self.again_or(|lock| lock.lock_or_cancel(cancel))
+    }
+
+    /// As [`DistributedLock::lock_timeout_or_cancel`]; at once where this thread has the lock.
+    ///
+    /// # Blocking
+    ///
+    /// As [`DistributedLock::lock_timeout_or_cancel`].
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Expired`] as for [`lock`](Self::lock). Else as [`DistributedLock::lock_timeout_or_cancel`].
+    pub fn lock_timeout_or_cancel(
+        &self,
+        timeout: Duration,
+        cancel: &Receiver<()>,
+    ) -> Result<ReentrantGuard, LockError> {
+        self.again_or(|lock| lock.lock_timeout_or_cancel(timeout, cancel))
+    }
+
+    /// As [`DistributedLock::is_locked`].
+    pub fn is_locked(&self) -> bool {
+        self.lock.is_locked()
+    }
+
+    /// The lock's key, as it was given to [`new_reentrant_lock`](crate::LockManager::new_reentrant_lock).
+    pub fn key(&self) -> &str {
+        self.lock.key()
+    }
+}
+
+impl fmt::Debug for ReentrantLock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReentrantLock").field("key", &self.key()).field("locked", &self.is_locked()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::error::LossReason;
+    use crate::fake::{FakeHold, FakeIo, fake_manager, lock};
+    use crate::protocol::Refusal;
+
+    /// Takes the lock on this very thread, while another one plays the I/O thread.
+    fn take(lock: &ReentrantLock, io: &mut FakeIo) -> (ReentrantGuard, FakeHold) {
+        thread::scope(|scope| {
+            let granting = scope.spawn(|| io.grant());
+            let guard = lock.lock().unwrap();
+            (guard, granting.join().unwrap())
+        })
+    }
+
+    fn refused(lock: &ReentrantLock, io: &FakeIo) {
+        thread::scope(|scope| {
+            scope.spawn(|| drop(io.refuse(Refusal::Held)));
+            assert!(lock.try_lock().unwrap().is_none());
+        });
+    }
+
+    #[test]
+    fn the_thread_that_has_a_guard_gets_a_further_one_without_a_message() {
+        let (manager, mut io) = fake_manager();
+        let first = ReentrantLock::new(lock(&manager, "a"));
+        let (guard, _hold) = take(&first, &mut io);
+        let same = ReentrantLock::new(lock(&manager, "a"));
+        let more = [
+            same.lock().unwrap(),
+            same.try_lock().unwrap().unwrap(),
+            same.lock_timeout(Duration::ZERO).unwrap(),
+            same.lock_deadline(Instant::now()).unwrap(),
+            same.lock_or_cancel(&crossbeam_channel::never()).unwrap(),
+            same.lock_timeout_or_cancel(Duration::ZERO, &crossbeam_channel::never()).unwrap(),
+        ];
+        assert!(io.is_idle());
+        assert!(more.iter().all(|other| other.token() == guard.token()));
+        assert!(more.iter().all(|other| other.done().same_channel(guard.done())));
+        guard.unlock().unwrap();
+        assert!(first.is_locked() && io.is_idle(), "the last one out releases");
+        drop(more);
+        io.leave();
+        assert!(!first.is_locked());
+        refused(&first, &io);
+    }
+
+    #[test]
+    fn no_other_thread_and_no_other_kind_of_handle_gets_in() {
+        let (manager, mut io) = fake_manager();
+        let plain = lock(&manager, "a");
+        let reentrant = ReentrantLock::new(plain.clone());
+        let (_guard, _hold) = take(&reentrant, &mut io);
+        thread::scope(|scope| {
+            scope.spawn(|| drop(io.refuse(Refusal::Held)));
+            assert!(
+                plain.try_lock().unwrap().is_none(),
+                "the same thread by a handle that does not re-enter"
+            );
+        });
+        thread::scope(|scope| scope.spawn(|| refused(&reentrant, &io)).join().unwrap());
+    }
+
+    #[test]
+    fn a_shared_guard_keeps_the_hold_and_lets_nobody_in() {
+        let (manager, mut io) = fake_manager();
+        let lock = ReentrantLock::new(lock(&manager, "a"));
+        let (guard, _hold) = take(&lock, &mut io);
+        let shared = guard.share();
+        drop(guard);
+        assert!(io.is_idle() && lock.is_locked());
+        refused(&lock, &io);
+        let elsewhere = shared.clone();
+        thread::spawn(move || drop(elsewhere)).join().unwrap();
+        assert!(io.is_idle());
+        drop(shared);
+        io.leave();
+    }
+
+    #[test]
+    fn a_lost_hold_is_expired_until_the_thread_s_last_guard_is_gone() {
+        let (manager, mut io) = fake_manager();
+        let lock = ReentrantLock::new(lock(&manager, "a"));
+        let (guard, hold) = take(&lock, &mut io);
+        let again = lock.lock().unwrap();
+        hold.state.end(Some(LossReason::SessionRevoked));
+        drop(guard);
+        for error in [lock.lock().err(), lock.try_lock().err()] {
+            assert!(matches!(error, Some(LockError::Expired { reason: LossReason::SessionRevoked, .. })));
+        }
+        assert!(io.is_idle());
+        assert!(matches!(again.unlock(), Err(LockError::Expired { .. })));
+        io.leave();
+        let (_guard, _hold) = take(&lock, &mut io);
+        assert!(lock.is_locked());
+    }
+}

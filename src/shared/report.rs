@@ -1,0 +1,38 @@
+//! What a manager's threads and its handles share of the I/O thread's state.
+
+use std::sync::Arc;
+
+use super::holds::HoldTable;
+use super::tickets::Tickets;
+use crate::error::LossReason;
+use crate::session::SessionCell;
+use crate::stats::Counters;
+
+/// What callers can read of the I/O thread's work, and what has to be ended for them even where that thread hangs.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) session: SessionCell,
+    pub(crate) holds: HoldTable,
+    pub(crate) tickets: Tickets,
+}
+
+impl Report {
+    pub(crate) fn new() -> Self {
+        let counters = Arc::new(Counters::default());
+        Self {
+            session: SessionCell::default(),
+            holds: HoldTable::new(Arc::clone(&counters)),
+            tickets: Tickets::new(Arc::clone(&counters)),
+            counters,
+        }
+    }
+
+    /// Ends everything for good, after the mailbox was closed. The order matters: the session, and with it every hold,
+    /// by one store; every `done()`; every ticket. Who sees a later step can rely on the earlier ones.
+    pub(crate) fn end(&self, lost: LossReason) {
+        self.session.down(lost);
+        self.holds.shut(lost);
+        self.tickets.close(lost);
+    }
+}

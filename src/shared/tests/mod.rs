@@ -1,0 +1,4 @@
+mod deadline;
+mod holds;
+mod models;
+mod queue;

@@ -1,0 +1,262 @@
+//! Every interleaving of a few threads, walked through by loom: the files of `shared` once more, on loom's primitives.
+//!
+//! Timers do not run here: the thread that moves a model's clock fires the watchdog's, if it is due by then. Whoever
+//! should have been woken and was not sleeps for ever, and loom ends the model as a deadlock, or as a loop without end.
+#![allow(dead_code, reason = "the models need only a part of the files")]
+
+#[allow(clippy::duplicate_mod, reason = "that is the point")]
+#[path = "../deadline.rs"]
+mod deadline;
+#[allow(clippy::duplicate_mod, reason = "that is the point")]
+#[path = "../hold_state.rs"]
+mod hold_state;
+#[allow(clippy::duplicate_mod, reason = "that is the point")]
+#[path = "../holds.rs"]
+mod holds;
+#[allow(clippy::duplicate_mod, reason = "that is the point")]
+#[path = "../queue.rs"]
+mod queue;
+
+/// Loom's primitives with the interface of those in `shared/sync.rs`.
+mod sync {
+    use std::ops::{Deref, DerefMut};
+    use std::time::Duration;
+
+    pub(crate) use loom::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+    #[derive(Debug)]
+    pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+
+    /// `None` only while a condition variable has it.
+    pub(crate) struct Guard<'a, T>(Option<loom::sync::MutexGuard<'a, T>>);
+
+    #[derive(Debug)]
+    pub(crate) struct Condvar(loom::sync::Condvar);
+
+    impl<T> Mutex<T> {
+        pub(crate) fn new(value: T) -> Self {
+            Self(loom::sync::Mutex::new(value))
+        }
+
+        pub(crate) fn lock(&self) -> Guard<'_, T> {
+            Guard(Some(self.0.lock().unwrap()))
+        }
+
+        pub(crate) fn try_lock(&self) -> Option<Guard<'_, T>> {
+            self.0.try_lock().ok().map(|guard| Guard(Some(guard)))
+        }
+    }
+
+    impl<T> Deref for Guard<'_, T> {
+        type Target = T;
+
+        fn deref(&self) -> &T {
+            self.0.as_ref().unwrap()
+        }
+    }
+
+    impl<T> DerefMut for Guard<'_, T> {
+        fn deref_mut(&mut self) -> &mut T {
+            self.0.as_mut().unwrap()
+        }
+    }
+
+    impl Condvar {
+        pub(crate) fn new() -> Self {
+            Self(loom::sync::Condvar::new())
+        }
+
+        pub(crate) fn wait<T>(&self, guard: &mut Guard<'_, T>) {
+            let waiting = guard.0.take().unwrap();
+            guard.0 = Some(self.0.wait(waiting).unwrap());
+        }
+
+        pub(crate) fn wait_for<T>(&self, guard: &mut Guard<'_, T>, _: Duration) {
+            self.wait(guard);
+        }
+
+        pub(crate) fn notify_all(&self) {
+            self.0.notify_all();
+        }
+    }
+}
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::TryRecvError;
+use loom::model::Builder;
+use loom::thread;
+
+use crate::clock::Time;
+use crate::error::LossReason;
+use crate::name::{LockName, Root};
+use crate::protocol::HoldId;
+use crate::stats::Counters;
+use crate::store::Key;
+use deadline::Deadline;
+use hold_state::HoldState;
+use holds::HoldTable;
+use queue::Queue;
+use sync::{AtomicU64, Ordering};
+
+/// How often a thread is stopped in a schedule though it could go on. Most errors need one or two.
+const PREEMPTIONS: usize = 3;
+
+fn model(body: impl Fn() + Sync + Send + 'static) {
+    let mut builder = Builder::new();
+    builder.preemption_bound = Some(PREEMPTIONS);
+    builder.check(body);
+}
+
+fn at(secs: u64) -> Time {
+    Time::default() + Duration::from_secs(secs)
+}
+
+/// A table whose session is assured until second 10.
+fn table() -> Arc<HoldTable> {
+    let table = HoldTable::new(Arc::new(Counters::default()));
+    table.begin_session(Arc::new(Deadline::new(at(10))));
+    Arc::new(table)
+}
+
+fn open(table: &HoldTable, now: Time, hold: u64) -> Arc<HoldState> {
+    let name = LockName::parse(&Root::parse("/t").unwrap(), "a").unwrap();
+    table.open(now, HoldId(hold), name, 7, Key::from("/t/a/1-1"))
+}
+
+fn is_closed(hold: &HoldState) -> bool {
+    hold.done.try_recv() == Err(TryRecvError::Disconnected)
+}
+
+#[test]
+fn all_who_look_at_a_deadline_at_its_instant_and_the_renewal_agree() {
+    model(|| {
+        let deadline = Arc::new(Deadline::new(at(10)));
+        let look = |deadline: &Arc<Deadline>| {
+            let deadline = Arc::clone(deadline);
+            thread::spawn(move || deadline.look(at(10)).is_ok())
+        };
+        let lookers = [look(&deadline), look(&deadline)];
+        let extended = deadline.extend(at(20));
+        for looker in lookers {
+            assert_eq!(looker.join().unwrap(), extended);
+        }
+        assert_eq!(deadline.look(at(15)).is_ok(), extended);
+    });
+}
+
+/// A release, the end of the session and its deadline at once: what one guard was told stands for all.
+#[test]
+fn all_guards_of_a_hold_are_told_the_same_end() {
+    model(|| {
+        let deadline = Arc::new(Deadline::new(at(10)));
+        let name = LockName::parse(&Root::parse("/t").unwrap(), "a").unwrap();
+        let (_done, closed) = crossbeam_channel::bounded(0);
+        let token = crate::info::FencingToken::new(7);
+        let hold =
+            Arc::new(HoldState::new(name, token, Key::from("/t/a/1-1"), closed, Arc::clone(&deadline)));
+        let (looking, ending) = (Arc::clone(&hold), Arc::clone(&deadline));
+        let looker = thread::spawn(move || (looking.loss(at(10)), looking.is_held(at(1)), looking.lost()));
+        let ender = thread::spawn(move || ending.end(LossReason::SessionRevoked));
+        let end = hold.end(None);
+        let (first, held, then) = looker.join().unwrap();
+        let session = ender.join().unwrap();
+        assert!(!held, "somebody has looked at the deadline past its instant");
+        assert_eq!(first, then);
+        assert_eq!(first, end, "the I/O thread says the same");
+        assert_eq!(hold.lost(), end);
+        assert!(end.is_none_or(|lost| lost == session));
+        assert_eq!(deadline.instant(), Err(session));
+    });
+}
+
+/// The deadline passes while a renewal extends it, while a hold is opened, while a caller looks.
+#[test]
+fn every_done_closes_when_the_deadline_has_passed_whatever_comes_between() {
+    model(|| {
+        let (table, clock) = (table(), Arc::new(AtomicU64::new(9)));
+        let watchdog = {
+            let (table, clock) = (Arc::clone(&table), Arc::clone(&clock));
+            thread::spawn(move || table.watch(|| at(clock.load(Ordering::SeqCst))))
+        };
+        let io = {
+            let table = Arc::clone(&table);
+            thread::spawn(move || {
+                let first = open(&table, at(9), 1);
+                let extended = table.extend_session(at(20));
+                (first, open(&table, at(9), 2), extended)
+            })
+        };
+        clock.store(10, Ordering::SeqCst);
+        table.fire_timer(at(10));
+        let (first, second, extended) = io.join().unwrap();
+        if extended {
+            assert!(first.is_held(at(10)) && second.is_held(at(10)) && !is_closed(&first));
+            clock.store(20, Ordering::SeqCst);
+        } else {
+            assert!(!first.is_held(at(9)) && is_closed(&second), "nothing is opened after the end");
+        }
+        // Until the watchdog has got through.
+        while !is_closed(&first) || !is_closed(&second) {
+            table.fire_timer(at(clock.load(Ordering::SeqCst)));
+            thread::yield_now();
+        }
+        // Loom does not know that who sees a channel closed sees what was done before; a look into the table does.
+        table.fire_timer(at(1));
+        assert_eq!(first.lost(), Some(LossReason::SessionExpired));
+        assert_eq!(second.lost(), Some(LossReason::SessionExpired));
+        table.shut(LossReason::Closed);
+        watchdog.join().unwrap();
+    });
+}
+
+/// `close()` gives up on the I/O thread while that opens a hold, loses its session and begins another.
+#[test]
+fn nothing_is_open_after_the_table_was_shut() {
+    model(|| {
+        let table = table();
+        let io = {
+            let table = Arc::clone(&table);
+            thread::spawn(move || {
+                let first = open(&table, at(1), 1);
+                let ended = table.end_session(LossReason::SessionRevoked);
+                assert_eq!(ended.len(), 1);
+                table.begin_session(Arc::new(Deadline::new(at(20))));
+                let second = open(&table, at(1), 2);
+                (first, ended[0].lost, second)
+            })
+        };
+        table.shut(LossReason::Closed);
+        table.watch(|| at(1));
+        let (first, lost, second) = io.join().unwrap();
+        assert!(is_closed(&first) && is_closed(&second));
+        assert!(!first.is_held(at(1)) && !second.is_held(at(1)));
+        assert_eq!(first.lost(), lost);
+        assert_eq!(second.lost(), Some(LossReason::Closed));
+    });
+}
+
+/// A message holds the channel on which its sender waits for an answer.
+#[test]
+fn nothing_lies_in_a_queue_that_was_closed() {
+    model(|| {
+        let (queue, kept) = (Arc::new(Queue::new()), Arc::new(()));
+        let sender = {
+            let (queue, kept) = (Arc::clone(&queue), Arc::clone(&kept));
+            thread::spawn(move || {
+                (queue.push(Arc::clone(&kept)), queue.push(kept)) // both, one or none
+            })
+        };
+        let reader = {
+            let queue = Arc::clone(&queue);
+            thread::spawn(move || usize::from(queue.pop().is_some()))
+        };
+        queue.close();
+        reader.join().unwrap();
+        let sent = sender.join().unwrap();
+        assert!(sent != (false, true), "closed is closed");
+        assert_eq!(Arc::strong_count(&kept), 1);
+        assert!(queue.pop().is_none());
+    });
+}

@@ -1,0 +1,269 @@
+//! A look at locks for those who take none.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use oneshot::Sender;
+
+use crate::command::{Message, Question};
+use crate::error::LockError;
+use crate::info::LockInfo;
+use crate::io::{Etcd, GRACE, IoThread, Store, Viewer};
+use crate::mailbox::{Mailbox, mailbox};
+use crate::memory::MemoryStore;
+use crate::name::{LockName, Root};
+use crate::options::LockManagerOptions;
+
+/// Shows who holds and who waits for which lock, and can do nothing else: for dashboards, for the command line, for
+/// alerts.
+///
+/// It has no session and no lease, and leaves no trace in etcd. With authentication, its user needs **read** permission
+/// below the root and no other. A [`LockManager`](crate::LockManager) has the same methods, but needs a session, and so
+/// the permission to write.
+///
+/// A handle, cheap to clone, to share and to send. Behind it works one thread, which ends with the last handle.
+///
+/// # Examples
+///
+/// ```no_run
+/// # fn main() -> Result<(), etcd_lock::LockError> {
+/// use etcd_lock::{LockManagerOptions, LockViewer};
+///
+/// let options = LockManagerOptions::default().credentials("locks-viewer", "PASSWORD");
+/// let viewer = LockViewer::connect(&["http://10.0.0.1:2379"], "/app/locks", options)?;
+/// for info in viewer.list_locks("")? {
+///     println!("{}: {} since {:?}", info.key, info.owner.unwrap_or_default(), info.created_at);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct LockViewer {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    root: Root,
+    mailbox: Mailbox,
+    io: IoThread,
+    request_timeout: Duration,
+}
+
+impl LockViewer {
+    /// Connects to etcd. `endpoints` and `root` are those of the managers whose locks are to be seen, as for
+    /// [`LockManager::connect`](crate::LockManager::connect). Of the options, those for the connection matter
+    /// (credentials, TLS, `connect_timeout` and `request_timeout`); there is no session for the others.
+    ///
+    /// # Blocking
+    ///
+    /// Up to [`connect_timeout`](LockManagerOptions::connect_timeout).
+    ///
+    /// # Errors
+    ///
+    /// - [`LockError::InvalidOptions`]: an option, an endpoint or the root cannot be used, or there is no endpoint.
+    /// - [`LockError::Unavailable`]: no endpoint answered in time.
+    /// - [`LockError::Unauthenticated`]: etcd refused.
+    /// - [`LockError::Internal`]: no thread could be started.
+    ///
+    /// Whether the user may read below the root is seen by the first question.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use etcd_lock::{LockError, LockViewer};
+    ///
+    /// let none: [&str; 0] = [];
+    /// let refused = LockViewer::connect(&none, "/app/locks", Default::default());
+    /// assert!(matches!(refused, Err(LockError::InvalidOptions { .. })));
+    /// ```
+    pub fn connect<I>(endpoints: I, root: &str, options: LockManagerOptions) -> Result<Self, LockError>
+    where
+        I: IntoIterator,
+        I::Item: AsRef<str>,
+    {
+        let endpoints: Vec<String> =
+            endpoints.into_iter().map(|endpoint| endpoint.as_ref().to_owned()).collect();
+        let for_store = options.clone();
+        Self::start(root, &options, move || async move { Etcd::connect(&endpoints, &for_store).await })
+    }
+
+    /// A viewer on an in-process store, for tests.
+    ///
+    /// # Errors
+    ///
+    /// As for [`LockManager::in_memory`](crate::LockManager::in_memory).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// use etcd_lock::{LockManager, LockViewer, memory::MemoryStore};
+    ///
+    /// let store = MemoryStore::new();
+    /// let manager = LockManager::in_memory(&store, "/app/locks", Default::default())?;
+    /// let viewer = LockViewer::in_memory(&store, "/app/locks", Default::default())?;
+    /// assert!(viewer.lock_info("report")?.is_none());
+    ///
+    /// let guard = manager.new_lock("report")?.lock()?;
+    /// let info = viewer.lock_info("report")?.expect("it is held");
+    /// assert_eq!(info.token, guard.token());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn in_memory(
+        store: &MemoryStore,
+        root: &str,
+        options: LockManagerOptions,
+    ) -> Result<Self, LockError> {
+        let client = store.client();
+        Self::start(root, &options, move || async move { Ok(client) })
+    }
+
+    fn start<S: Store, F: Future<Output = Result<S, LockError>>>(
+        root: &str,
+        options: &LockManagerOptions,
+        connect: impl FnOnce() -> F + Send + 'static,
+    ) -> Result<Self, LockError> {
+        options.check()?;
+        let root = Root::parse(root)?;
+        let (mailbox, inbox) = mailbox();
+        let request_timeout = options.request_timeout;
+        let viewer = Viewer { root: root.clone(), request_timeout, inbox };
+        let io = IoThread::start_viewer(options.connect_timeout, viewer, connect)?;
+        Ok(Self { shared: Arc::new(Shared { root, mailbox, io, request_timeout }) })
+    }
+
+    /// Who holds this lock, anywhere; `None` if it is free.
+    ///
+    /// # Blocking
+    ///
+    /// Up to [`request_timeout`](LockManagerOptions::request_timeout).
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::InvalidKey`], [`LockError::Unavailable`], [`LockError::PermissionDenied`],
+    /// [`LockError::Unauthenticated`], [`LockError::Forked`], [`LockError::Internal`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # use etcd_lock::{LockManager, LockViewer, memory::MemoryStore};
+    /// # let store = MemoryStore::new();
+    /// # let manager = LockManager::in_memory(&store, "/app", Default::default())?;
+    /// # let viewer = LockViewer::in_memory(&store, "/app/", Default::default())?;
+    /// assert!(viewer.lock_info("jobs")?.is_none());
+    /// let guard = manager.new_lock("jobs")?.lock()?;
+    /// assert_eq!(viewer.lock_info("jobs")?.map(|info| info.token), Some(guard.token()));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn lock_info(&self, key: &str) -> Result<Option<LockInfo>, LockError> {
+        let name = LockName::parse(&self.shared.root, key)?;
+        self.ask(&format!("looking at lock {key:?}"), |reply| Question::LockInfo { name, reply })
+    }
+
+    /// Every lock that is held, anywhere, and whose key begins with `prefix`, sorted by key. `""` is all of them.
+    ///
+    /// # Blocking
+    ///
+    /// Up to [`request_timeout`](LockManagerOptions::request_timeout), however many locks there are.
+    ///
+    /// # Errors
+    ///
+    /// As for [`lock_info`](Self::lock_info).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # use etcd_lock::{LockManager, LockViewer, memory::MemoryStore};
+    /// # let store = MemoryStore::new();
+    /// # let manager = LockManager::in_memory(&store, "/app", Default::default())?;
+    /// # let viewer = LockViewer::in_memory(&store, "/app/", Default::default())?;
+    /// let _guards = [manager.new_lock("b/1")?.lock()?, manager.new_lock("mail")?.lock()?];
+    /// assert_eq!(viewer.list_locks("")?.len(), 2);
+    /// assert_eq!(viewer.list_locks("b/")?[0].key, "b/1");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn list_locks(&self, prefix: &str) -> Result<Vec<LockInfo>, LockError> {
+        let prefix = prefix.to_owned();
+        self.ask("listing locks", |reply| Question::ListLocks { prefix, reply })
+    }
+
+    /// Everybody in this lock's queue, anywhere, in its order: who holds it, and who waits. Empty if it is free.
+    ///
+    /// # Blocking
+    ///
+    /// Up to [`request_timeout`](LockManagerOptions::request_timeout).
+    ///
+    /// # Errors
+    ///
+    /// As for [`lock_info`](Self::lock_info).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # use etcd_lock::{LockManager, LockViewer, memory::MemoryStore};
+    /// # let store = MemoryStore::new();
+    /// # let manager = LockManager::in_memory(&store, "/app", Default::default())?;
+    /// # let viewer = LockViewer::in_memory(&store, "/app/", Default::default())?;
+    /// let _guard = manager.new_lock("jobs")?.lock()?;
+    /// for info in viewer.queue("jobs")? {
+    ///     println!("{} by {} ({} behind)", info.state, info.owner.unwrap_or_default(), info.waiters);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn queue(&self, key: &str) -> Result<Vec<LockInfo>, LockError> {
+        let name = LockName::parse(&self.shared.root, key)?;
+        let doing = format!("looking at the queue of lock {key:?}");
+        self.ask(&doing, |reply| Question::Queue { name, reply })
+    }
+
+    /// The key below which all locks lie that it sees, without a trailing `/`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # use etcd_lock::{LockManager, LockViewer, memory::MemoryStore};
+    /// # let store = MemoryStore::new();
+    /// # let manager = LockManager::in_memory(&store, "/app", Default::default())?;
+    /// # let viewer = LockViewer::in_memory(&store, "/app/", Default::default())?;
+    /// assert_eq!(viewer.root(), "/app");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn root(&self) -> &str {
+        self.shared.root.as_str()
+    }
+
+    fn ask<T>(
+        &self,
+        doing: &str,
+        question: impl FnOnce(Sender<Result<T, LockError>>) -> Question,
+    ) -> Result<T, LockError> {
+        self.shared.mailbox.ask(self.shared.request_timeout.saturating_add(GRACE), doing, question)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if self.mailbox.send(Message::Close).is_err() && self.mailbox.check_process().is_err() {
+            self.io.forget();
+            return;
+        }
+        // It has nothing to finish: whoever asked has the answer, or is gone.
+        self.io.join(GRACE);
+    }
+}
+
+impl fmt::Debug for LockViewer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LockViewer").field("root", &self.root()).finish_non_exhaustive()
+    }
+}

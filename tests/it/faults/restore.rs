@@ -1,0 +1,115 @@
+//! An etcd that is restored from a backup.
+
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use etcd_lock::{ErrorCode, LockManager, LossReason};
+use log::Level;
+
+use crate::faults::ground::{assert_nothing_left, connect};
+use crate::support::etcdctl::Etcdctl;
+use crate::support::logs::Logs;
+use crate::support::stalls::assert_within;
+use crate::support::wait::eventually_some;
+use crate::support::{Etcd, Proxy, eventually, fresh_root};
+
+const TTL: Duration = Duration::from_secs(3);
+const SOON: Duration = Duration::from_secs(20);
+
+fn back_up(etcd: &Etcd) -> PathBuf {
+    let file = etcd.dir().join("backup");
+    Etcdctl::new(etcd.access()).snapshot_save(&file);
+    file
+}
+
+/// The manager gives the lock, and its session does not end for some TTLs.
+#[track_caller]
+fn is_served(manager: &LockManager, name: &str, limit: Duration) {
+    let begun = Instant::now();
+    let lock = manager.new_lock(name).unwrap();
+    let guard = eventually_some(SOON, "the lock is there again", || lock.lock_timeout(TTL).ok());
+    println!("served again after {:?}", assert_within(begun, limit, "a lock after a restore"));
+    let sessions = manager.stats().sessions;
+    thread::sleep(TTL * 3);
+    assert!(guard.is_held(), "{:?}", guard.loss());
+    assert_eq!(manager.stats().sessions, sessions, "sessions come and go");
+    guard.unlock().unwrap();
+}
+
+/// Purpose: a restore with the default token keeps the cluster's id, while raft term and revision go back. What the backup
+/// lacks is lost and told, and the manager goes on.
+#[test]
+fn a_restored_cluster_serves_again_within_two_ttls() {
+    let etcd = Etcd::start();
+    let root = fresh_root("restored");
+    // Each start is an election.
+    (0..3).for_each(|_| etcd.restart());
+    let manager = connect(etcd.access(), &root, TTL);
+    let backup = back_up(&etcd);
+    let guard = manager.new_lock("after the backup").unwrap().lock().unwrap();
+    // The highest revision has been seen.
+    manager.new_lock("y").unwrap().lock().unwrap().unlock().unwrap();
+    let logs = Logs::with("was it restored from a backup");
+    etcd.restore(&backup, None);
+    let begun = Instant::now();
+    assert!(guard.done().recv_timeout(SOON).is_err_and(|error| error.is_disconnected()));
+    println!("the session's end is told after {:?}", begun.elapsed());
+    is_served(&manager, "x", (TTL * 2).saturating_sub(begun.elapsed()));
+    let lines = logs.lines();
+    assert!(matches!(&lines[..], [(Level::Error, _)]), "{lines:?}");
+    println!("logged: {}", lines[0].1);
+    drop((guard, manager));
+    assert_nothing_left(etcd.access(), &root, TTL);
+}
+
+/// Purpose: a restore with another token makes another cluster. Its leases may be those of the backup; a session and its
+/// holds end all the same, at once, and the next one is made there.
+#[test]
+fn a_session_does_not_outlive_its_cluster() {
+    const TTL: Duration = Duration::from_secs(30);
+    let etcd = Etcd::start();
+    let root = fresh_root("replaced");
+    let manager = connect(etcd.access(), &root, TTL);
+    let guard = manager.new_lock("before the backup").unwrap().lock().unwrap();
+    etcd.restore(&back_up(&etcd), Some("another"));
+    let begun = Instant::now();
+    let lock = manager.new_lock("x").unwrap();
+    // Nobody is told of the change but who asks just then.
+    eventually_some(SOON, "the other cluster is used", || lock.lock_timeout(TTL).ok()).unlock().unwrap();
+    println!("served after {:?}", assert_within(begun, TTL / 3, "a lock in another cluster"));
+    assert_eq!((guard.is_held(), guard.loss()), (false, Some(LossReason::SessionRevoked)));
+    assert_eq!(manager.stats().sessions, 2);
+    drop((guard, lock, manager));
+    assert_nothing_left(etcd.access(), &root, TTL);
+}
+
+/// Purpose: while only some endpoints are of the other cluster, it may be a mistake: nothing is granted, and the error says
+/// why. Once all are, the manager goes on there by itself.
+#[test]
+fn another_cluster_is_used_once_all_endpoints_are_of_it() {
+    let etcd = Etcd::start();
+    let doors = [Proxy::of(&etcd), Proxy::of(&etcd)];
+    let access = etcd.access().at(doors.iter().map(Proxy::endpoint));
+    let root = fresh_root("divided");
+    let manager = connect(&access, &root, TTL);
+    let guard = manager.new_lock("x").unwrap().lock().unwrap();
+    // Both were of the cluster at the first contact.
+    let backup = back_up(&etcd);
+    doors[1].refuse();
+    etcd.restore(&backup, Some("another"));
+    let lock = manager.new_lock("y").unwrap();
+    // A waiter is told when the next session cannot be made, every two seconds at least.
+    let code = || lock.lock_timeout(TTL * 2).map(drop).map_err(|error| error.code());
+    eventually(SOON, "the change is told", || code() == Err(ErrorCode::ClusterChanged));
+    assert!(guard.done().recv_timeout(SOON).is_err_and(|error| error.is_disconnected()));
+    drop(guard);
+    let told = Instant::now();
+    while told.elapsed() < TTL {
+        assert_eq!(code(), Err(ErrorCode::ClusterChanged));
+    }
+    doors[1].pass();
+    is_served(&manager, "x", TTL * 2);
+    drop((lock, manager));
+    assert_nothing_left(etcd.access(), &root, TTL);
+}
