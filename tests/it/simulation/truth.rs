@@ -262,8 +262,9 @@ impl World {
         let (key, created) = (&holder.kv.key, holder.kv.create_revision);
         let is_it = |contender: &Contender| contender.key == *key && contender.created == created;
         let mut there = self.truth.queues(self.index_of(&claim.name), claim.asked).iter();
+        // Where reads may be stale, so may be the holder's name.
         if !there.any(|queue| queue.contenders.first().is_some_and(is_it)) {
-            return false;
+            return self.weather.stale_reads;
         }
         let mut here = self.truth.others(claim.node, &claim.name, ticket, claim.asked);
         Some(holder.kv.lease) != self.nodes[claim.node].lease
