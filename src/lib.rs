@@ -23,7 +23,7 @@
 //! use etcd_lock::{LockError, LockManager};
 //!
 //! fn main() -> Result<(), LockError> {
-//!     let manager = LockManager::connect(&["http://127.0.0.1:2379"], "/app/locks", Default::default())?;
+//!     let manager = LockManager::connect(["http://127.0.0.1:2379"], "/app/locks", Default::default())?;
 //!     let lock = manager.new_lock("nightly-report")?;
 //!
 //!     let guard = lock.lock()?; // waits until nobody else has it

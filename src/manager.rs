@@ -32,7 +32,7 @@ use crate::stats::Stats;
 /// use etcd_lock::{LockManager, LockManagerOptions};
 ///
 /// let options = LockManagerOptions::default().ttl(Duration::from_secs(10)).owner("billing/7");
-/// let manager = LockManager::connect(&["http://10.0.0.1:2379", "http://10.0.0.2:2379"], "/app/locks", options)?;
+/// let manager = LockManager::connect(["http://10.0.0.1:2379", "http://10.0.0.2:2379"], "/app/locks", options)?;
 /// let _guard = manager.new_lock("invoices/2024")?.lock()?;
 /// # Ok(())
 /// # }
@@ -74,7 +74,7 @@ impl LockManager {
     /// use etcd_lock::{LockError, LockManager};
     ///
     /// let none: [&str; 0] = [];
-    /// let refused = LockManager::connect(&none, "/app/locks", Default::default());
+    /// let refused = LockManager::connect(none, "/app/locks", Default::default());
     /// assert!(matches!(refused, Err(LockError::InvalidOptions { .. })));
     /// ```
     pub fn connect<I>(endpoints: I, root: &str, options: LockManagerOptions) -> Result<Self, LockError>

@@ -31,7 +31,7 @@ use crate::options::LockManagerOptions;
 /// use etcd_lock::{LockManagerOptions, LockViewer};
 ///
 /// let options = LockManagerOptions::default().credentials("locks-viewer", "PASSWORD");
-/// let viewer = LockViewer::connect(&["http://10.0.0.1:2379"], "/app/locks", options)?;
+/// let viewer = LockViewer::connect(["http://10.0.0.1:2379"], "/app/locks", options)?;
 /// for info in viewer.list_locks("")? {
 ///     println!("{}: {} since {:?}", info.key, info.owner.unwrap_or_default(), info.created_at);
 /// }
@@ -74,7 +74,7 @@ impl LockViewer {
     /// use etcd_lock::{LockError, LockViewer};
     ///
     /// let none: [&str; 0] = [];
-    /// let refused = LockViewer::connect(&none, "/app/locks", Default::default());
+    /// let refused = LockViewer::connect(none, "/app/locks", Default::default());
     /// assert!(matches!(refused, Err(LockError::InvalidOptions { .. })));
     /// ```
     pub fn connect<I>(endpoints: I, root: &str, options: LockManagerOptions) -> Result<Self, LockError>

@@ -222,7 +222,7 @@ impl DistributedLock {
     /// Takes the lock, waiting for it at most `timeout`, and until `cancel` has a message (which is taken) or is
     /// disconnected: what a server needs, whose requests have a time limit and which may be shut down.
     ///
-    /// A timeout beyond the clock's range is for ever. What is cancelled already is not asked for, whatever the timeout.
+    /// A timeout beyond the clock's range is for ever. If `cancel` has fired already, etcd is not asked.
     ///
     /// # Blocking
     ///
@@ -270,10 +270,10 @@ impl DistributedLock {
 
     /// Takes a place in the queue and returns at once. Dropping the [`PendingLock`] leaves the queue.
     ///
-    /// **For one lock at a time.** Whoever queues up for two locks at once can be granted one while another, who did the
-    /// same, is granted the other: then each holds what the other waits for, for ever, and dead places in queues hold up
-    /// everybody behind them. Take several locks one after the other, all programs in the same order (sorted keys, say),
-    /// with [`lock_deadline`](Self::lock_deadline).
+    /// **For one lock at a time.** A caller that queues for two locks at once can be granted one of them while a second
+    /// such caller is granted the other. Each then holds what the other waits for: a deadlock, which also blocks everybody
+    /// behind them. Take several locks one after the other, in the same order in all programs (by sorted key, say), with
+    /// [`lock_deadline`](Self::lock_deadline).
     ///
     /// The [limit](LockOptions::max_retries) of its options counts from here.
     ///

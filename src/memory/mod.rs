@@ -102,10 +102,9 @@ impl MemoryStore {
         MemoryClient::new(self.shared.clone())
     }
 
-    /// Ends the manager's session as a partition does that outlasts the TTL, without the time that takes. First the
-    /// manager's own clock finds that no renewal was answered in time: every hold is lost, as
-    /// [`SessionExpired`](LossReason::SessionExpired), before this returns. Then the lease ends in the store, and its keys
-    /// go. The manager sets up another session.
+    /// Ends the manager's session as a partition longer than the TTL does, without waiting for it. First the manager's
+    /// own deadline passes: every hold is lost as [`SessionExpired`](LossReason::SessionExpired). Then the lease expires
+    /// in the store, and its keys are deleted. Both have happened when this returns. The manager sets up another session.
     ///
     /// A manager that is not on this store is left alone, here and in the methods below.
     ///
@@ -134,9 +133,9 @@ impl MemoryStore {
         self.on(manager, |state, client| state.end_leases(client, &leases));
     }
 
-    /// Ends the manager's session as an administrator does who revokes its lease: its keys are gone, and whoever watches
-    /// them is told. The manager finds out like everybody else, within milliseconds but after the fact: every hold is
-    /// lost as [`SessionRevoked`](LossReason::SessionRevoked). It sets up another session.
+    /// Ends the manager's session as an administrator does by revoking its lease: its keys are deleted, and watches report
+    /// that. The manager learns of it within milliseconds, but after the fact: every hold is lost as
+    /// [`SessionRevoked`](LossReason::SessionRevoked). It sets up another session.
     ///
     /// # Examples
     ///
@@ -160,9 +159,9 @@ impl MemoryStore {
         self.on(manager, State::expire_leases_of);
     }
 
-    /// Makes the store slow for this manager: from now on each answer takes so long, that to a renewal included.
-    /// `Duration::ZERO` makes it quick again. What a request does, it does at once; a call that gives up before its answer
-    /// comes does not know whether it did.
+    /// Makes the store slow for this manager: from now on each answer, also to a renewal, arrives after this delay.
+    /// `Duration::ZERO` ends it. Requests are still carried out at once; a call that gives up before the answer arrives
+    /// does not know the outcome.
     ///
     /// # Examples
     ///

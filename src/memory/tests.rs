@@ -348,9 +348,23 @@ fn a_session_expires_as_its_holder_sees_it_and_is_revoked_behind_its_back() {
     }
 }
 
-/// The next session's lease is granted while the first one's end is still being told.
+/// The next session's lease may be granted before the first one's is ended.
+#[tokio::test]
+async fn a_lease_that_is_granted_meanwhile_belongs_to_the_next_session() {
+    let store = MemoryStore::new();
+    let client = store.client();
+    let first = client.grant(60).await;
+    let leases = store.shared.state.lock().leases_of(client.id());
+    let next = client.grant(60).await;
+    store.shared.state.lock().end_leases(client.id(), &leases);
+    assert_eq!(client.ask(Request::RenewLease { lease: first }).await, Err(FailureClass::LeaseGone));
+    assert!(client.ask(Request::RenewLease { lease: next }).await.is_ok());
+    store.expire_leases_of(client.id());
+    assert_eq!(client.ask(Request::RenewLease { lease: next }).await, Err(FailureClass::LeaseGone));
+}
+
 #[test]
-fn an_expiry_ends_no_session_but_the_one_that_stood() {
+fn sessions_that_expire_one_after_the_other_are_counted_and_replaced() {
     let store = MemoryStore::new();
     let manager = manager(&store);
     for sessions in 1..=50 {

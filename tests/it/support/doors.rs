@@ -48,7 +48,7 @@ impl Doors {
             let others = || self.0.iter().enumerate().filter(|(other, _)| *other != member);
             others().for_each(|(_, door)| door.delay(HANDICAP));
             let before = watchers(cluster.member(member));
-            let manager = LockManager::connect(&self.endpoints(), root, options.clone()).expect("a session");
+            let manager = LockManager::connect(self.endpoints(), root, options.clone()).expect("a session");
             others().for_each(|(_, door)| door.delay(Duration::ZERO));
             // The watch on the session key is opened at once; give the slow machine a moment for it.
             for _ in 0..100 {
