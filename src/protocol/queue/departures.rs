@@ -168,6 +168,8 @@ impl Queue {
         let stage = self.contender.as_ref().map(|contender| &contender.stage);
         match stage {
             Some(Stage::Held(_)) => Known::HeldHere,
+            // Behind nothing but keys of our own, maybe, that are on their way out.
+            Some(Stage::Queued(_)) if !self.debris.is_empty() => Known::Nothing,
             Some(Stage::Queued(_)) if self.last_failure.is_none() => Known::Queued,
             Some(Stage::Queued(_) | Stage::Entering) | None => Known::Nothing,
         }

@@ -8,6 +8,7 @@ use super::checks::Violation;
 use super::liveness::SETTLED;
 use super::world::World;
 use crate::clock::Time;
+use crate::error::LossReason;
 use crate::name::LockName;
 use crate::protocol::{HoldId, Holder, Refusal, ReleaseFailure, Ticket};
 use crate::store::{Key, LeaseId, Order, Range, Revision};
@@ -229,7 +230,11 @@ impl World {
                 self.was_holder(ticket, claim, holder)
             }
             Refusal::Timeout { holder: None, .. } | Refusal::AlreadyHeld { holder: None } => kept_out,
-            Refusal::Unavailable(_) => !knows,
+            // A wait that ends right after another thread's release, before etcd has said who is next, knows nothing: too
+            // careful, but no lie about etcd's contenders.
+            Refusal::Unavailable(_) => {
+                !knows || self.truth.others(node, &claim.name, ticket, since).count() > 0
+            }
             Refusal::Cancelled | Refusal::Closed | Refusal::Failed(_) => true,
         };
         if true_so_far {
@@ -313,6 +318,23 @@ impl World {
         Err(Violation::new(format!(
             "P9: the release of {ticket:?} ({key}) by manager {node} is confirmed as {result:?}; there: {there}, gone by: {by:?}"
         )))
+    }
+
+    /// P9: a hold was force-unlocked only if its key was deleted.
+    pub(super) fn check_loss_true(
+        &self,
+        node: usize,
+        hold: HoldId,
+        lost: Option<LossReason>,
+    ) -> Result<(), Violation> {
+        let tickets = self.truth.holds.get(&(node, hold)).into_iter().flatten();
+        let mut granted = tickets.filter_map(|ticket| self.truth.claims[ticket].granted.clone());
+        match granted.find(|(_, _, key, token)| !self.truth.gone.contains_key(&(key.clone(), *token))) {
+            Some((.., key, _)) if lost == Some(LossReason::ForceUnlocked) => {
+                Err(Violation::new(format!("P9: {key} of manager {node} is told to be deleted, and stands")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// At the end of a turn: whoever was told that the session is over was told so rightly.
