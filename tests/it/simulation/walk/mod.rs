@@ -12,6 +12,8 @@
 //! faults on one path are limited to the numbers of the scope, which the test prints. All of that is the random
 //! simulation's.
 
+mod effects;
+mod events;
 mod fingerprint;
 mod state;
 
@@ -22,7 +24,7 @@ use fingerprint::Fingerprints;
 use state::{Choice, Scope, State};
 
 /// How deep a plain test run goes.
-const USUAL_DEPTH: u64 = 5;
+const USUAL_DEPTH: u64 = 4;
 
 /// What was seen on the way.
 struct Walk {
