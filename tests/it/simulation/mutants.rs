@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::{number, run};
 use crate::protocol::mutants::Mutant;
 
-/// Each defect, and a seed that catches it. (`KeyReusedAfterPlainDelete` takes a full store, a plain delete that comes twice,
-/// and a hold in between: no seed is known.)
-const CAUGHT: [(Mutant, u64); 26] = [
+/// Each defect, and a seed that catches it.
+///
+/// No seed is known for `KeyReusedAfterPlainDelete` (a full store, a plain delete that comes twice, and a hold in between),
+/// nor for `DeletedKeyForgotten`: it matters only after a deletion was believed that was none, and no such one is left.
+const CAUGHT: [(Mutant, u64); 25] = [
     (Mutant::DeadlineFromReceipt, 769),
     (Mutant::AnswersBeforeDeadline, 176),
     (Mutant::StaleTermBelieved, 15),
@@ -32,7 +34,6 @@ const CAUGHT: [(Mutant, u64); 26] = [
     (Mutant::DeletedByNameAlone, 69),
     (Mutant::ReplayedDeletionBelieved, 2404),
     (Mutant::StaleReadBelieved, 6),
-    (Mutant::DeletedKeyForgotten, 2854),
     (Mutant::TermOutlivesSession, 308),
     (Mutant::SessionWatchedFromFuture, 16),
 ];

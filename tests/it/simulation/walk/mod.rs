@@ -24,7 +24,7 @@ use fingerprint::Fingerprints;
 use state::{Choice, Scope, State};
 
 /// How deep a plain test run goes.
-const USUAL_DEPTH: u64 = 4;
+const USUAL_DEPTH: u64 = 3;
 
 /// What was seen on the way.
 struct Walk {
