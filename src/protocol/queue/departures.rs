@@ -110,11 +110,11 @@ impl Queue {
             Ok(_) => Ok(None),
             Err(failure) => Err(failure),
         };
-        // A key of this session in front, while nobody here holds it, is on its way out.
+        // A key of this session in front that nobody here holds is on its way out.
         let own_lease = cx.session.tenure().map(|tenure| tenure.lease);
-        let holds = self.contender.as_ref().is_some_and(|own| own.hold().is_some());
-        let inspection =
-            inspection.map(|holder| holder.filter(|holder| holds || Some(holder.kv.lease) != own_lease));
+        let held = self.contender.as_ref().filter(|own| own.hold().is_some()).map(|own| &own.key);
+        let stays = |holder: &Holder| held == Some(&holder.kv.key) || Some(holder.kv.lease) != own_lease;
+        let inspection = inspection.map(|holder| holder.filter(stays));
         for departing in self.departing.iter_mut().filter(|departing| departing.wants_holder()) {
             departing.inspection = Some(inspection.clone());
         }

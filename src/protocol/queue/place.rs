@@ -142,10 +142,11 @@ impl Place {
         if let Post::Name(ahead) = &mut post {
             ahead.retain(|key| !self.told.iter().any(|(at, gone)| *at > revision && gone == key));
         }
+        let last_told = self.told.iter().map(|&(at, _)| at).max();
         self.told.clear();
         self.move_to(post, queue, name, out);
         let clear = self.is_firm() && matches!(&self.lookout, Some(lookout) if lookout.post.is_clear());
-        self.first = clear.then_some(self.seen);
+        self.first = clear.then_some(last_told.map_or(self.seen, |told| told.max(self.seen)));
     }
 
     fn move_to(&mut self, post: Post, queue: QueueId, name: Span, out: &mut Outbox) {
