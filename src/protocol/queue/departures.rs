@@ -29,7 +29,7 @@ pub(super) struct Departing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Known {
     Nothing,
-    /// Somebody was before our contender when the store was last asked, or a hold of this process was.
+    /// Somebody was before our contender when the store was last asked.
     Queued,
     /// A hold of this process.
     HeldHere,
@@ -77,7 +77,7 @@ impl Queue {
         let timed_out = patience.deadline.is_some_and(|deadline| deadline <= cx.now);
         let why = if timed_out { Why::Timeout { since } } else { Why::Budget };
         // Now: the contender that tells goes with the last of its waiters.
-        let known = self.known(since);
+        let known = self.known();
         self.depart(Departing { ticket, why, known, inspection: None }, cx);
     }
 
@@ -164,9 +164,7 @@ impl Queue {
         cx.out.refuse(ticket, refusal);
     }
 
-    /// What is known to somebody who has waited since then.
-    fn known(&self, since: Time) -> Known {
-        let kept_out = self.held_until.is_some_and(|until| until > since);
+    fn known(&self) -> Known {
         let queued = match self.contender.as_ref().map(|contender| &contender.stage) {
             Some(Stage::Held(_)) => return Known::HeldHere,
             // Keys of ours that are on their way out keep nobody out for long.
@@ -175,7 +173,7 @@ impl Queue {
             }
             Some(Stage::Entering) | None => false,
         };
-        if (kept_out || queued) && self.last_failure.is_none() { Known::Queued } else { Known::Nothing }
+        if queued && self.last_failure.is_none() { Known::Queued } else { Known::Nothing }
     }
 
     fn why_unavailable(&self, cx: &Cx<'_>) -> Failure {
