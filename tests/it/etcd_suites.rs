@@ -82,8 +82,8 @@ fn waiters_come_one_at_a_time_and_one_try_succeeds_on_one_member_and_on_three() 
 #[test]
 fn a_session_that_locks_again_does_not_wait_for_itself() {
     let manager = connect(shared().access(), &fresh_root("suites"));
-    let first = manager.new_lock("test-mutex").unwrap().lock().unwrap();
-    let second = manager.new_lock("test-mutex").unwrap().lock().unwrap();
+    let first = manager.new_reentrant_lock("test-mutex").unwrap().lock().unwrap();
+    let second = manager.new_reentrant_lock("test-mutex").unwrap().lock().unwrap();
     assert_eq!(first.token(), second.token());
 }
 

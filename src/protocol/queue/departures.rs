@@ -8,7 +8,7 @@ use crate::clock::Time;
 use crate::protocol::outbox::Purpose;
 use crate::protocol::requests;
 use crate::protocol::timers::Timer;
-use crate::protocol::{Acquire, Action, Holder, Refusal, Ticket};
+use crate::protocol::{Action, Holder, Refusal, Ticket};
 use crate::store::{Answer, Failure, FailureClass, Request, Response};
 
 /// How long a ticket that gave up may wait for its key to be gone and the holder's name to be read. A few round
@@ -29,7 +29,7 @@ pub(super) struct Departing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Known {
     Nothing,
-    /// Somebody was before our contender when the store was last asked.
+    /// Somebody was before our contender when the store was last asked, or before this ticket in this process.
     Queued,
     /// A hold of this process.
     HeldHere,
@@ -66,9 +66,11 @@ impl Queue {
         let Some(at) = self.waiters.iter().position(|waiter| waiter.ticket == ticket) else {
             return;
         };
-        let Some(Acquire { patience, since, .. }) = self.waiters.remove(at) else {
+        let known = self.known(at);
+        let Some(waiter) = self.waiters.remove(at) else {
             return;
         };
+        let (patience, since) = (waiter.patience, waiter.since);
         if patience.try_only {
             let failure = self.why_unavailable(cx);
             cx.out.refuse(ticket, Refusal::Unavailable(failure));
@@ -76,8 +78,6 @@ impl Queue {
         }
         let timed_out = patience.deadline.is_some_and(|deadline| deadline <= cx.now);
         let why = if timed_out { Why::Timeout { since } } else { Why::Budget };
-        // Now: the contender that tells goes with the last of its waiters.
-        let known = self.known();
         self.depart(Departing { ticket, why, known, inspection: None }, cx);
     }
 
@@ -164,7 +164,10 @@ impl Queue {
         cx.out.refuse(ticket, refusal);
     }
 
-    fn known(&self) -> Known {
+    /// What is known to the waiter at this place.
+    fn known(&self, at: usize) -> Known {
+        let local = self.waiters.iter().take(at).any(|before| !before.patience.try_only)
+            || self.waiters.get(at).is_some_and(|waiter| waiter.kept_out);
         let queued = match self.contender.as_ref().map(|contender| &contender.stage) {
             Some(Stage::Held(_)) => return Known::HeldHere,
             // Keys of ours that are on their way out keep nobody out for long.
@@ -173,7 +176,7 @@ impl Queue {
             }
             Some(Stage::Entering) | None => false,
         };
-        if queued && self.last_failure.is_none() { Known::Queued } else { Known::Nothing }
+        if (local || queued) && self.last_failure.is_none() { Known::Queued } else { Known::Nothing }
     }
 
     fn why_unavailable(&self, cx: &Cx<'_>) -> Failure {

@@ -11,6 +11,7 @@ mod departures;
 mod place;
 mod replies;
 mod steps;
+mod waiter;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use self::contender::{Contender, Hold, Stage};
 use self::debris::Debris;
 use self::departures::Departing;
 use self::steps::SentStep;
+use self::waiter::Waiter;
 use super::mutants::mutant;
 use super::outbox::Outbox;
 use super::session::Session;
@@ -47,7 +49,7 @@ pub(super) struct Queue {
     id: QueueId,
     name: LockName,
     /// In order of arrival; the first one contends in etcd.
-    waiters: VecDeque<Acquire>,
+    waiters: VecDeque<Waiter>,
     contender: Option<Contender>,
     /// Keys of ours that must go.
     debris: Vec<Debris>,
@@ -139,7 +141,7 @@ impl Queue {
         if let Some(at) = acquire.warn_after.and_then(|after| acquire.since.checked_add(after)) {
             cx.out.timers.set(Timer::SlowWait(ticket), at);
         }
-        self.waiters.push_back(acquire);
+        self.waiters.push_back(Waiter::new(acquire));
     }
 
     /// The ticket is not wanted any more, whatever has become of it.
@@ -172,6 +174,8 @@ impl Queue {
         if hold.ticket == ticket {
             cx.out.act(Action::EndHold { hold: hold.id, lost: None });
             cx.out.forget_ticket(ticket);
+            // They asked before it was let go.
+            self.waiters.iter_mut().for_each(|waiter| waiter.kept_out = true);
             let (token, confirm) = (hold.token, if confirm { vec![ticket] } else { Vec::new() });
             self.discard_contender(confirm, cx);
             if let Some(debris) = self.debris.last_mut() {
@@ -198,7 +202,7 @@ impl Queue {
         // It is in the store now; ten thousand of them need not be here as well.
         contender.value = Vec::new();
         cx.out.timers.clear(Timer::Fallback(self.id));
-        let Some(Acquire { ticket, .. }) = self.waiters.pop_front() else {
+        let Some(ticket) = self.waiters.pop_front().map(|waiter| waiter.ticket) else {
             // Whoever wanted it has left meanwhile.
             if let Some(contender) = self.contender.take() {
                 self.debris.push(Debris { created: Some(token), ..contender.retire(self.id, cx.out) });

@@ -1,6 +1,7 @@
 //! What a queue asks of the store next: keys that must go, a contender that wants in.
 
 use super::contender::{Contender, Stage};
+use super::waiter::Waiter;
 use super::{Cx, Progress, Queue};
 use crate::clock::Time;
 use crate::protocol::mutants::mutant;
@@ -56,7 +57,7 @@ impl Queue {
     /// Whether somebody waits who may use this contender: a try must not join the queue, so one that queues is of no
     /// use to it.
     pub(super) fn is_wanted(&self, contender: &Contender) -> bool {
-        let may_use = |waiter: &Acquire| waiter.patience.try_only == contender.try_only;
+        let may_use = |waiter: &Waiter| waiter.patience.try_only == contender.try_only;
         contender.hold().is_some() || self.waiters.iter().any(may_use)
     }
 

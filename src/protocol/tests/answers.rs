@@ -234,3 +234,31 @@ fn a_key_of_ours_that_is_on_its_way_out_is_not_named_as_the_holder() {
         world.refusal(0, waiter)
     );
 }
+
+#[test]
+fn whoever_was_kept_out_by_others_of_its_process_is_told_of_contention() {
+    let mut world = World::with(1);
+    let held = world.lock(0, "a", 1);
+    world.settle();
+    let next = world.lock_within(0, "a", 2, Duration::from_millis(300));
+    let last = world.lock_within(0, "a", 3, Duration::from_millis(300));
+    world.pass(Duration::from_millis(290));
+    world.leave(0, held);
+    // The hand-over is under way when their limits end.
+    world.pass_alone(Duration::from_millis(100));
+    for ticket in [next, last] {
+        let refusal = world.refusal(0, ticket);
+        assert!(matches!(refusal, Some(Refusal::Timeout { .. })), "{refusal:?}");
+    }
+}
+
+#[test]
+fn whoever_asked_after_the_release_was_not_kept_out_by_it() {
+    let mut world = World::with(1);
+    let held = world.lock(0, "a", 1);
+    world.settle();
+    world.leave(0, held);
+    let late = world.lock_within(0, "a", 2, Duration::from_millis(300));
+    world.pass_alone(Duration::from_millis(400));
+    assert!(matches!(world.refusal(0, late), Some(Refusal::Unavailable(_))));
+}

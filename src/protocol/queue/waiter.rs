@@ -1,0 +1,27 @@
+//! A ticket that waits in this process for its turn.
+
+use std::ops::Deref;
+
+use crate::protocol::Acquire;
+
+/// A ticket that waits, and what is known of its wait.
+#[derive(Clone, Debug)]
+pub(super) struct Waiter {
+    acquire: Acquire,
+    /// A hold of this process has kept it from the lock since it asked.
+    pub(super) kept_out: bool,
+}
+
+impl Waiter {
+    pub(super) fn new(acquire: Acquire) -> Self {
+        Self { acquire, kept_out: false }
+    }
+}
+
+impl Deref for Waiter {
+    type Target = Acquire;
+
+    fn deref(&self) -> &Acquire {
+        &self.acquire
+    }
+}
