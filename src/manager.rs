@@ -8,7 +8,7 @@ use crate::command::Question;
 use crate::error::LockError;
 use crate::info::{ForceUnlock, LockInfo, SessionInfo};
 use crate::inner::Inner;
-use crate::io::{Etcd, Store};
+use crate::io::{Complete, Etcd, Store};
 use crate::lock::{DistributedLock, ReentrantLock};
 use crate::memory::ClientId;
 use crate::options::{LockManagerOptions, LockOptions};
@@ -82,13 +82,53 @@ impl LockManager {
         I: IntoIterator,
         I::Item: AsRef<str>,
     {
-        let endpoints: Vec<String> =
-            endpoints.into_iter().map(|endpoint| endpoint.as_ref().to_owned()).collect();
-        if endpoints.is_empty() {
-            return Err(LockError::InvalidOptions { why: "there is no endpoint".into() });
-        }
-        let for_store = options.clone();
+        let (endpoints, for_store) = (owned(endpoints)?, options.clone());
         Self::connect_to(root, &options, move || async move { Etcd::connect(&endpoints, &for_store).await })
+    }
+
+    /// The same as [`connect`](Self::connect) without waiting for etcd, for programs that start before it does.
+    ///
+    /// Its arguments are checked, and etcd is contacted in the background, again and again until there is a session. Calls
+    /// wait for that within their own limits: [`lock`](DistributedLock::lock) as long as it takes,
+    /// [`lock_timeout`](DistributedLock::lock_timeout) for its time, [`try_lock`](DistributedLock::try_lock) and questions
+    /// such as [`lock_info`](Self::lock_info) for [`request_timeout`](LockManagerOptions::request_timeout). A limit that runs
+    /// out before there is a session is [`LockError::Unavailable`]. What etcd refuses, such as a wrong password, ends the
+    /// calls that wait with the error that `connect` would have been. `session().alive` tells whether there is a session.
+    ///
+    /// It finds less than `connect` does: a wrong scheme, or an untrusted certificate, is an etcd that cannot be reached.
+    ///
+    /// # Blocking
+    ///
+    /// For the moment in which a thread is started.
+    ///
+    /// # Errors
+    ///
+    /// - [`LockError::InvalidOptions`]: an option, an endpoint or the root cannot be used, or there is no endpoint.
+    /// - [`LockError::Internal`]: no thread could be started.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use etcd_lock::{ErrorCode, LockError, LockManager};
+    ///
+    /// # fn main() -> Result<(), LockError> {
+    /// // Nobody listens there yet.
+    /// let manager = LockManager::connect_lazy(["http://127.0.0.1:1"], "/app/locks", Default::default())?;
+    /// assert!(!manager.session().alive);
+    /// let late = manager.new_lock("jobs")?.lock_timeout(Duration::from_millis(50));
+    /// assert_eq!(late.unwrap_err().code(), ErrorCode::Unavailable);
+    /// manager.close()
+    /// # }
+    /// ```
+    pub fn connect_lazy<I>(endpoints: I, root: &str, options: LockManagerOptions) -> Result<Self, LockError>
+    where
+        I: IntoIterator,
+        I::Item: AsRef<str>,
+    {
+        let (endpoints, for_store) = (owned(endpoints)?, options.clone());
+        let connect = move || async move { Etcd::connect_lazy(&endpoints, &for_store).await };
+        Ok(Self { inner: Arc::new(Inner::start(root, &options, Complete::WithStore, connect)?), client: None })
     }
 
     /// Ends the session as its deadline would; returns when every hold is over.
@@ -102,7 +142,7 @@ impl LockManager {
         options: &LockManagerOptions,
         connect: impl FnOnce() -> F + Send + 'static,
     ) -> Result<Self, LockError> {
-        Ok(Self { inner: Arc::new(Inner::start(root, options, connect)?), client: None })
+        Ok(Self { inner: Arc::new(Inner::start(root, options, Complete::WithSession, connect)?), client: None })
     }
 
     /// The lock with this key, to be waited for with the default [`LockOptions`]. Nothing is asked of etcd yet.
@@ -408,6 +448,19 @@ impl LockManager {
     pub fn close(self) -> Result<(), LockError> {
         self.inner.close()
     }
+}
+
+/// The endpoints, if there are any.
+fn owned<I>(endpoints: I) -> Result<Vec<String>, LockError>
+where
+    I: IntoIterator,
+    I::Item: AsRef<str>,
+{
+    let endpoints: Vec<String> = endpoints.into_iter().map(|endpoint| endpoint.as_ref().to_owned()).collect();
+    if endpoints.is_empty() {
+        return Err(LockError::InvalidOptions { why: "there is no endpoint".into() });
+    }
+    Ok(endpoints)
 }
 
 impl fmt::Debug for LockManager {

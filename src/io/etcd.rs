@@ -61,6 +61,16 @@ impl Etcd {
         endpoints: &[String],
         options: &LockManagerOptions,
     ) -> Result<Self, LockError> {
+        let etcd = Self::connect_lazy(endpoints, options).await?;
+        connect::first_contact(&etcd.shared.endpoints, options.connect_timeout).await?;
+        Ok(etcd)
+    }
+
+    /// Checks the endpoints and how to connect to them, and contacts none. The first request does.
+    pub(crate) async fn connect_lazy(
+        endpoints: &[String],
+        options: &LockManagerOptions,
+    ) -> Result<Self, LockError> {
         let targets = Target::parse_all(endpoints, options)?;
         let endpoints = Arc::new(Endpoints::new(targets.into_iter().map(Endpoint::new).collect()));
         for endpoint in endpoints.iter() {
@@ -68,7 +78,6 @@ impl Etcd {
                 why: format!("endpoint {}: {fault}", endpoint.url()),
             })?;
         }
-        connect::first_contact(&endpoints, options.connect_timeout).await?;
         if options.ttl > CHECKPOINTS {
             log::warn!(
                 target: "etcd_lock",

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::{Store, WatchOrder};
+use crate::clock;
 use crate::stats::Counters;
 use crate::store::{Failure, Request, Response, WatchEvent};
 
@@ -28,8 +29,13 @@ impl<S: Store> Store for Metered<S> {
         request: Request,
         timeout: Duration,
     ) -> impl Future<Output = Result<Response, Failure>> + Send + 'static {
-        self.counters.count_request(&request);
-        self.store.call(request, timeout)
+        let kind = self.counters.count_request(&request);
+        let (counters, call) = (Arc::clone(&self.counters), self.store.call(request, timeout));
+        async move {
+            let reply = call.await;
+            counters.count_reply(clock::now(), kind, &reply);
+            reply
+        }
     }
 
     fn run_watches(
