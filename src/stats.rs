@@ -172,7 +172,8 @@ impl Counters {
         if reply.is_err() {
             count(self.rpc_failures.of(kind));
         }
-        let silent = |failure: &Failure| matches!(failure.class, FailureClass::NotDone | FailureClass::Unknown);
+        let silent =
+            |failure: &Failure| matches!(failure.class, FailureClass::NotDone | FailureClass::Unknown);
         if !reply.as_ref().is_err_and(silent) {
             self.answered.fetch_max(now.as_nanos(), Relaxed);
         }
@@ -290,7 +291,8 @@ mod tests {
         let at = |secs| Time::default() + Duration::from_secs(secs);
         assert_eq!(counters.last_answer(at(1)), None);
         let renewal = counters.count_request(&Request::RenewLease { lease: 1 });
-        let fail = |at, class| counters.count_reply(at, renewal, &Err(Failure::new(class, "as the test wants")));
+        let fail =
+            |at, class| counters.count_reply(at, renewal, &Err(Failure::new(class, "as the test wants")));
         fail(at(2), FailureClass::NotDone);
         fail(at(3), FailureClass::Unknown);
         assert_eq!(counters.last_answer(at(4)), None);

@@ -114,7 +114,9 @@ impl fmt::Display for SlowWait {
         let mut about: Vec<String> = Vec::new();
         match (info.pid, info.thread) {
             _ if kv.lease == 0 => about.push("without a lease: it stays until its key is deleted".into()),
-            (_, Some(thread)) if kv.lease == *own_lease => about.push(format!("this process, thread {thread}")),
+            (_, Some(thread)) if kv.lease == *own_lease => {
+                about.push(format!("this process, thread {thread}"))
+            }
             (Some(pid), _) => about.push(format!("pid {pid}")),
             (None, _) => {}
         }
@@ -143,13 +145,7 @@ mod tests {
 
     fn slow(value: Vec<u8>, lease: LeaseId, own_lease: LeaseId) -> String {
         let root = Root::parse("/app").unwrap();
-        let kv = KeyValue {
-            key: "/app/jobs/1f-1".into(),
-            value,
-            create_revision: 9,
-            mod_revision: 9,
-            lease,
-        };
+        let kv = KeyValue { key: "/app/jobs/1f-1".into(), value, create_revision: 9, mod_revision: 9, lease };
         let name = LockName::parse(&root, "jobs").unwrap();
         let holder = Some(Holder { kv, waiters: 3 });
         SlowWait { name, waited: Duration::from_secs(30), holder, waiting_here: 2, own_lease }.to_string()

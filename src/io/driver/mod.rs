@@ -287,7 +287,8 @@ impl<S: Store> Driver<S> {
         if self.closing.is_none() {
             self.inbox.end(End::Closed);
             let limit = self.settings.close_timeout;
-            self.closing = Some(now + if self.never_had_a_session() { limit.min(NOTHING_TO_KEEP) } else { limit });
+            self.closing =
+                Some(now + if self.never_had_a_session() { limit.min(NOTHING_TO_KEEP) } else { limit });
             self.protocol.handle_command(now, Command::Close);
         }
     }

@@ -574,9 +574,9 @@ impl State {
             let Side { lease, threads, requests, asked, wanted, told, busy, .. } = side;
             let open: Vec<_> = side.open.keys().collect();
             let protocol = side.protocol.sketch();
-            let _ = write!(
+            let _ = writeln!(
                 out,
-                "{protocol} {lease:?} {over} {due} {busy} {threads:?} {requests:?} {asked:?} {wanted:?} {open:?} {told:?}\n"
+                "{protocol} {lease:?} {over} {due} {busy} {threads:?} {requests:?} {asked:?} {wanted:?} {open:?} {told:?}"
             );
         }
         let leases: Vec<LeaseId> = self.model.leases().collect();
