@@ -10,7 +10,7 @@ impl LockManager {
     ///
     /// # Blocking
     ///
-    /// Up to [`request_timeout`](LockManagerOptions::request_timeout).
+    /// Up to [`request_timeout`](crate::LockManagerOptions::request_timeout).
     ///
     /// # Errors
     ///
@@ -41,7 +41,7 @@ impl LockManager {
     ///
     /// # Blocking
     ///
-    /// Up to [`request_timeout`](LockManagerOptions::request_timeout), however many locks there are.
+    /// Up to [`request_timeout`](crate::LockManagerOptions::request_timeout), however many locks there are.
     ///
     /// # Errors
     ///
@@ -72,7 +72,7 @@ impl LockManager {
     ///
     /// # Blocking
     ///
-    /// Up to [`request_timeout`](LockManagerOptions::request_timeout).
+    /// Up to [`request_timeout`](crate::LockManagerOptions::request_timeout).
     ///
     /// # Errors
     ///
@@ -112,7 +112,7 @@ impl LockManager {
     ///
     /// # Blocking
     ///
-    /// Up to [`request_timeout`](LockManagerOptions::request_timeout).
+    /// Up to [`request_timeout`](crate::LockManagerOptions::request_timeout).
     ///
     /// # Errors
     ///
