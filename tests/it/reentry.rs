@@ -198,20 +198,21 @@ fn a_shared_guard_on_another_thread_keeps_the_lock_and_that_thread_waits_its_tur
     let shared = guard.share();
     let token = guard.token();
     thread::scope(|scope| {
-        let (report, reports) = bounded(0);
+        let (dropped, is_dropped) = bounded::<()>(0);
         let other = scope.spawn({
             let lock = &lock;
             move || {
-                assert!(shared.is_held());
                 // To have a shared guard is not to be let in again.
                 assert!(lock.try_lock().unwrap().is_none());
-                report.send(()).unwrap();
+                let _ = is_dropped.recv();
+                assert!(shared.is_held() && lock.is_locked(), "it keeps the hold");
+                assert!(lock.try_lock().unwrap().is_none());
+                drop(shared);
                 lock.lock_timeout(SOON).unwrap().token()
             }
         });
-        reports.recv().unwrap();
-        wait_for_waiting(&manager, 1);
         drop(guard);
+        drop(dropped);
         assert!(other.join().unwrap() > token);
     });
 }
