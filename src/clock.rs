@@ -1,11 +1,18 @@
-//! The one clock of the library: time since boot, suspend included.
+//! The one clock of the library: time since boot, suspend included; for a manager in memory, as much ahead of it as its
+//! store was advanced.
 //!
 //! A lease goes on expiring in etcd while this machine sleeps, so a deadline counted on a clock that stops
 //! during suspend (`CLOCK_MONOTONIC`, and with it [`std::time::Instant`] on Linux) would come too late.
 
 use std::fmt;
+use std::future::pending;
 use std::ops::Add;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
 
 /// An instant on [`now`]'s clock. The protocol takes it as an argument and never reads a clock itself.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -72,6 +79,119 @@ pub(crate) fn now() -> Time {
     static ZERO: OnceLock<Instant> = OnceLock::new();
     // One second ahead, so that subtracting small durations from an early instant stays above the clock's zero.
     Time(ZERO.get_or_init(Instant::now).elapsed() + Duration::from_secs(1))
+}
+
+/// A manager's clock: the machine's, or one that shows a time ahead of it. Clones show the same time.
+#[derive(Clone, Default)]
+pub(crate) struct Clock(Option<Arc<Movable>>);
+
+/// One manager's view of a clock that several share.
+struct Movable {
+    shared: Arc<Moves>,
+    /// Up to when the manager has seen everything that was due, in nanoseconds. Zero: it has not begun.
+    seen: AtomicU64,
+    /// Likewise, up to when it has the answers to what it asked for then.
+    answered: AtomicU64,
+}
+
+struct Moves {
+    ahead: watch::Sender<Duration>,
+    sleepers: Mutex<Vec<Weak<dyn Sleeper + Send + Sync>>>,
+}
+
+/// What sleeps by the clock without a runtime.
+pub(crate) trait Sleeper {
+    /// The clock was advanced.
+    fn wake(&self);
+}
+
+impl Clock {
+    /// A clock that can be advanced.
+    pub(crate) fn movable() -> Self {
+        let shared = Moves { ahead: watch::Sender::new(Duration::ZERO), sleepers: Mutex::default() };
+        Self::of(Arc::new(shared))
+    }
+
+    fn of(shared: Arc<Moves>) -> Self {
+        Self(Some(Arc::new(Movable { shared, seen: AtomicU64::new(0), answered: AtomicU64::new(0) })))
+    }
+
+    /// The same time for one more manager.
+    pub(crate) fn for_another(&self) -> Self {
+        self.0.as_ref().map_or_else(Self::default, |own| Self::of(Arc::clone(&own.shared)))
+    }
+
+    pub(crate) fn now(&self) -> Time {
+        match &self.0 {
+            None => now(),
+            Some(own) => now() + *own.shared.ahead.borrow(),
+        }
+    }
+
+    /// Moves a movable clock, and wakes whoever sleeps by it.
+    pub(crate) fn advance(&self, by: Duration) {
+        let Some(own) = &self.0 else { return };
+        own.shared.ahead.send_modify(|ahead| *ahead = ahead.saturating_add(by));
+        let sleepers = own.shared.sleepers.lock().clone();
+        sleepers.iter().filter_map(Weak::upgrade).for_each(|sleeper| sleeper.wake());
+    }
+
+    /// Wakes this when the clock is advanced.
+    pub(crate) fn wake_when_moved(&self, sleeper: Weak<dyn Sleeper + Send + Sync>) {
+        if let Some(own) = &self.0 {
+            let mut sleepers = own.shared.sleepers.lock();
+            sleepers.retain(|sleeper| sleeper.strong_count() > 0);
+            sleepers.push(sleeper);
+        }
+    }
+
+    /// For a task that sleeps by the clock.
+    pub(crate) fn moves(&self) -> MovesSeen {
+        MovesSeen(self.0.as_ref().map(|own| own.shared.ahead.subscribe()))
+    }
+
+    /// The manager has seen everything that was due at `now`, and has all answers or waits for some.
+    pub(crate) fn note_turn(&self, now: Time, answered: bool) {
+        if let Some(own) = &self.0 {
+            own.seen.store(now.as_nanos(), Ordering::Release);
+            if answered {
+                own.answered.store(now.as_nanos(), Ordering::Release);
+            }
+        }
+    }
+
+    /// Whether the manager has seen what was due at `now`, and, if it can be `answered`, has the answers. So has one that
+    /// has not begun.
+    pub(crate) fn has_caught_up(&self, now: Time, answered: bool) -> bool {
+        self.0.as_ref().is_none_or(|own| {
+            let since = if answered { &own.answered } else { &own.seen }.load(Ordering::Acquire);
+            own.seen.load(Ordering::Acquire) == 0 || since >= now.as_nanos()
+        })
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Clock").field(&self.now()).finish()
+    }
+}
+
+/// The moves of a clock that a task has not seen yet.
+pub(crate) struct MovesSeen(Option<watch::Receiver<Duration>>);
+
+impl MovesSeen {
+    /// Waits for one. The machine's own clock is never moved.
+    pub(crate) async fn moved(&mut self) {
+        match &mut self.0 {
+            // The other end is gone where nobody can move it any more.
+            Some(ahead) => {
+                if ahead.changed().await.is_err() {
+                    pending().await
+                }
+            }
+            None => pending().await,
+        }
+    }
 }
 
 #[cfg(test)]

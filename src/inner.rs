@@ -10,7 +10,7 @@ use std::time::Duration;
 use oneshot::Sender;
 use parking_lot::Mutex;
 
-use crate::clock;
+use crate::clock::{Clock, Sleeper, Time};
 use crate::command::{Message, Question};
 use crate::error::{Cause, LockError, LossReason};
 use crate::info::SessionInfo;
@@ -34,6 +34,7 @@ pub(crate) struct Inner {
     report: Arc<Report>,
     io: IoThread,
     watchdog: Watchdog,
+    clock: Clock,
     /// The I/O thread did not end when it should have: it is not waited for again.
     hung: AtomicBool,
     /// In a forked child: nothing of the parent's is waited for here any more.
@@ -48,6 +49,7 @@ impl Inner {
         root: &str,
         options: &LockManagerOptions,
         complete: Complete,
+        clock: Clock,
         connect: C,
     ) -> Result<Self, LockError>
     where
@@ -74,6 +76,7 @@ impl Inner {
                 root: root.clone(),
                 request_timeout: options.request_timeout,
                 close_timeout: options.close_timeout,
+                clock: clock.clone(),
             },
             connect_timeout: options.connect_timeout,
             complete,
@@ -83,7 +86,10 @@ impl Inner {
         let io = IoThread::start(launch, connect)?;
         // Nothing is held before this returns.
         let mut inner = Self::new(root, options, mailbox, report, io);
-        inner.watchdog = Watchdog::start(&inner.report)?;
+        inner.watchdog = Watchdog::start(&inner.report, clock.clone())?;
+        let sleeper: Weak<Report> = Arc::downgrade(&inner.report);
+        clock.wake_when_moved(sleeper as Weak<dyn Sleeper + Send + Sync>);
+        inner.clock = clock;
         Ok(inner)
     }
 
@@ -102,6 +108,7 @@ impl Inner {
             report,
             io,
             watchdog: Watchdog::none(),
+            clock: Clock::default(),
             hung: AtomicBool::new(false),
             left: AtomicBool::new(false),
             request_timeout: options.request_timeout,
@@ -146,8 +153,12 @@ impl Inner {
         if self.check_process().is_err() {
             return SessionInfo::none();
         }
-        let now = clock::now();
+        let now = self.now();
         SessionInfo { last_answer: self.report.counters.last_answer(now), ..self.report.session.info(now) }
+    }
+
+    pub(crate) fn now(&self) -> Time {
+        self.clock.now()
     }
 
     pub(crate) fn stats(&self) -> Stats {

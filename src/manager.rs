@@ -6,6 +6,7 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
+use crate::clock::Clock;
 use crate::error::LockError;
 use crate::info::SessionInfo;
 use crate::inner::Inner;
@@ -84,7 +85,9 @@ impl LockManager {
         I::Item: AsRef<str>,
     {
         let (endpoints, for_store) = (owned(endpoints)?, options.clone());
-        Self::connect_to(root, &options, move || async move { Etcd::connect(&endpoints, &for_store).await })
+        Self::connect_to(root, &options, Clock::default(), move || async move {
+            Etcd::connect_for_leases(&endpoints, &for_store).await
+        })
     }
 
     /// The same as [`connect`](Self::connect) without waiting for etcd, for programs that start before it does.
@@ -128,11 +131,9 @@ impl LockManager {
         I::Item: AsRef<str>,
     {
         let (endpoints, for_store) = (owned(endpoints)?, options.clone());
-        let connect = move || async move { Etcd::connect_lazy(&endpoints, &for_store).await };
-        Ok(Self {
-            inner: Arc::new(Inner::start(root, &options, Complete::WithStore, connect)?),
-            client: None,
-        })
+        let connect = move || async move { Etcd::connect_lazy_for_leases(&endpoints, &for_store).await };
+        let inner = Inner::start(root, &options, Complete::WithStore, Clock::default(), connect)?;
+        Ok(Self { inner: Arc::new(inner), client: None })
     }
 
     /// Ends the session as its deadline would; returns when every hold is over.
@@ -144,12 +145,11 @@ impl LockManager {
     pub(crate) fn connect_to<S: Store, F: Future<Output = Result<S, LockError>>>(
         root: &str,
         options: &LockManagerOptions,
+        clock: Clock,
         connect: impl FnOnce() -> F + Send + 'static,
     ) -> Result<Self, LockError> {
-        Ok(Self {
-            inner: Arc::new(Inner::start(root, options, Complete::WithSession, connect)?),
-            client: None,
-        })
+        let inner = Inner::start(root, options, Complete::WithSession, clock, connect)?;
+        Ok(Self { inner: Arc::new(inner), client: None })
     }
 
     /// The lock with this key, to be waited for with the default [`LockOptions`]. Nothing is asked of etcd yet.

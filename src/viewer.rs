@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use oneshot::Sender;
 
+use crate::clock::Clock;
 use crate::command::{Message, Question};
 use crate::error::LockError;
 use crate::info::LockInfo;
@@ -130,7 +131,7 @@ impl LockViewer {
         let (mailbox, inbox) = mailbox();
         let request_timeout = options.request_timeout;
         let viewer = Viewer { root: root.clone(), request_timeout, inbox };
-        let io = IoThread::start_viewer(options.connect_timeout, viewer, connect)?;
+        let io = IoThread::start_viewer(options.connect_timeout, Clock::default(), viewer, connect)?;
         Ok(Self { shared: Arc::new(Shared { root, mailbox, io, request_timeout }) })
     }
 

@@ -7,7 +7,7 @@ use crossbeam_channel::Sender;
 use oneshot::{Receiver, RecvTimeoutError};
 use parking_lot::Mutex;
 
-use crate::clock::{self, Time};
+use crate::clock::Time;
 use crate::command::{Message, Outcome, Reply};
 use crate::error::{Cause, LockError};
 use crate::guard::LockGuard;
@@ -57,7 +57,7 @@ impl Waiting {
         patience: Patience,
         ready: Option<Sender<()>>,
     ) -> Result<Self, LockError> {
-        let asked = clock::now();
+        let asked = lock.manager().now();
         let ticket = lock.manager().next_ticket();
         let (sender, outcome) = oneshot::channel();
         let acquire = Acquire {

@@ -5,7 +5,7 @@ use std::thread::{self, JoinHandle};
 
 use parking_lot::Mutex;
 
-use crate::clock;
+use crate::clock::Clock;
 use crate::error::LockError;
 use crate::shared::Report;
 
@@ -22,12 +22,12 @@ pub(crate) struct Watchdog {
 }
 
 impl Watchdog {
-    pub(crate) fn start(report: &Arc<Report>) -> Result<Self, LockError> {
+    pub(crate) fn start(report: &Arc<Report>, clock: Clock) -> Result<Self, LockError> {
         let report = Arc::clone(report);
-        let handle =
-            thread::Builder::new().name(NAME.into()).spawn(move || report.holds.watch(clock::now)).map_err(
-                |error| LockError::Internal { what: format!("no thread for the watchdog: {error}") },
-            )?;
+        let handle = thread::Builder::new()
+            .name(NAME.into())
+            .spawn(move || report.holds.watch(|| clock.now()))
+            .map_err(|error| LockError::Internal { what: format!("no thread for the watchdog: {error}") })?;
         Ok(Self { handle: Mutex::new(Some(handle)) })
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 use oneshot::{RecvTimeoutError, Sender};
 
-use crate::clock::{self, Time};
+use crate::clock::Time;
 use crate::command::{Left, Message};
 use crate::error::{Cause, LockError, LossReason};
 use crate::info::FencingToken;
@@ -59,7 +59,12 @@ impl Hold {
     /// # }
     /// ```
     pub fn done(&self) -> &Receiver<()> {
-        if self.check_process().is_ok() { &self.state.done } else { process::disconnected() }
+        if self.state.is_here() {
+            return &self.state.done;
+        }
+        // The first call in a forked child has the copies closed.
+        let _ = self.check_process();
+        process::disconnected()
     }
 
     /// Why the hold was lost; `None` while it is held.
@@ -82,7 +87,7 @@ impl Hold {
     /// # }
     /// ```
     pub fn loss(&self) -> Option<LossReason> {
-        self.state.loss(clock::now())
+        self.state.loss(self.now())
     }
 
     /// Whether the lock is held right now. Once it was false it stays false.
@@ -112,7 +117,7 @@ impl Hold {
     /// # }
     /// ```
     pub fn is_held(&self) -> bool {
-        self.state.is_held(clock::now())
+        self.state.is_held(self.now())
     }
 
     /// How long the hold is assured if etcd never answers again; zero once it is lost. Every renewal sets it anew.
@@ -130,7 +135,7 @@ impl Hold {
     /// # }
     /// ```
     pub fn remaining(&self) -> Duration {
-        self.state.remaining(clock::now()).unwrap_or_default()
+        self.state.remaining(self.now()).unwrap_or_default()
     }
 
     /// The token, if the hold is assured for `at_least` that long: the check before a step that takes time.
@@ -162,7 +167,7 @@ impl Hold {
     /// # }
     /// ```
     pub fn ensure(&self, at_least: Duration) -> Result<FencingToken, LockError> {
-        let now = clock::now();
+        let now = self.now();
         match self.state.remaining(now) {
             Some(left) if left >= at_least => Ok(self.token()),
             Some(remaining) => {
@@ -230,7 +235,7 @@ impl Hold {
 
     /// How long ago the lock was granted.
     pub fn held_for(&self) -> Duration {
-        clock::now().since(self.granted)
+        self.now().since(self.granted)
     }
 }
 
@@ -238,8 +243,12 @@ impl Hold {
 impl Hold {
     /// The hold of a ticket that was asked for at `asked` and granted just now.
     pub(crate) fn new(ticket: Ticket, asked: Time, state: Arc<HoldState>, lock: Arc<LockShared>) -> Self {
-        let granted = clock::now();
+        let granted = lock.manager().now();
         Self { ticket, state, lock, waited: granted.since(asked), granted, left: false }
+    }
+
+    fn now(&self) -> Time {
+        self.lock.manager().now()
     }
 
     pub(super) fn lock(&self) -> &Arc<LockShared> {
@@ -256,12 +265,12 @@ impl Hold {
 
     /// One of its guards goes; the last one releases the lock, and waits for the answer.
     pub(super) fn unlock(hold: Arc<Self>) -> Result<(), LockError> {
-        let state = Arc::clone(&hold.state);
+        let (state, now) = (Arc::clone(&hold.state), hold.now());
         match Arc::into_inner(hold) {
             Some(hold) => hold.release(),
             // Whichever guard somebody worked under, an `Ok` says that the work was not disturbed so far.
-            None => match state.loss(clock::now()) {
-                Some(_) => Err(state.expired(clock::now())),
+            None => match state.loss(now) {
+                Some(_) => Err(state.expired(now)),
                 None => Ok(()),
             },
         }
@@ -277,15 +286,15 @@ impl Hold {
 
     /// Leaves and waits for the answer.
     fn release(mut self) -> Result<(), LockError> {
-        if self.state.loss(clock::now()).is_some() {
-            return Err(self.state.expired(clock::now()));
+        if self.state.loss(self.now()).is_some() {
+            return Err(self.state.expired(self.now()));
         }
         let (reply, answer) = oneshot::channel();
         let sent = self.leave(Some(reply));
         let key = self.state.name.as_str();
         let doing = || format!("releasing lock {key:?}");
         // A hold that the end of the I/O thread has swept away is expired; that says more than how the thread ended.
-        let gone = |error| if self.state.has_ended() { self.state.expired(clock::now()) } else { error };
+        let gone = |error| if self.state.has_ended() { self.state.expired(self.now()) } else { error };
         sent.map_err(gone)?;
         match mailbox::wait_for(&answer, Instant::now().checked_add(self.lock.manager().request_timeout())) {
             Ok(Ok(())) => Ok(()),

@@ -54,6 +54,26 @@ struct Shared {
 const CHECKPOINTS: Duration = Duration::from_secs(300);
 
 impl Etcd {
+    /// Connects, and warns of what may come to a lease with these options.
+    pub(crate) async fn connect_for_leases(
+        endpoints: &[String],
+        options: &LockManagerOptions,
+    ) -> Result<Self, LockError> {
+        let etcd = Self::connect(endpoints, options).await?;
+        warn_of_checkpoints(options);
+        Ok(etcd)
+    }
+
+    /// The same, but contacts nobody: the first request does.
+    pub(crate) async fn connect_lazy_for_leases(
+        endpoints: &[String],
+        options: &LockManagerOptions,
+    ) -> Result<Self, LockError> {
+        let etcd = Self::unconnected(endpoints, options).await?;
+        warn_of_checkpoints(options);
+        Ok(etcd)
+    }
+
     /// Connects to the cluster behind these endpoints. Must be called in the runtime that will carry out the requests.
     ///
     /// Is done as soon as one endpoint answers that belongs to a cluster with a leader and lets us in.
@@ -61,16 +81,13 @@ impl Etcd {
         endpoints: &[String],
         options: &LockManagerOptions,
     ) -> Result<Self, LockError> {
-        let etcd = Self::connect_lazy(endpoints, options).await?;
+        let etcd = Self::unconnected(endpoints, options).await?;
         connect::first_contact(&etcd.shared.endpoints, options.connect_timeout).await?;
         Ok(etcd)
     }
 
-    /// Checks the endpoints and how to connect to them, and contacts none. The first request does.
-    pub(crate) async fn connect_lazy(
-        endpoints: &[String],
-        options: &LockManagerOptions,
-    ) -> Result<Self, LockError> {
+    /// Checks the endpoints and how to connect to them, and contacts none.
+    async fn unconnected(endpoints: &[String], options: &LockManagerOptions) -> Result<Self, LockError> {
         let targets = Target::parse_all(endpoints, options)?;
         let endpoints = Arc::new(Endpoints::new(targets.into_iter().map(Endpoint::new).collect()));
         for endpoint in endpoints.iter() {
@@ -78,19 +95,22 @@ impl Etcd {
                 why: format!("endpoint {}: {fault}", endpoint.url()),
             })?;
         }
-        if options.ttl > CHECKPOINTS {
-            log::warn!(
-                target: "etcd_lock",
-                "a TTL of {:?} is above {CHECKPOINTS:?}: where etcd makes lease checkpoints, one that crosses a renewal can \
-                 end the session early after an election",
-                options.ttl
-            );
-        }
         let (agreement, keep_alive) = (Agreement::default(), KeepAlive::default());
         let request_timeout = options.request_timeout;
         let patience = (options.ttl / PATIENCE_OF_TTL).clamp(SHORTEST_PATIENCE, LONGEST_PATIENCE);
         let shared = Shared { endpoints, agreement, keep_alive, request_timeout, patience };
         Ok(Self { shared: Arc::new(shared) })
+    }
+}
+
+fn warn_of_checkpoints(options: &LockManagerOptions) {
+    if options.ttl > CHECKPOINTS {
+        log::warn!(
+            target: "etcd_lock",
+            "a TTL of {:?} is above {CHECKPOINTS:?}: where etcd makes lease checkpoints, one that crosses a renewal can \
+             end the session early after an election",
+            options.ttl
+        );
     }
 }
 
@@ -185,9 +205,11 @@ impl Shared {
         // During an election, it is too early to say so.
         if let Some(changed) = self.endpoints.changed().filter(|_| leaderless.is_empty()) {
             Box::pin(self.agreement.seek(&self.endpoints, self.patience)).await;
-            let now = self.endpoints.era();
-            let class = if now == era { FailureClass::ClusterChanged } else { FailureClass::NotDone };
-            return Err(self.agreement.refusal(request, now).unwrap_or_else(|| Failure::new(class, changed)));
+            if self.endpoints.era() == era {
+                return Err(Failure::new(FailureClass::ClusterChanged, changed));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            return Box::pin(self.call(request, left)).await;
         }
         let none_left =
             || Failure::new(FailureClass::Refused, "every endpoint belongs to another etcd cluster");

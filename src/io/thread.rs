@@ -17,7 +17,7 @@ use super::driver::{Driver, Settings};
 use super::startup::{Abandoned, Startup, timed_out};
 use super::viewer::Viewer;
 use crate::LOG;
-use crate::clock;
+use crate::clock::Clock;
 use crate::error::LockError;
 use crate::mailbox::Inbox;
 use crate::protocol::{Config, Protocol};
@@ -79,12 +79,15 @@ impl IoThread {
         F: Future<Output = Result<S, LockError>>,
     {
         let limit = launch.connect_timeout;
-        Self::spawn(NAME, limit, move |runtime, startup| run(runtime, launch, connect, startup))
+        Self::spawn(NAME, limit, launch.settings.clock.clone(), move |runtime, startup| {
+            run(runtime, launch, connect, startup)
+        })
     }
 
     /// Starts a thread that only looks, and returns when etcd lets it.
     pub(crate) fn start_viewer<S, C, F>(
         connect_timeout: Duration,
+        clock: Clock,
         viewer: Viewer,
         connect: C,
     ) -> Result<Self, LockError>
@@ -93,9 +96,9 @@ impl IoThread {
         C: FnOnce() -> F + Send + 'static,
         F: Future<Output = Result<S, LockError>>,
     {
-        Self::spawn(VIEWER_NAME, connect_timeout, move |runtime, startup| {
+        Self::spawn(VIEWER_NAME, connect_timeout, clock.clone(), move |runtime, startup| {
             runtime.block_on(async {
-                match connected(&startup, connect()).await {
+                match connected(&startup, &clock, connect()).await {
                     Ok(store) => viewer.serve(store, startup).await,
                     Err(error) => startup.refuse(error),
                 }
@@ -108,10 +111,11 @@ impl IoThread {
     fn spawn(
         name: &str,
         connect_timeout: Duration,
+        clock: Clock,
         main: impl FnOnce(&Runtime, Startup) -> Result<(), LockError> + Send + 'static,
     ) -> Result<Self, LockError> {
         about_to_block();
-        let deadline = clock::now() + connect_timeout;
+        let deadline = clock.now() + connect_timeout;
         let (reply, outcome) = crossbeam_channel::bounded(1);
         let (alive, exited) = crossbeam_channel::bounded(0);
         let handle = thread::Builder::new()
@@ -132,7 +136,7 @@ impl IoThread {
             Err(RecvTimeoutError::Timeout) => return Err(timed_out()),
         };
         // It may still have to take back a lease, for which nobody needs to wait if it takes long.
-        io.join(GRACE.min(deadline.since(clock::now())));
+        io.join(GRACE.min(deadline.since(clock.now())));
         Err(refused)
     }
 
@@ -194,7 +198,7 @@ where
 {
     let Launch { config, settings, complete, inbox, report, .. } = launch;
     runtime.block_on(async {
-        match connected(&startup, connect()).await {
+        match connected(&startup, &settings.clock, connect()).await {
             Ok(store) => {
                 let startup = match complete {
                     Complete::WithSession => Some(startup),
@@ -216,9 +220,10 @@ where
 /// The store, or why there is none within the time of the start.
 async fn connected<S>(
     startup: &Startup,
+    clock: &Clock,
     connecting: impl Future<Output = Result<S, LockError>>,
 ) -> Result<S, LockError> {
-    let left = startup.deadline.since(clock::now()).saturating_add(LAST_WORDS);
+    let left = startup.deadline.since(clock.now()).saturating_add(LAST_WORDS);
     tokio::time::timeout(left, connecting).await.unwrap_or_else(|_| Err(timed_out()))
 }
 

@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, TryRecvError};
 pub use reentrant::ReentrantLock;
 pub(crate) use shared::LockShared;
 
-use crate::clock::{self, Time};
+use crate::clock::Time;
 use crate::error::LockError;
 use crate::guard::LockGuard;
 use crate::options::LockOptions;
@@ -83,7 +83,7 @@ impl DistributedLock {
     /// # }
     /// ```
     pub fn lock(&self) -> Result<LockGuard, LockError> {
-        self.acquire(self.patience(clock::now(), None), None)
+        self.acquire(self.patience(self.shared.manager.now(), None), None)
     }
 
     /// Takes the lock if nobody has it; `None` if somebody does, or waits for it. Never joins the queue.
@@ -114,7 +114,7 @@ impl DistributedLock {
     /// # }
     /// ```
     pub fn try_lock(&self) -> Result<Option<LockGuard>, LockError> {
-        let budget = clock::now().checked_add(self.shared.manager.request_timeout());
+        let budget = self.shared.manager.now().checked_add(self.shared.manager.request_timeout());
         match self.acquire(Patience { try_only: true, deadline: None, budget }, None) {
             Ok(guard) => Ok(Some(guard)),
             Err(LockError::AlreadyHeld { .. }) => Ok(None),
@@ -154,7 +154,7 @@ impl DistributedLock {
     /// # }
     /// ```
     pub fn lock_timeout(&self, timeout: Duration) -> Result<LockGuard, LockError> {
-        let now = clock::now();
+        let now = self.shared.manager.now();
         self.acquire(self.patience(now, now.checked_add(timeout)), None)
     }
 
@@ -216,7 +216,7 @@ impl DistributedLock {
     /// # }
     /// ```
     pub fn lock_or_cancel(&self, cancel: &Receiver<()>) -> Result<LockGuard, LockError> {
-        self.acquire(self.patience(clock::now(), None), Some(cancel))
+        self.acquire(self.patience(self.shared.manager.now(), None), Some(cancel))
     }
 
     /// Takes the lock, waiting for it at most `timeout`, and until `cancel` has a message (which is taken) or is
@@ -264,7 +264,7 @@ impl DistributedLock {
         timeout: Duration,
         cancel: &Receiver<()>,
     ) -> Result<LockGuard, LockError> {
-        let now = clock::now();
+        let now = self.shared.manager.now();
         self.acquire(self.patience(now, now.checked_add(timeout)), Some(cancel))
     }
 
@@ -298,7 +298,7 @@ impl DistributedLock {
     /// # }
     /// ```
     pub fn enqueue(&self) -> Result<PendingLock, LockError> {
-        PendingLock::ask(&self.shared, &self.options, self.patience(clock::now(), None))
+        PendingLock::ask(&self.shared, &self.options, self.patience(self.shared.manager.now(), None))
     }
 
     /// Whether some guard of this manager holds the lock right now, on any thread. No I/O: what other processes hold

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::clock::{self, Time};
+use crate::clock::Time;
 use crate::guard::{Hold, LockGuard};
 use crate::inner::Inner;
 use crate::name::LockName;
@@ -56,7 +56,7 @@ impl LockShared {
         if self.manager.check_process().is_err() {
             return false;
         }
-        let now = clock::now();
+        let now = self.manager.now();
         self.holds.lock().iter().any(|entry| entry.state.is_held(now))
     }
 }

@@ -2,6 +2,7 @@ use std::sync::Barrier;
 use std::thread;
 
 use super::*;
+use crate::clock;
 use crate::error::LossReason;
 use crate::fake::{FakeHold, FakeIo, SOON, fake_manager, fake_manager_with, lock, lock_with};
 use crate::mailbox::End;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::Shared;
-use crate::clock::{self, Time};
+use crate::clock::{Clock, Time};
 use crate::io::{Store, WatchOrder};
 use crate::store::{Answer, Failure, FailureClass, Request, Response, WatchEvent};
 
@@ -39,12 +39,17 @@ impl MemoryClient {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
         let id = ClientId(LAST.fetch_add(1, Ordering::Relaxed) + 1);
-        shared.state.lock().register(id);
+        shared.state.lock().register(id, shared.clock.for_another());
         Self { registered: Arc::new(Registered { id, shared }) }
     }
 
     pub(crate) fn id(&self) -> ClientId {
         self.registered.id
+    }
+
+    /// The clock of the manager that this is for.
+    pub(crate) fn clock(&self) -> Clock {
+        self.shared().state.lock().clock(self.id())
     }
 
     fn shared(&self) -> &Shared {
@@ -60,13 +65,25 @@ impl MemoryClient {
             if line.wait_for(|connected| *connected).await.is_err() {
                 return pending().await;
             }
-            let result = self.shared().state.lock().execute(clock::now(), self.id(), request);
+            let result = self.shared().state.lock().execute(self.now(), self.id(), request);
             if let Some(result) = result {
                 if let Ok(Response { answer: Answer::LeaseGranted { .. }, .. }) = &result {
                     self.shared().granted.send_replace(());
                 }
                 return result;
             }
+        }
+    }
+
+    fn now(&self) -> Time {
+        self.shared().clock.now()
+    }
+
+    /// Ends when the time has come; never, if there is none.
+    async fn reached(&self, time: Option<Time>) {
+        match time {
+            Some(time) => tokio::time::sleep(time.since(self.now())).await,
+            None => pending().await,
         }
     }
 
@@ -77,6 +94,7 @@ impl MemoryClient {
         events: UnboundedSender<WatchEvent>,
     ) {
         let mut granted = self.shared().granted.subscribe();
+        let mut moves = self.shared().clock.moves();
         self.shared().state.lock().open_stream(self.id(), events);
         loop {
             let next_expiry = self.shared().state.lock().model.next_expiry();
@@ -88,20 +106,14 @@ impl MemoryClient {
                     Some(WatchOrder::Close { id }) => self.shared().state.lock().close_watch(self.id(), id),
                     None => break,
                 },
-                () = reached(next_expiry) => self.shared().state.lock().expire_due(clock::now()),
+                () = self.reached(next_expiry) => self.shared().state.lock().expire_due(self.now()),
+                // What it made due is ended above.
+                () = moves.moved() => {}
                 // A lease that was just granted may be due first.
                 _ = granted.changed() => {}
             }
         }
         self.shared().state.lock().close_stream(self.id());
-    }
-}
-
-/// Ends when the time has come; never, if there is none.
-async fn reached(time: Option<Time>) {
-    match time {
-        Some(time) => tokio::time::sleep(time.since(clock::now())).await,
-        None => pending().await,
     }
 }
 

@@ -44,8 +44,8 @@ impl LockManager {
         options: LockManagerOptions,
     ) -> Result<Self, LockError> {
         let client = store.client();
-        let id = client.id();
-        let mut manager = Self::connect_to(root, &options, move || async move { Ok(client) })?;
+        let (id, clock) = (client.id(), client.clock());
+        let mut manager = Self::connect_to(root, &options, clock, move || async move { Ok(client) })?;
         manager.client = Some(id);
         Ok(manager)
     }

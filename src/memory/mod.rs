@@ -8,6 +8,7 @@
 //! It excludes **only the managers of this process that share the store**: two stores know nothing of each other,
 //! and neither does another process. It keeps nothing beyond the process's life.
 
+mod advance;
 mod client;
 mod manager;
 pub(crate) mod model;
@@ -28,6 +29,7 @@ use tokio::sync::watch;
 pub(crate) use client::{ClientId, MemoryClient};
 use state::State;
 
+use crate::clock::Clock;
 #[cfg(doc)]
 use crate::error::LossReason;
 use crate::manager::LockManager;
@@ -69,6 +71,7 @@ pub enum Fault {
 
 struct Shared {
     state: Mutex<State>,
+    clock: Clock,
     /// Changes whenever a lease was granted, which may be due before all others.
     granted: watch::Sender<()>,
 }
@@ -94,7 +97,8 @@ impl MemoryStore {
     /// # }
     /// ```
     pub fn new() -> Self {
-        Self { shared: Arc::new(Shared { state: Mutex::new(State::new()), granted: watch::Sender::new(()) }) }
+        let (state, clock) = (Mutex::new(State::new()), Clock::movable());
+        Self { shared: Arc::new(Shared { state, clock, granted: watch::Sender::new(()) }) }
     }
 
     /// One manager's way to the store.

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::model::{Model, Notice, Watcher};
 use super::{ClientId, Fault};
-use crate::clock::Time;
+use crate::clock::{Clock, Time};
 use crate::store::{
     Answer, Failure, FailureClass, LeaseId, Request, Response, Revision, WatchEvent, WatchId, WatchSpec,
 };
@@ -25,6 +25,8 @@ pub(super) struct State {
 }
 
 struct Client {
+    /// Its manager's.
+    clock: Clock,
     /// Whether the client is connected.
     line: watch::Sender<bool>,
     faults: VecDeque<Fault>,
@@ -47,8 +49,9 @@ impl State {
         Self { model: Model::new(), clients: BTreeMap::new(), watchers: HashMap::new() }
     }
 
-    pub(super) fn register(&mut self, id: ClientId) {
+    pub(super) fn register(&mut self, id: ClientId, clock: Clock) {
         let client = Client {
+            clock,
             line: watch::Sender::new(true),
             faults: VecDeque::new(),
             delay: Duration::ZERO,
@@ -71,6 +74,18 @@ impl State {
     /// How long an answer to this client takes.
     pub(super) fn delay_of(&self, id: ClientId) -> Duration {
         self.clients.get(&id).map_or(Duration::ZERO, |client| client.delay)
+    }
+
+    /// The clock of the client's manager.
+    pub(super) fn clock(&self, id: ClientId) -> Clock {
+        self.clients.get(&id).map(|client| client.clock.clone()).unwrap_or_default()
+    }
+
+    /// The clients whose managers have not done yet what was due at `now`.
+    pub(super) fn behind(&self, now: Time) -> Vec<ClientId> {
+        let clients = self.clients.iter();
+        let behind = clients.filter(|(_, client)| !client.clock.has_caught_up(now, client.is_connected()));
+        behind.map(|(&id, _)| id).collect()
     }
 
     /// Tells whether the client is connected, now and later.

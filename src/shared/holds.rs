@@ -203,6 +203,13 @@ impl HoldTable {
         Some(pause)
     }
 
+    /// It looks at the clock at once.
+    pub(crate) fn wake_watchdog(&self) {
+        // Under the lock, so that it cannot come between a look and the sleep that follows.
+        let _table = self.table.lock();
+        self.sooner.notify_all();
+    }
+
     /// Costs a system call only if the watchdog would sleep longer, as it does when nothing was held for a while.
     fn wake_watchdog_before(&self, table: &Table, due: Time) {
         if table.open > 0 && table.next_look.is_none_or(|look| look > due) {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::holds::HoldTable;
 use super::tickets::Tickets;
+use crate::clock::Sleeper;
 use crate::error::LossReason;
 use crate::session::SessionCell;
 use crate::stats::Counters;
@@ -34,5 +35,11 @@ impl Report {
         self.session.down(lost);
         self.holds.shut(lost);
         self.tickets.close(lost);
+    }
+}
+
+impl Sleeper for Report {
+    fn wake(&self) {
+        self.holds.wake_watchdog();
     }
 }

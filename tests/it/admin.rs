@@ -193,14 +193,7 @@ fn a_manager_can_force_unlock_its_own_locks() {
         wait_until_done(&guard);
         assert_eq!(guard.loss(), Some(reason));
         assert!(!manager.new_lock("a").unwrap().is_locked());
-        // Another thread gets it at once; this one when it has let go of what it lost.
-        std::thread::scope(|scope| {
-            let token = scope.spawn(|| lock(&manager, "a").token()).join().unwrap();
-            assert!(token > guard.token());
-        });
-        assert!(matches!(manager.new_lock("a").unwrap().lock(), Err(LockError::Expired { .. })));
-        drop(guard);
-        assert!(lock(&manager, "a").is_held());
+        assert!(lock(&manager, "a").token() > guard.token(), "what it lost keeps nobody from the lock");
     }
 }
 

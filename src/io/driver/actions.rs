@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::lines::{Line, SlowWait};
 use super::window::{self, Outgoing};
 use super::{Done, Driver};
-use crate::clock::{self, Time};
+use crate::clock::Time;
 use crate::error::LossReason;
 use crate::io::startup::Abandoned;
 use crate::io::{Store, WatchOrder};
@@ -28,20 +28,20 @@ impl<S: Store> Driver<S> {
         if self.lines.is_empty() {
             return;
         }
-        let begun = clock::now();
+        let begun = self.settings.clock.now();
         for line in self.lines.drain(..) {
             line.write();
         }
         // What the logger took is not the store's fault: the lease is still to be revoked.
         if let Some(closing) = &mut self.closing {
-            *closing = *closing + clock::now().since(begun);
+            *closing = *closing + self.settings.clock.now().since(begun);
         }
     }
 
     fn perform_one(&mut self, action: Action) {
         match action {
             Action::Send { id, request, timeout } => {
-                let now = clock::now();
+                let now = self.settings.clock.now();
                 if let Some(outgoing) = self.window.admit(Outgoing { id, request, until: now + timeout }) {
                     self.send(now, outgoing);
                 }
@@ -64,13 +64,13 @@ impl<S: Store> Driver<S> {
                 if let Some(startup) = self.startup.take()
                     && startup.ready() == Err(Abandoned)
                 {
-                    self.begin_to_close(clock::now());
+                    self.begin_to_close(self.settings.clock.now());
                 }
             }
             Action::SessionFailed { failure } => self.session_failed(failure),
             Action::ExtendSession { deadline } => {
                 if !self.report.holds.extend_session(deadline) {
-                    self.protocol.handle_expired(clock::now());
+                    self.protocol.handle_expired(self.settings.clock.now());
                 }
             }
             Action::StoreSilent { since, failure, assured } => {
@@ -78,13 +78,13 @@ impl<S: Store> Driver<S> {
             }
             Action::StoreAnswers { after } => self.lines.push(Line::StoreAnswers { after }),
             Action::SlowWait { name, waited, holder, waiting_here } => {
-                let own_lease = self.report.session.info(clock::now()).lease_id;
+                let own_lease = self.report.session.info(self.settings.clock.now()).lease_id;
                 let slow = SlowWait { name, waited, holder, waiting_here, own_lease };
                 self.lines.push(Line::SlowWait(slow));
             }
             Action::SessionDown { reason } => {
                 if reason == LossReason::Closed {
-                    self.closing_session = Some(self.report.session.info(clock::now()).lease_id);
+                    self.closing_session = Some(self.report.session.info(self.settings.clock.now()).lease_id);
                 }
                 self.report.session.down(reason);
                 let ended = self.report.holds.end_session(reason);
@@ -97,7 +97,7 @@ impl<S: Store> Driver<S> {
                     self.report.tickets.granted(ticket, state);
                     return;
                 }
-                let state = self.report.holds.open(clock::now(), hold, name, token, key);
+                let state = self.report.holds.open(self.settings.clock.now(), hold, name, token, key);
                 self.report.tickets.granted(ticket, Arc::clone(&state));
                 self.lines.push(Line::Acquired(state));
             }
@@ -123,7 +123,7 @@ impl<S: Store> Driver<S> {
     /// What was to be done under a session that is over need not be asked of the store any more.
     fn give_up_kept(&mut self) {
         let kept = self.window.take_kept();
-        self.not_sent(clock::now(), kept, "the session was over before its turn came");
+        self.not_sent(self.settings.clock.now(), kept, "the session was over before its turn came");
     }
 
     /// These were never sent, and will not be.
@@ -140,7 +140,7 @@ impl<S: Store> Driver<S> {
         if let Some(startup) = self.startup.take() {
             self.startup = startup.failed(failure);
             if self.startup.is_none() {
-                self.begin_to_close(clock::now());
+                self.begin_to_close(self.settings.clock.now());
             }
         }
     }

@@ -21,7 +21,7 @@ use window::Window;
 use super::metered::Metered;
 use super::startup::Startup;
 use super::{Store, WatchOrder, admin};
-use crate::clock::{self, Time};
+use crate::clock::{Clock, Time};
 use crate::command::{Message, Reply};
 use crate::error::{LockError, LossReason};
 use crate::mailbox::{End, Inbox};
@@ -54,6 +54,7 @@ pub(crate) struct Settings {
     pub(crate) root: Root,
     pub(crate) request_timeout: Duration,
     pub(crate) close_timeout: Duration,
+    pub(crate) clock: Clock,
 }
 
 pub(super) struct Driver<S: Store> {
@@ -113,7 +114,7 @@ impl<S: Store> Driver<S> {
             Done::Watches
         });
         Self {
-            store: Metered::new(store, Arc::clone(&report.counters)),
+            store: Metered::new(store, Arc::clone(&report.counters), settings.clock.clone()),
             protocol,
             settings,
             inbox,
@@ -134,21 +135,24 @@ impl<S: Store> Driver<S> {
 
     /// Serves until the manager is closed. An error, like a panic, is a crash.
     pub(super) async fn run(mut self) -> Result<(), LockError> {
-        self.protocol.handle_start(clock::now());
+        let clock = self.settings.clock.clone();
+        let mut moves = clock.moves();
+        self.protocol.handle_start(clock.now());
         let mut turns: u32 = 0;
         loop {
             self.perform();
             if self.over {
                 return Ok(());
             }
-            let pause = self.pause(clock::now());
+            let pause = self.pause(clock.now());
             let wake = tokio::select! {
                 () = self.inbox.ready() => Wake::Mail,
                 Some(done) = self.tasks.join_next() => Wake::Task(done),
                 Some(event) = self.watch_events.recv() => Wake::Watch(event),
                 () = tokio::time::sleep(pause) => Wake::Clock,
+                () = moves.moved() => Wake::Clock,
             };
-            let now = clock::now();
+            let now = clock.now();
             if self.inbox.is_abandoned() {
                 self.begin_to_close(now);
             }
@@ -163,6 +167,10 @@ impl<S: Store> Driver<S> {
 
     /// How long nothing needs to be done unless something happens.
     fn pause(&self, now: Time) -> Duration {
+        if self.protocol.next_timeout().is_none_or(|at| at > now) {
+            // Beside the watches' task there is one for each request.
+            self.settings.clock.note_turn(now, self.tasks.len() <= 1);
+        }
         let longest = if self.report.holds.is_empty() { LONGEST_PAUSE } else { LONGEST_PAUSE_HOLDING };
         let startup = self.startup.as_ref().map(|startup| startup.deadline);
         [self.protocol.next_timeout(), self.window.next_timeout(), startup, self.closing]

@@ -7,6 +7,7 @@ use std::time::Instant;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::*;
+use crate::clock::Clock;
 use crate::memory::{ClientId, Fault, MemoryClient, MemoryStore};
 use crate::store::Request;
 use crate::{DistributedLock, LockGuard, LockManager, LockManagerOptions, LockOptions};
@@ -32,7 +33,7 @@ fn manager_with(store: &MemoryStore, options: &LockManagerOptions) -> (LockManag
 }
 
 fn connect<S: Store>(store: S, options: &LockManagerOptions) -> Result<LockManager, LockError> {
-    LockManager::connect_to("/test", options, move || async move { Ok(store) })
+    LockManager::connect_to("/test", options, Clock::default(), move || async move { Ok(store) })
 }
 
 fn lock(manager: &LockManager) -> DistributedLock {
@@ -335,9 +336,10 @@ fn connecting_to_silence_ends_in_time() {
     assert!(matches!(refused, Err(LockError::Unavailable { .. })), "{refused:?}");
     assert!((200 * MS..1000 * MS).contains(&begun.elapsed()), "{:?}", begun.elapsed());
 
-    let never = LockManager::connect_to("/test", &options().connect_timeout(200 * MS), || {
-        std::future::pending::<Result<MemoryClient, LockError>>()
-    });
+    let never =
+        LockManager::connect_to("/test", &options().connect_timeout(200 * MS), Clock::default(), || {
+            std::future::pending::<Result<MemoryClient, LockError>>()
+        });
     assert!(matches!(never, Err(LockError::Unavailable { .. })), "{never:?}");
 }
 
@@ -346,7 +348,7 @@ fn an_i_o_thread_that_dies_at_its_start_is_an_error() {
     async fn die() -> Result<MemoryClient, LockError> {
         panic!("a panic on purpose")
     }
-    let died = LockManager::connect_to("/test", &options(), die);
+    let died = LockManager::connect_to("/test", &options(), Clock::default(), die);
     assert!(matches!(died, Err(LockError::Internal { .. })), "{died:?}");
 }
 
@@ -361,4 +363,34 @@ fn locks_can_be_used_within_a_runtime() {
         assert!(worked.await.unwrap().is_ok());
         manager.close().unwrap();
     });
+}
+
+/// No store answers in this test: what waits for its turn is told in time all the same.
+#[tokio::test]
+async fn a_request_whose_turn_does_not_come_is_answered_within_its_time() {
+    let root = Root::parse("/test").unwrap();
+    let settings =
+        Settings { root: root.clone(), request_timeout: SOON, close_timeout: SOON, clock: Clock::default() };
+    let config = crate::protocol::Config {
+        root,
+        owner: String::new(),
+        pid: 1,
+        ttl: SOON,
+        safety_margin: MS,
+        request_timeout: SOON,
+        steps_in_flight: 1,
+        seed: 1,
+    };
+    let (_mailbox, inbox) = crate::mailbox::mailbox();
+    let now = Clock::default().now();
+    let startup = Startup::new(crossbeam_channel::bounded(1).0, now + SOON * 2);
+    let (store, report) = (MemoryStore::new().client(), Arc::new(Report::new()));
+    let mut driver = Driver::new(store, Protocol::new(config), settings, inbox, report, Some(startup));
+    for id in 0..1000 {
+        let request = Request::Txn(Default::default());
+        driver.window.admit(window::Outgoing { id: RequestId(id), request, until: now + SOON });
+    }
+    assert!(driver.pause(now) <= SOON, "the loop wakes for it");
+    driver.look_at_the_clock(now + SOON);
+    assert_eq!(driver.window.next_timeout(), None);
 }

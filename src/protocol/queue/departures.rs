@@ -29,7 +29,7 @@ pub(super) struct Departing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Known {
     Nothing,
-    /// Somebody was before our contender when the store was last asked.
+    /// Somebody was before our contender when the store was last asked, or a hold of this process was.
     Queued,
     /// A hold of this process.
     HeldHere,
@@ -77,7 +77,7 @@ impl Queue {
         let timed_out = patience.deadline.is_some_and(|deadline| deadline <= cx.now);
         let why = if timed_out { Why::Timeout { since } } else { Why::Budget };
         // Now: the contender that tells goes with the last of its waiters.
-        let known = self.known();
+        let known = self.known(since);
         self.depart(Departing { ticket, why, known, inspection: None }, cx);
     }
 
@@ -110,11 +110,11 @@ impl Queue {
             Ok(_) => Ok(None),
             Err(failure) => Err(failure),
         };
-        // A key of this session in front, while nobody here holds it, is on its way out.
+        // A key of this session in front that nobody here holds is on its way out.
         let own_lease = cx.session.tenure().map(|tenure| tenure.lease);
-        let holds = self.contender.as_ref().is_some_and(|own| own.hold().is_some());
-        let inspection =
-            inspection.map(|holder| holder.filter(|holder| holds || Some(holder.kv.lease) != own_lease));
+        let held = self.contender.as_ref().filter(|own| own.hold().is_some()).map(|own| &own.key);
+        let stays = |holder: &Holder| held == Some(&holder.kv.key) || Some(holder.kv.lease) != own_lease;
+        let inspection = inspection.map(|holder| holder.filter(stays));
         for departing in self.departing.iter_mut().filter(|departing| departing.wants_holder()) {
             departing.inspection = Some(inspection.clone());
         }
@@ -164,13 +164,18 @@ impl Queue {
         cx.out.refuse(ticket, refusal);
     }
 
-    fn known(&self) -> Known {
-        let stage = self.contender.as_ref().map(|contender| &contender.stage);
-        match stage {
-            Some(Stage::Held(_)) => Known::HeldHere,
-            Some(Stage::Queued(_)) if self.last_failure.is_none() => Known::Queued,
-            Some(Stage::Queued(_) | Stage::Entering) | None => Known::Nothing,
-        }
+    /// What is known to somebody who has waited since then.
+    fn known(&self, since: Time) -> Known {
+        let kept_out = self.held_until.is_some_and(|until| until > since);
+        let queued = match self.contender.as_ref().map(|contender| &contender.stage) {
+            Some(Stage::Held(_)) => return Known::HeldHere,
+            // Keys of ours that are on their way out keep nobody out for long.
+            Some(Stage::Queued(place)) => {
+                place.is_behind(|key| self.debris.iter().all(|debris| debris.key != *key))
+            }
+            Some(Stage::Entering) | None => false,
+        };
+        if (kept_out || queued) && self.last_failure.is_none() { Known::Queued } else { Known::Nothing }
     }
 
     fn why_unavailable(&self, cx: &Cx<'_>) -> Failure {

@@ -58,6 +58,8 @@ pub(super) struct Queue {
     /// Steps and looks that failed in a row.
     failures: u32,
     last_failure: Option<Failure>,
+    /// When a hold of this process ended last.
+    held_until: Option<Time>,
     /// Tickets that gave up and get their answer within a short grace.
     departing: Vec<Departing>,
     inspecting: bool,
@@ -87,6 +89,7 @@ impl Queue {
             alone: false,
             failures: 0,
             last_failure: None,
+            held_until: None,
             departing: Vec::new(),
             inspecting: false,
             slow: Vec::new(),
@@ -172,6 +175,7 @@ impl Queue {
         if hold.ticket == ticket {
             cx.out.act(Action::EndHold { hold: hold.id, lost: None });
             cx.out.forget_ticket(ticket);
+            self.held_until = Some(cx.now);
             let (token, confirm) = (hold.token, if confirm { vec![ticket] } else { Vec::new() });
             self.discard_contender(confirm, cx);
             if let Some(debris) = self.debris.last_mut() {

@@ -111,6 +111,15 @@ impl Place {
         revision < self.seen
     }
 
+    /// Whether somebody that counts is before us, as far as is known.
+    pub(super) fn is_behind(&self, counts: impl Fn(&Key) -> bool) -> bool {
+        match self.lookout.as_ref().map(|lookout| &lookout.post) {
+            Some(Post::Name(ahead)) if !ahead.is_empty() => ahead.iter().any(counts),
+            // Too many to be known by name, or still to be read.
+            _ => self.first.is_none(),
+        }
+    }
+
     /// A read of where we stand is on its way.
     pub(super) fn asked(&mut self) {
         self.told.clear();
@@ -133,10 +142,11 @@ impl Place {
         if let Post::Name(ahead) = &mut post {
             ahead.retain(|key| !self.told.iter().any(|(at, gone)| *at > revision && gone == key));
         }
+        let last_told = self.told.iter().map(|&(at, _)| at).max();
         self.told.clear();
         self.move_to(post, queue, name, out);
         let clear = self.is_firm() && matches!(&self.lookout, Some(lookout) if lookout.post.is_clear());
-        self.first = clear.then_some(self.seen);
+        self.first = clear.then_some(last_told.map_or(self.seen, |told| told.max(self.seen)));
     }
 
     fn move_to(&mut self, post: Post, queue: QueueId, name: Span, out: &mut Outbox) {

@@ -55,13 +55,18 @@ impl Queue {
         Verdict::Nothing
     }
 
-    /// The epoch has moved. A store that shows the same one again has not; then asking at once leads nowhere.
+    /// The epoch has moved. Where it has moved back, the store was restored from a backup: what this session put since
+    /// is gone, although its lease may be there.
     fn step_refused(&mut self, epoch: Revision, session: Option<KeyValue>, cx: &mut Cx<'_>) -> Verdict {
-        if session.as_ref().is_some_and(|session| session.mod_revision <= epoch) {
-            self.back_off_step(stale(), cx);
-            return Verdict::Nothing;
+        match &session {
+            Some(session) if session.mod_revision < epoch => Verdict::Lost(LossReason::SessionRevoked),
+            // Asking at once would lead nowhere.
+            Some(session) if session.mod_revision == epoch => {
+                self.back_off_step(stale(), cx);
+                Verdict::Nothing
+            }
+            _ => cx.session.handle_refused(session),
         }
-        cx.session.handle_refused(session)
     }
 
     fn deletes_done(&mut self, deletes: &[SentDelete], counts: &[u64], cx: &mut Cx<'_>) {
@@ -223,7 +228,7 @@ impl Queue {
         Verdict::Nothing
     }
 
-    /// The epoch has moved, or the session is gone. See [`step_refused`](Self::step_refused).
+    /// The epoch has moved, or the session is gone. Unlike a step, a read may be answered from the past (etcd #20418).
     fn look_refused(&mut self, asked: Option<Look>, session: Option<KeyValue>, cx: &mut Cx<'_>) -> Verdict {
         let old =
             session.as_ref().zip(asked).is_some_and(|(session, asked)| session.mod_revision <= asked.epoch);

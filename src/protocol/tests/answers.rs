@@ -234,3 +234,20 @@ fn a_key_of_ours_that_is_on_its_way_out_is_not_named_as_the_holder() {
         world.refusal(0, waiter)
     );
 }
+
+#[test]
+fn whoever_was_kept_out_by_another_thread_of_its_process_is_told_of_contention() {
+    let mut world = World::with(1);
+    let held = world.lock(0, "a", 1);
+    world.settle();
+    let waiter = world.lock_within(0, "a", 2, Duration::from_millis(300));
+    world.pass(Duration::from_millis(290));
+    world.leave(0, held);
+    // The hand-over is under way when the limit ends.
+    world.pass_alone(Duration::from_millis(100));
+    assert!(
+        matches!(world.refusal(0, waiter), Some(Refusal::Timeout { .. })),
+        "{:?}",
+        world.refusal(0, waiter)
+    );
+}

@@ -94,6 +94,25 @@ fn a_cluster_that_was_restored_with_a_lower_term_is_served_by_the_next_session()
 }
 
 #[test]
+fn a_session_whose_epoch_has_gone_back_with_a_restored_store_is_replaced() {
+    let mut world = World::with(1);
+    let backup = world.model.clone();
+    // The epoch moves after the backup was made.
+    let given_up = world.lock(0, "a", 1);
+    world.lose_some_txn(0).expect("the acquire is under way");
+    world.leave(0, given_up);
+    world.pass(Duration::from_millis(500));
+    let held = world.lock(0, "b", 1);
+    world.settle();
+    assert!(world.holds(0, held));
+    world.restore(backup);
+    let next = world.lock(0, "c", 1);
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.loss(0, held), Some(LossReason::SessionRevoked));
+    assert!(world.holds(0, next));
+}
+
+#[test]
 fn failed_renewals_are_tried_again_and_do_not_end_the_session() {
     let mut world = World::with(1);
     let ticket = world.lock(0, "a", 1);

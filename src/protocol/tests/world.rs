@@ -129,10 +129,10 @@ impl World {
                     node.watches.insert(id, watcher);
                     node.unheard.push_back(WatchEvent::Created { watch: id, revision });
                 }
-                Action::Unwatch { id } => {
-                    let watcher = node.watches.remove(&id).expect("only open watches are closed");
-                    self.model.unwatch(watcher);
-                }
+                Action::Unwatch { id } => match node.watches.remove(&id) {
+                    Some(watcher) => self.model.unwatch(watcher),
+                    None => assert!(node.deaf, "only open watches are closed"),
+                },
                 other => node.note(other),
             }
         }
@@ -208,6 +208,15 @@ impl World {
                 self.fail(id, class);
             }
             self.pass_alone(Duration::from_millis(10).min(end.since(self.now)));
+        }
+    }
+
+    /// The store is one of an earlier moment; no watch survives that.
+    pub(super) fn restore(&mut self, backup: Model) {
+        self.model = backup;
+        for node in &mut self.nodes {
+            node.watches.clear();
+            node.deaf = true;
         }
     }
 

@@ -211,6 +211,26 @@ fn every_done_closes_when_the_deadline_has_passed_whatever_comes_between() {
     });
 }
 
+/// While nothing is held the watchdog sleeps without a timer: only the hold itself can wake it.
+#[test]
+fn a_hold_wakes_the_watchdog_whenever_it_is_opened() {
+    model(|| {
+        let (table, clock) = (table(), Arc::new(AtomicU64::new(9)));
+        let watchdog = {
+            let (table, clock) = (Arc::clone(&table), Arc::clone(&clock));
+            thread::spawn(move || table.watch(|| at(clock.load(Ordering::SeqCst))))
+        };
+        let hold = open(&table, at(9), 1);
+        clock.store(10, Ordering::SeqCst);
+        while !is_closed(&hold) {
+            table.fire_timer(at(10));
+            thread::yield_now();
+        }
+        table.shut(LossReason::Closed);
+        watchdog.join().unwrap();
+    });
+}
+
 /// `close()` gives up on the I/O thread while that opens a hold, loses its session and begins another.
 #[test]
 fn nothing_is_open_after_the_table_was_shut() {

@@ -8,7 +8,7 @@ use crate::clock::Time;
 use crate::memory::model::Space;
 
 /// So long after the last fault everything has settled: back-offs and heartbeats are shorter.
-const SETTLED: Duration = Duration::from_secs(6);
+pub(super) const SETTLED: Duration = Duration::from_secs(6);
 
 /// A lock that is free and wanted is taken within this. Well below the two seconds after which every waiter looks for
 /// itself, so that no dead watch hides behind that look; above the 100 ms in which etcd serves a watch that was opened

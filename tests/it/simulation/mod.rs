@@ -29,7 +29,7 @@ use node::Tally;
 use world::World;
 
 /// How many seeds a plain test run simulates.
-const USUAL_SEEDS: u64 = 2_000;
+const USUAL_SEEDS: u64 = 1_000;
 
 /// A trace is printed up to this many lines, the last ones; `ETCD_LOCK_SIM_TRACE_LINES` sets another number.
 const TRACE_LINES: u64 = 400;

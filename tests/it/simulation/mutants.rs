@@ -1,42 +1,75 @@
 //! The simulation can find bugs: each of these defects of the protocol is caught.
 
-use super::run;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::{number, run};
 use crate::protocol::mutants::Mutant;
 
 /// Each defect, and a seed that catches it.
-const CAUGHT: [(Mutant, u64); 15] = [
-    (Mutant::DeadlineFromReceipt, 2400),
-    (Mutant::AnswersBeforeDeadline, 98),
-    (Mutant::StaleTermBelieved, 84),
+///
+/// No seed is known for `KeyReusedAfterPlainDelete` (a full store, a plain delete that comes twice, and a hold in between),
+/// nor for `DeletedKeyForgotten`: it matters only after a deletion was believed that was none, and no such one is left.
+const CAUGHT: [(Mutant, u64); 25] = [
+    (Mutant::DeadlineFromReceipt, 769),
+    (Mutant::AnswersBeforeDeadline, 176),
+    (Mutant::StaleTermBelieved, 15),
     (Mutant::EpochNotCompared, 3),
     (Mutant::UnknownTakenForNotDone, 2),
     (Mutant::DeletedWithoutFence, 1),
-    (Mutant::PromotedWithoutRead, 4664),
-    (Mutant::OldDeletionBelieved, 6),
-    (Mutant::LateWatchBelieved, 2_155_047),
-    (Mutant::OwnEndOverlooked, 85),
-    (Mutant::ExistenceForCreateRevision, 33650),
-    (Mutant::MissedEventsIgnored, 0),
+    (Mutant::PromotedWithoutRead, 6399),
+    (Mutant::OldDeletionBelieved, 95),
+    (Mutant::LateWatchBelieved, 12485),
+    (Mutant::OwnEndOverlooked, 1053),
+    (Mutant::ExistenceForCreateRevision, 16594),
+    (Mutant::MissedEventsIgnored, 1),
     (Mutant::AbandonIgnoredAfterGrant, 0),
-    (Mutant::KeyReusedAtHandOver, 1),
-    (Mutant::KeyReusedUnanswered, 9),
+    (Mutant::KeyReusedAtHandOver, 2),
+    (Mutant::KeyReusedUnanswered, 2),
+    (Mutant::TryBesideOwnDelete, 11),
+    (Mutant::TryRefusedByOldNews, 1329),
+    (Mutant::NoSpaceTakenForNotDone, 3),
+    (Mutant::ReleaseWaitsForFence, 3971),
+    (Mutant::DeletesNotCut, 1301),
+    (Mutant::DeletedByNameAlone, 69),
+    (Mutant::ReplayedDeletionBelieved, 2404),
+    (Mutant::StaleReadBelieved, 6),
+    (Mutant::TermOutlivesSession, 308),
+    (Mutant::SessionWatchedFromFuture, 16),
 ];
 
 /// How far to look where the recorded seed does not catch its defect any more: a change of the protocol, or of the world,
 /// makes other schedules of the same seeds.
-const SEARCHED: u64 = 10_000;
+const SEARCHED: u64 = 3_000;
 
 #[test]
 fn simulation_catches_every_mutant() {
-    let mut missed = Vec::new();
-    for (mutant, seed) in CAUGHT {
-        let seeds = std::iter::once(seed).chain(0..SEARCHED);
-        let caught =
-            seeds.map(|seed| (seed, mutant.during(|| run(seed)).err())).find(|(_, found)| found.is_some());
-        match caught {
-            Some((seed, Some(violation))) => println!("{mutant:?}: seed {seed}: {violation}"),
-            _ => missed.push(mutant),
+    let searched = number("ETCD_LOCK_SIM_SEARCHED", SEARCHED);
+    let only = std::env::var("ETCD_LOCK_SIM_MUTANT").unwrap_or_default();
+    let next = AtomicUsize::new(0);
+    let missed = Mutex::new(Vec::new());
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                while let Some(&(mutant, seed)) = CAUGHT.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if !format!("{mutant:?}").contains(&only) {
+                        continue;
+                    }
+                    let mut seeds = std::iter::once(seed).chain(0..searched);
+                    // Its own fault, not one that is there without it.
+                    let caught = seeds.find_map(|seed| {
+                        let violation = mutant.during(|| run(seed)).err()?;
+                        run(seed).is_ok().then_some((seed, violation))
+                    });
+                    match caught {
+                        Some((seed, violation)) => println!("{mutant:?}: seed {seed}: {violation}"),
+                        None => missed.lock().unwrap().push(mutant),
+                    }
+                }
+            });
         }
-    }
-    assert!(missed.is_empty(), "not caught within {SEARCHED} seeds: {missed:?}");
+    });
+    let missed = missed.into_inner().unwrap();
+    assert!(missed.is_empty(), "not caught within {searched} seeds: {missed:?}");
 }

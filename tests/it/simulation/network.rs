@@ -161,7 +161,9 @@ impl World {
             self.disturbed = self.now;
         }
         if let Some(after) = heard {
-            let carried_out = self.now;
+            // What a member that is behind says was so until then.
+            let stale = reply.as_ref().ok().and_then(|response| self.past.superseded(response.revision));
+            let carried_out = stale.unwrap_or(self.now);
             self.schedule(after, Event::Reply { node, life, id, reply, carried_out });
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::world::World;
+use crate::clock::Time;
 use crate::memory::model::Model;
 use crate::store::{Failure, Key, Request, Response, Revision, Span, WatchEvent, WatchId};
 
@@ -13,6 +14,8 @@ const FARTHEST: usize = 24;
 #[derive(Debug, Default)]
 pub(super) struct Past {
     models: VecDeque<Model>,
+    /// When each of the last revisions was made.
+    made: VecDeque<(Revision, Time)>,
     /// The contenders that were deleted, whether or not that was compacted.
     deleted: VecDeque<(Revision, Key)>,
 }
@@ -24,6 +27,20 @@ impl Past {
         if self.deleted.len() > FARTHEST * 2 {
             self.deleted.pop_front();
         }
+    }
+}
+
+impl Past {
+    pub(super) fn remember_time(&mut self, revision: Revision, at: Time) {
+        self.made.push_back((revision, at));
+        if self.made.len() > FARTHEST * 2 {
+            self.made.pop_front();
+        }
+    }
+
+    /// When the revision was no longer the last one; `None` if it still is.
+    pub(super) fn superseded(&self, revision: Revision) -> Option<Time> {
+        self.made.iter().find(|(made, _)| *made > revision).map(|&(_, at)| at)
     }
 }
 

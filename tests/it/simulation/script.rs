@@ -54,7 +54,8 @@ impl World {
         let local = self.local(node);
         let after = |limit: Duration| Some(local + limit);
         let limit = self.below(Duration::from_secs(4));
-        let patience = match self.rng.u8(0..8) {
+        let kind = self.rng.u8(0..8);
+        let patience = match if self.weather.tries && kind < 6 { 0 } else { kind } {
             0 => Patience { try_only: true, deadline: None, budget: after(Duration::from_secs(1)) },
             1 | 2 => Patience { deadline: after(limit), ..Patience::default() },
             3 => Patience { budget: after(limit), ..Patience::default() },

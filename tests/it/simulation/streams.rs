@@ -221,7 +221,9 @@ impl World {
         let last = self.nodes[node].stream.last_told.entry(watch).or_default();
         *last = (*last).max(at);
         let after = last.since(self.now);
-        self.schedule(after, Event::Tell { node, stream: number, event, happened: self.now });
+        let (WatchEvent::Created { revision, .. } | WatchEvent::Deleted { revision, .. }) = &event;
+        let happened = self.past.superseded(*revision).unwrap_or(self.now);
+        self.schedule(after, Event::Tell { node, stream: number, event, happened });
     }
 
     pub(super) fn tell(&mut self, node: usize, stream: u64, event: WatchEvent, happened: Time) {

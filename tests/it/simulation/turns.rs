@@ -240,6 +240,7 @@ impl World {
             }
             Action::EndHold { hold, lost } => {
                 self.tally.losses += u64::from(lost.is_some());
+                self.check_loss_true(node, hold, lost)?;
                 self.truth.hold_over(node, hold, lost.is_some());
                 self.check_end(node, hold)?;
             }

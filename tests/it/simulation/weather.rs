@@ -49,6 +49,8 @@ pub(super) struct Weather {
     pub(super) drift: bool,
     /// etcd allows few operations in a transaction.
     small_transactions: bool,
+    /// The threads mostly try.
+    pub(super) tries: bool,
 }
 
 const FAIR: Weather = Weather {
@@ -59,6 +61,7 @@ const FAIR: Weather = Weather {
     crowd: false,
     drift: false,
     small_transactions: false,
+    tries: false,
 };
 
 const EVERYTHING: &[Kind] = &[
@@ -83,7 +86,7 @@ const EVERYTHING: &[Kind] = &[
 ];
 
 /// Mixtures of faults. Everything at once hides what a few do to each other, so some are mixed alone.
-const WEATHERS: [Weather; 14] = [
+const WEATHERS: [Weather; 15] = [
     Weather { kinds: EVERYTHING, ..FAIR },
     Weather { calm: true, ..FAIR },
     Weather { calm: true, crowd: true, ..FAIR },
@@ -111,10 +114,16 @@ const WEATHERS: [Weather; 14] = [
     Weather { kinds: &[Kind::Full, Kind::Full, Kind::Deny, Kind::Slow], ..FAIR },
     Weather { kinds: &[Kind::Full, Kind::Cut, Kind::Deny], small_transactions: true, ..FAIR },
     // A proxy that tries again.
-    Weather { kinds: &[Kind::Slow, Kind::Pause], duplicates: true, ..FAIR },
+    Weather { kinds: &[Kind::Slow, Kind::Pause, Kind::Full], duplicates: true, ..FAIR },
     // Members that are behind.
     Weather {
-        kinds: &[Kind::Compact, Kind::Compact, Kind::BreakStream, Kind::StallStream, Kind::DeleteContender],
+        kinds: &[
+            Kind::Compact,
+            Kind::BreakStream,
+            Kind::BreakStream,
+            Kind::StallStream,
+            Kind::DeleteContender,
+        ],
         stale_reads: true,
         ..FAIR
     },
@@ -130,6 +139,8 @@ const WEATHERS: [Weather; 14] = [
         crowd: true,
         ..FAIR
     },
+    // Who only tries, while answers take long.
+    Weather { kinds: &[Kind::Slow, Kind::Slow, Kind::Pause], tries: true, ..FAIR },
     // A cluster that was restored.
     Weather { kinds: &[Kind::LeaderChange, Kind::TermBack, Kind::BreakStream, Kind::Crash], ..FAIR },
 ];
