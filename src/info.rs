@@ -177,14 +177,18 @@ pub struct SessionInfo {
     pub ttl: Duration,
     /// How long the session is assured if etcd never answers again.
     pub remaining: Duration,
-    /// Whether the session stands right now.
+    /// Whether the session stands right now, so that holds are assured. An outage of etcd shows here only when the assured
+    /// time is over, and before that in [`last_answer`](Self::last_answer).
     pub alive: bool,
+    /// How long ago etcd answered last, a refusal included; `None` if it never has. A manager that has nothing else to ask
+    /// renews its session every third of the TTL, so more than that is a sign of an outage.
+    pub last_answer: Option<Duration>,
 }
 
 impl SessionInfo {
     /// There is no session.
     pub(crate) fn none() -> Self {
-        Self { lease_id: 0, ttl: Duration::ZERO, remaining: Duration::ZERO, alive: false }
+        Self { lease_id: 0, ttl: Duration::ZERO, remaining: Duration::ZERO, alive: false, last_answer: None }
     }
 }
 

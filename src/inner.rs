@@ -14,7 +14,7 @@ use crate::clock::{Clock, Sleeper, Time};
 use crate::command::{Message, Question};
 use crate::error::{Cause, LockError, LossReason};
 use crate::info::SessionInfo;
-use crate::io::{GRACE, IoThread, Launch, Settings, Store};
+use crate::io::{Complete, GRACE, IoThread, Launch, Settings, Store};
 use crate::lock::LockShared;
 use crate::mailbox::{self, Mailbox, mailbox};
 use crate::name::{LockName, Root};
@@ -44,10 +44,11 @@ pub(crate) struct Inner {
 }
 
 impl Inner {
-    /// Starts the I/O thread, which makes the store, and waits until a session stands.
+    /// Starts the I/O thread, which makes the store, and waits until the start is `complete`.
     pub(crate) fn start<S, C, F>(
         root: &str,
         options: &LockManagerOptions,
+        complete: Complete,
         clock: Clock,
         connect: C,
     ) -> Result<Self, LockError>
@@ -78,6 +79,7 @@ impl Inner {
                 clock: clock.clone(),
             },
             connect_timeout: options.connect_timeout,
+            complete,
             inbox,
             report: Arc::clone(&report),
         };
@@ -151,7 +153,8 @@ impl Inner {
         if self.check_process().is_err() {
             return SessionInfo::none();
         }
-        self.report.session.info(self.now())
+        let now = self.now();
+        SessionInfo { last_answer: self.report.counters.last_answer(now), ..self.report.session.info(now) }
     }
 
     pub(crate) fn now(&self) -> Time {

@@ -56,14 +56,16 @@
 //!
 //! # Where to go from here
 //!
-//! - [`LockManager`]: one connection, one session, any number of locks; who holds what; forced unlocks.
+//! - [`LockManager`]: one connection, one session, any number of locks; who holds what; forced unlocks. With
+//!   [`connect_lazy`](LockManager::connect_lazy) it starts before etcd does. Behind it work two threads.
 //! - [`LockViewer`]: who holds and waits for what, for programs that take no lock and may only read.
 //! - [`DistributedLock`]: wait for ever, try, wait with a timeout, a deadline, a cancel channel or both, queue up.
 //! - [`ReentrantLock`]: the same for functions that take one lock within each other.
 //! - [`LockGuard`] and what it tells, [`Hold`]: notice a loss, check before a step that takes time, share a hold between threads.
 //! - [`LockManagerOptions`] and [`LockOptions`]: every option with its default, cost and limit.
 //! - [`memory`]: locks without a server, and faults to test with.
-//! - [`LockError`] and [`ErrorCode`]: what can go wrong. Logs go to the [`log`] crate, target `etcd_lock`.
+//! - [`LockError`] and [`ErrorCode`]: what can go wrong. An outage is [`LockError::Unavailable`] from every call with a limit,
+//!   and shows in [`SessionInfo::last_answer`] and [`Stats::rpc_failures`]. Logs go to the [`log`] crate, target `etcd_lock`.
 //! - Features: `tls` (on by default) and `serde`, with which [`FencingToken`] and [`LockInfo`] can be serialised.
 //!
 //! Channels are those of [`crossbeam_channel`], which is re-exported so that `select!` uses the same version.

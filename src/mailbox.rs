@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use crate::command::{Message, Question};
 use crate::error::{Cause, LockError};
+use crate::io::about_to_block;
 use crate::process::Process;
 use crate::shared::Queue;
 
@@ -60,6 +61,7 @@ pub(crate) fn mailbox() -> (Mailbox, Inbox) {
 /// Parks at once: an answer takes a commit of etcd's, so to spin before, as crossbeam's channels do, would never pay, and
 /// of 64 threads that wait it would cost the I/O thread a third of its core.
 pub(crate) fn wait_for<T>(answer: &Receiver<T>, deadline: Option<Instant>) -> Result<T, RecvTimeoutError> {
+    about_to_block();
     match deadline {
         None => answer.recv_ref().map_err(|_| RecvTimeoutError::Disconnected),
         Some(deadline) => answer.recv_deadline(deadline),

@@ -212,6 +212,9 @@ impl LockManagerOptions {
 // The default margin fits the shortest TTL.
 const _: () = assert!(MIN_DEFAULT_MARGIN.as_millis() * 2 < MIN_TTL.as_millis());
 
+/// Long enough to be out of the ordinary for most locks, short enough to be seen while it lasts.
+const WARN_AFTER: Duration = Duration::from_secs(30);
+
 /// How a lock waits. For [`new_lock_with`](crate::LockManager::new_lock_with), which checks the values.
 ///
 /// # Examples
@@ -238,11 +241,12 @@ const _: () = assert!(MIN_DEFAULT_MARGIN.as_millis() * 2 < MIN_TTL.as_millis());
 pub struct LockOptions {
     pub(crate) retry_interval: Duration,
     pub(crate) max_retries: u32,
+    pub(crate) warn_after: Duration,
 }
 
 impl Default for LockOptions {
     fn default() -> Self {
-        Self { retry_interval: Duration::from_millis(100), max_retries: 0 }
+        Self { retry_interval: Duration::from_millis(100), max_retries: 0, warn_after: WARN_AFTER }
     }
 }
 
@@ -269,10 +273,24 @@ impl LockOptions {
         self
     }
 
+    /// How long a call waits before one `warn` line says so: who holds the lock, since when, and how many wait.
+    ///
+    /// A call that goes on waiting logs nothing more. [`try_lock`](crate::DistributedLock::try_lock), which does not wait
+    /// for the lock, never logs it.
+    ///
+    /// **Default:** 30 s. **Cost:** one read for each line. **Limit:** not zero; `Duration::MAX` is never.
+    pub fn warn_after(mut self, waited: Duration) -> Self {
+        self.warn_after = waited;
+        self
+    }
+
     /// What is wrong with these options, if anything.
     pub(crate) fn check(&self) -> Result<(), LockError> {
         if self.retry_interval.is_zero() {
             return invalid("retry_interval is zero; it is a pause".into());
+        }
+        if self.warn_after.is_zero() {
+            return invalid("warn_after is zero; every wait would be warned of".into());
         }
         Ok(())
     }
@@ -312,7 +330,7 @@ mod tests {
 
         let options = LockOptions::default();
         options.check().unwrap();
-        assert_eq!(options.retry_interval, SECOND / 10);
+        assert_eq!((options.retry_interval, options.warn_after), (SECOND / 10, 30 * SECOND));
         assert_eq!(options.budget(), None);
     }
 
@@ -329,6 +347,8 @@ mod tests {
         assert!(why(&base().owner("x".repeat(257))).contains("owner"));
         assert!(why(&base().credentials("", "x")).contains("credentials"));
         assert!(LockOptions::default().retry_interval(Duration::ZERO).check().is_err());
+        assert!(LockOptions::default().warn_after(Duration::ZERO).check().is_err());
+        LockOptions::default().warn_after(Duration::MAX).check().unwrap();
     }
 
     #[test]

@@ -34,6 +34,7 @@ impl SessionCell {
         }
     }
 
+    /// All but `last_answer`, which is not the session's.
     pub(crate) fn info(&self, now: Time) -> SessionInfo {
         match &*self.0.lock() {
             None => SessionInfo::none(),
@@ -44,6 +45,7 @@ impl SessionCell {
                     ttl: *ttl,
                     remaining: remaining.unwrap_or_default(),
                     alive: remaining.is_some(),
+                    last_answer: None,
                 }
             }
         }

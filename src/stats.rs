@@ -2,8 +2,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use std::time::Duration;
+
+use crate::clock::Time;
 use crate::error::LossReason;
-use crate::store::Request;
+use crate::store::{Failure, FailureClass, Request, Response};
 
 /// What a manager has done so far, and what it holds right now; from [`LockManager::stats`](crate::LockManager::stats).
 ///
@@ -44,6 +47,9 @@ pub struct Stats {
     pub sessions: u64,
     /// Requests sent to etcd.
     pub rpcs: RpcCounts,
+    /// Those of them that failed: without an answer in time, or refused. Its `watch` is always 0, since a watch that breaks
+    /// is opened anew.
+    pub rpc_failures: RpcCounts,
 }
 
 /// Lost holds by [`LossReason`].
@@ -69,7 +75,7 @@ impl LossCounts {
     }
 }
 
-/// Requests to etcd by kind. A repeated attempt counts again.
+/// Requests to etcd by kind, or those that failed. A repeated attempt counts again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RpcCounts {
@@ -114,6 +120,9 @@ pub(crate) struct Counters {
     pub(crate) watches: AtomicU64,
     lost: Lost,
     rpcs: Rpcs,
+    rpc_failures: Rpcs,
+    /// When etcd answered last, in nanoseconds of the clock; 0: never.
+    answered: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -151,15 +160,29 @@ impl Counters {
         });
     }
 
-    pub(crate) fn count_request(&self, request: &Request) {
-        count(match request {
-            Request::GrantLease { .. } => &self.rpcs.lease_grant,
-            Request::RenewLease { .. } => &self.rpcs.lease_renew,
-            Request::RevokeLease { .. } => &self.rpcs.lease_revoke,
-            Request::LeaseTimeToLive { .. } => &self.rpcs.lease_time_to_live,
-            Request::Delete { .. } => &self.rpcs.delete,
-            Request::Txn(_) => &self.rpcs.txn,
-        });
+    /// Counts a request, and returns how its failure is counted.
+    pub(crate) fn count_request(&self, request: &Request) -> RpcKind {
+        let kind = RpcKind::of(request);
+        count(self.rpcs.of(kind));
+        kind
+    }
+
+    /// A request was answered, or has failed. A refusal is an answer; no leader and no connection are none.
+    pub(crate) fn count_reply(&self, now: Time, kind: RpcKind, reply: &Result<Response, Failure>) {
+        if reply.is_err() {
+            count(self.rpc_failures.of(kind));
+        }
+        let silent =
+            |failure: &Failure| matches!(failure.class, FailureClass::NotDone | FailureClass::Unknown);
+        if !reply.as_ref().is_err_and(silent) {
+            self.answered.fetch_max(now.as_nanos(), Relaxed);
+        }
+    }
+
+    /// How long ago etcd answered last; `None`: never yet.
+    pub(crate) fn last_answer(&self, now: Time) -> Option<Duration> {
+        let answered = self.answered.load(Relaxed);
+        (answered > 0).then(|| now.since(Time::from_nanos(answered)))
     }
 
     pub(crate) fn snapshot(&self) -> Stats {
@@ -178,15 +201,58 @@ impl Counters {
             waiting: get(&self.waiting),
             held: get(&self.held),
             sessions: get(&self.sessions),
-            rpcs: RpcCounts {
-                lease_grant: get(&self.rpcs.lease_grant),
-                lease_renew: get(&self.rpcs.lease_renew),
-                lease_revoke: get(&self.rpcs.lease_revoke),
-                lease_time_to_live: get(&self.rpcs.lease_time_to_live),
-                delete: get(&self.rpcs.delete),
-                txn: get(&self.rpcs.txn),
-                watch: get(&self.watches),
-            },
+            rpcs: self.rpcs.snapshot(get(&self.watches)),
+            rpc_failures: self.rpc_failures.snapshot(0),
+        }
+    }
+}
+
+/// What a request is counted as.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum RpcKind {
+    LeaseGrant,
+    LeaseRenew,
+    LeaseRevoke,
+    LeaseTimeToLive,
+    Delete,
+    Txn,
+}
+
+impl RpcKind {
+    fn of(request: &Request) -> Self {
+        match request {
+            Request::GrantLease { .. } => Self::LeaseGrant,
+            Request::RenewLease { .. } => Self::LeaseRenew,
+            Request::RevokeLease { .. } => Self::LeaseRevoke,
+            Request::LeaseTimeToLive { .. } => Self::LeaseTimeToLive,
+            Request::Delete { .. } => Self::Delete,
+            Request::Txn(_) => Self::Txn,
+        }
+    }
+}
+
+impl Rpcs {
+    fn of(&self, kind: RpcKind) -> &AtomicU64 {
+        match kind {
+            RpcKind::LeaseGrant => &self.lease_grant,
+            RpcKind::LeaseRenew => &self.lease_renew,
+            RpcKind::LeaseRevoke => &self.lease_revoke,
+            RpcKind::LeaseTimeToLive => &self.lease_time_to_live,
+            RpcKind::Delete => &self.delete,
+            RpcKind::Txn => &self.txn,
+        }
+    }
+
+    fn snapshot(&self, watch: u64) -> RpcCounts {
+        let get = |kind| self.of(kind).load(Relaxed);
+        RpcCounts {
+            lease_grant: get(RpcKind::LeaseGrant),
+            lease_renew: get(RpcKind::LeaseRenew),
+            lease_revoke: get(RpcKind::LeaseRevoke),
+            lease_time_to_live: get(RpcKind::LeaseTimeToLive),
+            delete: get(RpcKind::Delete),
+            txn: get(RpcKind::Txn),
+            watch,
         }
     }
 }
@@ -216,5 +282,23 @@ mod tests {
         assert_eq!(stats.lost, each);
         assert_eq!(stats.lost.total(), 5);
         assert_eq!((stats.rpcs.lease_renew, stats.rpcs.txn, stats.rpcs.total()), (1, 2, 3));
+        assert_eq!(stats.rpc_failures, RpcCounts::default());
+    }
+
+    #[test]
+    fn a_failure_counts_by_kind_and_only_what_etcd_said_is_an_answer() {
+        let counters = Counters::default();
+        let at = |secs| Time::default() + Duration::from_secs(secs);
+        assert_eq!(counters.last_answer(at(1)), None);
+        let renewal = counters.count_request(&Request::RenewLease { lease: 1 });
+        let fail =
+            |at, class| counters.count_reply(at, renewal, &Err(Failure::new(class, "as the test wants")));
+        fail(at(2), FailureClass::NotDone);
+        fail(at(3), FailureClass::Unknown);
+        assert_eq!(counters.last_answer(at(4)), None);
+        fail(at(5), FailureClass::PermissionDenied);
+        assert_eq!(counters.last_answer(at(7)), Some(Duration::from_secs(2)));
+        let failures = counters.snapshot().rpc_failures;
+        assert_eq!((failures.lease_renew, failures.total()), (3, 3));
     }
 }

@@ -66,7 +66,8 @@ impl Waiting {
             thread: Thread::current().0,
             patience,
             retry_interval: options.retry_interval,
-            warn_after: None,
+            // A try does not wait for the lock.
+            warn_after: (!patience.try_only).then_some(options.warn_after),
             since: asked,
             asked_at: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
         };
@@ -108,6 +109,7 @@ impl Waiting {
         ready: &crossbeam_channel::Receiver<()>,
         cancel: &crossbeam_channel::Receiver<()>,
     ) -> Result<LockGuard, LockError> {
+        io::about_to_block();
         let overdue = self.give_up.map_or_else(crossbeam_channel::never, crossbeam_channel::at);
         let end = crossbeam_channel::select! {
             recv(ready) -> _ => self.outcome.get_mut().try_recv().map_or(End::Gone, End::Outcome),

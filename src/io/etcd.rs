@@ -60,14 +60,17 @@ impl Etcd {
         options: &LockManagerOptions,
     ) -> Result<Self, LockError> {
         let etcd = Self::connect(endpoints, options).await?;
-        if options.ttl > CHECKPOINTS {
-            log::warn!(
-                target: "etcd_lock",
-                "a TTL of {:?} is above {CHECKPOINTS:?}: where etcd makes lease checkpoints, one that crosses a renewal can \
-                 end the session early after an election",
-                options.ttl
-            );
-        }
+        warn_of_checkpoints(options);
+        Ok(etcd)
+    }
+
+    /// The same, but contacts nobody: the first request does.
+    pub(crate) async fn connect_lazy_for_leases(
+        endpoints: &[String],
+        options: &LockManagerOptions,
+    ) -> Result<Self, LockError> {
+        let etcd = Self::unconnected(endpoints, options).await?;
+        warn_of_checkpoints(options);
         Ok(etcd)
     }
 
@@ -78,6 +81,13 @@ impl Etcd {
         endpoints: &[String],
         options: &LockManagerOptions,
     ) -> Result<Self, LockError> {
+        let etcd = Self::unconnected(endpoints, options).await?;
+        connect::first_contact(&etcd.shared.endpoints, options.connect_timeout).await?;
+        Ok(etcd)
+    }
+
+    /// Checks the endpoints and how to connect to them, and contacts none.
+    async fn unconnected(endpoints: &[String], options: &LockManagerOptions) -> Result<Self, LockError> {
         let targets = Target::parse_all(endpoints, options)?;
         let endpoints = Arc::new(Endpoints::new(targets.into_iter().map(Endpoint::new).collect()));
         for endpoint in endpoints.iter() {
@@ -85,12 +95,22 @@ impl Etcd {
                 why: format!("endpoint {}: {fault}", endpoint.url()),
             })?;
         }
-        connect::first_contact(&endpoints, options.connect_timeout).await?;
         let (agreement, keep_alive) = (Agreement::default(), KeepAlive::default());
         let request_timeout = options.request_timeout;
         let patience = (options.ttl / PATIENCE_OF_TTL).clamp(SHORTEST_PATIENCE, LONGEST_PATIENCE);
         let shared = Shared { endpoints, agreement, keep_alive, request_timeout, patience };
         Ok(Self { shared: Arc::new(shared) })
+    }
+}
+
+fn warn_of_checkpoints(options: &LockManagerOptions) {
+    if options.ttl > CHECKPOINTS {
+        log::warn!(
+            target: "etcd_lock",
+            "a TTL of {:?} is above {CHECKPOINTS:?}: where etcd makes lease checkpoints, one that crosses a renewal can \
+             end the session early after an election",
+            options.ttl
+        );
     }
 }
 

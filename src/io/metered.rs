@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::{Store, WatchOrder};
+use crate::clock::Clock;
 use crate::stats::Counters;
 use crate::store::{Failure, Request, Response, WatchEvent};
 
@@ -14,11 +15,12 @@ use crate::store::{Failure, Request, Response, WatchEvent};
 pub(super) struct Metered<S> {
     store: S,
     counters: Arc<Counters>,
+    clock: Clock,
 }
 
 impl<S> Metered<S> {
-    pub(super) fn new(store: S, counters: Arc<Counters>) -> Self {
-        Self { store, counters }
+    pub(super) fn new(store: S, counters: Arc<Counters>, clock: Clock) -> Self {
+        Self { store, counters, clock }
     }
 }
 
@@ -28,8 +30,14 @@ impl<S: Store> Store for Metered<S> {
         request: Request,
         timeout: Duration,
     ) -> impl Future<Output = Result<Response, Failure>> + Send + 'static {
-        self.counters.count_request(&request);
-        self.store.call(request, timeout)
+        let kind = self.counters.count_request(&request);
+        let (counters, clock) = (Arc::clone(&self.counters), self.clock.clone());
+        let call = self.store.call(request, timeout);
+        async move {
+            let reply = call.await;
+            counters.count_reply(clock.now(), kind, &reply);
+            reply
+        }
     }
 
     fn run_watches(

@@ -8,6 +8,7 @@ mod viewer;
 
 pub(crate) mod admin;
 mod asker;
+mod async_hint;
 
 mod agreement;
 mod connect;
@@ -36,10 +37,11 @@ use tokio::time::Instant;
 
 use crate::store::{Failure, Request, Response, WatchEvent, WatchId, WatchSpec};
 
+pub(crate) use async_hint::about_to_block;
 pub(crate) use driver::Settings;
 pub(crate) use etcd::Etcd;
 pub(crate) use failure::lock_error;
-pub(crate) use thread::{GRACE, IoThread, Launch};
+pub(crate) use thread::{Complete, GRACE, IoThread, Launch};
 pub(crate) use viewer::Viewer;
 
 /// What stands behind the protocol: an etcd cluster, or an in-process model of one.

@@ -12,8 +12,9 @@ use parking_lot::Mutex;
 use tokio::runtime::{Builder, Runtime};
 
 use super::Store;
+use super::async_hint::about_to_block;
 use super::driver::{Driver, Settings};
-use super::startup::{Startup, timed_out};
+use super::startup::{Abandoned, Startup, timed_out};
 use super::viewer::Viewer;
 use crate::LOG;
 use crate::clock::Clock;
@@ -41,11 +42,21 @@ const _: () = assert!(LAST_WORDS.as_millis() < GRACE.as_millis());
 const HELPERS_GRACE: Duration = Duration::from_millis(100);
 const _: () = assert!(HELPERS_GRACE.as_millis() < GRACE.as_millis());
 
+/// What a caller waits for when a manager starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Complete {
+    /// A session stands.
+    WithSession,
+    /// The store is made, which finds what is wrong with its arguments. Calls wait for the session.
+    WithStore,
+}
+
 /// What the new thread is given.
 pub(crate) struct Launch {
     pub(crate) config: Config,
     pub(crate) settings: Settings,
     pub(crate) connect_timeout: Duration,
+    pub(crate) complete: Complete,
     pub(crate) inbox: Inbox,
     pub(crate) report: Arc<Report>,
 }
@@ -60,7 +71,7 @@ pub(crate) struct IoThread {
 }
 
 impl IoThread {
-    /// Starts the thread, and returns when a session stands. Everything the store needs happens on the new thread.
+    /// Starts the thread, and returns when that is complete. Everything the store needs happens on the new thread.
     pub(crate) fn start<S, C, F>(launch: Launch, connect: C) -> Result<Self, LockError>
     where
         S: Store,
@@ -103,6 +114,7 @@ impl IoThread {
         clock: Clock,
         main: impl FnOnce(&Runtime, Startup) -> Result<(), LockError> + Send + 'static,
     ) -> Result<Self, LockError> {
+        about_to_block();
         let deadline = clock.now() + connect_timeout;
         let (reply, outcome) = crossbeam_channel::bounded(1);
         let (alive, exited) = crossbeam_channel::bounded(0);
@@ -146,6 +158,7 @@ impl IoThread {
             // A logger dropped the last handle, on the thread that is to end.
             return false;
         }
+        about_to_block();
         if self.exited.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
             return false;
         }
@@ -183,10 +196,17 @@ where
     C: FnOnce() -> F,
     F: Future<Output = Result<S, LockError>>,
 {
-    let Launch { config, settings, inbox, report, .. } = launch;
+    let Launch { config, settings, complete, inbox, report, .. } = launch;
     runtime.block_on(async {
         match connected(&startup, &settings.clock, connect()).await {
             Ok(store) => {
+                let startup = match complete {
+                    Complete::WithSession => Some(startup),
+                    Complete::WithStore => match startup.ready() {
+                        Ok(()) => None,
+                        Err(Abandoned) => return Ok(()),
+                    },
+                };
                 Driver::new(store, Protocol::new(config), settings, inbox, report, startup).run().await
             }
             Err(error) => {

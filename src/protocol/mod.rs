@@ -165,6 +165,8 @@ pub(crate) enum Action {
         waited: Duration,
         /// Who has the lock, if the store could tell.
         holder: Option<Holder>,
+        /// So many tickets wait for it here, this one included.
+        waiting_here: usize,
     },
     /// The ticket does not get the lock.
     Refuse {

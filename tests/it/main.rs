@@ -44,6 +44,7 @@ mod errors;
 mod exclusion;
 mod grant_race;
 mod limits;
+mod logged;
 mod reentry;
 mod session;
 
@@ -54,6 +55,7 @@ mod connecting;
 mod etcd_suites;
 mod growth;
 mod interop;
+mod lazy;
 mod names;
 mod one_session;
 mod viewer;

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use super::lines::Line;
+use super::lines::{Line, SlowWait};
 use super::window::{self, Outgoing};
 use super::{Done, Driver};
 use crate::clock::Time;
+use crate::error::LossReason;
 use crate::io::startup::Abandoned;
 use crate::io::{Store, WatchOrder};
 use crate::protocol::Action;
@@ -76,10 +77,15 @@ impl<S: Store> Driver<S> {
                 self.lines.push(Line::StoreSilent { since, failure, assured });
             }
             Action::StoreAnswers { after } => self.lines.push(Line::StoreAnswers { after }),
-            Action::SlowWait { name, waited, holder } => {
-                self.lines.push(Line::SlowWait { name, waited, holder });
+            Action::SlowWait { name, waited, holder, waiting_here } => {
+                let own_lease = self.report.session.info(self.settings.clock.now()).lease_id;
+                let slow = SlowWait { name, waited, holder, waiting_here, own_lease };
+                self.lines.push(Line::SlowWait(slow));
             }
             Action::SessionDown { reason } => {
+                if reason == LossReason::Closed {
+                    self.closing_session = Some(self.report.session.info(self.settings.clock.now()).lease_id);
+                }
                 self.report.session.down(reason);
                 let ended = self.report.holds.end_session(reason);
                 self.lines.push(Line::SessionDown(reason));
@@ -101,7 +107,10 @@ impl<S: Store> Driver<S> {
                 self.lines.extend(self.report.holds.end(hold, lost).map(Line::Ended));
             }
             Action::Confirm { ticket, result } => self.report.tickets.confirmed(ticket, result),
-            Action::Closed => self.over = true,
+            Action::Closed => {
+                self.lines.extend(self.closing_session.map(Line::SessionClosed));
+                self.over = true;
+            }
         }
     }
 

@@ -9,6 +9,7 @@ mod window;
 
 use std::panic;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
@@ -27,7 +28,7 @@ use crate::mailbox::{End, Inbox};
 use crate::name::Root;
 use crate::protocol::{Acquire, Command, Protocol, Refusal, RequestId};
 use crate::shared::Report;
-use crate::store::{Failure, Response, WatchEvent};
+use crate::store::{Failure, LeaseId, Response, WatchEvent};
 
 /// Events of one kind that a turn takes: enough to share the costs of a turn, few enough to be done in well under a
 /// millisecond.
@@ -42,6 +43,10 @@ const LONGEST_PAUSE_HOLDING: Duration = Duration::from_secs(1);
 
 /// The longest pause when nothing is held and the protocol waits for nothing.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+
+/// How long a manager that never had a session waits, when it is closed, for the answer to its request for a lease: longer
+/// than etcd needs, so that normally none is left there.
+const NOTHING_TO_KEEP: Duration = Duration::from_millis(250);
 
 /// What a driver is told at its start, beside the protocol's own configuration.
 #[derive(Clone, Debug)]
@@ -63,8 +68,12 @@ pub(super) struct Driver<S: Store> {
     watch_events: UnboundedReceiver<WatchEvent>,
     report: Arc<Report>,
     startup: Option<Startup>,
+    /// The caller did not wait for the session.
+    lazy: bool,
     /// When to leave even if the protocol has not come to its end.
     closing: Option<Time>,
+    /// The session that the close has ended, until etcd confirms it.
+    closing_session: Option<LeaseId>,
     /// No session could be set up since there was one last.
     failing: bool,
     lines: Vec<Line>,
@@ -94,7 +103,7 @@ impl<S: Store> Driver<S> {
         settings: Settings,
         inbox: Inbox,
         report: Arc<Report>,
-        startup: Startup,
+        startup: Option<Startup>,
     ) -> Self {
         let (watch_orders, orders) = mpsc::unbounded_channel();
         let (events, watch_events) = mpsc::unbounded_channel();
@@ -105,7 +114,7 @@ impl<S: Store> Driver<S> {
             Done::Watches
         });
         Self {
-            store: Metered::new(store, Arc::clone(&report.counters)),
+            store: Metered::new(store, Arc::clone(&report.counters), settings.clock.clone()),
             protocol,
             settings,
             inbox,
@@ -114,8 +123,10 @@ impl<S: Store> Driver<S> {
             watch_orders,
             watch_events,
             report,
-            startup: Some(startup),
+            lazy: startup.is_none(),
+            startup,
             closing: None,
+            closing_session: None,
             failing: false,
             lines: Vec::new(),
             over: false,
@@ -180,7 +191,12 @@ impl<S: Store> Driver<S> {
             self.begin_to_close(now);
         }
         if self.closing.is_some_and(|at| at <= now) {
-            self.inbox.end(End::Unconfirmed);
+            if self.never_had_a_session() {
+                self.inbox.end(End::Closed);
+            } else {
+                self.inbox.end(End::Unconfirmed);
+                self.lines.push(Line::CloseUnconfirmed(self.settings.close_timeout));
+            }
             self.over = true;
         }
     }
@@ -270,10 +286,17 @@ impl<S: Store> Driver<S> {
         self.protocol.handle_command(now, Command::Acquire(acquire));
     }
 
+    /// Nothing was ever held or queued for in etcd. What may be left there is a lease that nobody uses.
+    fn never_had_a_session(&self) -> bool {
+        self.lazy && self.report.counters.sessions.load(Ordering::Relaxed) == 0
+    }
+
     fn begin_to_close(&mut self, now: Time) {
         if self.closing.is_none() {
             self.inbox.end(End::Closed);
-            self.closing = Some(now + self.settings.close_timeout);
+            let limit = self.settings.close_timeout;
+            self.closing =
+                Some(now + if self.never_had_a_session() { limit.min(NOTHING_TO_KEEP) } else { limit });
             self.protocol.handle_command(now, Command::Close);
         }
     }

@@ -385,7 +385,7 @@ async fn a_request_whose_turn_does_not_come_is_answered_within_its_time() {
     let now = Clock::default().now();
     let startup = Startup::new(crossbeam_channel::bounded(1).0, now + SOON * 2);
     let (store, report) = (MemoryStore::new().client(), Arc::new(Report::new()));
-    let mut driver = Driver::new(store, Protocol::new(config), settings, inbox, report, startup);
+    let mut driver = Driver::new(store, Protocol::new(config), settings, inbox, report, Some(startup));
     for id in 0..1000 {
         let request = Request::Txn(Default::default());
         driver.window.admit(window::Outgoing { id: RequestId(id), request, until: now + SOON });

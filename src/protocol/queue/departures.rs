@@ -191,11 +191,12 @@ impl Queue {
     }
 
     fn tell_slow_waits(&mut self, holder: Option<&Holder>, cx: &mut Cx<'_>) {
+        let waiting_here = self.waiters.len();
         for ticket in std::mem::take(&mut self.slow) {
             // Unless it has its answer meanwhile.
             if let Some(waiter) = self.waiters.iter().find(|waiter| waiter.ticket == ticket) {
                 let (name, waited) = (self.name.clone(), cx.now.since(waiter.since));
-                cx.out.act(Action::SlowWait { name, waited, holder: holder.cloned() });
+                cx.out.act(Action::SlowWait { name, waited, holder: holder.cloned(), waiting_here });
             }
         }
     }

@@ -195,7 +195,7 @@ fn a_logger_that_blocks_at_the_close_does_not_keep_the_lease(backend: &Backend) 
     let guard = take(&manager.new_lock("a").unwrap());
     let waiting = other.new_lock("a").unwrap().enqueue().unwrap();
     wait_for_waiting(&other, 1);
-    let logger = ParkingLogger::park_at("session closed");
+    let logger = ParkingLogger::park_at("ended with its manager");
     assert!(ends_within(CLOSE_TIMEOUT, "close", || manager.clone().close()).is_err());
     assert_eq!(guard.loss(), Some(LossReason::Closed));
     logger.wait_until_parked(SOON);

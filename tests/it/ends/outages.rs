@@ -1,9 +1,12 @@
-//! Dropping and closing is bounded while nothing answers.
+//! An outage is told as one, and dropping and closing is bounded while nothing answers.
 
 use std::time::{Duration, Instant};
 
-use etcd_lock::{LockError, LockGuard, LockManager, LockManagerOptions, LossReason};
+use etcd_lock::{ErrorCode, LockError, LockGuard, LockManager, LockManagerOptions, LockOptions, LossReason};
+use log::Level;
 
+use crate::support::logs::Logs;
+use crate::support::process::alone;
 use crate::support::{Access, Backend, Etcd, Raw, disconnects, fresh_root, on_both_stores, take, within};
 
 on_both_stores! { own_server:
@@ -105,4 +108,59 @@ fn what_the_last_drop_could_not_take_back_goes_with_the_lease() {
     crate::support::eventually(crate::support::SOON, "no key, no lease", || {
         raw.count(&root) == 0 && raw.leases().is_empty()
     });
+}
+
+/// Long enough that an etcd which starts again finds the session alive on a slow machine, too.
+const OUTAGE_TTL: Duration = Duration::from_secs(12);
+
+/// The outage of a whole etcd as a program sees it: calls say that etcd is away, and not that somebody has the lock; the
+/// log says so well before the holds are lost, and when it is over; and the counters show it.
+#[test]
+fn an_outage_is_told_as_one_in_errors_logs_and_counters() {
+    alone(
+        "ends::outages::an_outage_is_told_as_one_in_errors_logs_and_counters",
+        2 * crate::support::SOON,
+        || {
+            let etcd = Etcd::start();
+            let options = LockManagerOptions::default().ttl(OUTAGE_TTL);
+            let manager = LockManager::connect(etcd.endpoints(), &fresh_root("outage"), options).unwrap();
+            let guard = take(&manager.new_lock("held").unwrap());
+            let before = manager.session().last_answer.expect("it has answered");
+            assert!(before < OUTAGE_TTL / 3 && manager.stats().rpc_failures.total() == 0);
+            let (silent, back) = (Logs::with("etcd has not answered"), Logs::with("etcd answers again"));
+            etcd.kill();
+            let killed = Instant::now();
+
+            let assert_tells_the_outage = |refused: Result<LockGuard, LockError>| {
+                let error = refused.unwrap_err();
+                assert_eq!(error.code(), ErrorCode::Unavailable, "{error}");
+                let text = error.to_string();
+                assert!(text.contains(&etcd.endpoint()) && text.contains("refused"), "{text}");
+            };
+            let other = manager.new_lock("other").unwrap();
+            let begun = Instant::now();
+            assert_tells_the_outage(other.lock_timeout(Duration::from_secs(2)));
+            assert!(begun.elapsed() >= Duration::from_secs(2), "it waits for etcd as long as it may");
+            let impatient = LockOptions::default().max_retries(3);
+            assert_tells_the_outage(manager.new_lock_with("other", impatient).unwrap().lock());
+
+            let warned =
+                crate::support::wait::eventually_some(OUTAGE_TTL / 2, "a warning", || silent.lines().pop());
+            assert!(guard.is_held() && manager.session().alive, "long before the loss");
+            assert!(killed.elapsed() < OUTAGE_TTL / 2);
+            assert!(
+                warned.1.contains(&etcd.endpoint()) && warned.1.contains("assured for another"),
+                "{warned:?}"
+            );
+            let (session, failures) = (manager.session(), manager.stats().rpc_failures);
+            assert!(session.last_answer >= Some(killed.elapsed() - Duration::from_secs(1)), "{session:?}");
+            assert!(failures.txn > 0 && failures.lease_renew > 0, "{failures:?}");
+
+            etcd.restart();
+            crate::support::eventually(crate::support::SOON, "the end is told", || !back.lines().is_empty());
+            assert!(manager.session().last_answer < Some(Duration::from_secs(5)));
+            drop(take(&other));
+            assert_eq!((silent.of_level(Level::Warn).len(), back.of_level(Level::Warn).len()), (1, 1));
+        },
+    );
 }

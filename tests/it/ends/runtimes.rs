@@ -6,6 +6,8 @@ use std::thread;
 use etcd_lock::LockError;
 use tokio::runtime::{Builder, Runtime};
 
+use crate::support::logs::Logs;
+use crate::support::process::alone;
 use crate::support::{Backend, SOON, disconnects, on_both_stores, take, within};
 
 on_both_stores! {
@@ -14,12 +16,12 @@ on_both_stores! {
     everything_works_on_a_runtimes_thread_for_blocking_calls,
 }
 
-/// Connects, waits, re-enters, times out, asks, closes and drops last handles, all on the calling thread.
+/// Connects, waits, times out, asks, closes and drops last handles, all on the calling thread.
 fn do_everything(backend: &Backend) {
     let (manager, other) = (backend.manager(), backend.manager());
     let lock = manager.new_lock("a").unwrap();
     let guard = take(&lock);
-    assert_eq!(lock.lock().unwrap().token(), guard.token());
+    assert!(lock.try_lock().unwrap().is_none());
     let rival = other.new_lock("a").unwrap();
     assert!(rival.try_lock().unwrap().is_none());
     let refused = rival.lock_timeout(std::time::Duration::from_millis(5));
@@ -70,5 +72,35 @@ fn everything_works_on_a_runtimes_thread_for_blocking_calls(backend: &Backend) {
         runtime.block_on(async {
             tokio::task::spawn_blocking(move || do_everything(&backend)).await.unwrap();
         });
+    });
+}
+
+/// The hint that a call blocks where it should not.
+fn hints() -> Logs {
+    Logs::with("blocks inside an async task")
+}
+
+fn one_thread() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+#[test]
+fn a_call_that_blocks_in_an_async_task_is_hinted_at_once_in_a_process() {
+    alone("ends::runtimes::a_call_that_blocks_in_an_async_task_is_hinted_at_once_in_a_process", SOON, || {
+        let hints = hints();
+        one_thread().block_on(async { do_everything(&Backend::memory("hint")) });
+        assert_eq!(hints.of_level(log::Level::Warn).len(), usize::from(cfg!(debug_assertions)));
+    });
+}
+
+#[test]
+fn a_call_on_a_thread_that_may_block_is_not_hinted_at() {
+    alone("ends::runtimes::a_call_on_a_thread_that_may_block_is_not_hinted_at", SOON, || {
+        let hints = hints();
+        do_everything(&Backend::memory("no-hint"));
+        one_thread().block_on(async {
+            tokio::task::spawn_blocking(|| do_everything(&Backend::memory("no-hint"))).await.unwrap();
+        });
+        assert_eq!(hints.lines(), []);
     });
 }

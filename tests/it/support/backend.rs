@@ -190,7 +190,7 @@ pub(crate) fn take(lock: &DistributedLock) -> LockGuard {
     lock.lock_timeout(SOON).unwrap_or_else(|error| panic!("lock {:?} not taken: {error:?}", lock.key()))
 }
 
-/// Takes the lock on a thread that ends at once: for re-entry, no living thread holds it.
+/// Takes the lock on a thread that ends at once.
 #[track_caller]
 pub(crate) fn take_elsewhere(lock: &DistributedLock) -> LockGuard {
     thread::scope(|scope| scope.spawn(|| take(lock)).join()).expect("the lock can be taken")

@@ -152,9 +152,9 @@ impl State {
             let requests: Vec<_> = side.requests.iter().map(InFlight::print).collect();
             let open: Vec<_> = side.open.keys().collect();
             let protocol = side.protocol.sketch();
-            let _ = write!(
+            let _ = writeln!(
                 out,
-                "{protocol} {lease:?} {over} {due} {busy} {threads:?} {requests:?} {asked:?} {wanted:?} {open:?} {told:?}\n"
+                "{protocol} {lease:?} {over} {due} {busy} {threads:?} {requests:?} {asked:?} {wanted:?} {open:?} {told:?}"
             );
         }
         let leases: Vec<LeaseId> = self.model.leases().collect();

@@ -1,0 +1,99 @@
+//! A hint for those who call from async code: a call that blocks there stops all other tasks of its thread.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use tokio::runtime::Handle;
+use tokio::task::coop::{RestoreOnPending, has_budget_remaining, poll_proceed};
+
+use crate::LOG;
+
+/// Twice what tokio gives a task for one poll.
+const MORE_THAN_A_BUDGET: usize = 256;
+
+/// Warns, once in a process and only where `debug_assertions` are on, when an async task is about to block its thread.
+pub(crate) fn about_to_block() {
+    static WARNED: AtomicBool = AtomicBool::new(false);
+    if cfg!(debug_assertions)
+        && !WARNED.load(Ordering::Relaxed)
+        && in_async_task()
+        && !WARNED.swap(true, Ordering::Relaxed)
+    {
+        log::warn!(
+            target: LOG,
+            "a call of etcd-lock blocks inside an async task, and with it every other task of that thread; \
+             call it in tokio::task::spawn_blocking (said once, in debug builds only)"
+        );
+    }
+}
+
+/// Whether this is an async task of tokio, which must not block.
+///
+/// That a thread belongs to a runtime does not tell: those of `spawn_blocking` do, too. But a task has a budget for each
+/// poll, which [`poll_proceed`] takes from, and where blocking is allowed there is no such limit. Everything is given back.
+fn in_async_task() -> bool {
+    if Handle::try_current().is_err() {
+        return false;
+    }
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut taken: Vec<RestoreOnPending> = Vec::new();
+    while has_budget_remaining() && taken.len() < MORE_THAN_A_BUDGET {
+        match poll_proceed(&mut cx) {
+            Poll::Ready(unit) => taken.push(unit),
+            Poll::Pending => break,
+        }
+    }
+    let is_limited = !has_budget_remaining();
+    // Each restores what was there before it, so the first one must be the last to go.
+    while taken.pop().is_some() {}
+    is_limited
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::{Builder, Runtime};
+    use tokio::task::{block_in_place, spawn, spawn_blocking};
+
+    use super::*;
+
+    fn many_threads() -> Runtime {
+        Builder::new_multi_thread().worker_threads(1).build().unwrap()
+    }
+
+    #[test]
+    fn a_task_on_a_worker_thread_is_one_whatever_it_has_used_of_its_budget() {
+        let found = many_threads().block_on(async {
+            spawn(async {
+                let fresh = (in_async_task(), has_budget_remaining());
+                let mut cx = Context::from_waker(Waker::noop());
+                while let Poll::Ready(unit) = poll_proceed(&mut cx) {
+                    unit.made_progress();
+                }
+                (fresh, in_async_task(), has_budget_remaining())
+            })
+            .await
+        });
+        assert_eq!(found.unwrap(), ((true, true), true, false), "and nothing of the budget is lost or won");
+    }
+
+    #[test]
+    fn the_main_task_is_one_in_either_runtime() {
+        assert!(many_threads().block_on(async { in_async_task() }));
+        assert!(Builder::new_current_thread().build().unwrap().block_on(async { in_async_task() }));
+    }
+
+    #[test]
+    fn a_thread_for_blocking_calls_is_none() {
+        let runtime = many_threads();
+        assert!(!runtime.block_on(async { spawn_blocking(in_async_task).await.unwrap() }));
+        assert!(!runtime.block_on(async { spawn(async { block_in_place(in_async_task) }).await.unwrap() }));
+    }
+
+    #[test]
+    fn a_plain_thread_is_none_with_a_runtime_at_hand_or_not() {
+        assert!(!in_async_task());
+        let runtime = many_threads();
+        let _entered = runtime.enter();
+        assert!(!in_async_task());
+    }
+}
