@@ -137,7 +137,6 @@ impl HoldTable {
         let mut table = self.table.lock();
         let mut listed = table.holds.remove(&hold)?;
         let lost = listed.close(lost, &mut table.open, &self.counters);
-        self.note_open(&table);
         Some(Ended { state: listed.state, lost })
     }
 
@@ -147,7 +146,6 @@ impl HoldTable {
         let mut table = self.table.lock();
         table.session.end(reason);
         table.close_all(&self.counters);
-        self.note_open(&table);
         let holds = std::mem::take(&mut table.holds);
         drop(table);
         let ended = |(_, Listed { state, .. }): (HoldId, Listed)| Ended { lost: state.lost(), state };
@@ -160,7 +158,6 @@ impl HoldTable {
         table.shut.get_or_insert(reason);
         table.session.end(reason);
         table.close_all(&self.counters);
-        self.note_open(&table);
         self.sooner.notify_all();
     }
 
@@ -195,7 +192,6 @@ impl HoldTable {
         }
         let Some(left) = table.session.remaining(now) else {
             table.close_all(&self.counters);
-            self.note_open(table);
             return None;
         };
         let pause = left.min(LONGEST_SLEEP);
@@ -246,6 +242,8 @@ impl Listed {
         let lost = self.state.end(lost);
         if let Some(done) = self.done.take() {
             *open -= 1;
+            // Counted before anybody can see it closed.
+            counters.held.store(*open, Relaxed);
             match lost {
                 None => count(&counters.released),
                 Some(reason) => counters.count_lost(reason),
