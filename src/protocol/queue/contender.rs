@@ -5,6 +5,7 @@ use super::super::timers::Timer;
 use super::super::{HoldId, QueueId, RequestId, Ticket};
 use super::debris::Debris;
 use super::place::Place;
+use crate::clock::Time;
 use crate::store::{Key, LeaseId, Revision, WatchId};
 
 /// The key with which this process stands in the queue of a name.
@@ -30,6 +31,7 @@ pub(super) struct Contender {
 pub(super) struct Look {
     pub(super) request: RequestId,
     pub(super) epoch: Revision,
+    pub(super) sent: Time,
 }
 
 #[derive(Clone, Debug)]

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::contender::{Contender, Stage};
 use super::{Cx, OWN_WATCH_AGE, Queue};
+use crate::clock::Time;
 use crate::protocol::QueueId;
 use crate::protocol::mutants::mutant;
 use crate::protocol::outbox::{Outbox, Watched};
@@ -36,6 +37,8 @@ pub(super) struct Place {
     pub(super) created: Revision,
     /// The store's revision when it was last read who is before it.
     seen: Revision,
+    /// When that read was sent.
+    pub(super) asked_at: Time,
     /// The keys whose end was told, and at which revision, since a read was begun: its answer may be from before that.
     told: Vec<(Revision, Key)>,
     lookout: Option<Lookout>,
@@ -97,8 +100,8 @@ impl Post {
 }
 
 impl Place {
-    pub(super) fn new(created: Revision, seen: Revision) -> Self {
-        Self { created, seen, told: Vec::new(), lookout: None, first: None }
+    pub(super) fn new(created: Revision, seen: Revision, asked_at: Time) -> Self {
+        Self { created, seen, asked_at, told: Vec::new(), lookout: None, first: None }
     }
 
     fn is_firm(&self) -> bool {
@@ -237,24 +240,25 @@ impl Queue {
         &mut self,
         created: Revision,
         ahead: Option<Ahead>,
-        revision: Revision,
+        (revision, sent): (Revision, Time),
         cx: &mut Cx<'_>,
     ) {
         if let Some(contender) = &mut self.contender {
-            contender.stage = Stage::Queued(Box::new(Place::new(created, revision)));
+            contender.stage = Stage::Queued(Box::new(Place::new(created, revision, sent)));
             cx.out.timers.set(Timer::OwnWatch(self.id), cx.now + OWN_WATCH_AGE);
         }
         match ahead {
-            Some(ahead) => self.wait_behind(ahead, revision, cx),
+            Some(ahead) => self.wait_behind(ahead, (revision, sent), cx),
             None => self.look(cx),
         }
     }
 
     /// A read showed at `revision` who is before us.
-    pub(super) fn wait_behind(&mut self, ahead: Ahead, revision: Revision, cx: &mut Cx<'_>) {
+    pub(super) fn wait_behind(&mut self, ahead: Ahead, (revision, sent): (Revision, Time), cx: &mut Cx<'_>) {
         let Some(place) = self.contender.as_mut().and_then(Contender::place_mut) else {
             return;
         };
+        place.asked_at = sent;
         place.read(ahead, revision, self.id, self.name.contenders(), cx.out);
         let patience = cx.out.jittered(place.patience());
         cx.out.timers.set(Timer::Fallback(self.id), cx.now + patience);

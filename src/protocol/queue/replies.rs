@@ -44,7 +44,7 @@ impl Queue {
             Some(Entered::First { token }) => self.hold(token, answer.revision, cx),
             Some(Entered::Behind { created, ahead }) => {
                 self.refuse_tries_of(&sent.tries, cx);
-                self.stand(created, ahead, answer.revision, cx);
+                self.stand(created, ahead, (answer.revision, sent.sent), cx);
             }
             Some(Entered::Taken) => {
                 self.forget_contender(cx);
@@ -167,7 +167,7 @@ impl Queue {
         // A read that goes astray may delay a hand-over no more than a watch that does.
         let timeout = cx.out.config.request_timeout.min(FALLBACK);
         let request = cx.out.send_within(Purpose::Look(self.id), Request::Txn(look), timeout);
-        contender.look = Some(Look { request, epoch: tenure_epoch });
+        contender.look = Some(Look { request, epoch: tenure_epoch, sent: cx.now });
         if let Some(place) = contender.place_mut() {
             place.asked();
         }
@@ -192,6 +192,7 @@ impl Queue {
             return Verdict::Nothing;
         };
         let standing = requests::standing(created, &answer);
+        let sent = asked.map_or(cx.now, |look| look.sent);
         if contender.is_older(revision) && !mutant!(StaleReadBelieved) {
             return self.look_failed(stale(), cx);
         }
@@ -203,7 +204,7 @@ impl Queue {
         match (standing, contender.hold_mut()) {
             (Standing::First, None) => self.hold(created, revision, cx),
             (Standing::Behind(ahead), None) => {
-                self.wait_behind(ahead, revision, cx);
+                self.wait_behind(ahead, (revision, sent), cx);
                 if again {
                     self.look(cx);
                 }

@@ -16,6 +16,7 @@ use crate::value::ContenderValue;
 #[derive(Clone, Debug)]
 pub(super) struct SentStep {
     pub(super) epoch: Revision,
+    pub(super) sent: Time,
     pub(super) deletes: Vec<SentDelete>,
     pub(super) entering: bool,
     /// The tries that waited when it was sent: its answer speaks for them, not for those that come later.
@@ -114,6 +115,7 @@ impl Queue {
         let tries = self.waiters.iter().filter(|waiter| waiter.patience.try_only);
         self.step = Progress::InFlight(SentStep {
             epoch: guard.epoch,
+            sent: cx.now,
             deletes: sent,
             entering: entry.is_some(),
             tries: tries.map(|waiter| waiter.ticket).collect(),

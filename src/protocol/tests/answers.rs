@@ -262,3 +262,25 @@ fn whoever_asked_after_the_release_was_not_kept_out_by_it() {
     world.pass_alone(Duration::from_millis(400));
     assert!(matches!(world.refusal(0, late), Some(Refusal::Unavailable(_))));
 }
+
+#[test]
+fn what_was_read_before_a_ticket_asked_says_nothing_about_its_wait() {
+    let mut world = World::with(2);
+    let elsewhere = world.lock(1, "a", 1);
+    world.settle();
+    let left = world.lock(0, "a", 1);
+    world.settle();
+    world.nodes[0].deaf = true;
+    world.leave(1, elsewhere);
+    world.settle_node(1);
+    world.now = world.now + Duration::from_millis(1);
+    // Nobody has the lock any more, which this process has not heard.
+    let mut late = None;
+    world.together(0, |world| {
+        world.leave(0, left);
+        late = Some(world.lock_within(0, "a", 2, Duration::from_millis(5)));
+    });
+    world.pass_alone(Duration::from_millis(50));
+    let refusal = world.refusal(0, late.unwrap());
+    assert!(matches!(refusal, Some(Refusal::Unavailable(_))), "{refusal:?}");
+}
