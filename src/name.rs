@@ -100,6 +100,12 @@ impl LockName {
         Span::Prefix(self.0.prefix.clone())
     }
 
+    /// Whether the key is one of [`contender_key`](Self::contender_key)'s for this lease.
+    pub(crate) fn is_key_of(&self, key: &Key, lease: LeaseId) -> bool {
+        let of_lease = format!("{}{lease:x}-", self.0.prefix);
+        key.as_bytes().starts_with(of_lease.as_bytes())
+    }
+
     /// The key of a contender. `seq` tells those of a session apart.
     pub(crate) fn contender_key(&self, lease: LeaseId, seq: u64) -> Key {
         Key::from(format!("{}{lease:x}-{seq:x}", self.0.prefix))

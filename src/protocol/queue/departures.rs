@@ -166,16 +166,17 @@ impl Queue {
 
     /// What is known to the waiter at this place.
     fn known(&self, at: usize) -> Known {
+        let lease = self.contender.as_ref().map(|contender| contender.lease);
         let since = self.waiters.get(at).map(|waiter| waiter.since);
         let local = self.waiters.iter().take(at).any(|before| !before.patience.try_only)
             || self.waiters.get(at).is_some_and(|waiter| waiter.kept_out);
         let queued = match self.contender.as_ref().map(|contender| &contender.stage) {
             Some(Stage::Held(_)) => return Known::HeldHere,
-            // Keys of ours that are on their way out keep nobody out for long.
+            // Other keys of this session are on their way out, and keep nobody out for long.
             // And what was read before this ticket asked says nothing about its wait.
             Some(Stage::Queued(place)) => {
                 since.is_some_and(|since| place.asked_at >= since)
-                    && place.is_behind(|key| self.debris.iter().all(|debris| debris.key != *key))
+                    && place.is_behind(|key| lease.is_none_or(|lease| !self.name.is_key_of(key, lease)))
             }
             Some(Stage::Entering) | None => false,
         };
