@@ -29,7 +29,7 @@ const CAUGHT: [(Mutant, u64); 25] = [
     (Mutant::TryBesideOwnDelete, 11),
     (Mutant::TryRefusedByOldNews, 1329),
     (Mutant::NoSpaceTakenForNotDone, 3),
-    (Mutant::ReleaseWaitsForFence, 3971),
+    (Mutant::ReleaseWaitsForFence, 43322),
     (Mutant::DeletesNotCut, 1301),
     (Mutant::DeletedByNameAlone, 69),
     (Mutant::ReplayedDeletionBelieved, 2404),
