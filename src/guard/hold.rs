@@ -293,8 +293,13 @@ impl Hold {
         let sent = self.leave(Some(reply));
         let key = self.state.name.as_str();
         let doing = || format!("releasing lock {key:?}");
-        // A hold that the end of the I/O thread has swept away is expired; that says more than how the thread ended.
-        let gone = |error| if self.state.has_ended() { self.state.expired(self.now()) } else { error };
+        // A hold that the end of the I/O thread has swept away is expired, and so is one whose manager is being closed;
+        // that says more than how the thread ended.
+        let gone = |error| match error {
+            _ if self.state.has_ended() => self.state.expired(self.now()),
+            LockError::Closed => LockError::Expired { key: key.into(), reason: LossReason::Closed },
+            error => error,
+        };
         sent.map_err(gone)?;
         match mailbox::wait_for(&answer, Instant::now().checked_add(self.lock.manager().request_timeout())) {
             Ok(Ok(())) => Ok(()),

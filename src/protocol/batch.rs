@@ -141,7 +141,7 @@ impl Batches {
                 continue;
             };
             let most = self.most_operations;
-            let alone = queue.goes_alone() || self.denied.contains(queue.name(), cx.now);
+            let alone = queue.goes_alone(guard.epoch) || self.denied.contains(queue.name(), cx.now);
             let fits = operations + queue.operations_within(most) <= most && !alone;
             if !steps.is_empty() && !fits {
                 break;

@@ -170,6 +170,11 @@ impl Protocol {
         self.out.pop_action()
     }
 
+    /// A close would have nothing to take back from the store.
+    pub(crate) fn has_left_nothing(&self) -> bool {
+        self.session.has_left_nothing()
+    }
+
     pub(crate) fn next_timeout(&self) -> Option<Time> {
         self.out.timers.next()
     }
@@ -251,6 +256,11 @@ impl Protocol {
             Verdict::Fenced(waiting) => {
                 for id in waiting {
                     self.change_queue(id, Queue::retry);
+                }
+            }
+            Verdict::FenceRefused(waiting, failure) => {
+                for id in waiting {
+                    self.change_queue(id, |queue, cx| queue.fence_refused(&failure, cx));
                 }
             }
             Verdict::Lost(reason) => {

@@ -121,6 +121,11 @@ pub(super) fn session_checked(answer: &TxnAnswer) -> Option<Option<KeyValue>> {
     }
 }
 
+/// The same for a request that changes something: nobody knows what was carried out.
+pub(super) fn misfit() -> Failure {
+    Failure { class: FailureClass::Unknown, ..garbled() }
+}
+
 /// For an answer that has not the form of its question: a defect here or there, never the caller's.
 pub(super) fn garbled() -> Failure {
     Failure::new(FailureClass::Refused, "etcd's answer does not fit the request")

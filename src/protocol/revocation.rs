@@ -44,6 +44,21 @@ impl Revocations {
         out.timers.set(Timer::Revoke(lease), now + pause);
     }
 
+    /// Nothing is left to revoke.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Nobody has to be given time any more: what was to be revoked later is revoked now.
+    pub(super) fn hurry(&mut self, out: &mut Outbox) {
+        let mut waiting: Vec<LeaseId> = self.0.keys().copied().collect();
+        waiting.retain(|&lease| out.timers.clear(Timer::Revoke(lease)));
+        waiting.sort_unstable();
+        for lease in waiting {
+            self.send(lease, out);
+        }
+    }
+
     pub(super) fn send(&mut self, lease: LeaseId, out: &mut Outbox) {
         if self.0.contains_key(&lease) {
             out.send(Purpose::Revoke { lease }, Request::RevokeLease { lease });

@@ -25,6 +25,8 @@ pub(super) enum Verdict {
     Up,
     /// A fence is through: these queues may go on.
     Fenced(Vec<QueueId>),
+    /// The store refuses a later epoch: tries in these queues cannot be decided.
+    FenceRefused(Vec<QueueId>, Failure),
     /// The session is over: every hold is lost.
     Lost(LossReason),
     /// There is no session, for this reason, and waiting does not help.
@@ -52,9 +54,10 @@ enum State {
     Registering(Tenure),
     /// Exits: Down, Closing.
     Up(Tenure),
-    /// The lease is being revoked (once it is known). Exits: Closed.
+    /// Every lease is being revoked, the one that was asked for once it is known. Exits: Closed.
     Closing {
-        lease: Option<LeaseId>,
+        /// A lease was asked for, and there is no answer yet.
+        granting: bool,
     },
     Closed,
 }
@@ -131,8 +134,8 @@ impl Session {
             Ok(_) => return self.set_up_failed(now, requests::garbled(), out),
             Err(failure) => return self.set_up_failed(now, failure, out),
         };
-        if let State::Closing { lease: closing } = &mut self.state {
-            *closing = Some(lease);
+        if let State::Closing { granting } = &mut self.state {
+            *granting = false;
             self.revocations.begin(now, lease, ttl, out);
             return Verdict::Nothing;
         }
@@ -198,7 +201,11 @@ impl Session {
                 fence.failures += 1;
                 let pause = out.back_off(FIRST_BACK_OFF, fence.failures);
                 out.timers.set(Timer::Fence, now + pause);
-                Verdict::Nothing
+                if failure.is_final() {
+                    Verdict::FenceRefused(fence.waiting.clone(), failure)
+                } else {
+                    Verdict::Nothing
+                }
             }
             (_, State::Registering(tenure)) => {
                 let (lease, ttl) = (tenure.lease, tenure.ttl);
@@ -211,9 +218,9 @@ impl Session {
 
     /// Tries again later; a refusal that waiting does not mend is told to those who wait.
     fn set_up_failed(&mut self, now: Time, failure: Failure, out: &mut Outbox) -> Verdict {
-        if matches!(self.state, State::Closing { .. }) {
-            self.state = State::Closed;
-            out.act(Action::Closed);
+        if let State::Closing { granting } = &mut self.state {
+            *granting = false;
+            self.end_if_done(out);
             return Verdict::Nothing;
         }
         self.state = State::Down;
@@ -387,10 +394,8 @@ impl Session {
         reply: &Result<Response, Failure>,
         out: &mut Outbox,
     ) {
-        let done = self.revocations.handle_reply(now, lease, reply, out);
-        if done && matches!(self.state, State::Closing { lease: Some(closing) } if closing == lease) {
-            self.state = State::Closed;
-            out.act(Action::Closed);
+        if self.revocations.handle_reply(now, lease, reply, out) {
+            self.end_if_done(out);
         }
     }
 
@@ -402,14 +407,33 @@ impl Session {
                 tenure.clear(out);
                 self.close_lease(now, &tenure, out);
             }
-            State::Granting => self.state = State::Closing { lease: None },
-            State::Down => out.act(Action::Closed),
-            ending @ (State::Closing { .. } | State::Closed) => self.state = ending,
+            State::Granting => self.state = State::Closing { granting: true },
+            State::Down => self.state = State::Closing { granting: false },
+            ending @ (State::Closing { .. } | State::Closed) => {
+                self.state = ending;
+                return;
+            }
         }
+        // The holders of an earlier session were given time to stop; now they have been told to.
+        self.revocations.hurry(out);
+        self.end_if_done(out);
     }
 
     fn close_lease(&mut self, now: Time, tenure: &Tenure, out: &mut Outbox) {
-        self.state = State::Closing { lease: Some(tenure.lease) };
+        self.state = State::Closing { granting: false };
         self.revocations.begin(now, tenure.lease, tenure.ttl, out);
+    }
+
+    /// Every lease is gone that a close has to wait for, this session's and earlier ones'.
+    fn end_if_done(&mut self, out: &mut Outbox) {
+        if matches!(self.state, State::Closing { granting: false }) && self.revocations.is_empty() {
+            self.state = State::Closed;
+            out.act(Action::Closed);
+        }
+    }
+
+    /// Nothing that is known of stands in the store: there is neither a session nor one that is still to be revoked.
+    pub(super) fn has_left_nothing(&self) -> bool {
+        matches!(self.state, State::Down | State::Granting | State::Closed) && self.revocations.is_empty()
     }
 }

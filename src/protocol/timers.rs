@@ -49,10 +49,10 @@ impl Timers {
         self.order.insert((at, timer));
     }
 
-    pub(super) fn clear(&mut self, timer: Timer) {
-        if let Some(at) = self.at.remove(&timer) {
-            self.order.remove(&(at, timer));
-        }
+    /// True if it was set.
+    pub(super) fn clear(&mut self, timer: Timer) -> bool {
+        let at = self.at.remove(&timer);
+        at.is_some_and(|at| self.order.remove(&(at, timer)))
     }
 
     /// Takes the next timer that is due at `now`.

@@ -9,7 +9,6 @@ mod window;
 
 use std::panic;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
@@ -68,8 +67,8 @@ pub(super) struct Driver<S: Store> {
     watch_events: UnboundedReceiver<WatchEvent>,
     report: Arc<Report>,
     startup: Option<Startup>,
-    /// The caller did not wait for the session.
-    lazy: bool,
+    /// When the close began there was nothing in etcd to take back; what may be left is a lease that nobody uses.
+    nothing_to_keep: bool,
     /// When to leave even if the protocol has not come to its end.
     closing: Option<Time>,
     /// The session that the close has ended, until etcd confirms it.
@@ -123,7 +122,7 @@ impl<S: Store> Driver<S> {
             watch_orders,
             watch_events,
             report,
-            lazy: startup.is_none(),
+            nothing_to_keep: false,
             startup,
             closing: None,
             closing_session: None,
@@ -191,7 +190,7 @@ impl<S: Store> Driver<S> {
             self.begin_to_close(now);
         }
         if self.closing.is_some_and(|at| at <= now) {
-            if self.never_had_a_session() {
+            if self.nothing_to_keep {
                 self.inbox.end(End::Closed);
             } else {
                 self.inbox.end(End::Unconfirmed);
@@ -286,17 +285,12 @@ impl<S: Store> Driver<S> {
         self.protocol.handle_command(now, Command::Acquire(acquire));
     }
 
-    /// Nothing was ever held or queued for in etcd. What may be left there is a lease that nobody uses.
-    fn never_had_a_session(&self) -> bool {
-        self.lazy && self.report.counters.sessions.load(Ordering::Relaxed) == 0
-    }
-
     fn begin_to_close(&mut self, now: Time) {
         if self.closing.is_none() {
             self.inbox.end(End::Closed);
             let limit = self.settings.close_timeout;
-            self.closing =
-                Some(now + if self.never_had_a_session() { limit.min(NOTHING_TO_KEEP) } else { limit });
+            self.nothing_to_keep = self.protocol.has_left_nothing();
+            self.closing = Some(now + if self.nothing_to_keep { limit.min(NOTHING_TO_KEEP) } else { limit });
             self.protocol.handle_command(now, Command::Close);
         }
     }

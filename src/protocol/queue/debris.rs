@@ -37,6 +37,11 @@ impl Debris {
         self.is_fenced(epoch) || self.created.is_some() && !mutant!(ReleaseWaitsForFence)
     }
 
+    /// Its delete is due and must be a request of its own: a plain delete cannot be part of a transaction.
+    pub(super) fn goes_alone(&self, epoch: Revision) -> bool {
+        self.plain && self.is_due(epoch)
+    }
+
     pub(super) fn deletion(&self, epoch: Revision) -> Deletion {
         // An older copy of the acquire may have put the key again after an early delete, so the last delete takes it
         // whatever its create revision is. No key is used again that such a copy names.

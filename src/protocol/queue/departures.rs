@@ -29,7 +29,9 @@ pub(super) struct Departing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Known {
     Nothing,
-    /// Somebody was before our contender when the store was last asked, or before this ticket in this process.
+    /// Somebody of this process asked before; whether the store can be asked is not known.
+    LocalPlace,
+    /// Somebody was before our contender when the store was last asked, or a hold of this process was.
     Queued,
     /// A hold of this process.
     HeldHere,
@@ -153,8 +155,12 @@ impl Queue {
             (_, Some(Ok(holder @ Some(_)))) => Ok(holder),
             (Known::HeldHere, _) => Ok(None),
             (_, Some(Err(failure))) => Err(failure),
-            (Known::Queued, Some(Ok(None)) | None) => cx.out.contact.trouble(cx.now).map_or(Ok(None), Err),
-            (Known::Nothing, Some(Ok(None)) | None) => Err(self.why_unavailable(cx)),
+            (Known::Queued, Some(Ok(None)) | None) | (Known::LocalPlace, Some(Ok(None))) => {
+                cx.out.contact.trouble(cx.now).map_or(Ok(None), Err)
+            }
+            (Known::Nothing, Some(Ok(None)) | None) | (Known::LocalPlace, None) => {
+                Err(self.why_unavailable(cx))
+            }
         };
         let refusal = match (held, why) {
             (Err(failure), _) => Refusal::Unavailable(failure),
@@ -168,8 +174,8 @@ impl Queue {
     fn known(&self, at: usize) -> Known {
         let lease = self.contender.as_ref().map(|contender| contender.lease);
         let since = self.waiters.get(at).map(|waiter| waiter.since);
-        let local = self.waiters.iter().take(at).any(|before| !before.patience.try_only)
-            || self.waiters.get(at).is_some_and(|waiter| waiter.kept_out);
+        let local = self.waiters.iter().take(at).any(|before| !before.patience.try_only);
+        let kept_out = self.waiters.get(at).is_some_and(|waiter| waiter.kept_out);
         let queued = match self.contender.as_ref().map(|contender| &contender.stage) {
             Some(Stage::Held(_)) => return Known::HeldHere,
             // Other keys of this session are on their way out, and keep nobody out for long.
@@ -180,7 +186,12 @@ impl Queue {
             }
             Some(Stage::Entering) | None => false,
         };
-        if (local || queued) && self.last_failure.is_none() { Known::Queued } else { Known::Nothing }
+        match self.last_failure {
+            Some(_) => Known::Nothing,
+            None if kept_out || queued => Known::Queued,
+            None if local => Known::LocalPlace,
+            None => Known::Nothing,
+        }
     }
 
     fn why_unavailable(&self, cx: &Cx<'_>) -> Failure {

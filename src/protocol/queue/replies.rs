@@ -27,6 +27,9 @@ impl Queue {
             return Verdict::Nothing;
         };
         let answer = match fate {
+            Fate::Answered(answer) if answer.deleted.len() != sent.deletes.len() => {
+                return self.step_failed(sent, requests::misfit(), cx);
+            }
             Fate::Answered(answer) => answer,
             Fate::Failed(failure) => return self.step_failed(sent, failure, cx),
             Fate::Again { alone } => {

@@ -8,8 +8,8 @@ use crate::protocol::mutants::mutant;
 use crate::protocol::outbox::Outbox;
 use crate::protocol::requests::Guard;
 use crate::protocol::step::{Deletion, Entry, Step};
-use crate::protocol::{Acquire, Ticket};
-use crate::store::{Key, Revision};
+use crate::protocol::{Acquire, Refusal, Ticket};
+use crate::store::{Failure, Key, Revision};
 use crate::value::ContenderValue;
 
 /// The step of a queue that is in flight.
@@ -71,6 +71,17 @@ impl Queue {
         }
     }
 
+    /// The store refuses the epoch under which a key of ours could be deleted for good. A try cannot be decided while
+    /// that key may come back.
+    pub(in crate::protocol) fn fence_refused(&mut self, failure: &Failure, cx: &mut Cx<'_>) {
+        self.waiters.retain(|waiter| {
+            if waiter.patience.try_only {
+                cx.out.refuse(waiter.ticket, Refusal::Failed(failure.clone()));
+            }
+            !waiter.patience.try_only
+        });
+    }
+
     /// Whether this queue is to be asked for a step soon, and was not already.
     pub(in crate::protocol) fn enlist(&mut self) -> bool {
         let wanted = match self.contender.as_ref().map(Contender::is_entering) {
@@ -87,8 +98,8 @@ impl Queue {
     }
 
     /// Its next step must have a request of its own, because a batch with it was refused.
-    pub(in crate::protocol) fn goes_alone(&self) -> bool {
-        self.alone || self.debris.iter().any(|debris| debris.plain)
+    pub(in crate::protocol) fn goes_alone(&self, epoch: Revision) -> bool {
+        self.alone || self.debris.iter().any(|debris| debris.goes_alone(epoch))
     }
 
     /// The step that the state calls for now, of at most `most` operations; it is then in flight.
@@ -108,6 +119,8 @@ impl Queue {
             cx.session.retire_keys();
         }
         let room = deletes.len() < most || mutant!(DeletesNotCut);
+        // A plain delete cannot be part of a transaction; the lock is handed over after it.
+        let room = room && !self.debris.iter().any(|debris| debris.goes_alone(guard.epoch));
         let entry = if room { self.take_entry(cx) } else { None };
         if deletes.is_empty() && entry.is_none() {
             return None;
@@ -125,7 +138,7 @@ impl Queue {
 
     fn take_deletes(&self, guard: &Guard, most: usize) -> (Vec<Deletion>, Vec<SentDelete>) {
         // What is refused in a batch goes one by one.
-        let most = if self.goes_alone() { 1 } else { most };
+        let most = if self.goes_alone(guard.epoch) { 1 } else { most };
         let most = if mutant!(DeletesNotCut) { usize::MAX } else { most };
         let due = self.debris.iter().filter(|debris| debris.is_due(guard.epoch)).take(most);
         due.map(|debris| {
@@ -137,10 +150,6 @@ impl Queue {
 
     /// The contender that wants in, made now if there is none.
     fn take_entry(&mut self, cx: &mut Cx<'_>) -> Option<Entry> {
-        // A delete that must be plain cannot be part of a transaction, and the lock is handed over after it.
-        if self.debris.iter().any(|debris| debris.plain) {
-            return None;
-        }
         let tenure = cx.session.tenure()?;
         if let (None, Some(front)) = (&self.contender, self.waiters.front()) {
             let try_only = front.patience.try_only;

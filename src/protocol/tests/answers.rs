@@ -284,3 +284,13 @@ fn what_was_read_before_a_ticket_asked_says_nothing_about_its_wait() {
     let refusal = world.refusal(0, late.unwrap());
     assert!(matches!(refusal, Some(Refusal::Unavailable(_))), "{refusal:?}");
 }
+
+#[test]
+fn an_earlier_place_in_the_process_is_no_proof_of_contention_while_the_store_says_nothing() {
+    let mut world = World::unconnected(1);
+    world.lock(0, "a", 1);
+    let second = world.lock_within(0, "a", 2, Duration::from_millis(200));
+    world.pass_alone(Duration::from_millis(300));
+    let refusal = world.refusal(0, second);
+    assert!(matches!(refusal, Some(Refusal::Unavailable(_))), "{refusal:?}");
+}

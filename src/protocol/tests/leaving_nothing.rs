@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::world::{TTL, World};
+use super::world::{MARGIN, TTL, World};
 use crate::error::LossReason;
 use crate::memory::model::{Limits, Model};
 use crate::protocol::Refusal;
@@ -197,4 +197,48 @@ fn an_answer_older_than_the_key_says_nothing_about_it() {
     world.leave(1, elsewhere);
     world.pass(Duration::from_secs(3));
     assert_eq!(world.token(0, waiter), Some(created), "its place is the first one");
+}
+
+#[test]
+fn a_full_store_is_told_at_once_also_where_an_earlier_key_waits_for_its_fence() {
+    let mut world = World::with(1);
+    let ticket = hold_that_needs_a_fence(&mut world);
+    world.model.set_no_space(true);
+    world.leave(0, ticket);
+    // The early delete is refused as a transaction, and carried out as a plain delete.
+    world.fail(0, FailureClass::NoSpace);
+    world.settle();
+    assert!(world.contenders("a").is_empty());
+    let waiter = world.lock(0, "a", 1);
+    world.settle();
+    let tried = world.try_lock(0, "a", 1);
+    world.pass(Duration::from_secs(3));
+    for ticket in [waiter, tried] {
+        let refusal = world.refusal(0, ticket);
+        assert!(
+            matches!(&refusal, Some(Refusal::Failed(failure)) if failure.class == FailureClass::NoSpace),
+            "{refusal:?}"
+        );
+    }
+}
+
+#[test]
+fn closing_takes_back_the_lease_of_a_session_that_was_lost_just_before() {
+    let mut world = World::with(2);
+    world.lock(0, "a", 1);
+    world.settle();
+    // The last renewal comes through, and its answer does not: the lease lasts longer than the hold.
+    world.pass_alone(TTL / 3);
+    let (_, renewal) = world.nodes[0].sent.pop_front().expect("a renewal");
+    world.carry_out_late(&renewal);
+    world.pass_alone(TTL - MARGIN - TTL / 3 + Duration::from_millis(10));
+    let lost = world.nodes[0].log.iter().any(|line| line.starts_with("SessionDown"));
+    assert!(lost && !world.contenders("a").is_empty());
+    world.nodes[0].sent.clear();
+    world.command(0, crate::protocol::Command::Close);
+    assert!(!world.nodes[0].closed, "its lease is still there");
+    while !world.nodes[0].sent.is_empty() {
+        world.answer(0);
+    }
+    assert!(world.contenders("a").is_empty());
 }

@@ -65,7 +65,7 @@ impl Parked {
         self.cluster.member(self.stopped).stop();
         let start = Instant::now();
         let limit = Duration::from_millis(400);
-        assert!(matches!(lock.lock_timeout(limit), Err(LockError::Timeout { .. })));
+        assert!(matches!(lock.lock_timeout(limit), Err(LockError::Unavailable { .. })));
         assert_within(start, limit + Duration::from_millis(100), "a timed out call returns");
         let guard = self.other.new_lock("x").unwrap().lock_timeout(SOON).unwrap();
         guard.unlock().unwrap();
