@@ -194,6 +194,14 @@ fn unlocking_after_the_end_of_the_i_o_thread_says_how_it_ended() {
 }
 
 #[test]
+fn unlocking_while_the_manager_is_being_closed_says_that_the_hold_ended_with_it() {
+    let (_manager, guard, _hold, io) = guard();
+    io.inbox.end(End::Closed);
+    assert!(guard.is_held(), "its end comes a moment later");
+    assert!(matches!(guard.unlock(), Err(LockError::Expired { reason: LossReason::Closed, .. })));
+}
+
+#[test]
 fn a_guard_dropped_by_a_panic_leaves() {
     let (_manager, guard, _hold, io) = guard();
     let panicked = panic::catch_unwind(AssertUnwindSafe(move || {

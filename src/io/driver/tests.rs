@@ -253,6 +253,20 @@ fn closing_ends_everything_for_every_handle() {
 }
 
 #[test]
+fn closing_right_after_a_loss_gives_the_lost_lease_back() {
+    let store = MemoryStore::new();
+    let ((manager, client), (other, _)) = (manager(&store), self::manager(&store));
+    let guard = lock(&manager).lock().unwrap();
+    store.disconnect_client(client);
+    // Beyond the deadline, and not beyond the lease.
+    store.advance(manager.session().remaining + 100 * MS);
+    assert!(closes(&guard));
+    store.reconnect_client(client);
+    manager.close().unwrap();
+    assert!(lock(&other).try_lock().unwrap().is_some());
+}
+
+#[test]
 fn closing_a_partitioned_manager_is_bounded_and_says_so() {
     let store = MemoryStore::new();
     let (manager, client) = manager_with(&store, &options().close_timeout(200 * MS));
