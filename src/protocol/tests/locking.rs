@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::world::{Outcome, World};
+use super::node::Outcome;
+use super::world::World;
 use crate::protocol::requests::NEAR;
 use crate::protocol::{Patience, Refusal, Ticket};
 use crate::store::FailureClass;

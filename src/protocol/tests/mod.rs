@@ -6,6 +6,7 @@ mod giving_up;
 mod leaving_nothing;
 mod locking;
 mod losing;
+mod node;
 mod told;
 mod unknown_outcomes;
 mod world;

@@ -1,18 +1,16 @@
 //! Protocols and one store model in virtual time; the test decides when what arrives.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
+use super::node::{Node, Outcome};
 use crate::clock::Time;
 use crate::error::LossReason;
-use crate::memory::model::{Model, Notice, Watcher};
+use crate::memory::model::{Model, Notice};
 use crate::name::{LockName, Root};
-use crate::protocol::{
-    Acquire, Action, Command, Config, HoldId, Patience, Protocol, Refusal, ReleaseFailure, RequestId, Ticket,
-};
+use crate::protocol::{Acquire, Action, Command, Patience, Refusal, RequestId, Ticket};
 use crate::store::{
     Failure, FailureClass, Key, KeyValue, Op, Order, Range, Request, Response, Revision, Span, Txn,
-    WatchEvent, WatchId,
+    WatchEvent,
 };
 
 pub(super) const TTL: Duration = Duration::from_secs(10);
@@ -28,32 +26,6 @@ pub(super) struct World {
     pub(super) model: Model,
     pub(super) nodes: Vec<Node>,
     next_ticket: u64,
-}
-
-pub(super) struct Node {
-    pub(super) protocol: Protocol,
-    /// Requests that were sent and not yet answered, in order.
-    pub(super) sent: VecDeque<(RequestId, Request)>,
-    /// How many requests of each kind were sent, by the name of the kind.
-    pub(super) count: BTreeMap<&'static str, usize>,
-    watches: HashMap<WatchId, Watcher>,
-    pub(super) outcomes: HashMap<Ticket, Outcome>,
-    pub(super) confirms: HashMap<Ticket, Result<(), ReleaseFailure>>,
-    pub(super) holds: HashMap<HoldId, Option<LossReason>>,
-    /// Everything but requests and watches, in order.
-    pub(super) log: Vec<String>,
-    pub(super) closed: bool,
-    /// Watch events are kept back.
-    pub(super) deaf: bool,
-    /// Nothing is carried out yet.
-    bursting: bool,
-    unheard: VecDeque<WatchEvent>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Outcome {
-    Granted { hold: HoldId, token: Revision, key: Key },
-    Refused(Refusal),
 }
 
 pub(super) fn name(text: &str) -> LockName {
@@ -414,61 +386,5 @@ impl World {
 
     pub(super) fn count(&self, id: NodeId, kind: &str) -> usize {
         self.nodes[id].count.get(kind).copied().unwrap_or(0)
-    }
-}
-
-impl Node {
-    fn new() -> Self {
-        let config = Config {
-            root: Root::parse("/t").unwrap(),
-            owner: "owner".into(),
-            pid: 1,
-            ttl: TTL,
-            safety_margin: MARGIN,
-            request_timeout: Duration::from_secs(5),
-            steps_in_flight: crate::protocol::IN_FLIGHT,
-            seed: 7,
-        };
-        Self {
-            protocol: Protocol::new(config),
-            sent: VecDeque::new(),
-            count: BTreeMap::new(),
-            watches: HashMap::new(),
-            outcomes: HashMap::new(),
-            confirms: HashMap::new(),
-            holds: HashMap::new(),
-            log: Vec::new(),
-            closed: false,
-            deaf: false,
-            bursting: false,
-            unheard: VecDeque::new(),
-        }
-    }
-
-    fn note(&mut self, action: Action) {
-        self.log.push(format!("{action:?}"));
-        match action {
-            Action::Grant { ticket, hold, key, token, .. } => {
-                let old = self.outcomes.insert(ticket, Outcome::Granted { hold, token, key });
-                assert_eq!(old, None, "{ticket:?} is answered once");
-            }
-            Action::Refuse { ticket, refusal } => {
-                let old = self.outcomes.insert(ticket, Outcome::Refused(refusal));
-                assert_eq!(old, None, "{ticket:?} is answered once");
-            }
-            Action::Confirm { ticket, result } => assert!(self.confirms.insert(ticket, result).is_none()),
-            Action::EndHold { hold, lost } => {
-                assert!(self.holds.insert(hold, lost).is_none(), "{hold:?} ends once");
-            }
-            Action::SessionDown { reason } => {
-                for outcome in self.outcomes.values() {
-                    if let Outcome::Granted { hold, .. } = outcome {
-                        self.holds.entry(*hold).or_insert(Some(reason));
-                    }
-                }
-            }
-            Action::Closed => self.closed = true,
-            _ => {}
-        }
     }
 }

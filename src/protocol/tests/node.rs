@@ -1,0 +1,93 @@
+//! One manager of the world.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Duration;
+
+use super::world::{MARGIN, TTL};
+use crate::error::LossReason;
+use crate::memory::model::Watcher;
+use crate::name::Root;
+use crate::protocol::{Action, Config, HoldId, Protocol, Refusal, ReleaseFailure, RequestId, Ticket};
+use crate::store::{Key, Request, Revision, WatchEvent, WatchId};
+
+pub(super) struct Node {
+    pub(super) protocol: Protocol,
+    /// Requests that were sent and not yet answered, in order.
+    pub(super) sent: VecDeque<(RequestId, Request)>,
+    /// How many requests of each kind were sent, by the name of the kind.
+    pub(super) count: BTreeMap<&'static str, usize>,
+    pub(super) watches: HashMap<WatchId, Watcher>,
+    pub(super) outcomes: HashMap<Ticket, Outcome>,
+    pub(super) confirms: HashMap<Ticket, Result<(), ReleaseFailure>>,
+    pub(super) holds: HashMap<HoldId, Option<LossReason>>,
+    /// Everything but requests and watches, in order.
+    pub(super) log: Vec<String>,
+    pub(super) closed: bool,
+    /// Watch events are kept back.
+    pub(super) deaf: bool,
+    /// Nothing is carried out yet.
+    pub(super) bursting: bool,
+    pub(super) unheard: VecDeque<WatchEvent>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Outcome {
+    Granted { hold: HoldId, token: Revision, key: Key },
+    Refused(Refusal),
+}
+
+impl Node {
+    pub(super) fn new() -> Self {
+        let config = Config {
+            root: Root::parse("/t").unwrap(),
+            owner: "owner".into(),
+            pid: 1,
+            ttl: TTL,
+            safety_margin: MARGIN,
+            request_timeout: Duration::from_secs(5),
+            steps_in_flight: crate::protocol::IN_FLIGHT,
+            seed: 7,
+        };
+        Self {
+            protocol: Protocol::new(config),
+            sent: VecDeque::new(),
+            count: BTreeMap::new(),
+            watches: HashMap::new(),
+            outcomes: HashMap::new(),
+            confirms: HashMap::new(),
+            holds: HashMap::new(),
+            log: Vec::new(),
+            closed: false,
+            deaf: false,
+            bursting: false,
+            unheard: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn note(&mut self, action: Action) {
+        self.log.push(format!("{action:?}"));
+        match action {
+            Action::Grant { ticket, hold, key, token, .. } => {
+                let old = self.outcomes.insert(ticket, Outcome::Granted { hold, token, key });
+                assert_eq!(old, None, "{ticket:?} is answered once");
+            }
+            Action::Refuse { ticket, refusal } => {
+                let old = self.outcomes.insert(ticket, Outcome::Refused(refusal));
+                assert_eq!(old, None, "{ticket:?} is answered once");
+            }
+            Action::Confirm { ticket, result } => assert!(self.confirms.insert(ticket, result).is_none()),
+            Action::EndHold { hold, lost } => {
+                assert!(self.holds.insert(hold, lost).is_none(), "{hold:?} ends once");
+            }
+            Action::SessionDown { reason } => {
+                for outcome in self.outcomes.values() {
+                    if let Outcome::Granted { hold, .. } = outcome {
+                        self.holds.entry(*hold).or_insert(Some(reason));
+                    }
+                }
+            }
+            Action::Closed => self.closed = true,
+            _ => {}
+        }
+    }
+}
