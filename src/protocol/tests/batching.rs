@@ -77,6 +77,27 @@ fn one_bad_name_does_not_fail_its_neighbours() {
 }
 
 #[test]
+fn a_name_that_was_denied_does_not_break_up_later_batches() {
+    let mut world = World::with(1);
+    world.model.deny(Some(super::world::name("n10").contenders()));
+    let mut spent = Vec::new();
+    for _ in 0..2 {
+        let before = world.count(0, "txn");
+        let tickets = lock_many(&mut world, 0..20);
+        world.settle();
+        for &ticket in &tickets {
+            if world.holds(0, ticket) {
+                world.leave(0, ticket);
+            }
+        }
+        world.settle();
+        spent.push(world.count(0, "txn") - before);
+    }
+    // The first time every part of the refused batch went by itself.
+    assert!(spent[0] > 20 && spent[1] < 15, "{spent:?}");
+}
+
+#[test]
 fn a_store_with_a_smaller_limit_is_found_out_and_respected() {
     let mut world = World::with(1);
     let limits = Limits { max_txn_ops: 16, ..Limits::default() };
