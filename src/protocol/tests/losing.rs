@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::world::{MARGIN, TTL, World};
 use crate::error::LossReason;
 use crate::protocol::Refusal;
-use crate::store::{Answer, FailureClass, Request, Response};
+use crate::store::{Answer, FailureClass, KeyValue, OpResult, RangeResult, Request, Response, TxnAnswer};
 
 #[test]
 fn renewals_go_on_by_themselves_every_third_of_the_ttl() {
@@ -248,6 +248,23 @@ fn a_forced_unlock_is_told_even_if_its_reason_cannot_be_asked_for() {
     world.hear(0);
     assert!(world.holds(0, held));
     world.pass_alone(Duration::from_millis(50));
+    assert_eq!(world.loss(0, held), Some(LossReason::ForceUnlocked));
+}
+
+/// It cannot be, whatever the reason; nothing that is built on such a hold can be relied on.
+#[test]
+fn a_newer_read_that_shows_somebody_before_the_holder_ends_the_hold() {
+    let mut world = World::with(1);
+    let held = world.lock(0, "a", 1);
+    world.pass(Duration::from_millis(200));
+    let own = world.contenders("a")[0].clone();
+    let revision = world.model.revision() + 1;
+    world.tell_newest_watch(0, own.key.clone(), revision);
+    let (look, _) = world.nodes[0].sent.pop_back().expect("it looks whether that is so");
+    let before = KeyValue { key: "/t/a/1-1".into(), create_revision: own.create_revision - 1, ..own.clone() };
+    let found = |kv| OpResult::Range(RangeResult { kvs: vec![kv], count: 1 });
+    let answer = TxnAnswer { succeeded: true, results: vec![found(own), found(before)] };
+    world.deliver(0, look, Ok(Response { revision, term: 1, answer: Answer::Txn(answer) }));
     assert_eq!(world.loss(0, held), Some(LossReason::ForceUnlocked));
 }
 
