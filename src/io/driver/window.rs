@@ -26,8 +26,10 @@ pub(super) struct Outgoing {
 #[derive(Debug, Default)]
 pub(super) struct Window {
     in_flight: usize,
-    /// They have the same time, so the first is the first to be overdue.
     kept: VecDeque<Outgoing>,
+    /// No kept request is overdue earlier. A look has less time than a step, so it need not be the first; this may be too
+    /// early, as that of a request which has left meanwhile.
+    soonest: Option<Time>,
 }
 
 impl Window {
@@ -40,6 +42,7 @@ impl Window {
             self.in_flight += 1;
             return Some(outgoing);
         }
+        self.soonest = self.soonest.into_iter().chain([outgoing.until]).min();
         self.kept.push_back(outgoing);
         None
     }
@@ -53,19 +56,28 @@ impl Window {
         next
     }
 
-    /// When something that was kept is overdue.
+    /// When something that was kept may be overdue.
     pub(super) fn next_timeout(&self) -> Option<Time> {
-        self.kept.front().map(|first| first.until)
+        self.soonest.filter(|_| !self.kept.is_empty())
     }
 
     /// Takes out what was kept for all of its time.
     pub(super) fn take_overdue(&mut self, now: Time) -> Vec<Outgoing> {
-        let overdue = self.kept.iter().take_while(|kept| kept.until <= now).count();
-        self.kept.drain(..overdue).collect()
+        // Every turn of the loop asks, and there can be thousands.
+        if self.next_timeout().is_none_or(|soonest| soonest > now) {
+            return Vec::new();
+        }
+        let is_overdue = |kept: &Outgoing| kept.until <= now;
+        let (overdue, kept): (VecDeque<_>, _) =
+            std::mem::take(&mut self.kept).into_iter().partition(is_overdue);
+        self.kept = kept;
+        self.soonest = self.kept.iter().map(|kept| kept.until).min();
+        overdue.into()
     }
 
     /// Takes out what has not gone yet.
     pub(super) fn take_kept(&mut self) -> Vec<Outgoing> {
+        self.soonest = None;
         std::mem::take(&mut self.kept).into()
     }
 }
@@ -126,6 +138,21 @@ mod tests {
         let later = first + Duration::from_secs(1);
         assert_eq!(ids(window.take_overdue(later)), [IN_FLIGHT as u64, IN_FLIGHT as u64 + 1]);
         assert_eq!(ids(window.answered().into_iter().collect()), [IN_FLIGHT as u64 + 2]);
+        assert_eq!(window.next_timeout(), None);
+    }
+
+    #[test]
+    fn what_has_less_time_is_given_back_before_what_was_kept_earlier() {
+        let mut window = Window::default();
+        (0..IN_FLIGHT as u64).for_each(|id| drop(window.admit(txn(id))));
+        [1005, 1002, 1005, 1002, 1009].map(|id| assert!(window.admit(txn(id)).is_none()));
+        let ids = |taken: Vec<Outgoing>| taken.iter().map(|kept| kept.id.0).collect::<Vec<_>>();
+        for (soonest, overdue) in [(1002, [1002, 1002]), (1005, [1005, 1005])] {
+            let soonest = Time::default() + Duration::from_secs(soonest);
+            assert_eq!(window.next_timeout(), Some(soonest));
+            assert_eq!(ids(window.take_overdue(soonest)), overdue);
+        }
+        assert_eq!(ids(window.answered().into_iter().collect()), [1009]);
         assert_eq!(window.next_timeout(), None);
     }
 
