@@ -17,9 +17,12 @@ pub(super) struct Outgoing {
     pub(super) request: Request,
     /// When it must be answered.
     pub(super) until: Time,
+    /// It goes at once, however many are in flight.
+    pub(super) urgent: bool,
 }
 
-/// Lets so many requests through and keeps the others, in their order. What is about a lease is never kept.
+/// Lets so many requests through and keeps the others, in their order. What is about the session is never kept: the next
+/// one must not wait until what hangs of the one before it is given up.
 ///
 /// Locks and releases leave in a few batches and never fill it. Reads do: each queue has its own, and when the watch stream
 /// was opened anew all of them read at once.
@@ -35,7 +38,7 @@ pub(super) struct Window {
 impl Window {
     /// The request, if it may go now.
     pub(super) fn admit(&mut self, outgoing: Outgoing) -> Option<Outgoing> {
-        if !is_limited(&outgoing.request) {
+        if outgoing.urgent {
             return Some(outgoing);
         }
         if self.in_flight < IN_FLIGHT {
@@ -82,29 +85,15 @@ impl Window {
     }
 }
 
-/// Whether it counts.
-pub(super) fn is_limited(request: &Request) -> bool {
-    match request {
-        Request::Txn(_) | Request::Delete { .. } => true,
-        Request::GrantLease { .. }
-        | Request::RenewLease { .. }
-        | Request::RevokeLease { .. }
-        | Request::LeaseTimeToLive { .. } => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
 
-    fn outgoing(id: u64, request: Request) -> Outgoing {
-        Outgoing { id: RequestId(id), request, until: Time::default() + Duration::from_secs(id) }
-    }
-
     fn txn(id: u64) -> Outgoing {
-        outgoing(id, Request::Txn(Default::default()))
+        let until = Time::default() + Duration::from_secs(id);
+        Outgoing { id: RequestId(id), request: Request::Txn(Default::default()), until, urgent: false }
     }
 
     #[test]
@@ -145,7 +134,7 @@ mod tests {
     fn what_has_less_time_is_given_back_before_what_was_kept_earlier() {
         let mut window = Window::default();
         (0..IN_FLIGHT as u64).for_each(|id| drop(window.admit(txn(id))));
-        [1005, 1002, 1005, 1002, 1009].map(|id| assert!(window.admit(txn(id)).is_none()));
+        assert!([1005, 1002, 1005, 1002, 1009].into_iter().all(|id| window.admit(txn(id)).is_none()));
         let ids = |taken: Vec<Outgoing>| taken.iter().map(|kept| kept.id.0).collect::<Vec<_>>();
         for (soonest, overdue) in [(1002, [1002, 1002]), (1005, [1005, 1005])] {
             let soonest = Time::default() + Duration::from_secs(soonest);
@@ -157,9 +146,12 @@ mod tests {
     }
 
     #[test]
-    fn a_renewal_passes_a_flood() {
+    fn what_is_urgent_passes_a_flood_and_takes_nobodys_place() {
         let mut window = Window::default();
-        (0..1000).for_each(|id| drop(window.admit(txn(id))));
-        assert!(window.admit(outgoing(1, Request::RenewLease { lease: 1 })).is_some());
+        (0..IN_FLIGHT as u64 - 1).for_each(|id| drop(window.admit(txn(id))));
+        assert!(window.admit(Outgoing { urgent: true, ..txn(1000) }).is_some());
+        assert!(window.admit(txn(1001)).is_some());
+        assert!(window.admit(txn(1002)).is_none());
+        assert!(window.admit(Outgoing { urgent: true, ..txn(1003) }).is_some());
     }
 }
