@@ -219,7 +219,9 @@ impl Shared {
         }
         // During an election, it is too early to say so.
         if let Some(changed) = self.endpoints.changed().filter(|_| leaderless.is_empty()) {
-            Box::pin(self.agreement.seek(&self.endpoints, self.patience)).await;
+            // Where there is no time for all answers, there is no agreement.
+            let seek = Box::pin(self.agreement.seek(&self.endpoints, self.patience));
+            let _ = timeout_at(deadline, seek).await;
             if self.endpoints.era() == era {
                 return Err(Failure::new(FailureClass::ClusterChanged, changed));
             }

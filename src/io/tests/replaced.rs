@@ -1,12 +1,13 @@
 //! Another cluster behind the same endpoints.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::error::LockError;
 use crate::info::ForceUnlock;
-use crate::io::testing::{Cluster, LONG, always, call, connect, grant, put, put_key};
+use crate::io::testing::{Cluster, LONG, always, call, connect, grant, options, patient, put, put_key};
 use crate::io::{Etcd, admin};
 use crate::name::{LockName, Root};
+use crate::options::LockManagerOptions;
 use crate::store::{Failure, FailureClass, Request};
 
 /// The class of the failure of a put, tried again until an endpoint answers.
@@ -44,4 +45,27 @@ async fn a_foreign_key_can_be_taken_away_before_there_is_a_new_session() {
     }
     grant(&etcd, 60).await;
     assert_eq!(refusal(&etcd).await, None);
+}
+
+/// One endpoint is of another cluster now; the second one has to be asked, and does not answer.
+#[tokio::test]
+async fn a_call_ends_in_its_time_while_the_endpoints_are_asked_for_their_cluster() {
+    let (mut changed, silent) = (Cluster::start(1), Cluster::start(1));
+    // Endpoints have the longest patience. Nobody has asked yet of which clusters they are.
+    let options = LockManagerOptions { ttl: LONG, ..patient(options()) };
+    let etcd =
+        Etcd::connect_lazy_for_leases(&[changed.urls(), silent.urls()].concat(), &options).await.unwrap();
+    put_key(&etcd, "/app/x", 0).await;
+    changed.replace("another");
+    assert_eq!(refusal(&etcd).await, Some(FailureClass::ClusterChanged));
+    silent.freeze(0);
+    let begun = Instant::now();
+    // They are not asked more often than every 200 ms.
+    while begun.elapsed() < Duration::from_secs(1) {
+        let asked = Instant::now();
+        let put = always(vec![put("/app/x", "", 0)]);
+        let failure = crate::io::Store::call(&etcd, put, Duration::from_millis(50)).await.unwrap_err();
+        assert_eq!(failure.class, FailureClass::ClusterChanged);
+        assert!(asked.elapsed() < Duration::from_millis(400), "{:?}", asked.elapsed());
+    }
 }
