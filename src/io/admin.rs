@@ -146,7 +146,7 @@ enum Eviction {
     Missed,
 }
 
-impl<S: Store> Asker<'_, S> {
+impl<S: Store> Asker<S> {
     async fn holder(&self, name: &LockName) -> Result<Option<Holder>, Failure> {
         let oldest = Range { order: Order::OldestFirst, limit: 1, ..all(name.contenders()) };
         let (mut found, _) = self.range(oldest).await?;
@@ -165,17 +165,15 @@ impl<S: Store> Asker<'_, S> {
             };
             let ttl = self.time_to_live(kv.lease).await?;
             let info = LockInfo::from_holder(name.as_str(), &kv, waiters, ttl);
-            let (result, maybe_done) = match scope {
-                ForceUnlock::Session if kv.lease != 0 => {
-                    self.ask(Request::RevokeLease { lease: kv.lease }).await
-                }
-                ForceUnlock::Session | ForceUnlock::Lock => self.ask(delete_exactly(&kv)).await,
-            };
+            let revokes = scope == ForceUnlock::Session && kv.lease != 0;
+            let request =
+                if revokes { Request::RevokeLease { lease: kv.lease } } else { delete_exactly(&kv) };
+            let (result, maybe_done) = self.ask(request).await;
             let gone = match result {
                 Ok(Answered { answer: Answer::LeaseRevoked, .. }) => true,
                 Ok(Answered { answer: Answer::Txn(TxnAnswer { succeeded, .. }), .. }) => succeeded,
                 Ok(_) => return Err(unexpected()),
-                Err(Failure { class: FailureClass::LeaseGone, .. }) => false,
+                Err(Failure { class: FailureClass::LeaseGone, .. }) if revokes => false,
                 Err(failure) => return Err(failure),
             };
             // Where an attempt without an answer went before, it was most likely that one which did it.

@@ -27,7 +27,7 @@ impl Agreement {
         *self.lease.lock() = Some((lease, era));
     }
 
-    /// Why this request must not reach the cluster of this era, if so.
+    /// Why this request of a session must not reach the cluster of this era, if so.
     ///
     /// A restored cluster may know the lease and the session key from its backup, and lack the keys that were put since: a
     /// session does not outlive its cluster.

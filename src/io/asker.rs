@@ -25,15 +25,15 @@ const PAUSE: Duration = Duration::from_millis(100);
 const SHORTEST_ATTEMPT: Duration = Duration::from_millis(500);
 
 /// Asks the store, again and again where it may help, until the time is over.
-pub(super) struct Asker<'a, S> {
-    store: &'a S,
+pub(super) struct Asker<S> {
+    store: S,
     timeout: Duration,
     deadline: Instant,
 }
 
-impl<'a, S: Store> Asker<'a, S> {
-    pub(super) fn new(store: &'a S, timeout: Duration) -> Self {
-        Self { store, timeout, deadline: deadline_after(timeout) }
+impl<S: Store> Asker<S> {
+    pub(super) fn new(store: &S, timeout: Duration) -> Self {
+        Self { store: store.outside_sessions(), timeout, deadline: deadline_after(timeout) }
     }
 
     pub(super) async fn bounded<T>(
@@ -105,7 +105,7 @@ impl<'a, S: Store> Asker<'a, S> {
             {
                 let (store, timeout, deadline) = (self.store.clone(), self.timeout, self.deadline);
                 asking.spawn(async move {
-                    let asker = Asker { store: &store, timeout, deadline };
+                    let asker = Asker { store, timeout, deadline };
                     (lease, asker.time_to_live(lease).await)
                 });
             }

@@ -39,6 +39,15 @@ const SHORTEST_PATIENCE: Duration = Duration::from_millis(150);
 #[derive(Clone)]
 pub(crate) struct Etcd {
     shared: Arc<Shared>,
+    origin: Origin,
+}
+
+/// Whose requests these are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// They are refused where the session cannot be any more.
+    Session,
+    Admin,
 }
 
 struct Shared {
@@ -99,7 +108,7 @@ impl Etcd {
         let request_timeout = options.request_timeout;
         let patience = (options.ttl / PATIENCE_OF_TTL).clamp(SHORTEST_PATIENCE, LONGEST_PATIENCE);
         let shared = Shared { endpoints, agreement, keep_alive, request_timeout, patience };
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self { shared: Arc::new(shared), origin: Origin::Session })
     }
 }
 
@@ -136,8 +145,12 @@ impl Store for Etcd {
         request: Request,
         timeout: Duration,
     ) -> impl Future<Output = Result<Response, Failure>> + Send + 'static {
-        let shared = self.shared.clone();
-        async move { shared.call(&request, timeout).await }
+        let (shared, origin) = (self.shared.clone(), self.origin);
+        async move { shared.call(origin, &request, timeout).await }
+    }
+
+    fn outside_sessions(&self) -> Self {
+        Self { shared: self.shared.clone(), origin: Origin::Admin }
     }
 
     fn run_watches(
@@ -153,10 +166,12 @@ impl Store for Etcd {
 impl Shared {
     /// Carries out a request at the pinned endpoint. What is certainly not carried out there goes to the next one at
     /// once, to each at most once.
-    async fn call(&self, request: &Request, timeout: Duration) -> Result<Response, Failure> {
+    async fn call(&self, origin: Origin, request: &Request, timeout: Duration) -> Result<Response, Failure> {
         let deadline = deadline_after(timeout);
         let era = self.endpoints.era();
-        if let Some(failure) = self.agreement.refusal(request, era) {
+        if origin == Origin::Session
+            && let Some(failure) = self.agreement.refusal(request, era)
+        {
             return Err(failure);
         }
         let mut tried = Vec::new();
@@ -204,12 +219,14 @@ impl Shared {
         }
         // During an election, it is too early to say so.
         if let Some(changed) = self.endpoints.changed().filter(|_| leaderless.is_empty()) {
-            Box::pin(self.agreement.seek(&self.endpoints, self.patience)).await;
+            // Where there is no time for all answers, there is no agreement.
+            let seek = Box::pin(self.agreement.seek(&self.endpoints, self.patience));
+            let _ = timeout_at(deadline, seek).await;
             if self.endpoints.era() == era {
                 return Err(Failure::new(FailureClass::ClusterChanged, changed));
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            return Box::pin(self.call(request, left)).await;
+            return Box::pin(self.call(origin, request, left)).await;
         }
         let none_left =
             || Failure::new(FailureClass::Refused, "every endpoint belongs to another etcd cluster");

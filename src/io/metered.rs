@@ -40,6 +40,10 @@ impl<S: Store> Store for Metered<S> {
         }
     }
 
+    fn outside_sessions(&self) -> Self {
+        Self { store: self.store.outside_sessions(), ..self.clone() }
+    }
+
     fn run_watches(
         &self,
         orders: UnboundedReceiver<WatchOrder>,

@@ -54,6 +54,11 @@ pub(crate) trait Store: Clone + Send + Sync + 'static {
         timeout: Duration,
     ) -> impl Future<Output = Result<Response, Failure>> + Send + 'static;
 
+    /// The same store, for requests that no session stands behind: they may be carried out while there is none.
+    fn outside_sessions(&self) -> Self {
+        self.clone()
+    }
+
     /// Serves the watches of one session until `orders` is closed. A broken stream is opened anew (elsewhere, with a
     /// back-off) and every open watch with it, which reports a fresh [`WatchEvent::Created`] for each.
     fn run_watches(

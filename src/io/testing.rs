@@ -137,6 +137,20 @@ impl Cluster {
         assert!(self.members[member].listens(), "the member does not come back");
     }
 
+    /// Another cluster takes the place of the only member's, on the same ports and without any key.
+    pub(super) fn replace(&mut self, token: &str) {
+        let [member] = &mut self.members[..] else { panic!("more than one member") };
+        member.kill();
+        for flag in &mut member.command {
+            if let Some(data) = flag.strip_prefix("--data-dir=") {
+                std::fs::remove_dir_all(data).unwrap();
+            } else if flag.starts_with("--initial-cluster-token=") {
+                *flag = format!("--initial-cluster-token={token}");
+            }
+        }
+        self.restart(0);
+    }
+
     /// The member stays connected and says nothing more.
     pub(super) fn freeze(&self, member: usize) {
         self.members[member].signal(Signal::STOP);

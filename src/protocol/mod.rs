@@ -108,6 +108,8 @@ pub(crate) enum Action {
         id: RequestId,
         request: Request,
         timeout: Duration,
+        /// It is about the session itself: it must not wait for others to be answered.
+        urgent: bool,
     },
     /// Open a watch / forget one.
     Watch {

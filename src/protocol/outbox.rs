@@ -30,6 +30,20 @@ pub(super) enum Purpose {
     Inspect(QueueId),
 }
 
+impl Purpose {
+    /// Queues have the others, and depend on these.
+    fn is_of_session(self) -> bool {
+        match self {
+            Self::GrantLease { .. }
+            | Self::PutSession
+            | Self::Renew { .. }
+            | Self::CheckSession
+            | Self::Revoke { .. } => true,
+            Self::Steps | Self::Look(_) | Self::Inspect(_) => false,
+        }
+    }
+}
+
 /// Whose watch it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Watched {
@@ -109,7 +123,7 @@ impl Outbox {
         let id = RequestId(self.next_id());
         self.requests.insert(id, purpose);
         self.contact.sent(self.now);
-        self.act(Action::Send { id, request, timeout });
+        self.act(Action::Send { id, request, timeout, urgent: purpose.is_of_session() });
         id
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::lines::{Line, SlowWait};
-use super::window::{self, Outgoing};
+use super::window::Outgoing;
 use super::{Done, Driver};
 use crate::clock::Time;
 use crate::error::LossReason;
@@ -40,9 +40,10 @@ impl<S: Store> Driver<S> {
 
     fn perform_one(&mut self, action: Action) {
         match action {
-            Action::Send { id, request, timeout } => {
+            Action::Send { id, request, timeout, urgent } => {
                 let now = self.settings.clock.now();
-                if let Some(outgoing) = self.window.admit(Outgoing { id, request, until: now + timeout }) {
+                let outgoing = Outgoing { id, request, until: now + timeout, urgent };
+                if let Some(outgoing) = self.window.admit(outgoing) {
                     self.send(now, outgoing);
                 }
             }
@@ -114,10 +115,9 @@ impl<S: Store> Driver<S> {
         }
     }
 
-    pub(super) fn send(&mut self, now: Time, Outgoing { id, request, until }: Outgoing) {
-        let limited = window::is_limited(&request);
+    pub(super) fn send(&mut self, now: Time, Outgoing { id, request, until, urgent }: Outgoing) {
         let call = self.store.call(request, until.since(now));
-        self.tasks.spawn(async move { Done::Request { id, reply: call.await, limited } });
+        self.tasks.spawn(async move { Done::Request { id, reply: call.await, limited: !urgent } });
     }
 
     /// What was to be done under a session that is over need not be asked of the store any more.

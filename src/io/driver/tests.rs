@@ -13,6 +13,7 @@ use crate::store::Request;
 use crate::{DistributedLock, LockGuard, LockManager, LockManagerOptions, LockOptions};
 
 mod closing;
+mod turns;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -328,34 +329,4 @@ fn locks_can_be_used_within_a_runtime() {
         assert!(worked.await.unwrap().is_ok());
         manager.close().unwrap();
     });
-}
-
-/// No store answers in this test: what waits for its turn is told in time all the same.
-#[tokio::test]
-async fn a_request_whose_turn_does_not_come_is_answered_within_its_time() {
-    let root = Root::parse("/test").unwrap();
-    let settings =
-        Settings { root: root.clone(), request_timeout: SOON, close_timeout: SOON, clock: Clock::default() };
-    let config = crate::protocol::Config {
-        root,
-        owner: String::new(),
-        pid: 1,
-        ttl: SOON,
-        safety_margin: MS,
-        request_timeout: SOON,
-        steps_in_flight: 1,
-        seed: 1,
-    };
-    let (_mailbox, inbox) = crate::mailbox::mailbox();
-    let now = Clock::default().now();
-    let startup = Startup::new(crossbeam_channel::bounded(1).0, now + SOON * 2);
-    let (store, report) = (MemoryStore::new().client(), Arc::new(Report::new()));
-    let mut driver = Driver::new(store, Protocol::new(config), settings, inbox, report, Some(startup));
-    for id in 0..1000 {
-        let request = Request::Txn(Default::default());
-        driver.window.admit(window::Outgoing { id: RequestId(id), request, until: now + SOON });
-    }
-    assert!(driver.pause(now) <= SOON, "the loop wakes for it");
-    driver.look_at_the_clock(now + SOON);
-    assert_eq!(driver.window.next_timeout(), None);
 }

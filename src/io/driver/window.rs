@@ -17,29 +17,35 @@ pub(super) struct Outgoing {
     pub(super) request: Request,
     /// When it must be answered.
     pub(super) until: Time,
+    /// It goes at once, however many are in flight.
+    pub(super) urgent: bool,
 }
 
-/// Lets so many requests through and keeps the others, in their order. What is about a lease is never kept.
+/// Lets so many requests through and keeps the others, in their order. What is about the session is never kept: the next
+/// one must not wait until what hangs of the one before it is given up.
 ///
 /// Locks and releases leave in a few batches and never fill it. Reads do: each queue has its own, and when the watch stream
 /// was opened anew all of them read at once.
 #[derive(Debug, Default)]
 pub(super) struct Window {
     in_flight: usize,
-    /// They have the same time, so the first is the first to be overdue.
     kept: VecDeque<Outgoing>,
+    /// No kept request is overdue earlier. A look has less time than a step, so it need not be the first; this may be too
+    /// early, as that of a request which has left meanwhile.
+    soonest: Option<Time>,
 }
 
 impl Window {
     /// The request, if it may go now.
     pub(super) fn admit(&mut self, outgoing: Outgoing) -> Option<Outgoing> {
-        if !is_limited(&outgoing.request) {
+        if outgoing.urgent {
             return Some(outgoing);
         }
         if self.in_flight < IN_FLIGHT {
             self.in_flight += 1;
             return Some(outgoing);
         }
+        self.soonest = self.soonest.into_iter().chain([outgoing.until]).min();
         self.kept.push_back(outgoing);
         None
     }
@@ -53,31 +59,29 @@ impl Window {
         next
     }
 
-    /// When something that was kept is overdue.
+    /// When something that was kept may be overdue.
     pub(super) fn next_timeout(&self) -> Option<Time> {
-        self.kept.front().map(|first| first.until)
+        self.soonest.filter(|_| !self.kept.is_empty())
     }
 
     /// Takes out what was kept for all of its time.
     pub(super) fn take_overdue(&mut self, now: Time) -> Vec<Outgoing> {
-        let overdue = self.kept.iter().take_while(|kept| kept.until <= now).count();
-        self.kept.drain(..overdue).collect()
+        // Every turn of the loop asks, and there can be thousands.
+        if self.next_timeout().is_none_or(|soonest| soonest > now) {
+            return Vec::new();
+        }
+        let is_overdue = |kept: &Outgoing| kept.until <= now;
+        let (overdue, kept): (VecDeque<_>, _) =
+            std::mem::take(&mut self.kept).into_iter().partition(is_overdue);
+        self.kept = kept;
+        self.soonest = self.kept.iter().map(|kept| kept.until).min();
+        overdue.into()
     }
 
     /// Takes out what has not gone yet.
     pub(super) fn take_kept(&mut self) -> Vec<Outgoing> {
+        self.soonest = None;
         std::mem::take(&mut self.kept).into()
-    }
-}
-
-/// Whether it counts.
-pub(super) fn is_limited(request: &Request) -> bool {
-    match request {
-        Request::Txn(_) | Request::Delete { .. } => true,
-        Request::GrantLease { .. }
-        | Request::RenewLease { .. }
-        | Request::RevokeLease { .. }
-        | Request::LeaseTimeToLive { .. } => false,
     }
 }
 
@@ -87,12 +91,9 @@ mod tests {
 
     use super::*;
 
-    fn outgoing(id: u64, request: Request) -> Outgoing {
-        Outgoing { id: RequestId(id), request, until: Time::default() + Duration::from_secs(id) }
-    }
-
     fn txn(id: u64) -> Outgoing {
-        outgoing(id, Request::Txn(Default::default()))
+        let until = Time::default() + Duration::from_secs(id);
+        Outgoing { id: RequestId(id), request: Request::Txn(Default::default()), until, urgent: false }
     }
 
     #[test]
@@ -130,9 +131,27 @@ mod tests {
     }
 
     #[test]
-    fn a_renewal_passes_a_flood() {
+    fn what_has_less_time_is_given_back_before_what_was_kept_earlier() {
         let mut window = Window::default();
-        (0..1000).for_each(|id| drop(window.admit(txn(id))));
-        assert!(window.admit(outgoing(1, Request::RenewLease { lease: 1 })).is_some());
+        (0..IN_FLIGHT as u64).for_each(|id| drop(window.admit(txn(id))));
+        assert!([1005, 1002, 1005, 1002, 1009].into_iter().all(|id| window.admit(txn(id)).is_none()));
+        let ids = |taken: Vec<Outgoing>| taken.iter().map(|kept| kept.id.0).collect::<Vec<_>>();
+        for (soonest, overdue) in [(1002, [1002, 1002]), (1005, [1005, 1005])] {
+            let soonest = Time::default() + Duration::from_secs(soonest);
+            assert_eq!(window.next_timeout(), Some(soonest));
+            assert_eq!(ids(window.take_overdue(soonest)), overdue);
+        }
+        assert_eq!(ids(window.answered().into_iter().collect()), [1009]);
+        assert_eq!(window.next_timeout(), None);
+    }
+
+    #[test]
+    fn what_is_urgent_passes_a_flood_and_takes_nobodys_place() {
+        let mut window = Window::default();
+        (0..IN_FLIGHT as u64 - 1).for_each(|id| drop(window.admit(txn(id))));
+        assert!(window.admit(Outgoing { urgent: true, ..txn(1000) }).is_some());
+        assert!(window.admit(txn(1001)).is_some());
+        assert!(window.admit(txn(1002)).is_none());
+        assert!(window.admit(Outgoing { urgent: true, ..txn(1003) }).is_some());
     }
 }

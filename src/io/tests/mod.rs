@@ -4,6 +4,7 @@ mod admin;
 mod connect;
 mod fail_over;
 mod hostile;
+mod replaced;
 mod requests;
 #[cfg(feature = "tls")]
 mod tls;

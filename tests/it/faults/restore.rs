@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use etcd_lock::{ErrorCode, LockManager, LossReason};
+use etcd_lock::{ErrorCode, ForceUnlock, LockManager, LossReason};
 use log::Level;
 
 use crate::faults::ground::{assert_nothing_left, connect};
@@ -81,6 +81,22 @@ fn a_session_does_not_outlive_its_cluster() {
     assert_eq!((guard.is_held(), guard.loss()), (false, Some(LossReason::SessionRevoked)));
     assert_eq!(manager.stats().sessions, 2);
     drop((guard, lock, manager));
+    assert_nothing_left(etcd.access(), &root, TTL);
+}
+
+/// Purpose: who puts things in order after a restore need not wait until the manager has its next session.
+#[test]
+fn a_lock_of_the_backup_can_be_broken_at_once() {
+    const TTL: Duration = Duration::from_secs(30);
+    let etcd = Etcd::start();
+    let root = fresh_root("broken");
+    let manager = connect(etcd.access(), &root, TTL);
+    Etcdctl::new(etcd.access()).put(&format!("{root}/x/by-hand"), "");
+    etcd.restore(&back_up(&etcd), Some("another"));
+    let broken = manager.force_unlock("x", ForceUnlock::Lock).unwrap();
+    assert_eq!((broken.key.as_str(), broken.lease_id), ("x", 0));
+    assert!(manager.lock_info("x").unwrap().is_none());
+    drop(manager);
     assert_nothing_left(etcd.access(), &root, TTL);
 }
 

@@ -199,7 +199,7 @@ impl World {
 
     fn perform_one(&mut self, node: usize, action: Action) -> Result<(), Violation> {
         match action {
-            Action::Send { id, request, timeout } => self.send(node, id, request, timeout),
+            Action::Send { id, request, timeout, .. } => self.send(node, id, request, timeout),
             Action::Watch { id, spec } => self.watch(node, id, spec),
             Action::Unwatch { id } => self.unwatch(node, id),
             Action::SessionUp { lease, deadline, .. } => {
