@@ -32,6 +32,8 @@ struct Client {
     faults: VecDeque<Fault>,
     /// How long each of its answers takes.
     delay: Duration,
+    /// When each answer arrives, or is given up, that is under way because of the delay.
+    under_way: Vec<Time>,
     leases: Vec<LeaseId>,
     /// Where its watches report to, while somebody listens.
     events: Option<UnboundedSender<WatchEvent>>,
@@ -55,6 +57,7 @@ impl State {
             line: watch::Sender::new(true),
             faults: VecDeque::new(),
             delay: Duration::ZERO,
+            under_way: Vec::new(),
             leases: Vec::new(),
             events: None,
             watches: BTreeMap::new(),
@@ -76,6 +79,22 @@ impl State {
         self.clients.get(&id).map_or(Duration::ZERO, |client| client.delay)
     }
 
+    /// An answer is under way to this client until `due`.
+    pub(super) fn begin_delay(&mut self, id: ClientId, due: Time) {
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.under_way.push(due);
+        }
+    }
+
+    /// One that was, has arrived or is not wanted any more.
+    pub(super) fn end_delay(&mut self, id: ClientId, due: Time) {
+        if let Some(client) = self.clients.get_mut(&id)
+            && let Some(at) = client.under_way.iter().position(|&other| other == due)
+        {
+            client.under_way.swap_remove(at);
+        }
+    }
+
     /// The clock of the client's manager.
     pub(super) fn clock(&self, id: ClientId) -> Clock {
         self.clients.get(&id).map(|client| client.clock.clone()).unwrap_or_default()
@@ -84,7 +103,7 @@ impl State {
     /// The clients whose managers have not done yet what was due at `now`.
     pub(super) fn behind(&self, now: Time) -> Vec<ClientId> {
         let clients = self.clients.iter();
-        let behind = clients.filter(|(_, client)| !client.clock.has_caught_up(now, client.is_connected()));
+        let behind = clients.filter(|(_, client)| !client.clock.has_caught_up(now, client.not_due(now)));
         behind.map(|(&id, _)| id).collect()
     }
 
@@ -275,6 +294,11 @@ impl State {
 impl Client {
     fn is_connected(&self) -> bool {
         *self.line.borrow()
+    }
+
+    /// How many answers are not waited for at `now`: all of them while it is cut off.
+    fn not_due(&self, now: Time) -> usize {
+        if self.is_connected() { self.under_way.iter().filter(|&&due| due > now).count() } else { usize::MAX }
     }
 }
 
