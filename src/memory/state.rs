@@ -1,6 +1,6 @@
 //! What a store's lock guards: the model, and what the store knows of each client.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
@@ -34,6 +34,7 @@ struct Client {
     delay: Duration,
     /// When each answer arrives, or is given up, that is under way because of the delay.
     under_way: Vec<Time>,
+    /// Those that have not ended.
     leases: Vec<LeaseId>,
     /// Where its watches report to, while somebody listens.
     events: Option<UnboundedSender<WatchEvent>>,
@@ -132,6 +133,9 @@ impl State {
         if let Ok(Response { answer: Answer::LeaseGranted { lease, .. }, .. }) = result {
             client.leases.push(lease);
         }
+        if matches!(request, Request::RevokeLease { .. }) && result.is_ok() {
+            self.forget_ended_leases();
+        }
         self.deliver();
         self.forget_history();
         Some(if fault == Some(Fault::LoseResponse) { Err(connection_lost()) } else { result })
@@ -140,7 +144,16 @@ impl State {
     pub(super) fn expire_due(&mut self, now: Time) {
         if self.model.next_expiry().is_some_and(|due| due <= now) {
             self.model.expire_due(now);
+            self.forget_ended_leases();
             self.deliver();
+        }
+    }
+
+    /// Whoever ended them.
+    fn forget_ended_leases(&mut self) {
+        let left: BTreeSet<_> = self.model.leases().collect();
+        for client in self.clients.values_mut() {
+            client.leases.retain(|lease| left.contains(lease));
         }
     }
 
@@ -324,4 +337,33 @@ impl Fault {
 
 fn connection_lost() -> Failure {
     Failure::new(FailureClass::Unknown, "the connection was lost before an answer came")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leases_that_have_ended_are_forgotten() {
+        let store = crate::memory::MemoryStore::new();
+        let (client, other) = (store.client(), store.client());
+        let mut state = store.shared.state.lock();
+        let now = Time::from_nanos(0);
+        let mut grant = |secs| {
+            let request = Request::GrantLease { ttl: Duration::from_secs(secs) };
+            match state.execute(now, client.id(), &request).unwrap().unwrap().answer {
+                Answer::LeaseGranted { lease, .. } => lease,
+                answer => panic!("{answer:?}"),
+            }
+        };
+        let [kept, own, by_other, short] = [600, 600, 600, 60].map(&mut grant);
+        let mut revoke = |by: &crate::memory::MemoryClient, lease| {
+            state.execute(now, by.id(), &Request::RevokeLease { lease }).unwrap().unwrap();
+            state.leases_of(client.id())
+        };
+        assert_eq!(revoke(&client, own), [kept, by_other, short]);
+        assert_eq!(revoke(&other, by_other), [kept, short]);
+        state.expire_due(now + Duration::from_secs(61));
+        assert_eq!(state.leases_of(client.id()), [kept]);
+    }
 }
