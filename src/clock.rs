@@ -7,7 +7,7 @@
 use std::fmt;
 use std::future::pending;
 use std::ops::Add;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -92,6 +92,8 @@ struct Movable {
     seen: AtomicU64,
     /// Likewise, up to when it has the answers to what it asked for then.
     answered: AtomicU64,
+    /// How many requests it waited for when `seen` was set.
+    waiting: AtomicUsize,
 }
 
 struct Moves {
@@ -113,7 +115,12 @@ impl Clock {
     }
 
     fn of(shared: Arc<Moves>) -> Self {
-        Self(Some(Arc::new(Movable { shared, seen: AtomicU64::new(0), answered: AtomicU64::new(0) })))
+        Self(Some(Arc::new(Movable {
+            shared,
+            seen: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+            waiting: AtomicUsize::new(0),
+        })))
     }
 
     /// The same time for one more manager.
@@ -150,22 +157,26 @@ impl Clock {
         MovesSeen(self.0.as_ref().map(|own| own.shared.ahead.subscribe()))
     }
 
-    /// The manager has seen everything that was due at `now`, and has all answers or waits for some.
-    pub(crate) fn note_turn(&self, now: Time, answered: bool) {
+    /// The manager has seen everything that was due at `now`, and waits for the answers to so many requests.
+    pub(crate) fn note_turn(&self, now: Time, waiting: usize) {
         if let Some(own) = &self.0 {
+            // Whoever reads `seen` finds the number that belongs to it, or a later one.
+            own.waiting.store(waiting, Ordering::Release);
             own.seen.store(now.as_nanos(), Ordering::Release);
-            if answered {
+            if waiting == 0 {
                 own.answered.store(now.as_nanos(), Ordering::Release);
             }
         }
     }
 
-    /// Whether the manager has seen what was due at `now`, and, if it can be `answered`, has the answers. So has one that
-    /// has not begun.
-    pub(crate) fn has_caught_up(&self, now: Time, answered: bool) -> bool {
+    /// Whether the manager has seen what was due at `now` and has the answers to what it asked for, except for as many
+    /// as are `not_due` before a later time. So has one that has not begun.
+    pub(crate) fn has_caught_up(&self, now: Time, not_due: usize) -> bool {
         self.0.as_ref().is_none_or(|own| {
-            let since = if answered { &own.answered } else { &own.seen }.load(Ordering::Acquire);
-            own.seen.load(Ordering::Acquire) == 0 || since >= now.as_nanos()
+            let seen = own.seen.load(Ordering::Acquire);
+            seen == 0
+                || own.answered.load(Ordering::Acquire) >= now.as_nanos()
+                || seen >= now.as_nanos() && own.waiting.load(Ordering::Acquire) <= not_due
         })
     }
 }

@@ -83,7 +83,7 @@ impl Inner {
             inbox,
             report: Arc::clone(&report),
         };
-        let io = IoThread::start(launch, connect)?;
+        let io = IoThread::start(launch, &mailbox, connect)?;
         // Nothing is held before this returns.
         let mut inner = Self::new(root, options, mailbox, report, io);
         inner.watchdog = Watchdog::start(&inner.report, clock.clone())?;

@@ -131,7 +131,8 @@ impl LockViewer {
         let (mailbox, inbox) = mailbox();
         let request_timeout = options.request_timeout;
         let viewer = Viewer { root: root.clone(), request_timeout, inbox };
-        let io = IoThread::start_viewer(options.connect_timeout, Clock::default(), viewer, connect)?;
+        let io =
+            IoThread::start_viewer(options.connect_timeout, Clock::default(), viewer, &mailbox, connect)?;
         Ok(Self { shared: Arc::new(Shared { root, mailbox, io, request_timeout }) })
     }
 

@@ -59,6 +59,8 @@ pub(crate) fn reenter(lock: &Arc<LockShared>) -> Result<Option<ReentrantGuard>, 
     // While the thread-locals are being destroyed there is no re-entry.
     let seat = SEATS.try_with(|seats| seats.borrow().get(&address(lock)).and_then(Weak::upgrade));
     let Some(seat) = seat.ok().flatten() else { return Ok(None) };
+    // In a forked child the hold is over too, but not by a crash.
+    lock.manager().check_process()?;
     seat.hold.check()?;
     Ok(Some(ReentrantGuard { seat }))
 }

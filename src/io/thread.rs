@@ -19,7 +19,7 @@ use super::viewer::Viewer;
 use crate::LOG;
 use crate::clock::Clock;
 use crate::error::LockError;
-use crate::mailbox::Inbox;
+use crate::mailbox::{Inbox, Mailbox};
 use crate::protocol::{Config, Protocol};
 use crate::shared::Report;
 
@@ -71,15 +71,16 @@ pub(crate) struct IoThread {
 }
 
 impl IoThread {
-    /// Starts the thread, and returns when that is complete. Everything the store needs happens on the new thread.
-    pub(crate) fn start<S, C, F>(launch: Launch, connect: C) -> Result<Self, LockError>
+    /// Starts the thread, and returns when that is complete. Everything the store needs happens on the new thread. An
+    /// error leaves the mailbox abandoned.
+    pub(crate) fn start<S, C, F>(launch: Launch, mailbox: &Mailbox, connect: C) -> Result<Self, LockError>
     where
         S: Store,
         C: FnOnce() -> F + Send + 'static,
         F: Future<Output = Result<S, LockError>>,
     {
         let limit = launch.connect_timeout;
-        Self::spawn(NAME, limit, launch.settings.clock.clone(), move |runtime, startup| {
+        Self::spawn(NAME, limit, launch.settings.clock.clone(), mailbox, move |runtime, startup| {
             run(runtime, launch, connect, startup)
         })
     }
@@ -89,6 +90,7 @@ impl IoThread {
         connect_timeout: Duration,
         clock: Clock,
         viewer: Viewer,
+        mailbox: &Mailbox,
         connect: C,
     ) -> Result<Self, LockError>
     where
@@ -96,7 +98,7 @@ impl IoThread {
         C: FnOnce() -> F + Send + 'static,
         F: Future<Output = Result<S, LockError>>,
     {
-        Self::spawn(VIEWER_NAME, connect_timeout, clock.clone(), move |runtime, startup| {
+        Self::spawn(VIEWER_NAME, connect_timeout, clock.clone(), mailbox, move |runtime, startup| {
             runtime.block_on(async {
                 match connected(&startup, &clock, connect()).await {
                     Ok(store) => viewer.serve(store, startup).await,
@@ -112,6 +114,7 @@ impl IoThread {
         name: &str,
         connect_timeout: Duration,
         clock: Clock,
+        mailbox: &Mailbox,
         main: impl FnOnce(&Runtime, Startup) -> Result<(), LockError> + Send + 'static,
     ) -> Result<Self, LockError> {
         about_to_block();
@@ -132,9 +135,14 @@ impl IoThread {
             Err(RecvTimeoutError::Disconnected) => {
                 LockError::Internal { what: "the I/O thread died at its start".into() }
             }
-            // The thread closes down by itself once it finds that nobody listens any more.
-            Err(RecvTimeoutError::Timeout) => return Err(timed_out()),
+            // The thread closes down by itself when its answer finds no receiver. If the answer arrives before `outcome` is
+            // dropped, the thread takes it for received and serves; then the abandoned mailbox ends it.
+            Err(RecvTimeoutError::Timeout) => {
+                mailbox.abandon();
+                return Err(timed_out());
+            }
         };
+        mailbox.abandon();
         // It may still have to take back a lease, for which nobody needs to wait if it takes long.
         io.join(GRACE.min(deadline.since(clock.now())));
         Err(refused)
@@ -233,4 +241,70 @@ fn message_of(panic: &(dyn Any + Send)) -> &str {
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("a panic without a message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mailbox::mailbox;
+    use crate::memory::MemoryStore;
+    use crate::name::Root;
+    use crate::options::LockManagerOptions;
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    /// Its answer may arrive after the time-out and before the receiver is dropped. Then only the mailbox can tell it that
+    /// no manager was made.
+    #[test]
+    fn a_thread_that_is_ready_too_late_finds_its_mailbox_abandoned() {
+        let (mailbox, inbox) = mailbox();
+        let ((go_on, late), (tell, told)) = (crossbeam_channel::bounded(0), crossbeam_channel::bounded(1));
+        let started = IoThread::spawn(NAME, Duration::ZERO, Clock::default(), &mailbox, move |_, startup| {
+            let _ = late.recv_timeout(SOON);
+            tell.send(inbox.is_abandoned()).unwrap();
+            drop(startup);
+            Ok(())
+        });
+        assert!(matches!(started, Err(LockError::Unavailable { .. })), "{started:?}");
+        go_on.send(()).unwrap();
+        assert!(told.recv_timeout(SOON).unwrap());
+    }
+
+    #[test]
+    fn an_abandoned_thread_ends_without_a_lease_even_if_its_answer_was_received() {
+        let options = LockManagerOptions::default().connect_timeout(SOON);
+        let root = Root::parse("/test").unwrap();
+        let (mailbox, inbox) = mailbox();
+        let clock = Clock::default();
+        let launch = Launch {
+            config: Config {
+                root: root.clone(),
+                owner: String::new(),
+                pid: 1,
+                ttl: options.ttl,
+                safety_margin: options.margin(),
+                request_timeout: SOON,
+                steps_in_flight: 1,
+                seed: 1,
+            },
+            settings: Settings { root, request_timeout: SOON, close_timeout: SOON, clock: clock.clone() },
+            connect_timeout: SOON,
+            complete: Complete::WithSession,
+            inbox,
+            report: Arc::new(Report::new()),
+        };
+        let store = MemoryStore::new();
+        let client = store.client();
+        // There is room for its answer, and nobody reads it.
+        let (reply, _unread) = crossbeam_channel::bounded(1);
+        let (ended, end) = crossbeam_channel::bounded(1);
+        let startup = Startup::new(reply, clock.now() + SOON);
+        mailbox.abandon();
+        thread::spawn(move || {
+            serve(|runtime, startup| run(runtime, launch, || async { Ok(client) }, startup), startup);
+            ended.send(()).unwrap();
+        });
+        end.recv_timeout(SOON).unwrap();
+        assert!(format!("{store:?}").contains("leases: 0"), "{store:?}");
+    }
 }

@@ -36,6 +36,9 @@ impl Viewer {
                     }
                 }
             }
+            if self.inbox.is_abandoned() {
+                return;
+            }
             while let Some(message) = self.inbox.take() {
                 match message {
                     Message::Ask(question) => {
@@ -51,5 +54,25 @@ impl Viewer {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+    use crate::mailbox::mailbox;
+    use crate::memory::MemoryStore;
+
+    #[tokio::test]
+    async fn an_abandoned_viewer_ends() {
+        let (mailbox, inbox) = mailbox();
+        let request_timeout = Duration::from_secs(1);
+        let viewer = Viewer { root: Root::parse("/test").unwrap(), request_timeout, inbox };
+        // There is room for its answer, and nobody reads it.
+        let (reply, _unread) = crossbeam_channel::bounded(1);
+        let serving = viewer.serve(MemoryStore::new().client(), Startup::new(reply, clock::now()));
+        mailbox.abandon();
+        tokio::time::timeout(Duration::from_secs(20), serving).await.expect("the end");
     }
 }

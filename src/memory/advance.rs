@@ -22,10 +22,11 @@ impl MemoryStore {
     ///
     /// It passes in small steps, and managers do what is due on the way: who is connected renews its session and
     /// keeps its holds, who is [disconnected](Self::disconnect) is told of the loss before anybody else has the lock. So
-    /// a test of a partition takes no TTL. Time passes by itself, too, as ever.
+    /// a test of a partition takes no TTL. Answers that are [delayed](Self::delay) arrive when the time has passed them. Time
+    /// passes by itself, too, as ever.
     ///
-    /// Limits of requests and [`Instant`]s stay those of the machine's clock: a request of a manager that is
-    /// cut off is given up after a real [`request_timeout`](crate::LockManagerOptions::request_timeout).
+    /// [`Instant`]s and limits of requests stay those of the machine's clock, but for an answer that is delayed: a request
+    /// of a manager that is cut off is given up after a real [`request_timeout`](crate::LockManagerOptions::request_timeout).
     ///
     /// # Blocking
     ///
@@ -145,6 +146,37 @@ mod tests {
             assert_eq!(manager.stats().sessions, 1);
         }
         assert!(begun.elapsed() < 2 * AT_ONCE, "{:?}", begun.elapsed());
+    }
+
+    #[test]
+    fn answers_that_are_under_way_arrive_by_the_store_s_time_and_keep_the_session() {
+        for (ttl, delay) in [(TTL, 1500), (TTL, 200), (Duration::from_secs(4), 400)] {
+            let (store, begun) = (MemoryStore::new(), Instant::now());
+            let manager = manager(&store, ttl);
+            let guard = manager.new_lock("a").unwrap().lock().unwrap();
+            store.delay(&manager, Duration::from_millis(delay));
+            store.advance(Duration::from_secs(300));
+            assert!(guard.is_held(), "lost: {:?}, with a delay of {delay} ms", guard.loss());
+            assert_eq!(manager.stats().sessions, 1);
+            store.delay(&manager, Duration::ZERO);
+            drop((guard, manager));
+            let took = begun.elapsed();
+            assert!(took < Duration::from_secs(4), "{took:?} with a delay of {delay} ms");
+        }
+    }
+
+    #[test]
+    fn an_answer_later_than_its_request_s_limit_never_arrives() {
+        let (store, begun) = (MemoryStore::new(), Instant::now());
+        let manager = manager(&store, TTL);
+        let guard = manager.new_lock("a").unwrap().lock().unwrap();
+        store.delay(&manager, TTL);
+        store.advance(2 * TTL);
+        assert_eq!(guard.loss(), Some(LossReason::SessionExpired), "as on any cluster that is so slow");
+        assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
+        store.delay(&manager, Duration::ZERO);
+        store.advance(TTL);
+        assert!(manager.new_lock("a").unwrap().lock_timeout(TTL).unwrap().is_held());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::future::{Future, pending};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
@@ -75,6 +75,25 @@ impl MemoryClient {
         }
     }
 
+    /// Waits for as long as an answer to this client takes, by the store's clock. False if that is longer than what is
+    /// `left` for it, which is then over.
+    async fn delayed(&self, left: Duration) -> bool {
+        let delay = self.shared().state.lock().delay_of(self.id());
+        if delay.is_zero() {
+            return true;
+        }
+        let mut moves = self.shared().clock.moves();
+        let due = self.now() + delay.min(left);
+        let _under_way = UnderWay::new(self, due);
+        while self.now() < due {
+            tokio::select! {
+                () = self.reached(Some(due)) => {}
+                () = moves.moved() => {}
+            }
+        }
+        delay <= left
+    }
+
     fn now(&self) -> Time {
         self.shared().clock.now()
     }
@@ -117,6 +136,25 @@ impl MemoryClient {
     }
 }
 
+/// An answer that is delayed; when this goes, it has arrived, or nobody waits for it.
+struct UnderWay<'a> {
+    client: &'a MemoryClient,
+    due: Time,
+}
+
+impl<'a> UnderWay<'a> {
+    fn new(client: &'a MemoryClient, due: Time) -> Self {
+        client.shared().state.lock().begin_delay(client.id(), due);
+        Self { client, due }
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.client.shared().state.lock().end_delay(self.client.id(), self.due);
+    }
+}
+
 impl Store for MemoryClient {
     fn call(
         &self,
@@ -125,18 +163,11 @@ impl Store for MemoryClient {
     ) -> impl Future<Output = Result<Response, Failure>> + Send + 'static {
         let client = self.clone();
         async move {
-            let answering = async {
-                let answer = client.carry_out(&request).await;
-                let delay = client.shared().state.lock().delay_of(client.id());
-                if !delay.is_zero() {
-                    tokio::time::sleep(delay).await;
-                }
-                answer
-            };
-            let answer = tokio::time::timeout(timeout, answering).await;
-            answer.unwrap_or_else(|_| {
-                Err(Failure::new(FailureClass::Unknown, format!("no answer within {timeout:?}")))
-            })
+            let asked = Instant::now();
+            match tokio::time::timeout(timeout, client.carry_out(&request)).await {
+                Ok(answer) if client.delayed(timeout.saturating_sub(asked.elapsed())).await => answer,
+                _ => Err(Failure::new(FailureClass::Unknown, format!("no answer within {timeout:?}"))),
+            }
         }
     }
 

@@ -167,6 +167,10 @@ impl MemoryStore {
     /// `Duration::ZERO` ends it. Requests are still carried out at once; a call that gives up before the answer arrives
     /// does not know the outcome.
     ///
+    /// The delay passes by the store's time, and the request's limit with it: an answer that is under way while the time is
+    /// [advanced](Self::advance) arrives on the way, unless the request has been given up before. A renewal is given up after
+    /// a sixth of the TTL, so a longer delay ends the session, as it would on a cluster.
+    ///
     /// # Examples
     ///
     /// ```

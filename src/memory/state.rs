@@ -1,6 +1,6 @@
 //! What a store's lock guards: the model, and what the store knows of each client.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
@@ -32,6 +32,9 @@ struct Client {
     faults: VecDeque<Fault>,
     /// How long each of its answers takes.
     delay: Duration,
+    /// When each answer arrives, or is given up, that is under way because of the delay.
+    under_way: Vec<Time>,
+    /// Those that have not ended.
     leases: Vec<LeaseId>,
     /// Where its watches report to, while somebody listens.
     events: Option<UnboundedSender<WatchEvent>>,
@@ -55,6 +58,7 @@ impl State {
             line: watch::Sender::new(true),
             faults: VecDeque::new(),
             delay: Duration::ZERO,
+            under_way: Vec::new(),
             leases: Vec::new(),
             events: None,
             watches: BTreeMap::new(),
@@ -76,6 +80,22 @@ impl State {
         self.clients.get(&id).map_or(Duration::ZERO, |client| client.delay)
     }
 
+    /// An answer is under way to this client until `due`.
+    pub(super) fn begin_delay(&mut self, id: ClientId, due: Time) {
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.under_way.push(due);
+        }
+    }
+
+    /// One that was, has arrived or is not wanted any more.
+    pub(super) fn end_delay(&mut self, id: ClientId, due: Time) {
+        if let Some(client) = self.clients.get_mut(&id)
+            && let Some(at) = client.under_way.iter().position(|&other| other == due)
+        {
+            client.under_way.swap_remove(at);
+        }
+    }
+
     /// The clock of the client's manager.
     pub(super) fn clock(&self, id: ClientId) -> Clock {
         self.clients.get(&id).map(|client| client.clock.clone()).unwrap_or_default()
@@ -84,7 +104,7 @@ impl State {
     /// The clients whose managers have not done yet what was due at `now`.
     pub(super) fn behind(&self, now: Time) -> Vec<ClientId> {
         let clients = self.clients.iter();
-        let behind = clients.filter(|(_, client)| !client.clock.has_caught_up(now, client.is_connected()));
+        let behind = clients.filter(|(_, client)| !client.clock.has_caught_up(now, client.not_due(now)));
         behind.map(|(&id, _)| id).collect()
     }
 
@@ -113,6 +133,9 @@ impl State {
         if let Ok(Response { answer: Answer::LeaseGranted { lease, .. }, .. }) = result {
             client.leases.push(lease);
         }
+        if matches!(request, Request::RevokeLease { .. }) && result.is_ok() {
+            self.forget_ended_leases();
+        }
         self.deliver();
         self.forget_history();
         Some(if fault == Some(Fault::LoseResponse) { Err(connection_lost()) } else { result })
@@ -121,7 +144,16 @@ impl State {
     pub(super) fn expire_due(&mut self, now: Time) {
         if self.model.next_expiry().is_some_and(|due| due <= now) {
             self.model.expire_due(now);
+            self.forget_ended_leases();
             self.deliver();
+        }
+    }
+
+    /// Whoever ended them.
+    fn forget_ended_leases(&mut self) {
+        let left: BTreeSet<_> = self.model.leases().collect();
+        for client in self.clients.values_mut() {
+            client.leases.retain(|lease| left.contains(lease));
         }
     }
 
@@ -276,6 +308,11 @@ impl Client {
     fn is_connected(&self) -> bool {
         *self.line.borrow()
     }
+
+    /// How many answers are not waited for at `now`: all of them while it is cut off.
+    fn not_due(&self, now: Time) -> usize {
+        if self.is_connected() { self.under_way.iter().filter(|&&due| due > now).count() } else { usize::MAX }
+    }
 }
 
 impl Fault {
@@ -300,4 +337,33 @@ impl Fault {
 
 fn connection_lost() -> Failure {
     Failure::new(FailureClass::Unknown, "the connection was lost before an answer came")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leases_that_have_ended_are_forgotten() {
+        let store = crate::memory::MemoryStore::new();
+        let (client, other) = (store.client(), store.client());
+        let mut state = store.shared.state.lock();
+        let now = Time::from_nanos(0);
+        let mut grant = |secs| {
+            let request = Request::GrantLease { ttl: Duration::from_secs(secs) };
+            match state.execute(now, client.id(), &request).unwrap().unwrap().answer {
+                Answer::LeaseGranted { lease, .. } => lease,
+                answer => panic!("{answer:?}"),
+            }
+        };
+        let [kept, own, by_other, short] = [600, 600, 600, 60].map(&mut grant);
+        let mut revoke = |by: &crate::memory::MemoryClient, lease| {
+            state.execute(now, by.id(), &Request::RevokeLease { lease }).unwrap().unwrap();
+            state.leases_of(client.id())
+        };
+        assert_eq!(revoke(&client, own), [kept, by_other, short]);
+        assert_eq!(revoke(&other, by_other), [kept, short]);
+        state.expire_due(now + Duration::from_secs(61));
+        assert_eq!(state.leases_of(client.id()), [kept]);
+    }
 }

@@ -168,7 +168,7 @@ impl<S: Store> Driver<S> {
     fn pause(&self, now: Time) -> Duration {
         if self.protocol.next_timeout().is_none_or(|at| at > now) {
             // Beside the watches' task there is one for each request.
-            self.settings.clock.note_turn(now, self.tasks.len() <= 1);
+            self.settings.clock.note_turn(now, self.tasks.len().saturating_sub(1));
         }
         let longest = if self.report.holds.is_empty() { LONGEST_PAUSE } else { LONGEST_PAUSE_HOLDING };
         let startup = self.startup.as_ref().map(|startup| startup.deadline);

@@ -22,6 +22,8 @@ fn a_forked_child_touches_none_of_its_parent_s_locks() {
         let lock = manager.new_lock("x").unwrap();
         let guard = lock.lock().unwrap();
         let pending = manager.new_lock("free").unwrap().enqueue().unwrap();
+        let again = manager.new_reentrant_lock("again").unwrap();
+        let reentrant = again.lock().unwrap();
         let granted = manager.new_lock("other").unwrap().lock().unwrap();
         let blocked = connect(shared().access(), &root, TTL);
         let waiting = blocked.new_lock("x").unwrap().enqueue().unwrap();
@@ -38,6 +40,8 @@ fn a_forked_child_touches_none_of_its_parent_s_locks() {
                     assert!(guard.ensure(Duration::ZERO).is_err());
                     assert!(matches!(lock.lock(), Err(LockError::Forked)));
                     assert!(lock.try_lock().is_err() && lock.enqueue().is_err());
+                    assert!(matches!(again.lock(), Err(LockError::Forked)), "{:?}", again.lock());
+                    assert!(matches!(again.try_lock(), Err(LockError::Forked)), "{:?}", again.try_lock());
                     assert!(manager.new_lock("y").is_err() && manager.lock_info("x").is_err());
                     assert!(matches!(viewer.lock_info("x"), Err(LockError::Forked)));
                     drop(viewer);
@@ -52,7 +56,7 @@ fn a_forked_child_touches_none_of_its_parent_s_locks() {
                     }
                     assert!(waiting.wait().is_err() && pending.wait().is_err());
                     assert!(granted.unlock().is_err());
-                    drop((guard, lock));
+                    drop((guard, lock, reentrant, again));
                     assert!(manager.close().is_err());
                     drop(blocked);
                     let own = connect(shared().access(), &root, TTL);
@@ -79,7 +83,9 @@ fn a_forked_child_touches_none_of_its_parent_s_locks() {
             .unwrap();
         pending.wait().unwrap().unlock().unwrap();
         granted.unlock().unwrap();
-        drop((lock, manager, blocked));
+        again.lock().unwrap().unlock().unwrap();
+        reentrant.unlock().unwrap();
+        drop((lock, again, manager, blocked));
         nothing_left(&raw, &root, TTL);
     });
 }
