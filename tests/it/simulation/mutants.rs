@@ -9,8 +9,9 @@ use crate::protocol::mutants::Mutant;
 /// Each defect, and a seed that catches it.
 ///
 /// No seed is known for `KeyReusedAfterPlainDelete` (a full store, a plain delete that comes twice, and a hold in between),
-/// nor for `DeletedKeyForgotten`: it matters only after a deletion was believed that was none, and no such one is left.
-const CAUGHT: [(Mutant, u64); 25] = [
+/// for `DeletedKeyForgotten`, which matters only after a deletion was believed that was none, and for `LateWatchBelieved`,
+/// which was one schedule in 155,000 before reads from the past were ignored. Unit tests catch these three.
+const CAUGHT: [(Mutant, u64); 24] = [
     (Mutant::DeadlineFromReceipt, 769),
     (Mutant::AnswersBeforeDeadline, 176),
     (Mutant::StaleTermBelieved, 15),
@@ -19,7 +20,6 @@ const CAUGHT: [(Mutant, u64); 25] = [
     (Mutant::DeletedWithoutFence, 1),
     (Mutant::PromotedWithoutRead, 6399),
     (Mutant::OldDeletionBelieved, 95),
-    (Mutant::LateWatchBelieved, 12485),
     (Mutant::OwnEndOverlooked, 1053),
     (Mutant::ExistenceForCreateRevision, 16594),
     (Mutant::MissedEventsIgnored, 1),
