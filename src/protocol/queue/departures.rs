@@ -114,8 +114,11 @@ impl Queue {
         };
         // A key of this session in front that nobody here holds is on its way out.
         let own_lease = cx.session.tenure().map(|tenure| tenure.lease);
-        let held = self.contender.as_ref().filter(|own| own.hold().is_some()).map(|own| &own.key);
-        let stays = |holder: &Holder| held == Some(&holder.kv.key) || Some(holder.kv.lease) != own_lease;
+        let held = self.contender.as_ref().and_then(|own| Some((&own.key, own.hold()?.token)));
+        let stays = |holder: &Holder| {
+            let named = (&holder.kv.key, holder.kv.create_revision);
+            Some(holder.kv.lease) != own_lease || held == Some(named)
+        };
         let inspection = inspection.map(|holder| holder.filter(stays));
         for departing in self.departing.iter_mut().filter(|departing| departing.wants_holder()) {
             departing.inspection = Some(inspection.clone());

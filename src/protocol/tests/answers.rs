@@ -294,3 +294,21 @@ fn an_earlier_place_in_the_process_is_no_proof_of_contention_while_the_store_say
     let refusal = world.refusal(0, second);
     assert!(matches!(refusal, Some(Refusal::Unavailable(_))), "{refusal:?}");
 }
+
+#[test]
+fn a_late_copy_of_the_holder_s_key_is_not_named_as_the_holder() {
+    let mut world = World::with(1);
+    world.lock(0, "a", 1);
+    let parked = world.lose_answer(0);
+    world.pass(Duration::from_millis(150));
+    let held = world.contenders("a")[0].clone();
+    world.nodes[0].deaf = true;
+    // Its key is deleted by force, which it has not heard, and the copy puts it again.
+    world.delete(held.key.clone());
+    world.carry_out_late(&parked);
+    assert!(world.contenders("a")[0].create_revision > held.create_revision);
+    let waiter = world.lock_within(0, "a", 2, Duration::from_millis(20));
+    world.pass(Duration::from_millis(50));
+    let refusal = world.refusal(0, waiter);
+    assert!(matches!(refusal, Some(Refusal::Timeout { holder: None, .. })), "{refusal:?}");
+}
