@@ -19,6 +19,8 @@ const GRACE: Duration = Duration::from_millis(30);
 #[derive(Clone, Debug)]
 pub(super) struct Departing {
     pub(super) ticket: Ticket,
+    /// When its caller asked.
+    since: Time,
     why: Why,
     known: Known,
     /// What the read of the holder brought, once it has.
@@ -40,16 +42,14 @@ enum Known {
 #[derive(Clone, Debug)]
 enum Why {
     Cancelled,
-    Timeout {
-        since: Time,
-    },
+    Timeout,
     /// The retries ran out.
     Budget,
 }
 
 impl Departing {
     pub(super) fn cancelled(ticket: Ticket) -> Self {
-        Self { ticket, why: Why::Cancelled, known: Known::Nothing, inspection: None }
+        Self { ticket, since: Time::default(), why: Why::Cancelled, known: Known::Nothing, inspection: None }
     }
 
     /// The caller has no time for the holder's name any more.
@@ -79,8 +79,8 @@ impl Queue {
             return;
         }
         let timed_out = patience.deadline.is_some_and(|deadline| deadline <= cx.now);
-        let why = if timed_out { Why::Timeout { since } } else { Why::Budget };
-        self.depart(Departing { ticket, why, known, inspection: None }, cx);
+        let why = if timed_out { Why::Timeout } else { Why::Budget };
+        self.depart(Departing { ticket, since, why, known, inspection: None }, cx);
     }
 
     pub(super) fn depart(&mut self, departing: Departing, cx: &mut Cx<'_>) {
@@ -94,7 +94,8 @@ impl Queue {
 
     /// Asks for the holder's name; one read at a time.
     fn inspect(&mut self, cx: &mut Cx<'_>) {
-        if !std::mem::replace(&mut self.inspecting, true) {
+        if self.inspecting.is_none() {
+            self.inspecting = Some(cx.now);
             cx.out.send(Purpose::Inspect(self.id), Request::Txn(requests::inspect(&self.name)));
         }
     }
@@ -104,7 +105,7 @@ impl Queue {
         reply: Result<Response, Failure>,
         cx: &mut Cx<'_>,
     ) {
-        self.inspecting = false;
+        let sent = self.inspecting.take().unwrap_or(cx.now);
         let inspection = match reply.map(|response| response.answer) {
             Ok(Answer::Txn(answer)) => {
                 Ok(requests::inspected(&answer).map(|(kv, waiters)| Holder { kv: kv.clone(), waiters }))
@@ -121,7 +122,13 @@ impl Queue {
         };
         let inspection = inspection.map(|holder| holder.filter(stays));
         for departing in self.departing.iter_mut().filter(|departing| departing.wants_holder()) {
-            departing.inspection = Some(inspection.clone());
+            // A read from before it asked says nothing about its wait.
+            if departing.since <= sent {
+                departing.inspection = Some(inspection.clone());
+            }
+        }
+        if self.departing.iter().any(Departing::wants_holder) {
+            self.inspect(cx);
         }
         self.tell_slow_waits(inspection.as_ref().ok().and_then(Option::as_ref), cx);
     }
@@ -149,7 +156,7 @@ impl Queue {
     }
 
     fn answer(&self, departing: Departing, cx: &mut Cx<'_>) {
-        let Departing { ticket, why, known, inspection } = departing;
+        let Departing { ticket, since, why, known, inspection } = departing;
         if let Why::Cancelled = why {
             cx.out.refuse(ticket, Refusal::Cancelled);
             return;
@@ -167,7 +174,7 @@ impl Queue {
         };
         let refusal = match (held, why) {
             (Err(failure), _) => Refusal::Unavailable(failure),
-            (Ok(holder), Why::Timeout { since }) => Refusal::Timeout { waited: cx.now.since(since), holder },
+            (Ok(holder), Why::Timeout) => Refusal::Timeout { waited: cx.now.since(since), holder },
             (Ok(holder), _) => Refusal::AlreadyHeld { holder },
         };
         cx.out.refuse(ticket, refusal);

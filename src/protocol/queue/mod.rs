@@ -62,7 +62,8 @@ pub(super) struct Queue {
     last_failure: Option<Failure>,
     /// Tickets that gave up and get their answer within a short grace.
     departing: Vec<Departing>,
-    inspecting: bool,
+    /// When the read of the holder that is in flight was sent.
+    inspecting: Option<Time>,
     /// Waiters that are told of once the holder's name is known.
     slow: Vec<Ticket>,
 }
@@ -90,7 +91,7 @@ impl Queue {
             failures: 0,
             last_failure: None,
             departing: Vec::new(),
-            inspecting: false,
+            inspecting: None,
             slow: Vec::new(),
         }
     }

@@ -117,9 +117,11 @@ impl Place {
     /// Whether somebody that counts is before us, as far as is known.
     pub(super) fn is_behind(&self, counts: impl Fn(&Key) -> bool) -> bool {
         match self.lookout.as_ref().map(|lookout| &lookout.post) {
-            Some(Post::Name(ahead)) if !ahead.is_empty() => ahead.iter().any(counts),
-            // Too many to be known by name, or still to be read.
-            _ => self.first.is_none(),
+            Some(Post::Name(ahead)) => ahead.iter().any(counts),
+            // Too many to be known by name.
+            Some(Post::Far(_)) => true,
+            // Still to be read.
+            None => false,
         }
     }
 

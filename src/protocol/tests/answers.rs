@@ -312,3 +312,33 @@ fn a_late_copy_of_the_holder_s_key_is_not_named_as_the_holder() {
     let refusal = world.refusal(0, waiter);
     assert!(matches!(refusal, Some(Refusal::Timeout { holder: None, .. })), "{refusal:?}");
 }
+
+#[test]
+fn a_holder_that_was_read_before_a_ticket_asked_is_not_named_to_it() {
+    let mut world = World::with(2);
+    let elsewhere = world.lock(1, "a", 1);
+    world.settle();
+    let early = world.lock_within(0, "a", 1, Duration::from_millis(100));
+    world.settle();
+    world.nodes[0].deaf = true;
+    world.pass_alone(Duration::from_millis(100));
+    // The holder is read for the first ticket, and lets go before the second one asks.
+    let is_inspection = |request: &Request| matches!(request, Request::Txn(txn) if txn.when.is_empty());
+    let at = world.nodes[0].sent.iter().position(|(_, request)| is_inspection(request)).expect("it is read");
+    let (inspection, request) = world.nodes[0].sent.remove(at).unwrap();
+    let read = world.model.execute(world.now, &request);
+    world.leave(1, elsewhere);
+    world.settle_node(1);
+    world.pass_alone(Duration::from_millis(1));
+    let late = world.lock_within(0, "a", 2, Duration::from_millis(5));
+    world.pass_alone(Duration::from_millis(5));
+    world.deliver(0, inspection, read);
+    assert!(world.refusal(0, late).is_none(), "{:?}", world.refusal(0, late));
+    world.pass_alone(Duration::from_millis(50));
+    assert!(
+        matches!(world.refusal(0, early), Some(Refusal::Timeout { holder: Some(_), .. })),
+        "{:?}",
+        world.refusal(0, early)
+    );
+    assert!(matches!(world.refusal(0, late), Some(Refusal::Unavailable(_))), "{:?}", world.refusal(0, late));
+}
