@@ -9,13 +9,14 @@ use crate::protocol::mutants::Mutant;
 /// Each defect, and a seed that catches it.
 ///
 /// No seed is known for `KeyReusedAfterPlainDelete` (a full store, a plain delete that comes twice, and a hold in between),
-/// for `DeletedKeyForgotten`, which matters only after a deletion was believed that was none, and for `LateWatchBelieved`,
-/// which was one schedule in 155,000 before reads from the past were ignored. Unit tests catch these three.
-const CAUGHT: [(Mutant, u64); 24] = [
+/// for `DeletedKeyForgotten`, which matters only after a deletion was believed that was none, for `LateWatchBelieved`, which
+/// was one schedule in 155,000 before reads from the past were ignored, and for `ReleaseWaitsForFence`, as a full store
+/// excuses every wait. Unit tests catch these four.
+const CAUGHT: [(Mutant, u64); 23] = [
     (Mutant::DeadlineFromReceipt, 769),
     (Mutant::AnswersBeforeDeadline, 176),
     (Mutant::StaleTermBelieved, 15),
-    (Mutant::EpochNotCompared, 3),
+    (Mutant::EpochNotCompared, 0),
     (Mutant::UnknownTakenForNotDone, 2),
     (Mutant::DeletedWithoutFence, 1),
     (Mutant::PromotedWithoutRead, 6399),
@@ -28,8 +29,7 @@ const CAUGHT: [(Mutant, u64); 24] = [
     (Mutant::KeyReusedUnanswered, 2),
     (Mutant::TryBesideOwnDelete, 11),
     (Mutant::TryRefusedByOldNews, 1329),
-    (Mutant::NoSpaceTakenForNotDone, 3),
-    (Mutant::ReleaseWaitsForFence, 43322),
+    (Mutant::NoSpaceTakenForNotDone, 9),
     (Mutant::DeletesNotCut, 1301),
     (Mutant::DeletedByNameAlone, 69),
     (Mutant::ReplayedDeletionBelieved, 2404),
