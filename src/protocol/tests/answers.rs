@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::world::World;
 use crate::protocol::{Patience, Refusal, ReleaseFailure};
-use crate::store::{FailureClass, Op, Request, Txn};
+use crate::store::{Answer, FailureClass, Op, Request, Response, Txn, TxnAnswer};
 
 #[test]
 fn a_try_that_comes_with_the_release_gets_the_lock() {
@@ -129,11 +129,11 @@ fn a_second_copy_of_a_release_does_not_end_a_later_hold_under_the_same_key() {
 #[test]
 fn a_second_copy_of_a_delete_that_compares_nothing_does_not_end_a_later_hold() {
     let mut world = World::with(1);
-    let unwanted = world.lock(0, "a", 1);
-    let (request, _) = world.carry_out(0);
-    world.leave(0, unwanted);
-    let full = crate::store::Failure::new(FailureClass::NoSpace, "space exceeded");
-    world.deliver(0, request, Err(full));
+    world.lock(0, "a", 1);
+    // The key is put, and the answer does not say as what.
+    let (request, reply) = world.carry_out(0);
+    let misfit = Answer::Txn(TxnAnswer { succeeded: true, results: Vec::new() });
+    world.deliver(0, request, reply.map(|response| Response { answer: misfit, ..response }));
     let (_, plain) = world.nodes[0].sent.front().cloned().unwrap();
     assert!(matches!(plain, Request::Delete { .. }));
     world.settle();
