@@ -10,6 +10,7 @@ use crate::command::{Grant, Left, Message, Outcome, Reply};
 use crate::info::FencingToken;
 use crate::inner::Inner;
 use crate::io::IoThread;
+use crate::kv::Key;
 use crate::lock::DistributedLock;
 use crate::mailbox::{Inbox, mailbox};
 use crate::name::Root;
@@ -17,7 +18,6 @@ use crate::options::{LockManagerOptions, LockOptions};
 use crate::protocol::{Acquire, Refusal, Ticket};
 use crate::shared::HoldState;
 use crate::shared::{Deadline, Report};
-use crate::store::Key;
 
 /// Long enough for any machine, short enough to end a test that would hang.
 pub(crate) const SOON: Duration = Duration::from_secs(20);

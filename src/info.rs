@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 pub use token::{FencingToken, InvalidToken};
 
-use crate::store::KeyValue;
+use crate::kv::KeyValue;
 use crate::value::ContenderValue;
 
 /// A lock that somebody holds or waits for, as etcd shows it; from [`lock_info`](crate::LockManager::lock_info),

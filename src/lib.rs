@@ -89,6 +89,7 @@ mod command;
 #[cfg(test)]
 mod fake;
 mod inner;
+mod log_target;
 mod mailbox;
 mod name;
 mod process;
@@ -100,9 +101,9 @@ mod waiting;
 mod watchdog;
 
 mod io;
+mod kv;
 pub mod memory;
 mod protocol;
-mod store;
 
 pub use crossbeam_channel;
 
@@ -122,6 +123,3 @@ pub use viewer::LockViewer;
 #[cfg(all(doctest, feature = "tls"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
-
-/// The target of every log line.
-pub(crate) const LOG: &str = "etcd_lock";

@@ -11,7 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::error::LockError;
-use crate::store::{Key, LeaseId, Span};
+use crate::kv::{Key, LeaseId, Span};
 
 /// The longest lock name, in bytes before encoding. Leaves room below etcd's limits and keeps log lines readable.
 const MAX_NAME_BYTES: usize = 512;

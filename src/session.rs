@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use crate::clock::Time;
 use crate::error::LossReason;
 use crate::info::SessionInfo;
+use crate::kv::LeaseId;
 use crate::shared::Deadline;
-use crate::store::LeaseId;
 
 /// The session as [`LockManager::session`](crate::LockManager::session) shows it. Written by the I/O thread.
 #[derive(Debug, Default)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::clock::Time;
 use crate::error::LossReason;
-use crate::store::{Failure, FailureClass, Request, Response};
+use crate::kv::{Failure, FailureClass, Request, Response};
 
 /// What a manager has done so far, and what it holds right now; from [`LockManager::stats`](crate::LockManager::stats).
 ///

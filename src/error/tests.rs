@@ -12,7 +12,7 @@ fn unavailable(said: &str) -> LockError {
 fn holder(owner: Option<&str>) -> Option<Box<LockInfo>> {
     let info = LockInfo::from_holder(
         "a",
-        &crate::store::KeyValue {
+        &crate::kv::KeyValue {
             key: "/app/a/1f-1".into(),
             value: owner.map_or_else(Vec::new, |owner| {
                 crate::value::ContenderValue::new(owner, "main", 7, Duration::from_secs(1)).encode()

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use super::asker::{Answered, Asker, all, unexpected};
 use super::{Store, lock_error};
-use crate::LOG;
 use crate::command::Question;
 use crate::error::{Cause, LockError};
 use crate::info::{ForceUnlock, LockInfo, LockState};
-use crate::name::{LockName, Root};
-use crate::store::{
+use crate::kv::{
     Answer, Compare, Failure, FailureClass, Field, Key, KeyValue, Op, Order, Range, Request, Span, Txn,
     TxnAnswer,
 };
+use crate::log_target::LOG;
+use crate::name::{LockName, Root};
 
 /// How often a force unlock follows a lock that changes hands between the look and the deed.
 const MAX_CHASES: u32 = 10;

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 
 use super::endpoint::Endpoint;
 use super::endpoints::Endpoints;
-use crate::store::{Failure, FailureClass, LeaseId, Request};
+use crate::kv::{Failure, FailureClass, LeaseId, Request};
 
 /// Every failed request wants to know, and a cluster is not restored more often.
 const PAUSE: Duration = Duration::from_millis(200);

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Store, deadline_after};
-use crate::store::{
+use crate::kv::{
     Answer, Failure, FailureClass, Key, KeyValue, LeaseId, Op, OpResult, Order, Range, RangeResult, Request,
     Response, Revision, Span, Txn, TxnAnswer,
 };

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 use tokio::runtime::Handle;
 use tokio::task::coop::{RestoreOnPending, has_budget_remaining, poll_proceed};
 
-use crate::LOG;
+use crate::log_target::LOG;
 
 /// Twice what tokio gives a task for one poll.
 const MORE_THAN_A_BUDGET: usize = 256;

@@ -11,7 +11,7 @@ use super::endpoints::Endpoints;
 use super::failure::{Fault, FaultKind};
 use super::{convert, deadline_after, scheme};
 use crate::error::{Cause, LockError};
-use crate::store::FailureClass;
+use crate::kv::FailureClass;
 
 /// After the first good answer, the others have this long to say that they belong to another cluster. An endpoint that
 /// is alive takes a few milliseconds.

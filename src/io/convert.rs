@@ -9,7 +9,7 @@ use etcd_client::{
 };
 
 use super::failure::{Fault, FaultKind};
-use crate::store::{
+use crate::kv::{
     Answer, Compare, FailureClass, Field, Key, KeyValue, LeaseId, Op, OpResult, Order, Range, RangeResult,
     Response, Revision, Span, Txn, TxnAnswer,
 };

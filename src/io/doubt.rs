@@ -9,7 +9,7 @@ use super::endpoint::Endpoint;
 use super::endpoints::{Endpoints, Pin};
 use super::failure::{Fault, FaultKind};
 use super::log_seen::{Departure, Overtaken};
-use crate::store::{Compare, FailureClass, Field, Key, Op, Request, Span, Txn};
+use crate::kv::{Compare, FailureClass, Field, Key, Op, Request, Span, Txn};
 
 /// Goes on asking whether waiting for a request's answer makes sense; ends when it does not.
 ///

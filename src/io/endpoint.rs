@@ -9,8 +9,8 @@ use tokio::time::{Instant, timeout};
 use super::convert;
 use super::failure::{Fault, FaultKind};
 use super::target::Target;
+use crate::kv::{FailureClass, LeaseId};
 use crate::options::Credentials;
-use crate::store::{FailureClass, LeaseId};
 
 /// A page of 1,000 locks with long names and foreign values is more than tonic's 4 MiB.
 const MAX_ANSWER_BYTES: usize = 64 << 20;

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::endpoint::Endpoint;
 use super::failure::{Fault, FaultKind};
 use super::log_seen::{Departure, History, LogSeen};
-use crate::store::Response;
+use crate::kv::Response;
 
 /// An endpoint that failed is the last choice for this long: about what a member needs to restart.
 const COOL_DOWN: Duration = Duration::from_secs(5);

@@ -17,8 +17,8 @@ use super::keepalive::KeepAlive;
 use super::target::Target;
 use super::{Store, WatchOrder, connect, deadline_after, watch};
 use crate::error::LockError;
+use crate::kv::{Answer, Failure, FailureClass, Key, Op, Request, Response, Span, Txn, WatchEvent};
 use crate::options::LockManagerOptions;
-use crate::store::{Answer, Failure, FailureClass, Key, Op, Request, Response, Span, Txn, WatchEvent};
 
 /// A token that is refused again right after authenticating will not get better.
 const MAX_REAUTHENTICATIONS: u32 = 3;

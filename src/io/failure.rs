@@ -7,7 +7,7 @@ use std::error::Error;
 use std::fmt;
 
 use crate::error::{Cause, LockError};
-use crate::store::{Failure, FailureClass};
+use crate::kv::{Failure, FailureClass};
 
 /// Why one attempt at one endpoint has no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]

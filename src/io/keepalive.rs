@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use super::convert::{self, Answered};
 use super::endpoint::Link;
 use super::failure::{Fault, FaultKind};
-use crate::store::{FailureClass, LeaseId};
+use crate::kv::{FailureClass, LeaseId};
 
 /// The stream that the last renewal used, while nobody uses it.
 ///

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::store::{Response, Revision};
+use crate::kv::{Response, Revision};
 
 /// A write that left so much later than another one is behind it in the log. Requests that leave together may change
 /// places on their way through the member's threads.
@@ -134,7 +134,7 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Answer;
+    use crate::kv::Answer;
 
     fn response(revision: Revision, term: u64) -> Response {
         Response { revision, term, answer: Answer::LeaseRevoked }

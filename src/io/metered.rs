@@ -8,8 +8,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::{Store, WatchOrder};
 use crate::clock::Clock;
+use crate::kv::{Failure, Request, Response, WatchEvent};
 use crate::stats::Counters;
-use crate::store::{Failure, Request, Response, WatchEvent};
 
 #[derive(Clone, Debug)]
 pub(super) struct Metered<S> {

@@ -35,7 +35,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::time::Instant;
 
-use crate::store::{Failure, Request, Response, WatchEvent, WatchId, WatchSpec};
+use crate::kv::{Failure, Request, Response, WatchEvent, WatchId, WatchSpec};
 
 pub(crate) use async_hint::about_to_block;
 pub(crate) use driver::Settings;
@@ -47,7 +47,7 @@ pub(crate) use viewer::Viewer;
 /// What stands behind the protocol: an etcd cluster, or an in-process model of one.
 pub(crate) trait Store: Clone + Send + Sync + 'static {
     /// Carries out one request. Ends within `timeout`; what is not known by then is
-    /// [`FailureClass::Unknown`](crate::store::FailureClass::Unknown).
+    /// [`FailureClass::Unknown`](crate::kv::FailureClass::Unknown).
     fn call(
         &self,
         request: Request,

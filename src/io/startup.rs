@@ -5,7 +5,7 @@ use crossbeam_channel::Sender;
 use super::lock_error;
 use crate::clock::Time;
 use crate::error::LockError;
-use crate::store::{Failure, FailureClass};
+use crate::kv::{Failure, FailureClass};
 
 /// What the connecting caller waits for. Dropped unanswered, it tells that the I/O thread died.
 #[derive(Debug)]

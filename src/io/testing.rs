@@ -15,11 +15,11 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::{Etcd, Store, WatchOrder};
 use crate::error::LockError;
-use crate::options::{Credentials, LockManagerOptions};
-use crate::store::{
+use crate::kv::{
     Answer, Failure, FailureClass, Key, Op, OpResult, Order, Range, Request, Response, Span, Txn, TxnAnswer,
     WatchEvent,
 };
+use crate::options::{Credentials, LockManagerOptions};
 
 /// Longer than anything a test waits for takes, even on a busy machine.
 pub(super) const LONG: Duration = Duration::from_secs(20);

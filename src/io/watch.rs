@@ -14,7 +14,7 @@ use super::endpoint::{Endpoint, Link};
 use super::endpoints::{Endpoints, Pin};
 use super::failure::{Fault, FaultKind};
 use super::watches::{Say, Trouble, Watches, back_off};
-use crate::store::{FailureClass, WatchEvent};
+use crate::kv::{FailureClass, WatchEvent};
 
 /// A stream that says nothing for this long is asked for a sign of life...
 const QUIET: Duration = Duration::from_secs(2);

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::WatchOrder;
 use super::convert::WatchMessage;
-use crate::store::{Revision, Span, WatchEvent, WatchId, WatchSpec};
+use crate::kv::{Revision, Span, WatchEvent, WatchId, WatchSpec};
 
 const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
 const MAX_BACK_OFF: Duration = Duration::from_secs(2);

@@ -101,10 +101,10 @@ fn every_refusal_has_its_error() {
     assert!(matches!(timeout, LockError::Timeout { waited, holder: None, .. } if waited == 3 * MS));
     assert!(matches!(refused(Refusal::Closed), LockError::Closed));
     assert!(matches!(refused(Refusal::Cancelled), LockError::Cancelled { .. }));
-    let failure = |class| crate::store::Failure::new(class, "because");
-    let full = refused(Refusal::Failed(failure(crate::store::FailureClass::NoSpace)));
+    let failure = |class| crate::kv::Failure::new(class, "because");
+    let full = refused(Refusal::Failed(failure(crate::kv::FailureClass::NoSpace)));
     assert!(matches!(full, LockError::NoSpace));
-    let away = refused(Refusal::Unavailable(failure(crate::store::FailureClass::NotDone)));
+    let away = refused(Refusal::Unavailable(failure(crate::kv::FailureClass::NotDone)));
     assert_eq!(away.to_string(), "etcd is unavailable while acquiring lock \"a\": because");
     let held = meanwhile(|| lock.try_lock(), || drop(io.refuse(Refusal::Held)));
     assert!(held.unwrap().is_none());
@@ -115,7 +115,7 @@ fn an_error_names_the_holder() {
     let (manager, io) = fake_manager();
     let lock = lock(&manager, "a");
     let value = crate::value::ContenderValue::new("rack-7", "1", 1, Duration::from_secs(1)).encode();
-    let kv = crate::store::KeyValue {
+    let kv = crate::kv::KeyValue {
         key: "/test/a/1-1".into(),
         value,
         create_revision: 42,

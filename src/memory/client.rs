@@ -10,7 +10,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use super::Shared;
 use crate::clock::{Clock, Time};
 use crate::io::{Store, WatchOrder};
-use crate::store::{Answer, Failure, FailureClass, Request, Response, WatchEvent};
+use crate::kv::{Answer, Failure, FailureClass, Request, Response, WatchEvent};
 
 /// Names one client, among those of every store of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::model::{Model, Notice, Watcher};
 use super::{ClientId, Fault};
 use crate::clock::{Clock, Time};
-use crate::store::{
+use crate::kv::{
     Answer, Failure, FailureClass, LeaseId, Request, Response, Revision, WatchEvent, WatchId, WatchSpec,
 };
 

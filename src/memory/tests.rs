@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::io::{Store, WatchOrder};
-use crate::store::{
+use crate::kv::{
     Answer, Failure, FailureClass, Key, LeaseId, Op, Order, Range, Request, Revision, Span, Txn, WatchEvent,
     WatchId, WatchSpec,
 };

@@ -13,8 +13,8 @@ use super::requests::Guard;
 use super::step::{self, Step, StepAnswer};
 use super::{QueueId, RequestId};
 use crate::clock::Time;
+use crate::kv::{Failure, FailureClass, Response, Revision};
 use crate::name::LockName;
-use crate::store::{Failure, FailureClass, Response, Revision};
 
 /// So many requests with steps at once. One more than the store works on hides the way there and back; many more would
 /// only make the batches smaller.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Action;
 use crate::clock::Time;
-use crate::store::{Failure, FailureClass};
+use crate::kv::{Failure, FailureClass};
 
 /// A request without an answer for this long is a sign that the store is silent; slow commits take less.
 const SLOW_ANSWER: Duration = Duration::from_secs(1);

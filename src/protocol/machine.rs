@@ -11,8 +11,8 @@ use super::timers::Timer;
 use super::{Acquire, Action, Command, Config, QueueId, Refusal, ReleaseFailure, RequestId, Ticket};
 use crate::clock::Time;
 use crate::error::LossReason;
+use crate::kv::{Failure, Response, WatchEvent};
 use crate::name::LockName;
-use crate::store::{Failure, Response, WatchEvent};
 
 /// One session's side of the lock protocol.
 ///

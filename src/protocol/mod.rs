@@ -23,8 +23,8 @@ pub(crate) use machine::Protocol;
 
 use crate::clock::Time;
 use crate::error::LossReason;
+use crate::kv::{Failure, Key, KeyValue, LeaseId, Request, Revision, WatchId, WatchSpec};
 use crate::name::{LockName, Root};
-use crate::store::{Failure, Key, KeyValue, LeaseId, Request, Revision, WatchId, WatchSpec};
 
 /// What one protocol instance is told at its start.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use super::contact::Contact;
 use super::timers::{Timer, Timers};
 use super::{Action, Config, QueueId, Refusal, RequestId, Ticket};
 use crate::clock::Time;
-use crate::store::{LeaseId, Request, Span, WatchId, WatchSpec};
+use crate::kv::{LeaseId, Request, Span, WatchId, WatchSpec};
 
 /// What a request was sent for: where its reply goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,11 +4,11 @@
 //! key has been put again, no older request can take effect any more, wherever it was delayed.
 
 use super::mutants::mutant;
-use crate::name::LockName;
-use crate::store::{
+use crate::kv::{
     Compare, Failure, FailureClass, Field, Key, KeyValue, LeaseId, Op, OpResult, Order, Range, Revision,
     Span, Txn, TxnAnswer,
 };
+use crate::name::LockName;
 
 /// What a guarded request runs under.
 #[derive(Clone, Debug)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::outbox::{Outbox, Purpose};
 use super::timers::Timer;
 use crate::clock::Time;
-use crate::store::{Failure, FailureClass, LeaseId, Request, Response};
+use crate::kv::{Failure, FailureClass, LeaseId, Request, Response};
 
 /// First pause after a failed attempt.
 const FIRST_BACK_OFF: Duration = Duration::from_millis(100);

@@ -13,7 +13,7 @@ use super::timers::Timer;
 use super::{Action, QueueId};
 use crate::clock::Time;
 use crate::error::LossReason;
-use crate::store::{Answer, Failure, FailureClass, KeyValue, Request, Response, Revision, Span};
+use crate::kv::{Answer, Failure, FailureClass, KeyValue, Request, Response, Revision, Span};
 
 /// First pause after a failed attempt to set up or to fence.
 const FIRST_BACK_OFF: Duration = Duration::from_millis(100);

@@ -3,11 +3,11 @@
 use super::QueueId;
 use super::mutants::mutant;
 use super::requests::{Ahead, Guard, NEAR, contenders, epoch_stands, read_key};
-use crate::name::LockName;
-use crate::store::{
+use crate::kv::{
     Answer, Compare, Field, Key, KeyValue, LeaseId, Op, OpResult, Order, RangeResult, Request, Response,
     Revision, Span, Txn, TxnAnswer,
 };
+use crate::name::LockName;
 
 /// What one queue wants changed.
 #[derive(Clone, Debug)]

@@ -8,8 +8,8 @@ use super::outbox::{Outbox, Purpose};
 use super::requests::{self, Guard};
 use super::timers::Timer;
 use crate::clock::Time;
+use crate::kv::{Key, LeaseId, Request, WatchId};
 use crate::name::LockName;
-use crate::store::{Key, LeaseId, Request, WatchId};
 
 /// One lease and all that hangs on it.
 #[derive(Clone, Debug)]

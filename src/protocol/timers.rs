@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::{QueueId, Ticket};
 use crate::clock::Time;
-use crate::store::LeaseId;
+use crate::kv::LeaseId;
 
 /// One thing to do at a time. Each is set at most once; setting it again moves it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

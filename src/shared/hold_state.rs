@@ -10,8 +10,8 @@ use super::sync::{AtomicU8, Ordering};
 use crate::clock::Time;
 use crate::error::{LockError, LossReason};
 use crate::info::FencingToken;
+use crate::kv::Key;
 use crate::name::LockName;
-use crate::store::Key;
 
 /// What a hold's guards and the I/O thread know of it together.
 ///

@@ -13,10 +13,10 @@ use super::sync::{Condvar, Mutex};
 use crate::clock::Time;
 use crate::error::LossReason;
 use crate::info::FencingToken;
+use crate::kv::{Key, Revision};
 use crate::name::LockName;
 use crate::protocol::HoldId;
 use crate::stats::{Counters, count};
-use crate::store::{Key, Revision};
 
 /// The longest the watchdog sleeps while something is held: a condition variable's timer stands still while the machine
 /// is suspended, the deadline does not.

@@ -20,6 +20,9 @@ pub mod error;
 #[allow(dead_code)]
 #[path = "../../src/info.rs"]
 pub mod info;
+#[allow(dead_code)]
+#[path = "../../src/kv.rs"]
+mod kv;
 mod memory;
 #[allow(dead_code)]
 #[path = "../../src/name.rs"]
@@ -27,9 +30,6 @@ mod name;
 #[allow(dead_code)]
 #[path = "../../src/protocol/mod.rs"]
 mod protocol;
-#[allow(dead_code)]
-#[path = "../../src/store.rs"]
-mod store;
 #[allow(dead_code)]
 #[path = "../../src/value.rs"]
 mod value;

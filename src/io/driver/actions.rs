@@ -9,10 +9,10 @@ use crate::clock::Time;
 use crate::error::LossReason;
 use crate::io::startup::Abandoned;
 use crate::io::{Store, WatchOrder};
+use crate::kv::{Failure, FailureClass};
 use crate::protocol::Action;
 use crate::shared::Deadline;
 use crate::stats::count;
-use crate::store::{Failure, FailureClass};
 
 impl<S: Store> Driver<S> {
     /// Does everything the protocol wants done.

@@ -4,13 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::LOG;
 use crate::error::LossReason;
 use crate::info::LockInfo;
+use crate::kv::{Failure, LeaseId, Revision};
+use crate::log_target::LOG;
 use crate::name::LockName;
 use crate::protocol::{Holder, Ticket};
 use crate::shared::{Ended, HoldState};
-use crate::store::{Failure, LeaseId, Revision};
 
 /// One transition. Written only after all actions of a turn were carried out: a slow logger must not come between two
 /// holds that end together.
@@ -139,8 +139,8 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
+    use crate::kv::KeyValue;
     use crate::name::Root;
-    use crate::store::KeyValue;
     use crate::value::ContenderValue;
 
     fn slow(value: Vec<u8>, lease: LeaseId, own_lease: LeaseId) -> String {

@@ -23,11 +23,11 @@ use super::{Store, WatchOrder, admin};
 use crate::clock::{Clock, Time};
 use crate::command::{Message, Reply};
 use crate::error::{LockError, LossReason};
+use crate::kv::{Failure, LeaseId, Response, WatchEvent};
 use crate::mailbox::{End, Inbox};
 use crate::name::Root;
 use crate::protocol::{Acquire, Command, Protocol, Refusal, RequestId};
 use crate::shared::Report;
-use crate::store::{Failure, LeaseId, Response, WatchEvent};
 
 /// Events of one kind that a turn takes: enough to share the costs of a turn, few enough to be done in well under a
 /// millisecond.

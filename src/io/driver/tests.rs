@@ -8,8 +8,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::*;
 use crate::clock::Clock;
+use crate::kv::Request;
 use crate::memory::{ClientId, Fault, MemoryClient, MemoryStore};
-use crate::store::Request;
 use crate::{DistributedLock, LockGuard, LockManager, LockManagerOptions, LockOptions};
 
 mod closing;

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use crate::clock::Time;
+use crate::kv::Request;
 use crate::protocol::RequestId;
-use crate::store::Request;
 
 /// Requests in flight. Enough for the store to carry out many with one commit; few enough that the session's renewals,
 /// which share the connection, are never held up behind ten thousand callers who ask at once.

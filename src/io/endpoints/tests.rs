@@ -1,7 +1,7 @@
 use super::*;
 use crate::io::target::Target;
 use crate::io::testing;
-use crate::store::FailureClass;
+use crate::kv::FailureClass;
 
 fn endpoints(count: usize) -> Endpoints {
     let urls: Vec<String> = (1..=count).map(|port| format!("http://127.0.0.1:{port}")).collect();

@@ -16,8 +16,8 @@ use crate::io::testing::{
     Cluster, LONG, Meddled, Meddling, always, call, connect, dead_url, grant, key, keys, put, put_key, range,
 };
 use crate::io::{Etcd, Store, WatchOrder, admin};
+use crate::kv::{Failure, FailureClass, Op, Request, Response, Span, WatchEvent};
 use crate::name::{LockName, Root};
-use crate::store::{Failure, FailureClass, Op, Request, Response, Span, WatchEvent};
 use crate::value::ContenderValue;
 
 fn root() -> Root {

@@ -7,8 +7,8 @@ use crate::io::testing::{
     Cluster, always, as_user, black_hole, call, connect, connect_with, dead_url, key, options, patient, put,
     put_key,
 };
+use crate::kv::{FailureClass, Request};
 use crate::options::LockManagerOptions;
-use crate::store::{FailureClass, Request};
 
 /// Connecting fails within the connect timeout (and a little for a busy machine).
 async fn refused(endpoints: &[String], options: &LockManagerOptions) -> LockError {

@@ -6,7 +6,7 @@ use crate::io::Store;
 use crate::io::testing::{
     Cluster, LONG, always, call, connect, dead_url, grant, key, keys, put, put_key, range,
 };
-use crate::store::{Answer, FailureClass, Request, Span};
+use crate::kv::{Answer, FailureClass, Request, Span};
 
 /// Every request that is repeated while its outcome is unknown, as the protocol does it, gets through.
 async fn put_at_last(etcd: &impl Store, name: &str, attempt: Duration) -> Duration {

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 
 use crate::io::convert;
 use crate::io::testing::{key, put, range};
-use crate::store::{Answer, FailureClass, Op, OpResult, Span, Txn, TxnAnswer};
+use crate::kv::{Answer, FailureClass, Op, OpResult, Span, Txn, TxnAnswer};
 
 /// Numbers at their edges more often than not.
 fn number() -> impl Strategy<Value = i64> {

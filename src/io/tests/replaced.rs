@@ -6,9 +6,9 @@ use crate::error::LockError;
 use crate::info::ForceUnlock;
 use crate::io::testing::{Cluster, LONG, always, call, connect, grant, options, patient, put, put_key};
 use crate::io::{Etcd, admin};
+use crate::kv::{Failure, FailureClass, Request};
 use crate::name::{LockName, Root};
 use crate::options::LockManagerOptions;
-use crate::store::{Failure, FailureClass, Request};
 
 /// The class of the failure of a put, tried again until an endpoint answers.
 async fn refusal(etcd: &Etcd) -> Option<FailureClass> {

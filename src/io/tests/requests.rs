@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::io::testing::{Cluster, always, call, connect, grant, key, keys, put, put_key, range, txn_answer};
-use crate::store::{
+use crate::kv::{
     Answer, Compare, FailureClass, Field, Op, OpResult, Order, Range, RangeResult, Request, Span, Txn,
     TxnAnswer,
 };

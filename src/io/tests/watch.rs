@@ -10,7 +10,7 @@ use crate::io::testing::{
     Cluster, LONG, always, as_user, call, connect, connect_with, grant, key, patient, put, put_key,
 };
 use crate::io::{Etcd, Store, WatchOrder};
-use crate::store::{Key, Op, Request, Revision, Span, WatchEvent, WatchId, WatchSpec};
+use crate::kv::{Key, Op, Request, Revision, Span, WatchEvent, WatchId, WatchSpec};
 
 struct Watcher {
     orders: UnboundedSender<WatchOrder>,

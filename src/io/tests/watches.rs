@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use crate::io::WatchOrder;
 use crate::io::convert::WatchMessage;
 use crate::io::watches::{Say, Trouble, Watches, back_off};
-use crate::store::{Key, Revision, Span, WatchEvent, WatchId, WatchSpec};
+use crate::kv::{Key, Revision, Span, WatchEvent, WatchId, WatchSpec};
 
 fn open(watches: &mut Watches, id: u64, from_revision: Revision) {
     let spec = WatchSpec { span: Span::Key(Key::from(format!("k{id}"))), from_revision };

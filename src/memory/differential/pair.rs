@@ -9,11 +9,11 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use crate::clock;
 use crate::io::testing::{self, Cluster};
 use crate::io::{Etcd, Store, WatchOrder};
-use crate::memory::model::{Limits, Model, Notice, Watcher};
-use crate::store::{
+use crate::kv::{
     Answer, FailureClass, Key, LeaseId, Op, OpResult, Request, Revision, Span, Txn, TxnAnswer, WatchEvent,
     WatchId, WatchSpec,
 };
+use crate::memory::model::{Limits, Model, Notice, Watcher};
 
 /// Longer than etcd takes for anything here.
 const PATIENCE: Duration = Duration::from_secs(10);

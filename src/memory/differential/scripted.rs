@@ -5,7 +5,7 @@ use std::time::Duration;
 use etcd_client::{AlarmAction, AlarmType};
 
 use super::pair::Pair;
-use crate::store::{
+use crate::kv::{
     Answer, Compare, FailureClass, Field, LeaseId, Op, Order, Range, Request, Span, Txn, WatchSpec,
 };
 

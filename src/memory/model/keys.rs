@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::store::{
+use crate::kv::{
     Compare, Failure, FailureClass, Field, Key, KeyValue, LeaseId, Order, Range, RangeResult, Revision, Span,
 };
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::clock::Time;
-use crate::store::{Key, LeaseId};
+use crate::kv::{Key, LeaseId};
 
 /// Where the ids begin. Far from anything that is counted from 1, so that no test passes by mixing the two up.
 const FIRST_LEASE: LeaseId = 0x1ea5_e001;

@@ -17,11 +17,9 @@ mod watches;
 use std::time::Duration;
 
 use crate::clock::Time;
-use crate::store::{
-    Answer, Failure, FailureClass, Key, LeaseId, Request, Response, Revision, Span, WatchSpec,
-};
+use crate::kv::{Answer, Failure, FailureClass, Key, LeaseId, Request, Response, Revision, Span, WatchSpec};
 #[cfg(test)]
-use crate::store::{Range, RangeResult};
+use crate::kv::{Range, RangeResult};
 
 use keys::{FIRST_REVISION, Keys};
 use leases::Leases;

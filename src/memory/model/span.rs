@@ -1,6 +1,6 @@
 //! Which keys a [`Span`] contains.
 
-use crate::store::{Key, Span};
+use crate::kv::{Key, Span};
 
 impl Span {
     /// The first key that can lie in the span.

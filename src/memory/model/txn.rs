@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::store::{Failure, FailureClass, Key, LeaseId, Op, OpResult, Range, Span, Txn, TxnAnswer};
+use crate::kv::{Failure, FailureClass, Key, LeaseId, Op, OpResult, Range, Span, Txn, TxnAnswer};
 
 use super::{Model, Space, denied, lease_gone, no_space, refused};
 

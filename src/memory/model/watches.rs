@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::store::{Failure, FailureClass, Key, Revision, Span, WatchSpec};
+use crate::kv::{Failure, FailureClass, Key, Revision, Span, WatchSpec};
 
 use super::keys::{Change, Keys};
 

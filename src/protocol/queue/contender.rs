@@ -6,7 +6,7 @@ use super::super::{HoldId, QueueId, RequestId, Ticket};
 use super::debris::Debris;
 use super::place::Place;
 use crate::clock::Time;
-use crate::store::{Key, LeaseId, Revision, WatchId};
+use crate::kv::{Key, LeaseId, Revision, WatchId};
 
 /// The key with which this process stands in the queue of a name.
 #[derive(Clone, Debug)]
@@ -132,7 +132,7 @@ impl Contender {
     /// later: that may be still to come, and etcd 3.5.30 answers no request for progress on a stream with such a watch.
     pub(super) fn watch_own_key(&mut self, queue: QueueId, out: &mut Outbox) {
         if let (Some(created), None) = (self.created(), &self.own_watch) {
-            let span = crate::store::Span::Key(self.key.clone());
+            let span = crate::kv::Span::Key(self.key.clone());
             let id = out.watch(Watched::Own(queue), span, created);
             self.own_watch = Some(OwnWatch { id, stood: false });
         }

@@ -3,7 +3,7 @@
 use super::super::Ticket;
 use super::super::mutants::mutant;
 use super::super::step::Deletion;
-use crate::store::{Key, Revision};
+use crate::kv::{Key, Revision};
 
 /// A key of ours that must go.
 #[derive(Clone, Debug)]

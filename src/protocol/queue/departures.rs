@@ -5,11 +5,11 @@ use std::time::Duration;
 use super::contender::Stage;
 use super::{Cx, Queue};
 use crate::clock::Time;
+use crate::kv::{Answer, Failure, FailureClass, Request, Response};
 use crate::protocol::outbox::Purpose;
 use crate::protocol::requests;
 use crate::protocol::timers::Timer;
 use crate::protocol::{Action, Holder, Refusal, Ticket};
-use crate::store::{Answer, Failure, FailureClass, Request, Response};
 
 /// How long a ticket that gave up may wait for its key to be gone and the holder's name to be read. A few round
 /// trips; a caller must not outstay its own limit by more than 50 ms.

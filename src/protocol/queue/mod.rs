@@ -28,8 +28,8 @@ use super::timers::Timer;
 use super::{Acquire, Action, HoldId, QueueId, Refusal, ReleaseFailure, Ticket};
 use crate::clock::Time;
 use crate::error::LossReason;
+use crate::kv::{Failure, Revision};
 use crate::name::LockName;
-use crate::store::{Failure, Revision};
 
 /// A contender this old gets a watch on its own key; shorter holds pay nothing.
 const OWN_WATCH_AGE: Duration = Duration::from_millis(100);

@@ -13,12 +13,12 @@ use std::time::Duration;
 use super::contender::{Contender, Stage};
 use super::{Cx, OWN_WATCH_AGE, Queue};
 use crate::clock::Time;
+use crate::kv::{Key, Revision, Span, WatchId};
 use crate::protocol::QueueId;
 use crate::protocol::mutants::mutant;
 use crate::protocol::outbox::{Outbox, Watched};
 use crate::protocol::requests::Ahead;
 use crate::protocol::timers::Timer;
-use crate::store::{Key, Revision, Span, WatchId};
 
 /// A waiter looks where it stands after this long (less up to half, at random), so that a watch that died in silence
 /// delays a hand-over but never strands it.

@@ -7,6 +7,7 @@ use super::place::FALLBACK;
 use super::steps::{SentDelete, SentStep};
 use super::{Cx, Progress, Queue};
 use crate::error::LossReason;
+use crate::kv::{Answer, Failure, FailureClass, KeyValue, Request, Response, Revision};
 use crate::protocol::batch::Fate;
 use crate::protocol::mutants::mutant;
 use crate::protocol::outbox::Purpose;
@@ -15,7 +16,6 @@ use crate::protocol::session::Verdict;
 use crate::protocol::step::Entered;
 use crate::protocol::timers::Timer;
 use crate::protocol::{Action, Refusal, ReleaseFailure};
-use crate::store::{Answer, Failure, FailureClass, KeyValue, Request, Response, Revision};
 
 /// How long the end of a hold whose key is gone may wait to learn why: the deletion of the session key, if that was
 /// the reason, is told within the same moment.

@@ -2,11 +2,11 @@
 
 use super::{Session, State};
 use crate::clock::Time;
+use crate::kv::{Failure, LeaseId, Response};
 use crate::protocol::Action;
 use crate::protocol::outbox::Outbox;
 use crate::protocol::tenure::Tenure;
 use crate::protocol::timers::Timer;
-use crate::store::{Failure, LeaseId, Response};
 
 impl Session {
     pub(in crate::protocol) fn retry_revoke(&mut self, lease: LeaseId, out: &mut Outbox) {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::world::World;
+use crate::kv::{Answer, FailureClass, Op, Request, Response, Txn, TxnAnswer};
 use crate::protocol::{Patience, Refusal, ReleaseFailure};
-use crate::store::{Answer, FailureClass, Op, Request, Response, Txn, TxnAnswer};
 
 #[test]
 fn a_try_that_comes_with_the_release_gets_the_lock() {

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::world::World;
+use crate::kv::{FailureClass, Key, Request, Span};
 use crate::memory::model::{Limits, Model};
 use crate::protocol::{Refusal, Ticket};
-use crate::store::{FailureClass, Key, Request, Span};
 
 fn lock_many(world: &mut World, names: std::ops::Range<usize>) -> Vec<Ticket> {
     names.map(|i| world.lock(0, &format!("n{i}"), i as u64)).collect()
@@ -143,8 +143,8 @@ fn a_batch_refused_by_its_epoch_goes_again_under_the_new_one() {
     let mut world = World::with(1);
     let tickets = lock_many(&mut world, 0..10);
     let session = world.session_keys()[0].clone();
-    let put = crate::store::Op::Put { key: session.key, value: Vec::new(), lease: session.lease };
-    let fence = crate::store::Txn { then: vec![put], ..Default::default() };
+    let put = crate::kv::Op::Put { key: session.key, value: Vec::new(), lease: session.lease };
+    let fence = crate::kv::Txn { then: vec![put], ..Default::default() };
     world.carry_out_late(&Request::Txn(fence));
     world.settle();
     assert!(tickets.iter().all(|&ticket| world.holds(0, ticket)));

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::world::World;
+use crate::kv::FailureClass;
 use crate::protocol::{Patience, Refusal};
-use crate::store::FailureClass;
 
 const GRACE: Duration = Duration::from_millis(30);
 

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::node::Outcome;
 use super::world::World;
+use crate::kv::FailureClass;
 use crate::protocol::requests::NEAR;
 use crate::protocol::{Patience, Refusal, Ticket};
-use crate::store::FailureClass;
 
 /// Every node asks for the lock, one after the other.
 fn queue_up(world: &mut World) -> Vec<Ticket> {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::world::{MARGIN, TTL, World};
 use crate::error::LossReason;
+use crate::kv::{Answer, FailureClass, KeyValue, OpResult, RangeResult, Request, Response, TxnAnswer};
 use crate::protocol::Refusal;
-use crate::store::{Answer, FailureClass, KeyValue, OpResult, RangeResult, Request, Response, TxnAnswer};
 
 #[test]
 fn renewals_go_on_by_themselves_every_third_of_the_ttl() {
@@ -70,7 +70,7 @@ fn a_member_of_an_older_term_cannot_extend_the_lease() {
                 Request::RenewLease { .. } => {
                     Ok(Response { revision: 1, term: 4, answer: Answer::LeaseRenewed { ttl: TTL } })
                 }
-                _ => Err(crate::store::Failure::new(FailureClass::Unknown, "")),
+                _ => Err(crate::kv::Failure::new(FailureClass::Unknown, "")),
             };
             world.deliver(0, id, reply);
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::world::{MARGIN, TTL, WARN_AFTER, World};
-use crate::store::FailureClass;
+use crate::kv::FailureClass;
 
 fn log_of<'a>(world: &'a World, what: &'a str) -> impl Iterator<Item = &'a String> {
     world.nodes[0].log.iter().filter(move |line| line.starts_with(what))

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::world::World;
+use crate::kv::FailureClass;
 use crate::protocol::Refusal;
-use crate::store::FailureClass;
 
 #[test]
 fn an_acquire_that_was_carried_out_unheard_is_granted_with_its_first_token() {

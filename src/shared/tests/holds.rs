@@ -7,11 +7,11 @@ use crossbeam_channel::TryRecvError;
 
 use crate::clock::Time;
 use crate::error::LossReason;
+use crate::kv::Key;
 use crate::name::{LockName, Root};
 use crate::protocol::HoldId;
 use crate::shared::{Deadline, HoldState, HoldTable};
 use crate::stats::Counters;
-use crate::store::Key;
 
 /// Long enough for any machine, short enough to end a test that would hang.
 const SOON: Duration = Duration::from_secs(20);

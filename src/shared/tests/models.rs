@@ -90,10 +90,10 @@ use loom::thread;
 
 use crate::clock::Time;
 use crate::error::LossReason;
+use crate::kv::Key;
 use crate::name::{LockName, Root};
 use crate::protocol::HoldId;
 use crate::stats::Counters;
-use crate::store::Key;
 use deadline::Deadline;
 use hold_state::HoldState;
 use holds::HoldTable;

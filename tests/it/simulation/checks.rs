@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use super::world::{World, root};
 use crate::clock::Time;
+use crate::kv::{Key, LeaseId, Order, Range, Revision, Span};
 use crate::memory::model::Model;
 use crate::name::LockName;
 use crate::protocol::{HoldId, Patience, Refusal, Ticket};
-use crate::store::{Key, LeaseId, Order, Range, Revision, Span};
 
 /// A ticket that gave up is answered within the grace for its farewell.
 const ANSWER_GRACE: Duration = Duration::from_millis(31);
@@ -68,7 +68,7 @@ struct Asked {
 
 /// What an administrator takes away.
 pub(super) mod forfeit_reason {
-    use crate::store::{Key, LeaseId};
+    use crate::kv::{Key, LeaseId};
 
     pub(in super::super) enum Taken {
         Lease(LeaseId),
@@ -131,7 +131,7 @@ impl Checks {
     }
 }
 
-fn all(model: &Model, span: Span) -> Vec<crate::store::KeyValue> {
+fn all(model: &Model, span: Span) -> Vec<crate::kv::KeyValue> {
     let range = Range {
         span,
         order: Order::OldestFirst,

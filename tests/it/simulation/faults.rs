@@ -6,8 +6,8 @@ use super::checks::forfeit_reason;
 use super::network::Link;
 use super::node::new_protocol;
 use super::world::{Event, World};
+use crate::kv::{Key, LeaseId, Op, Order, Range, Request, Span, Txn};
 use crate::memory::model::Space;
-use crate::store::{Key, LeaseId, Op, Order, Range, Request, Span, Txn};
 
 /// One thing that goes wrong, or gets well again.
 #[derive(Clone, Debug)]

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::world::{Event, World};
+use crate::kv::{Answer, Compare, Field, Key, LeaseId, Op, Request, Span, Txn};
 use crate::name::LockName;
-use crate::store::{Answer, Compare, Field, Key, LeaseId, Op, Request, Span, Txn};
 
 /// A contender that behaves like Go's `concurrency.Mutex`.
 #[derive(Debug)]

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::world::{Event, World};
 use crate::clock::Time;
+use crate::kv::{Answer, Failure, FailureClass, Op, Request, Response};
 use crate::protocol::RequestId;
-use crate::store::{Answer, Failure, FailureClass, Op, Request, Response};
 
 /// etcd raises a shorter TTL to this.
 const MIN_TTL: Duration = Duration::from_secs(2);

@@ -10,8 +10,8 @@ use super::turns::Turns;
 use super::weather::Weather;
 use super::world::root;
 use crate::clock::Time;
+use crate::kv::LeaseId;
 use crate::protocol::{Config, Protocol, RequestId};
-use crate::store::LeaseId;
 
 /// What a run did, for the summary.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

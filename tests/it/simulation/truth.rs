@@ -9,9 +9,9 @@ use super::liveness::SETTLED;
 use super::world::World;
 use crate::clock::Time;
 use crate::error::LossReason;
+use crate::kv::{Key, LeaseId, Order, Range, Revision};
 use crate::name::LockName;
 use crate::protocol::{HoldId, Holder, Refusal, ReleaseFailure, Ticket};
-use crate::store::{Key, LeaseId, Order, Range, Revision};
 
 /// A wait of this length, in weather without faults, was long enough for every answer that it depends on.
 const ANSWERED: Duration = Duration::from_millis(150);

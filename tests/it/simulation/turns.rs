@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::checks::Violation;
 use super::world::World;
 use crate::clock::Time;
+use crate::kv::{Failure, Response, WatchEvent};
 use crate::protocol::{Action, Command, RequestId};
-use crate::store::{Failure, Response, WatchEvent};
 
 /// Events of one kind that a turn takes, as in the driver.
 const EVENTS_PER_TURN: usize = 256;

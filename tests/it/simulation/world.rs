@@ -19,10 +19,10 @@ use super::script::Worker;
 use super::truth::Truth;
 use super::weather::Weather;
 use crate::clock::Time;
+use crate::kv::{Failure, Request, Response, WatchEvent, WatchId};
 use crate::memory::model::Model;
 use crate::name::{LockName, Root};
 use crate::protocol::{Command, RequestId, Ticket};
-use crate::store::{Failure, Request, Response, WatchEvent, WatchId};
 
 /// When the world begins: late enough that no subtraction reaches the clock's zero.
 const BEGIN: Time = Time::from_nanos(1_000_000_000_000);

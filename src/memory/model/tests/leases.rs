@@ -86,7 +86,7 @@ fn a_lease_is_due_after_its_ttl_and_ends_when_somebody_ends_it() {
     let lease = model.do_grant(secs(5));
     model.do_ops(vec![put_with("a", "", lease)]);
     assert_eq!(model.next_expiry(), Some(after(secs(5))));
-    assert_eq!(model.expire_due(after(Duration::from_millis(4999))), Vec::<crate::store::LeaseId>::new());
+    assert_eq!(model.expire_due(after(Duration::from_millis(4999))), Vec::<crate::kv::LeaseId>::new());
     // Due, not ended: it still takes keys.
     model.execute(after(secs(6)), &Request::Txn(always(vec![put_with("b", "", lease)]))).unwrap();
     assert_eq!(model.expire_due(after(secs(6))), [lease]);

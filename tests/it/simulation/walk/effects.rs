@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use super::state::{Caller, InFlight, Scope, Side, State, Step, contenders, everything};
+use crate::kv::{Key, LeaseId, Request, Revision};
 use crate::protocol::{Action, HoldId, Refusal, ReleaseFailure, Ticket};
-use crate::store::{Key, LeaseId, Request, Revision};
 
 impl State {
     /// Carries out what the protocol wants.

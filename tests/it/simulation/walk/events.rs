@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::state::{Caller, Choice, InFlight, State, Step, TTL, contenders, name};
+use crate::kv::{Failure, FailureClass, WatchEvent};
 use crate::memory::model::Notice;
 use crate::protocol::{Acquire, Command, Patience, Ticket};
-use crate::store::{Failure, FailureClass, WatchEvent};
 
 impl State {
     /// Lets it happen; `Err` says which promise broke. With `wait`, the manager does not act on it yet.

@@ -6,13 +6,13 @@ use std::time::Duration;
 use super::super::world::root;
 use super::fingerprint::FIRST_REVISION;
 use crate::clock::Time;
-use crate::memory::model::{Limits, Model, Watcher};
-use crate::name::LockName;
-use crate::protocol::{Config, HoldId, Protocol, RequestId, Ticket};
-use crate::store::{
+use crate::kv::{
     Failure, Key, KeyValue, LeaseId, Order, Range, Request, Response, Revision, Span, WatchEvent, WatchId,
     WatchSpec,
 };
+use crate::memory::model::{Limits, Model, Watcher};
+use crate::name::LockName;
+use crate::protocol::{Config, HoldId, Protocol, RequestId, Ticket};
 
 pub(super) const TTL: Duration = Duration::from_secs(5);
 
