@@ -13,6 +13,7 @@ pub use cause::Cause;
 pub use code::ErrorCode;
 
 use crate::info::LockInfo;
+use crate::kv::{Failure, FailureClass};
 
 /// Why a hold ended although its guard was still there; from [`Hold::loss`](crate::Hold::loss) and
 /// [`LockError::Expired`].
@@ -310,6 +311,23 @@ impl LockError {
                 | Self::ClusterChanged { .. }
                 | Self::NoSpace
         )
+    }
+}
+
+/// The error of a public call that ended in this failure. `doing` goes on from "etcd is unavailable while ...".
+pub(crate) fn lock_error(failure: Failure, doing: &str) -> LockError {
+    let source = Cause::new(&failure.message);
+    match failure.class {
+        FailureClass::NotDone | FailureClass::Unknown | FailureClass::LeaseGone | FailureClass::Compacted => {
+            LockError::Unavailable { doing: doing.into(), source }
+        }
+        FailureClass::ClusterChanged => LockError::ClusterChanged { doing: doing.into(), source },
+        FailureClass::NoSpace => LockError::NoSpace,
+        FailureClass::Unauthenticated => LockError::Unauthenticated { source },
+        FailureClass::PermissionDenied => LockError::PermissionDenied { doing: doing.into(), source },
+        FailureClass::TooManyOperations | FailureClass::Refused => {
+            LockError::Internal { what: format!("etcd refused a request while {doing}: {}", failure.message) }
+        }
     }
 }
 

@@ -7,9 +7,9 @@ use crossbeam_channel::Sender;
 
 use crate::clock;
 use crate::command::{Grant, Left, Message, Outcome, Reply};
+use crate::driver::thread::IoThread;
 use crate::info::FencingToken;
 use crate::inner::Inner;
-use crate::io::IoThread;
 use crate::kv::Key;
 use crate::lock::DistributedLock;
 use crate::mailbox::{Inbox, mailbox};

@@ -100,10 +100,11 @@ mod value;
 mod waiting;
 mod watchdog;
 
-mod io;
+mod driver;
 mod kv;
 pub mod memory;
 mod protocol;
+mod store;
 
 pub use crossbeam_channel;
 

@@ -9,9 +9,9 @@ use tokio::sync::Notify;
 
 use crate::command::{Message, Question};
 use crate::error::{Cause, LockError};
-use crate::io::about_to_block;
 use crate::process::Process;
 use crate::shared::Queue;
+use crate::shared::async_hint::about_to_block;
 
 /// The callers' end. Sending never blocks.
 #[derive(Clone, Debug)]

@@ -7,14 +7,16 @@ use std::future::Future;
 use std::sync::Arc;
 
 use crate::clock::Clock;
+use crate::driver::thread::Complete;
 use crate::error::LockError;
 use crate::info::SessionInfo;
 use crate::inner::Inner;
-use crate::io::{Complete, Etcd, Store};
 use crate::lock::{DistributedLock, ReentrantLock};
 use crate::memory::ClientId;
 use crate::options::{LockManagerOptions, LockOptions};
 use crate::stats::Stats;
+use crate::store::Store;
+use crate::store::etcd::Etcd;
 
 /// A connection to an etcd cluster with one session, shared by all locks that are taken through it.
 ///

@@ -8,13 +8,16 @@ use oneshot::Sender;
 
 use crate::clock::Clock;
 use crate::command::{Message, Question};
+use crate::driver::query_loop::QueryLoop;
+use crate::driver::thread::{GRACE, IoThread};
 use crate::error::LockError;
 use crate::info::LockInfo;
-use crate::io::{Etcd, GRACE, IoThread, Store, Viewer};
 use crate::mailbox::{Mailbox, mailbox};
 use crate::memory::MemoryStore;
 use crate::name::{LockName, Root};
 use crate::options::LockManagerOptions;
+use crate::store::Store;
+use crate::store::etcd::Etcd;
 
 /// Shows who holds and who waits for which lock, and can do nothing else: for dashboards, for the command line, for
 /// alerts.
@@ -130,9 +133,9 @@ impl LockViewer {
         let root = Root::parse(root)?;
         let (mailbox, inbox) = mailbox();
         let request_timeout = options.request_timeout;
-        let viewer = Viewer { root: root.clone(), request_timeout, inbox };
+        let queries = QueryLoop { root: root.clone(), request_timeout, inbox };
         let io =
-            IoThread::start_viewer(options.connect_timeout, Clock::default(), viewer, &mailbox, connect)?;
+            IoThread::start_viewer(options.connect_timeout, Clock::default(), queries, &mailbox, connect)?;
         Ok(Self { shared: Arc::new(Shared { root, mailbox, io, request_timeout }) })
     }
 

@@ -9,14 +9,14 @@ use parking_lot::Mutex;
 
 use crate::clock::Time;
 use crate::command::{Message, Outcome, Reply};
-use crate::error::{Cause, LockError};
+use crate::error::{Cause, LockError, lock_error};
 use crate::guard::LockGuard;
 use crate::info::LockInfo;
-use crate::io;
 use crate::lock::LockShared;
 use crate::mailbox;
 use crate::options::LockOptions;
 use crate::protocol::{Acquire, Holder, Patience, Refusal, Ticket};
+use crate::shared::async_hint::about_to_block;
 use crate::thread::Thread;
 
 /// How long after its time limit a call waits for the I/O thread, which enforces the limit and first asks who holds
@@ -109,7 +109,7 @@ impl Waiting {
         ready: &crossbeam_channel::Receiver<()>,
         cancel: &crossbeam_channel::Receiver<()>,
     ) -> Result<LockGuard, LockError> {
-        io::about_to_block();
+        about_to_block();
         let overdue = self.give_up.map_or_else(crossbeam_channel::never, crossbeam_channel::at);
         let end = crossbeam_channel::select! {
             recv(ready) -> _ => self.outcome.get_mut().try_recv().map_or(End::Gone, End::Outcome),
@@ -185,7 +185,7 @@ fn error_of_refusal(refusal: Refusal, key: &str) -> LockError {
             LockError::Timeout { key: key_text, waited, holder: info(holder) }
         }
         Refusal::AlreadyHeld { holder } => LockError::AlreadyHeld { key: key_text, holder: info(holder) },
-        Refusal::Unavailable(failure) | Refusal::Failed(failure) => io::lock_error(failure, &acquiring(key)),
+        Refusal::Unavailable(failure) | Refusal::Failed(failure) => lock_error(failure, &acquiring(key)),
         Refusal::Cancelled => LockError::Cancelled { key: key_text },
         Refusal::Closed => LockError::Closed,
     }

@@ -120,3 +120,22 @@ fn half_a_system_error_is_left_as_it_is() {
         assert_eq!(Cause::new(odd).to_string(), odd);
     }
 }
+
+#[test]
+fn every_class_has_its_public_error() {
+    use FailureClass as C;
+    let table = [
+        (C::NotDone, ErrorCode::Unavailable),
+        (C::Unknown, ErrorCode::Unavailable),
+        (C::LeaseGone, ErrorCode::Unavailable),
+        (C::Compacted, ErrorCode::Unavailable),
+        (C::ClusterChanged, ErrorCode::ClusterChanged),
+        (C::NoSpace, ErrorCode::NoSpace),
+        (C::Unauthenticated, ErrorCode::Unauthenticated),
+        (C::PermissionDenied, ErrorCode::PermissionDenied),
+        (C::Refused, ErrorCode::Internal),
+    ];
+    for (class, expected) in table {
+        assert_eq!(lock_error(Failure::new(class, "why"), "testing").code(), expected, "{class:?}");
+    }
+}

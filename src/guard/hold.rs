@@ -9,9 +9,8 @@ use oneshot::{RecvTimeoutError, Sender};
 
 use crate::clock::Time;
 use crate::command::{Left, Message};
-use crate::error::{Cause, LockError, LossReason};
+use crate::error::{Cause, LockError, LossReason, lock_error};
 use crate::info::FencingToken;
-use crate::io;
 use crate::lock::LockShared;
 use crate::mailbox;
 use crate::process;
@@ -305,7 +304,7 @@ impl Hold {
             Ok(Ok(())) => Ok(()),
             Ok(Err(ReleaseFailure::Lost(reason))) => Err(LockError::Expired { key: key.into(), reason }),
             Ok(Err(ReleaseFailure::NotHeld)) => Err(LockError::NotHeld { key: key.into() }),
-            Ok(Err(ReleaseFailure::Failed(failure))) => Err(io::lock_error(failure, &doing())),
+            Ok(Err(ReleaseFailure::Failed(failure))) => Err(lock_error(failure, &doing())),
             Err(RecvTimeoutError::Timeout) => Err(LockError::Unavailable {
                 doing: doing(),
                 source: Cause::new("no confirmation in time; the release goes on in the background"),

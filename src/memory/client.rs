@@ -9,8 +9,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::Shared;
 use crate::clock::{Clock, Time};
-use crate::io::{Store, WatchOrder};
 use crate::kv::{Answer, Failure, FailureClass, Request, Response, WatchEvent};
+use crate::store::{Store, WatchOrder};
 
 /// Names one client, among those of every store of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

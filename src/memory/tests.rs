@@ -6,11 +6,11 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::io::{Store, WatchOrder};
 use crate::kv::{
     Answer, Failure, FailureClass, Key, LeaseId, Op, Order, Range, Request, Revision, Span, Txn, WatchEvent,
     WatchId, WatchSpec,
 };
+use crate::store::{Store, WatchOrder};
 
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(10);

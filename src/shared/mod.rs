@@ -3,6 +3,7 @@
 //! These files name their siblings by `super`, and take atomics, mutexes and condition variables from `sync` alone: so
 //! `tests/models.rs` can build them a second time on loom's, and walk through the interleavings of threads.
 
+pub(crate) mod async_hint;
 mod deadline;
 mod hold_state;
 mod holds;

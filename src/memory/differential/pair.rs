@@ -7,13 +7,14 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::clock;
-use crate::io::testing::{self, Cluster};
-use crate::io::{Etcd, Store, WatchOrder};
 use crate::kv::{
     Answer, FailureClass, Key, LeaseId, Op, OpResult, Request, Revision, Span, Txn, TxnAnswer, WatchEvent,
     WatchId, WatchSpec,
 };
 use crate::memory::model::{Limits, Model, Notice, Watcher};
+use crate::store::etcd::Etcd;
+use crate::store::etcd::test_cluster::{self, TestCluster};
+use crate::store::{Store, WatchOrder};
 
 /// Longer than etcd takes for anything here.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -37,7 +38,7 @@ pub(super) struct Pair {
     trace: String,
     requests: u64,
     deletions: u64,
-    _server: Cluster,
+    _server: TestCluster,
 }
 
 struct Watch {
@@ -51,8 +52,8 @@ impl Pair {
     pub(super) async fn start() -> Self {
         // The election timeout, which bounds TTLs from below, is etcd's default; the helper's own is shorter.
         let timing = ["--heartbeat-interval=100", "--election-timeout=1000"];
-        let server = Cluster::start_with(1, "http", &timing);
-        let etcd = testing::connect(&server.urls()).await;
+        let server = TestCluster::start_with(1, "http", &timing);
+        let etcd = test_cluster::connect(&server.urls()).await;
         let raw = etcd_client::Client::connect(server.urls(), None).await.expect("a connection");
         let (orders, their_orders) = unbounded_channel();
         let (their_events, events) = unbounded_channel();
