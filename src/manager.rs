@@ -12,11 +12,10 @@ use crate::error::LockError;
 use crate::info::SessionInfo;
 use crate::inner::Inner;
 use crate::lock::{DistributedLock, ReentrantLock};
-use crate::memory::ClientId;
 use crate::options::{LockManagerOptions, LockOptions};
 use crate::stats::Stats;
-use crate::store::Store;
 use crate::store::etcd::Etcd;
+use crate::store::{ClientId, Store};
 
 /// A connection to an etcd cluster with one session, shared by all locks that are taken through it.
 ///

@@ -13,7 +13,6 @@ use crate::driver::thread::{GRACE, IoThread};
 use crate::error::LockError;
 use crate::info::LockInfo;
 use crate::mailbox::{Mailbox, mailbox};
-use crate::memory::MemoryStore;
 use crate::name::{LockName, Root};
 use crate::options::LockManagerOptions;
 use crate::store::Store;
@@ -92,39 +91,7 @@ impl LockViewer {
         Self::start(root, &options, move || async move { Etcd::connect(&endpoints, &for_store).await })
     }
 
-    /// A viewer on an in-process store, for tests.
-    ///
-    /// # Errors
-    ///
-    /// As for [`LockManager::in_memory`](crate::LockManager::in_memory).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # fn main() -> Result<(), etcd_lock::LockError> {
-    /// use etcd_lock::{LockManager, LockViewer, memory::MemoryStore};
-    ///
-    /// let store = MemoryStore::new();
-    /// let manager = LockManager::in_memory(&store, "/app/locks", Default::default())?;
-    /// let viewer = LockViewer::in_memory(&store, "/app/locks", Default::default())?;
-    /// assert!(viewer.lock_info("report")?.is_none());
-    ///
-    /// let guard = manager.new_lock("report")?.lock()?;
-    /// let info = viewer.lock_info("report")?.expect("it is held");
-    /// assert_eq!(info.token, guard.token());
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn in_memory(
-        store: &MemoryStore,
-        root: &str,
-        options: LockManagerOptions,
-    ) -> Result<Self, LockError> {
-        let client = store.client();
-        Self::start(root, &options, move || async move { Ok(client) })
-    }
-
-    fn start<S: Store, F: Future<Output = Result<S, LockError>>>(
+    pub(crate) fn start<S: Store, F: Future<Output = Result<S, LockError>>>(
         root: &str,
         options: &LockManagerOptions,
         connect: impl FnOnce() -> F + Send + 'static,

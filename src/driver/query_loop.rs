@@ -63,7 +63,8 @@ mod tests {
     use super::*;
     use crate::clock;
     use crate::mailbox::mailbox;
-    use crate::memory::MemoryStore;
+    use crate::store::memory::client::MemoryClient;
+    use crate::store::memory::cluster::MemoryCluster;
 
     #[tokio::test]
     async fn an_abandoned_viewer_ends() {
@@ -72,7 +73,8 @@ mod tests {
         let viewer = QueryLoop { root: Root::parse("/test").unwrap(), request_timeout, inbox };
         // There is room for its answer, and nobody reads it.
         let (reply, _unread) = crossbeam_channel::bounded(1);
-        let serving = viewer.serve(MemoryStore::new().client(), Startup::new(reply, clock::now()));
+        let serving =
+            viewer.serve(MemoryClient::new(&MemoryCluster::new()), Startup::new(reply, clock::now()));
         mailbox.abandon();
         tokio::time::timeout(Duration::from_secs(20), serving).await.expect("the end");
     }

@@ -9,7 +9,10 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use super::*;
 use crate::clock::Clock;
 use crate::kv::Request;
-use crate::memory::{ClientId, Fault, MemoryClient, MemoryStore};
+use crate::store::ClientId;
+use crate::store::memory::client::MemoryClient;
+use crate::store::memory::cluster::MemoryCluster;
+use crate::store::memory::fault::Fault;
 use crate::{DistributedLock, LockGuard, LockManager, LockManagerOptions, LockOptions};
 
 mod closing;
@@ -25,12 +28,12 @@ fn options() -> LockManagerOptions {
     LockManagerOptions::default().ttl(Duration::from_secs(2)).safety_margin(500 * MS)
 }
 
-fn manager(store: &MemoryStore) -> (LockManager, ClientId) {
+fn manager(store: &Arc<MemoryCluster>) -> (LockManager, ClientId) {
     manager_with(store, &options())
 }
 
-fn manager_with(store: &MemoryStore, options: &LockManagerOptions) -> (LockManager, ClientId) {
-    let client = store.client();
+fn manager_with(store: &Arc<MemoryCluster>, options: &LockManagerOptions) -> (LockManager, ClientId) {
+    let client = MemoryClient::new(store);
     let id = client.id();
     (connect(client, options).unwrap(), id)
 }
@@ -88,7 +91,7 @@ impl Store for Treacherous {
 
 #[test]
 fn a_lock_is_taken_with_one_transaction_and_released() {
-    let (manager, _) = manager(&MemoryStore::new());
+    let (manager, _) = manager(&MemoryCluster::new());
     assert!(manager.session().alive);
     let before = manager.stats();
     let guard = lock(&manager).lock().unwrap();
@@ -105,7 +108,7 @@ fn a_lock_is_taken_with_one_transaction_and_released() {
 
 #[test]
 fn managers_and_their_threads_exclude_each_other_and_tokens_grow() {
-    let store = MemoryStore::new();
+    let store = MemoryCluster::new();
     let managers = [manager(&store).0, manager(&store).0];
     let (inside, last) = (AtomicU64::new(0), AtomicU64::new(0));
     thread::scope(|scope| {
@@ -127,7 +130,7 @@ fn managers_and_their_threads_exclude_each_other_and_tokens_grow() {
 
 #[test]
 fn a_try_a_timeout_and_retries_end_when_they_should() {
-    let store = MemoryStore::new();
+    let store = MemoryCluster::new();
     let ((holder, _), (other, _)) = (manager(&store), manager(&store));
     let _guard = lock(&holder).lock().unwrap();
     assert!(lock(&other).try_lock().unwrap().is_none());
@@ -144,7 +147,7 @@ fn a_try_a_timeout_and_retries_end_when_they_should() {
 
 #[test]
 fn a_cancelled_call_ends_at_once_and_leaves_nothing_held() {
-    let store = MemoryStore::new();
+    let store = MemoryCluster::new();
     let ((holder, _), (other, _)) = (manager(&store), manager(&store));
     for _ in 0..100 {
         let guard = lock(&holder).lock().unwrap();
@@ -165,7 +168,7 @@ fn a_cancelled_call_ends_at_once_and_leaves_nothing_held() {
 
 #[test]
 fn a_lost_session_ends_its_holds_and_is_replaced_by_itself() {
-    let store = MemoryStore::new();
+    let store = MemoryCluster::new();
     let (manager, client) = manager(&store);
     let lease = manager.session().lease_id;
     let (lost, other) = (lock(&manager).lock().unwrap(), manager.new_lock("b").unwrap().lock().unwrap());
@@ -191,7 +194,7 @@ fn a_lost_session_ends_its_holds_and_is_replaced_by_itself() {
 /// More requests than the window lets through at a time, most of them kept when the session ends.
 #[test]
 fn a_flood_of_callers_outlives_its_session() {
-    let store = MemoryStore::new();
+    let store = MemoryCluster::new();
     let (manager, client) = manager(&store);
     let ask = |n: u32| manager.new_lock(&n.to_string()).unwrap().enqueue().unwrap();
     let flood: Vec<_> = (0..2000).map(ask).collect();
@@ -210,7 +213,7 @@ fn a_flood_of_callers_outlives_its_session() {
 /// A partition: the hold must be over before the store can give the lock to anybody else.
 #[test]
 fn a_partitioned_holder_is_told_before_the_next_one_has_the_lock() {
-    let store = MemoryStore::new();
+    let store = MemoryCluster::new();
     let ((cut, client), (other, _)) = (manager(&store), manager(&store));
     let guard = lock(&cut).lock().unwrap();
     store.disconnect_client(client);
@@ -232,7 +235,7 @@ fn a_partitioned_holder_is_told_before_the_next_one_has_the_lock() {
 
 #[test]
 fn the_last_handle_to_go_ends_the_manager() {
-    let store = MemoryStore::new();
+    let store = MemoryCluster::new();
     let ((manager, _), (other, _)) = (manager(&store), self::manager(&store));
     let guard = lock(&manager).lock().unwrap();
     drop(manager);
@@ -248,7 +251,7 @@ fn the_last_handle_to_go_ends_the_manager() {
 #[test]
 fn a_crash_closes_every_done_and_fails_every_call() {
     let panics = Arc::new(AtomicBool::new(false));
-    let store = Treacherous { store: MemoryStore::new().client(), panics: Arc::clone(&panics) };
+    let store = Treacherous { store: MemoryClient::new(&MemoryCluster::new()), panics: Arc::clone(&panics) };
     let manager = connect(store, &options()).unwrap();
     let held = lock(&manager).lock().unwrap();
     let pending = thread::scope(|scope| scope.spawn(|| lock(&manager).enqueue().unwrap()).join().unwrap());
@@ -273,8 +276,8 @@ fn a_crash_closes_every_done_and_fails_every_call() {
 
 #[test]
 fn connecting_is_refused_at_once_when_waiting_does_not_help() {
-    let store = MemoryStore::new();
-    let client = store.client();
+    let store = MemoryCluster::new();
+    let client = MemoryClient::new(&store);
     store.fail_next_of(client.id(), Fault::PermissionDenied);
     let begun = Instant::now();
     let refused = connect(client, &options().connect_timeout(SOON));
@@ -284,8 +287,8 @@ fn connecting_is_refused_at_once_when_waiting_does_not_help() {
 
 #[test]
 fn connecting_goes_on_while_waiting_may_help() {
-    let store = MemoryStore::new();
-    let client = store.client();
+    let store = MemoryCluster::new();
+    let client = MemoryClient::new(&store);
     store.fail_next_of(client.id(), Fault::NoLeader);
     store.fail_next_of(client.id(), Fault::NoLeader);
     let manager = connect(client, &options()).unwrap();
@@ -294,8 +297,8 @@ fn connecting_goes_on_while_waiting_may_help() {
 
 #[test]
 fn connecting_to_silence_ends_in_time() {
-    let store = MemoryStore::new();
-    let client = store.client();
+    let store = MemoryCluster::new();
+    let client = MemoryClient::new(&store);
     store.disconnect_client(client.id());
     let begun = Instant::now();
     let refused = connect(client, &options().connect_timeout(200 * MS).close_timeout(100 * MS));
@@ -322,7 +325,7 @@ fn an_i_o_thread_that_dies_at_its_start_is_an_error() {
 fn locks_can_be_used_within_a_runtime() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let (manager, _) = manager(&MemoryStore::new());
+        let (manager, _) = manager(&MemoryCluster::new());
         assert!(lock(&manager).lock().unwrap().unlock().is_ok());
         let blocking = manager.clone();
         let worked = tokio::task::spawn_blocking(move || lock(&blocking).lock().unwrap().unlock());

@@ -247,9 +247,10 @@ fn message_of(panic: &(dyn Any + Send)) -> &str {
 mod tests {
     use super::*;
     use crate::mailbox::mailbox;
-    use crate::memory::MemoryStore;
     use crate::name::Root;
     use crate::options::LockManagerOptions;
+    use crate::store::memory::client::MemoryClient;
+    use crate::store::memory::cluster::MemoryCluster;
 
     const SOON: Duration = Duration::from_secs(20);
 
@@ -293,8 +294,8 @@ mod tests {
             inbox,
             report: Arc::new(Report::new()),
         };
-        let store = MemoryStore::new();
-        let client = store.client();
+        let store = MemoryCluster::new();
+        let client = MemoryClient::new(&store);
         // There is room for its answer, and nobody reads it.
         let (reply, _unread) = crossbeam_channel::bounded(1);
         let (ended, end) = crossbeam_channel::bounded(1);

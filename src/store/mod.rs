@@ -1,8 +1,10 @@
 //! Where the locks' keys are: an etcd cluster, or a model of one within this process.
 
 pub(crate) mod etcd;
+pub(crate) mod memory;
 
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
@@ -45,4 +47,16 @@ pub(crate) fn deadline_after(limit: Duration) -> Instant {
 pub(crate) enum WatchOrder {
     Open { id: WatchId, spec: WatchSpec },
     Close { id: WatchId },
+}
+
+/// Names one client of a store, among those of every store of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ClientId(u64);
+
+impl ClientId {
+    /// One that no other client has.
+    pub(crate) fn another() -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Self(LAST.fetch_add(1, Ordering::Relaxed) + 1)
+    }
 }

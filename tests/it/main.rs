@@ -23,13 +23,13 @@ pub mod info;
 #[allow(dead_code)]
 #[path = "../../src/kv.rs"]
 mod kv;
-mod memory;
 #[allow(dead_code)]
 #[path = "../../src/name.rs"]
 mod name;
 #[allow(dead_code)]
 #[path = "../../src/protocol/mod.rs"]
 mod protocol;
+mod store;
 #[allow(dead_code)]
 #[path = "../../src/value.rs"]
 mod value;

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn closing_ends_everything_for_every_handle() {
-    let store = MemoryStore::new();
+    let store = MemoryCluster::new();
     let ((manager, _), (other, _)) = (manager(&store), self::manager(&store));
     let guard = lock(&manager).lock().unwrap();
     let clone = manager.clone();
@@ -29,7 +29,7 @@ fn closing_ends_everything_for_every_handle() {
 
 #[test]
 fn closing_right_after_a_loss_gives_the_lost_lease_back() {
-    let store = MemoryStore::new();
+    let store = MemoryCluster::new();
     let ((manager, client), (other, _)) = (manager(&store), self::manager(&store));
     let guard = lock(&manager).lock().unwrap();
     store.disconnect_client(client);
@@ -43,7 +43,7 @@ fn closing_right_after_a_loss_gives_the_lost_lease_back() {
 
 #[test]
 fn closing_a_partitioned_manager_is_bounded_and_says_so() {
-    let store = MemoryStore::new();
+    let store = MemoryCluster::new();
     let (manager, client) = manager_with(&store, &options().close_timeout(200 * MS));
     let guard = lock(&manager).lock().unwrap();
     store.disconnect_client(client);

@@ -27,7 +27,7 @@ fn crowded() -> (Driver<MemoryClient>, Mailbox, Started) {
     let now = Clock::default().now();
     let (ready, started) = crossbeam_channel::bounded(1);
     let startup = Startup::new(ready, now + SOON * 2);
-    let (store, report) = (MemoryStore::new().client(), Arc::new(Report::new()));
+    let (store, report) = (MemoryClient::new(&MemoryCluster::new()), Arc::new(Report::new()));
     let mut driver = Driver::new(store, Protocol::new(config), settings, inbox, report, Some(startup));
     for id in 0..1000 {
         let request = Request::Txn(Default::default());

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 
-use super::*;
+use super::client::MemoryClient;
+use super::cluster::MemoryCluster;
+use super::fault::Fault;
 use crate::kv::{
     Answer, Failure, FailureClass, Key, LeaseId, Op, Order, Range, Request, Revision, Span, Txn, WatchEvent,
     WatchId, WatchSpec,
@@ -42,7 +44,7 @@ fn put(key: &str, lease: LeaseId) -> Request {
     Request::Txn(Txn { then: vec![put], ..Txn::default() })
 }
 
-impl MemoryStore {
+impl MemoryCluster {
     fn names(&self) -> Vec<String> {
         let all = Range {
             span: Span::Prefix("".into()),
@@ -52,7 +54,7 @@ impl MemoryStore {
             at_revision: 0,
             keys_only: true,
         };
-        let found = self.shared.state.lock().model.read(&all).unwrap();
+        let found = self.state.lock().model.read(&all).unwrap();
         found.kvs.iter().map(|kv| kv.key.to_string()).collect()
     }
 }
@@ -96,8 +98,9 @@ fn deleted(id: u64, key: &str, revision: Revision) -> WatchEvent {
 
 #[tokio::test]
 async fn clients_of_one_store_meet_and_those_of_two_do_not() {
-    let (store, other_store) = (MemoryStore::new(), MemoryStore::default());
-    let (one, two, other) = (store.client(), store.clone().client(), other_store.client());
+    let (store, other_store) = (MemoryCluster::new(), MemoryCluster::new());
+    let (one, two, other) =
+        (MemoryClient::new(&store), MemoryClient::new(&store.clone()), MemoryClient::new(&other_store));
     let mut watches = Watches::of(&two);
     assert_eq!(one.put("a", 0).await, Ok(2));
     watches.open(1, key("a"), 0);
@@ -109,8 +112,8 @@ async fn clients_of_one_store_meet_and_those_of_two_do_not() {
 
 #[tokio::test]
 async fn a_watch_from_the_past_tells_it_and_a_closed_one_nothing() {
-    let store = MemoryStore::new();
-    let client = store.client();
+    let store = MemoryCluster::new();
+    let client = MemoryClient::new(&store);
     let mut watches = Watches::of(&client);
     client.put("a", 0).await.unwrap();
     client.put("b", 0).await.unwrap();
@@ -133,8 +136,8 @@ async fn a_watch_from_the_past_tells_it_and_a_closed_one_nothing() {
 
 #[tokio::test]
 async fn a_lease_that_nobody_renews_ends_by_itself_and_watchers_of_other_clients_hear_of_it() {
-    let store = MemoryStore::new();
-    let (holder, waiter) = (store.client(), store.client());
+    let store = MemoryCluster::new();
+    let (holder, waiter) = (MemoryClient::new(&store), MemoryClient::new(&store));
     let mut watches = Watches::of(&waiter);
     let began = Instant::now();
     // The watches are served already when the lease is granted: its end must be noticed all the same.
@@ -149,8 +152,8 @@ async fn a_lease_that_nobody_renews_ends_by_itself_and_watchers_of_other_clients
 
 #[tokio::test]
 async fn an_expired_session_takes_the_keys_of_this_client_alone() {
-    let store = MemoryStore::new();
-    let (one, two) = (store.client(), store.client());
+    let store = MemoryCluster::new();
+    let (one, two) = (MemoryClient::new(&store), MemoryClient::new(&store));
     let (lost, kept) = (one.grant(60).await, two.grant(60).await);
     one.put("lost", lost).await.unwrap();
     two.put("kept", kept).await.unwrap();
@@ -169,8 +172,8 @@ async fn an_expired_session_takes_the_keys_of_this_client_alone() {
 
 #[tokio::test]
 async fn a_request_in_a_partition_has_no_answer_and_one_given_up_never_gets_through() {
-    let store = MemoryStore::new();
-    let client = store.client();
+    let store = MemoryCluster::new();
+    let client = MemoryClient::new(&store);
     store.disconnect_client(client.id());
     let given_up = client.call(put("given-up", 0), Duration::from_millis(10)).await;
     assert_eq!(given_up.map_err(|Failure { class, .. }| class), Err(FailureClass::Unknown));
@@ -184,8 +187,8 @@ async fn a_request_in_a_partition_has_no_answer_and_one_given_up_never_gets_thro
 
 #[tokio::test]
 async fn a_watch_hears_nothing_in_a_partition_and_stands_again_after_it() {
-    let store = MemoryStore::new();
-    let (cut_off, other) = (store.client(), store.client());
+    let store = MemoryCluster::new();
+    let (cut_off, other) = (MemoryClient::new(&store), MemoryClient::new(&store));
     let mut watches = Watches::of(&cut_off);
     other.put("a", 0).await.unwrap();
     watches.open(1, key("a"), 0);
@@ -213,8 +216,8 @@ async fn a_watch_hears_nothing_in_a_partition_and_stands_again_after_it() {
 
 #[tokio::test]
 async fn faults_hit_the_next_requests_in_their_order_but_no_renewal() {
-    let store = MemoryStore::new();
-    let (client, other) = (store.client(), store.client());
+    let store = MemoryCluster::new();
+    let (client, other) = (MemoryClient::new(&store), MemoryClient::new(&store));
     let lease = client.grant(60).await;
     for fault in [
         Fault::LoseRequest,
@@ -241,33 +244,33 @@ async fn faults_hit_the_next_requests_in_their_order_but_no_renewal() {
 
 #[tokio::test]
 async fn a_lost_answer_to_a_grant_leaves_a_lease_that_the_client_does_not_know() {
-    let store = MemoryStore::new();
-    let client = store.client();
+    let store = MemoryCluster::new();
+    let client = MemoryClient::new(&store);
     store.fail_next_of(client.id(), Fault::LoseResponse);
     let grant = Request::GrantLease { ttl: Duration::from_secs(60) };
     assert_eq!(client.ask(grant).await, Err(FailureClass::Unknown));
-    assert_eq!(store.shared.state.lock().model.leases().count(), 1);
+    assert_eq!(store.state.lock().model.leases().count(), 1);
     store.expire_leases_of(client.id());
-    assert_eq!(store.shared.state.lock().model.leases().count(), 0);
+    assert_eq!(store.state.lock().model.leases().count(), 0);
 }
 
 #[tokio::test]
 async fn history_does_not_grow_for_ever() {
-    let store = MemoryStore::new();
-    let client = store.client();
+    let store = MemoryCluster::new();
+    let client = MemoryClient::new(&store);
     for _ in 0..15_000 {
         client.put("a", 0).await.unwrap();
         client.delete("a").await;
     }
-    let state = store.shared.state.lock();
+    let state = store.state.lock();
     let kept = state.model.revision() - state.model.compacted();
     assert!((10_000..=20_000).contains(&kept), "{kept} revisions are kept");
 }
 
 #[tokio::test]
 async fn a_client_that_is_gone_is_forgotten_with_its_watches() {
-    let store = MemoryStore::new();
-    let client = store.client();
+    let store = MemoryCluster::new();
+    let client = MemoryClient::new(&store);
     let lease = client.grant(60).await;
     client.put("a", lease).await.unwrap();
     let mut watches = Watches::of(&client);
@@ -278,14 +281,14 @@ async fn a_client_that_is_gone_is_forgotten_with_its_watches() {
     // The runtime ends under the task, as it does when an I/O thread dies.
     watches.server.abort();
     assert!(watches.server.await.unwrap_err().is_cancelled());
-    assert!(store.shared.state.lock().line(id).is_none());
+    assert!(store.state.lock().line(id).is_none());
     assert_eq!(store.names(), ["a"]);
 }
 
 #[tokio::test]
 async fn a_slow_answer_comes_late_and_what_it_answers_is_done_at_once() {
-    let store = MemoryStore::new();
-    let (slow, quick) = (store.client(), store.client());
+    let store = MemoryCluster::new();
+    let (slow, quick) = (MemoryClient::new(&store), MemoryClient::new(&store));
     let delay = Duration::from_millis(80);
     store.delay_of(slow.id(), delay);
     let began = Instant::now();
@@ -306,85 +309,17 @@ async fn a_slow_answer_comes_late_and_what_it_answers_is_done_at_once() {
     assert!(began.elapsed() < delay);
 }
 
-fn manager(store: &MemoryStore) -> LockManager {
-    LockManager::in_memory(store, "/app", Default::default()).unwrap()
-}
-
-/// In both, the holder has another session afterwards; how it learns of the end is what differs.
-#[test]
-fn a_session_expires_as_its_holder_sees_it_and_is_revoked_behind_its_back() {
-    use crate::error::LossReason;
-
-    for (end, reason) in [
-        (MemoryStore::expire_session as fn(&MemoryStore, &LockManager), LossReason::SessionExpired),
-        (MemoryStore::revoke_session, LossReason::SessionRevoked),
-    ] {
-        let store = MemoryStore::new();
-        let (holder, other) = (manager(&store), manager(&store));
-        let lock = holder.new_lock("a").unwrap();
-        let guards = [lock.lock().unwrap(), holder.new_lock("b").unwrap().lock().unwrap()];
-        let waiting = other.new_lock("a").unwrap().enqueue().unwrap();
-        let session = holder.session().lease_id;
-        end(&store, &holder);
-        if reason == LossReason::SessionExpired {
-            // Told by its own clock, before anybody else can have the lock.
-            assert!(
-                guards
-                    .iter()
-                    .all(|guard| !guard.is_held()
-                        && guard.done().try_recv().is_err_and(|e| e.is_disconnected()))
-            );
-        }
-        for guard in guards {
-            assert!(guard.done().recv_timeout(PATIENCE).is_err_and(|error| error.is_disconnected()));
-            assert_eq!(guard.loss(), Some(reason));
-        }
-        drop(waiting.wait().unwrap());
-        assert!(lock.lock_timeout(PATIENCE).unwrap().is_held());
-        assert_ne!(holder.session().lease_id, session);
-        let stats = holder.stats();
-        assert_eq!((stats.sessions, stats.lost.total()), (2, 2));
-        assert!(other.session().alive && other.stats().sessions == 1);
-    }
-}
-
 /// The next session's lease may be granted before the first one's is ended.
 #[tokio::test]
 async fn a_lease_that_is_granted_meanwhile_belongs_to_the_next_session() {
-    let store = MemoryStore::new();
-    let client = store.client();
+    let store = MemoryCluster::new();
+    let client = MemoryClient::new(&store);
     let first = client.grant(60).await;
-    let leases = store.shared.state.lock().leases_of(client.id());
+    let leases = store.state.lock().leases_of(client.id());
     let next = client.grant(60).await;
-    store.shared.state.lock().end_leases(client.id(), &leases);
+    store.state.lock().end_leases(client.id(), &leases);
     assert_eq!(client.ask(Request::RenewLease { lease: first }).await, Err(FailureClass::LeaseGone));
     assert!(client.ask(Request::RenewLease { lease: next }).await.is_ok());
     store.expire_leases_of(client.id());
     assert_eq!(client.ask(Request::RenewLease { lease: next }).await, Err(FailureClass::LeaseGone));
-}
-
-#[test]
-fn sessions_that_expire_one_after_the_other_are_counted_and_replaced() {
-    let store = MemoryStore::new();
-    let manager = manager(&store);
-    for sessions in 1..=50 {
-        let guard = manager.new_lock("a").unwrap().lock_timeout(PATIENCE).unwrap();
-        assert_eq!(manager.stats().sessions, sessions);
-        store.expire_session(&manager);
-        assert!(!guard.is_held());
-    }
-    assert_eq!(manager.stats().lost.session_expired, 50);
-    assert_eq!(manager.stats().lost.total(), 50);
-}
-
-#[test]
-fn another_store_s_manager_is_left_alone() {
-    let (store, other) = (MemoryStore::new(), MemoryStore::new());
-    let manager = manager(&other);
-    let guard = manager.new_lock("a").unwrap().lock().unwrap();
-    store.expire_session(&manager);
-    store.revoke_session(&manager);
-    store.delay(&manager, PATIENCE);
-    assert!(guard.is_held());
-    guard.unlock().unwrap();
 }

@@ -6,19 +6,18 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
+use super::fault::{Fault, connection_lost};
 use super::model::{Model, Notice, Watcher};
-use super::{ClientId, Fault};
 use crate::clock::{Clock, Time};
-use crate::kv::{
-    Answer, Failure, FailureClass, LeaseId, Request, Response, Revision, WatchEvent, WatchId, WatchSpec,
-};
+use crate::kv::{Answer, Failure, LeaseId, Request, Response, Revision, WatchEvent, WatchId, WatchSpec};
+use crate::store::ClientId;
 
 /// So much history is kept for reads and watches of the past. The library looks back over a few requests; nobody
 /// else has access to the store.
 const KEPT_REVISIONS: Revision = 10_000;
 
-pub(super) struct State {
-    pub(super) model: Model,
+pub(crate) struct State {
+    pub(crate) model: Model,
     clients: BTreeMap<ClientId, Client>,
     /// Whose each watcher of the model is.
     watchers: HashMap<Watcher, (ClientId, WatchId)>,
@@ -48,11 +47,11 @@ struct Watch {
 }
 
 impl State {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { model: Model::new(), clients: BTreeMap::new(), watchers: HashMap::new() }
     }
 
-    pub(super) fn register(&mut self, id: ClientId, clock: Clock) {
+    pub(crate) fn register(&mut self, id: ClientId, clock: Clock) {
         let client = Client {
             clock,
             line: watch::Sender::new(true),
@@ -66,29 +65,29 @@ impl State {
         self.clients.insert(id, client);
     }
 
-    pub(super) fn forget(&mut self, id: ClientId) {
+    pub(crate) fn forget(&mut self, id: ClientId) {
         self.close_stream(id);
         self.clients.remove(&id);
     }
 
-    pub(super) fn knows(&self, id: ClientId) -> bool {
+    pub(crate) fn knows(&self, id: ClientId) -> bool {
         self.clients.contains_key(&id)
     }
 
     /// How long an answer to this client takes.
-    pub(super) fn delay_of(&self, id: ClientId) -> Duration {
+    pub(crate) fn delay_of(&self, id: ClientId) -> Duration {
         self.clients.get(&id).map_or(Duration::ZERO, |client| client.delay)
     }
 
     /// An answer is under way to this client until `due`.
-    pub(super) fn begin_delay(&mut self, id: ClientId, due: Time) {
+    pub(crate) fn begin_delay(&mut self, id: ClientId, due: Time) {
         if let Some(client) = self.clients.get_mut(&id) {
             client.under_way.push(due);
         }
     }
 
     /// One that was, has arrived or is not wanted any more.
-    pub(super) fn end_delay(&mut self, id: ClientId, due: Time) {
+    pub(crate) fn end_delay(&mut self, id: ClientId, due: Time) {
         if let Some(client) = self.clients.get_mut(&id)
             && let Some(at) = client.under_way.iter().position(|&other| other == due)
         {
@@ -97,24 +96,24 @@ impl State {
     }
 
     /// The clock of the client's manager.
-    pub(super) fn clock(&self, id: ClientId) -> Clock {
+    pub(crate) fn clock(&self, id: ClientId) -> Clock {
         self.clients.get(&id).map(|client| client.clock.clone()).unwrap_or_default()
     }
 
     /// The clients whose managers have not done yet what was due at `now`.
-    pub(super) fn behind(&self, now: Time) -> Vec<ClientId> {
+    pub(crate) fn behind(&self, now: Time) -> Vec<ClientId> {
         let clients = self.clients.iter();
         let behind = clients.filter(|(_, client)| !client.clock.has_caught_up(now, client.not_due(now)));
         behind.map(|(&id, _)| id).collect()
     }
 
     /// Tells whether the client is connected, now and later.
-    pub(super) fn line(&self, id: ClientId) -> Option<watch::Receiver<bool>> {
+    pub(crate) fn line(&self, id: ClientId) -> Option<watch::Receiver<bool>> {
         self.clients.get(&id).map(|client| client.line.subscribe())
     }
 
     /// Carries out a client's request; `None` while the client is cut off.
-    pub(super) fn execute(
+    pub(crate) fn execute(
         &mut self,
         now: Time,
         id: ClientId,
@@ -141,7 +140,7 @@ impl State {
         Some(if fault == Some(Fault::LoseResponse) { Err(connection_lost()) } else { result })
     }
 
-    pub(super) fn expire_due(&mut self, now: Time) {
+    pub(crate) fn expire_due(&mut self, now: Time) {
         if self.model.next_expiry().is_some_and(|due| due <= now) {
             self.model.expire_due(now);
             self.forget_ended_leases();
@@ -189,13 +188,13 @@ impl State {
 
 /// Watches.
 impl State {
-    pub(super) fn open_stream(&mut self, id: ClientId, events: UnboundedSender<WatchEvent>) {
+    pub(crate) fn open_stream(&mut self, id: ClientId, events: UnboundedSender<WatchEvent>) {
         if let Some(client) = self.clients.get_mut(&id) {
             client.events = Some(events);
         }
     }
 
-    pub(super) fn close_stream(&mut self, id: ClientId) {
+    pub(crate) fn close_stream(&mut self, id: ClientId) {
         self.close_watchers(id);
         if let Some(client) = self.clients.get_mut(&id) {
             client.events = None;
@@ -203,7 +202,7 @@ impl State {
         }
     }
 
-    pub(super) fn open_watch(&mut self, id: ClientId, watch: WatchId, spec: WatchSpec) {
+    pub(crate) fn open_watch(&mut self, id: ClientId, watch: WatchId, spec: WatchSpec) {
         if let Some(client) = self.clients.get_mut(&id) {
             client.watches.insert(watch, Watch { spec, watcher: None });
             if client.is_connected() {
@@ -212,7 +211,7 @@ impl State {
         }
     }
 
-    pub(super) fn close_watch(&mut self, id: ClientId, watch: WatchId) {
+    pub(crate) fn close_watch(&mut self, id: ClientId, watch: WatchId) {
         let closed = self.clients.get_mut(&id).and_then(|client| client.watches.remove(&watch));
         if let Some(watcher) = closed.and_then(|watch| watch.watcher) {
             self.model.unwatch(watcher);
@@ -256,16 +255,16 @@ impl State {
 
 /// What a test does to a client.
 impl State {
-    pub(super) fn leases_of(&mut self, id: ClientId) -> Vec<LeaseId> {
+    pub(crate) fn leases_of(&mut self, id: ClientId) -> Vec<LeaseId> {
         self.clients.get(&id).map(|client| client.leases.clone()).unwrap_or_default()
     }
 
-    pub(super) fn expire_leases_of(&mut self, id: ClientId) {
+    pub(crate) fn expire_leases_of(&mut self, id: ClientId) {
         let leases = self.leases_of(id);
         self.end_leases(id, &leases);
     }
 
-    pub(super) fn end_leases(&mut self, id: ClientId, leases: &[LeaseId]) {
+    pub(crate) fn end_leases(&mut self, id: ClientId, leases: &[LeaseId]) {
         for &lease in leases {
             self.model.expire_lease(lease);
         }
@@ -275,20 +274,20 @@ impl State {
         self.deliver();
     }
 
-    pub(super) fn delay(&mut self, id: ClientId, delay: Duration) {
+    pub(crate) fn delay(&mut self, id: ClientId, delay: Duration) {
         if let Some(client) = self.clients.get_mut(&id) {
             client.delay = delay;
         }
     }
 
-    pub(super) fn disconnect(&mut self, id: ClientId) {
+    pub(crate) fn disconnect(&mut self, id: ClientId) {
         self.close_watchers(id);
         if let Some(client) = self.clients.get(&id) {
             client.line.send_replace(false);
         }
     }
 
-    pub(super) fn reconnect(&mut self, id: ClientId) {
+    pub(crate) fn reconnect(&mut self, id: ClientId) {
         let Some(client) = self.clients.get(&id).filter(|client| !client.is_connected()) else { return };
         client.line.send_replace(true);
         let watches: Vec<_> = client.watches.keys().copied().collect();
@@ -297,7 +296,7 @@ impl State {
         }
     }
 
-    pub(super) fn fail_next(&mut self, id: ClientId, fault: Fault) {
+    pub(crate) fn fail_next(&mut self, id: ClientId, fault: Fault) {
         if let Some(client) = self.clients.get_mut(&id) {
             client.faults.push_back(fault);
         }
@@ -315,39 +314,17 @@ impl Client {
     }
 }
 
-impl Fault {
-    /// The failure that takes the place of the request's execution.
-    fn instead_of_execution(self) -> Option<Failure> {
-        let refused = |class, message| Some(Failure::new(class, message));
-        match self {
-            Self::LoseRequest => Some(connection_lost()),
-            Self::LoseResponse => None,
-            Self::NoLeader => refused(FailureClass::NotDone, "etcdserver: no leader"),
-            Self::NoSpace => refused(FailureClass::NoSpace, "etcdserver: mvcc: database space exceeded"),
-            Self::PermissionDenied => {
-                refused(FailureClass::PermissionDenied, "etcdserver: permission denied")
-            }
-            Self::Unauthenticated => refused(
-                FailureClass::Unauthenticated,
-                "etcdserver: authentication failed, invalid user ID or password",
-            ),
-        }
-    }
-}
-
-fn connection_lost() -> Failure {
-    Failure::new(FailureClass::Unknown, "the connection was lost before an answer came")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::memory::client::MemoryClient;
+    use crate::store::memory::cluster::MemoryCluster;
 
     #[test]
     fn leases_that_have_ended_are_forgotten() {
-        let store = crate::memory::MemoryStore::new();
-        let (client, other) = (store.client(), store.client());
-        let mut state = store.shared.state.lock();
+        let cluster = MemoryCluster::new();
+        let (client, other) = (MemoryClient::new(&cluster), MemoryClient::new(&cluster));
+        let mut state = cluster.state.lock();
         let now = Time::from_nanos(0);
         let mut grant = |secs| {
             let request = Request::GrantLease { ttl: Duration::from_secs(secs) };
@@ -357,7 +334,7 @@ mod tests {
             }
         };
         let [kept, own, by_other, short] = [600, 600, 600, 60].map(&mut grant);
-        let mut revoke = |by: &crate::memory::MemoryClient, lease| {
+        let mut revoke = |by: &MemoryClient, lease| {
             state.execute(now, by.id(), &Request::RevokeLease { lease }).unwrap().unwrap();
             state.leases_of(client.id())
         };

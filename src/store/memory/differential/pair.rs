@@ -11,9 +11,9 @@ use crate::kv::{
     Answer, FailureClass, Key, LeaseId, Op, OpResult, Request, Revision, Span, Txn, TxnAnswer, WatchEvent,
     WatchId, WatchSpec,
 };
-use crate::memory::model::{Limits, Model, Notice, Watcher};
 use crate::store::etcd::Etcd;
 use crate::store::etcd::test_cluster::{self, TestCluster};
+use crate::store::memory::model::{Limits, Model, Notice, Watcher};
 use crate::store::{Store, WatchOrder};
 
 /// Longer than etcd takes for anything here.

@@ -8,14 +8,7 @@
 //! It excludes **only the managers of this process that share the store**: two stores know nothing of each other,
 //! and neither does another process. It keeps nothing beyond the process's life.
 
-mod advance;
-mod client;
-mod manager;
-pub(crate) mod model;
-mod state;
-
-#[cfg(test)]
-mod differential;
+mod in_memory;
 #[cfg(test)]
 mod tests;
 
@@ -23,16 +16,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use tokio::sync::watch;
-
-pub(crate) use client::{ClientId, MemoryClient};
-use state::State;
-
-use crate::clock::Clock;
 #[cfg(doc)]
 use crate::error::LossReason;
 use crate::manager::LockManager;
+use crate::store::ClientId;
+use crate::store::memory::cluster::MemoryCluster;
+use crate::store::memory::state::State;
+
+pub use crate::store::memory::fault::Fault;
 
 /// One in-process "cluster", for any number of managers. A clone is one more handle on the same one.
 ///
@@ -43,37 +34,7 @@ use crate::manager::LockManager;
 /// For a program and its test on a store, see `examples/test_your_worker.rs`.
 #[derive(Clone)]
 pub struct MemoryStore {
-    shared: Arc<Shared>,
-}
-
-/// What [`MemoryStore::fail_next`] does to a request.
-///
-/// Renewals of the session are never hit, so that it does not depend on the time which request is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Fault {
-    /// The connection breaks before the request gets through: the store never sees it. The manager is told at once,
-    /// but cannot tell it from [`LoseResponse`](Self::LoseResponse).
-    LoseRequest,
-    /// The store carries the request out, and then the connection breaks: the answer never comes. The manager is
-    /// told at once, but cannot tell it from [`LoseRequest`](Self::LoseRequest).
-    LoseResponse,
-    /// The store does not carry the request out and says so, as a member of a cluster without a leader does. Trying
-    /// again helps.
-    NoLeader,
-    /// The store refuses because its space is used up.
-    NoSpace,
-    /// The store refuses because the user lacks the permission.
-    PermissionDenied,
-    /// The store refuses because the password does not fit any more.
-    Unauthenticated,
-}
-
-struct Shared {
-    state: Mutex<State>,
-    clock: Clock,
-    /// Changes whenever a lease was granted, which may be due before all others.
-    granted: watch::Sender<()>,
+    cluster: Arc<MemoryCluster>,
 }
 
 impl MemoryStore {
@@ -97,13 +58,7 @@ impl MemoryStore {
     /// # }
     /// ```
     pub fn new() -> Self {
-        let (state, clock) = (Mutex::new(State::new()), Clock::movable());
-        Self { shared: Arc::new(Shared { state, clock, granted: watch::Sender::new(()) }) }
-    }
-
-    /// One manager's way to the store.
-    pub(crate) fn client(&self) -> MemoryClient {
-        MemoryClient::new(self.shared.clone())
+        Self { cluster: MemoryCluster::new() }
     }
 
     /// Ends the manager's session as a partition longer than the TTL does, without waiting for it. First the manager's
@@ -280,35 +235,54 @@ impl MemoryStore {
         self.on(manager, |state, client| state.fail_next(client, fault));
     }
 
+    /// Lets time pass at once, for the store and for every manager on it: leases and holds expire, waits time out.
+    ///
+    /// It passes in small steps, and managers do what is due on the way: who is connected renews its session and
+    /// keeps its holds, who is [disconnected](Self::disconnect) is told of the loss before anybody else has the lock. So
+    /// a test of a partition takes no TTL. Answers that are [delayed](Self::delay) arrive when the time has passed them. Time
+    /// passes by itself, too, as ever.
+    ///
+    /// [`Instant`](std::time::Instant)s and limits of requests stay those of the machine's clock, but for an answer that is delayed: a request
+    /// of a manager that is cut off is given up after a real [`request_timeout`](crate::LockManagerOptions::request_timeout).
+    ///
+    /// # Blocking
+    ///
+    /// For every second that passes some milliseconds; a manager whose I/O thread hangs costs one second, once.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use etcd_lock::memory::MemoryStore;
+    /// use etcd_lock::{LockError, LockManager, LossReason};
+    ///
+    /// # fn main() -> Result<(), LockError> {
+    /// let store = MemoryStore::new();
+    /// let cut_off = LockManager::in_memory(&store, "/app/locks", Default::default())?;
+    /// let other = LockManager::in_memory(&store, "/app/locks", Default::default())?;
+    /// let guard = cut_off.new_lock("report")?.lock()?;
+    /// let kept = other.new_lock("mail")?.lock()?;
+    ///
+    /// store.disconnect(&cut_off);
+    /// store.advance(Duration::from_secs(31)); // more than the TTL of 30 s
+    ///
+    /// assert!(guard.done().recv().is_err());
+    /// assert_eq!(guard.loss(), Some(LossReason::SessionExpired));
+    /// let next = other.new_lock("report")?.lock()?;
+    /// assert!(next.token() > guard.token());
+    /// assert!(kept.is_held());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn advance(&self, by: Duration) {
+        self.cluster.advance(by);
+    }
+
     /// `None` if the manager is not on this store.
     fn on<T>(&self, manager: &LockManager, act: impl FnOnce(&mut State, ClientId) -> T) -> Option<T> {
         let client = manager.client?;
-        let mut state = self.shared.state.lock();
+        let mut state = self.cluster.state.lock();
         state.knows(client).then(|| act(&mut state, client))
-    }
-}
-
-/// The same by the client, for tests of what lies below a manager.
-#[cfg(test)]
-impl MemoryStore {
-    pub(crate) fn expire_leases_of(&self, client: ClientId) {
-        self.shared.state.lock().expire_leases_of(client);
-    }
-
-    pub(crate) fn disconnect_client(&self, client: ClientId) {
-        self.shared.state.lock().disconnect(client);
-    }
-
-    pub(crate) fn reconnect_client(&self, client: ClientId) {
-        self.shared.state.lock().reconnect(client);
-    }
-
-    pub(crate) fn delay_of(&self, client: ClientId, delay: Duration) {
-        self.shared.state.lock().delay(client, delay);
-    }
-
-    pub(crate) fn fail_next_of(&self, client: ClientId, fault: Fault) {
-        self.shared.state.lock().fail_next(client, fault);
     }
 }
 
@@ -320,10 +294,6 @@ impl Default for MemoryStore {
 
 impl fmt::Debug for MemoryStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = self.shared.state.lock();
-        f.debug_struct("MemoryStore")
-            .field("revision", &state.model.revision())
-            .field("leases", &state.model.leases().count())
-            .finish_non_exhaustive()
+        f.debug_tuple("MemoryStore").field(&self.cluster).finish()
     }
 }

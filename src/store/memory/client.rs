@@ -2,19 +2,14 @@
 
 use std::future::{Future, pending};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
-use super::Shared;
+use super::cluster::MemoryCluster;
 use crate::clock::{Clock, Time};
 use crate::kv::{Answer, Failure, FailureClass, Request, Response, WatchEvent};
-use crate::store::{Store, WatchOrder};
-
-/// Names one client, among those of every store of the process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct ClientId(u64);
+use crate::store::{ClientId, Store, WatchOrder};
 
 /// One manager's [`Store`]. A clone is the same client; when the last one goes, the store forgets it, but for its
 /// leases, which last as long as they last.
@@ -26,21 +21,21 @@ pub(crate) struct MemoryClient {
 /// A client that the store knows.
 struct Registered {
     id: ClientId,
-    shared: Arc<Shared>,
+    cluster: Arc<MemoryCluster>,
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.shared.state.lock().forget(self.id);
+        self.cluster.state.lock().forget(self.id);
     }
 }
 
 impl MemoryClient {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        static LAST: AtomicU64 = AtomicU64::new(0);
-        let id = ClientId(LAST.fetch_add(1, Ordering::Relaxed) + 1);
-        shared.state.lock().register(id, shared.clock.for_another());
-        Self { registered: Arc::new(Registered { id, shared }) }
+    /// One manager's way to the cluster.
+    pub(crate) fn new(cluster: &Arc<MemoryCluster>) -> Self {
+        let (id, cluster) = (ClientId::another(), Arc::clone(cluster));
+        cluster.state.lock().register(id, cluster.clock.for_another());
+        Self { registered: Arc::new(Registered { id, cluster }) }
     }
 
     pub(crate) fn id(&self) -> ClientId {
@@ -49,26 +44,26 @@ impl MemoryClient {
 
     /// The clock of the manager that this is for.
     pub(crate) fn clock(&self) -> Clock {
-        self.shared().state.lock().clock(self.id())
+        self.cluster().state.lock().clock(self.id())
     }
 
-    fn shared(&self) -> &Shared {
-        &self.registered.shared
+    fn cluster(&self) -> &MemoryCluster {
+        &self.registered.cluster
     }
 
     /// Carries the request out as soon as the client is connected.
     async fn carry_out(&self, request: &Request) -> Result<Response, Failure> {
-        let line = self.shared().state.lock().line(self.id());
+        let line = self.cluster().state.lock().line(self.id());
         let Some(mut line) = line else { return pending().await };
         loop {
             // The line's other end lives as long as the client is registered, which it is while `self` lives.
             if line.wait_for(|connected| *connected).await.is_err() {
                 return pending().await;
             }
-            let result = self.shared().state.lock().execute(self.now(), self.id(), request);
+            let result = self.cluster().state.lock().execute(self.now(), self.id(), request);
             if let Some(result) = result {
                 if let Ok(Response { answer: Answer::LeaseGranted { .. }, .. }) = &result {
-                    self.shared().granted.send_replace(());
+                    self.cluster().granted.send_replace(());
                 }
                 return result;
             }
@@ -78,11 +73,11 @@ impl MemoryClient {
     /// Waits for as long as an answer to this client takes, by the store's clock. False if that is longer than what is
     /// `left` for it, which is then over.
     async fn delayed(&self, left: Duration) -> bool {
-        let delay = self.shared().state.lock().delay_of(self.id());
+        let delay = self.cluster().state.lock().delay_of(self.id());
         if delay.is_zero() {
             return true;
         }
-        let mut moves = self.shared().clock.moves();
+        let mut moves = self.cluster().clock.moves();
         let due = self.now() + delay.min(left);
         let _under_way = UnderWay::new(self, due);
         while self.now() < due {
@@ -95,7 +90,7 @@ impl MemoryClient {
     }
 
     fn now(&self) -> Time {
-        self.shared().clock.now()
+        self.cluster().clock.now()
     }
 
     /// Ends when the time has come; never, if there is none.
@@ -112,27 +107,27 @@ impl MemoryClient {
         mut orders: UnboundedReceiver<WatchOrder>,
         events: UnboundedSender<WatchEvent>,
     ) {
-        let mut granted = self.shared().granted.subscribe();
-        let mut moves = self.shared().clock.moves();
-        self.shared().state.lock().open_stream(self.id(), events);
+        let mut granted = self.cluster().granted.subscribe();
+        let mut moves = self.cluster().clock.moves();
+        self.cluster().state.lock().open_stream(self.id(), events);
         loop {
-            let next_expiry = self.shared().state.lock().model.next_expiry();
+            let next_expiry = self.cluster().state.lock().model.next_expiry();
             tokio::select! {
                 order = orders.recv() => match order {
                     Some(WatchOrder::Open { id, spec }) => {
-                        self.shared().state.lock().open_watch(self.id(), id, spec);
+                        self.cluster().state.lock().open_watch(self.id(), id, spec);
                     }
-                    Some(WatchOrder::Close { id }) => self.shared().state.lock().close_watch(self.id(), id),
+                    Some(WatchOrder::Close { id }) => self.cluster().state.lock().close_watch(self.id(), id),
                     None => break,
                 },
-                () = self.reached(next_expiry) => self.shared().state.lock().expire_due(self.now()),
+                () = self.reached(next_expiry) => self.cluster().state.lock().expire_due(self.now()),
                 // What it made due is ended above.
                 () = moves.moved() => {}
                 // A lease that was just granted may be due first.
                 _ = granted.changed() => {}
             }
         }
-        self.shared().state.lock().close_stream(self.id());
+        self.cluster().state.lock().close_stream(self.id());
     }
 }
 
@@ -144,14 +139,14 @@ struct UnderWay<'a> {
 
 impl<'a> UnderWay<'a> {
     fn new(client: &'a MemoryClient, due: Time) -> Self {
-        client.shared().state.lock().begin_delay(client.id(), due);
+        client.cluster().state.lock().begin_delay(client.id(), due);
         Self { client, due }
     }
 }
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        self.client.shared().state.lock().end_delay(self.client.id(), self.due);
+        self.client.cluster().state.lock().end_delay(self.client.id(), self.due);
     }
 }
 

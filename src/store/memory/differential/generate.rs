@@ -8,7 +8,7 @@ use crate::clock;
 use crate::kv::{
     Answer, Compare, Field, Key, LeaseId, Op, Order, Range, Request, Revision, Span, Txn, WatchSpec,
 };
-use crate::memory::model::Model;
+use crate::store::memory::model::Model;
 
 /// Few keys, some within the prefix of others. (No more than a dozen: etcd sorts without keeping the order of keys
 /// that share a create revision, except that it happens to keep it when there are few.)

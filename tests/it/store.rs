@@ -1,0 +1,3 @@
+//! The model of etcd, at its place.
+
+pub(crate) mod memory;
