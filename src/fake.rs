@@ -6,18 +6,19 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 
 use crate::clock;
-use crate::command::{Grant, Left, Message, Outcome, Reply};
 use crate::driver::thread::IoThread;
 use crate::info::FencingToken;
 use crate::inner::Inner;
 use crate::kv::Key;
 use crate::lock::DistributedLock;
-use crate::mailbox::{Inbox, mailbox};
 use crate::name::Root;
 use crate::options::{LockManagerOptions, LockOptions};
 use crate::protocol::{Acquire, Refusal, Ticket};
-use crate::shared::HoldState;
-use crate::shared::{Deadline, Report};
+use crate::shared::deadline::Deadline;
+use crate::shared::hold_state::HoldState;
+use crate::shared::mailbox::{Inbox, mailbox};
+use crate::shared::message::{Grant, Left, Message, Outcome, Reply};
+use crate::shared::report::Report;
 
 /// Long enough for any machine, short enough to end a test that would hang.
 pub(crate) const SOON: Duration = Duration::from_secs(20);

@@ -11,20 +11,20 @@ use oneshot::Sender;
 use parking_lot::Mutex;
 
 use crate::clock::{Clock, Sleeper, Time};
-use crate::command::{Message, Question};
 use crate::driver::Settings;
 use crate::driver::thread::{Complete, GRACE, IoThread, Launch};
 use crate::error::{Cause, LockError, LossReason};
 use crate::info::SessionInfo;
 use crate::lock::LockShared;
-use crate::mailbox::{self, Mailbox, mailbox};
 use crate::name::{LockName, Root};
 use crate::options::LockManagerOptions;
 use crate::protocol::{Config, IN_FLIGHT, Ticket};
-use crate::shared::Report;
+use crate::shared::mailbox::{self, Mailbox, mailbox};
+use crate::shared::message::{Message, Question};
+use crate::shared::report::Report;
+use crate::shared::watchdog::Watchdog;
 use crate::stats::Stats;
 use crate::store::Store;
-use crate::watchdog::Watchdog;
 
 /// One manager. Its drop is the end of the manager.
 pub(crate) struct Inner {

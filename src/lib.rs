@@ -85,20 +85,15 @@ mod info;
 mod stats;
 
 mod clock;
-mod command;
 #[cfg(test)]
 mod fake;
 mod inner;
 mod log_target;
-mod mailbox;
 mod name;
-mod process;
-mod session;
 mod shared;
 mod thread;
 mod value;
 mod waiting;
-mod watchdog;
 
 mod driver;
 mod kv;

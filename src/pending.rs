@@ -9,8 +9,8 @@ use crate::error::LockError;
 use crate::guard::LockGuard;
 use crate::lock::LockShared;
 use crate::options::LockOptions;
-use crate::process;
 use crate::protocol::Patience;
+use crate::shared::process;
 use crate::waiting::Waiting;
 
 /// A place in a lock's queue, from [`DistributedLock::enqueue`](crate::DistributedLock::enqueue). Dropping it leaves

@@ -7,14 +7,14 @@ use std::time::Duration;
 use oneshot::Sender;
 
 use crate::clock::Clock;
-use crate::command::{Message, Question};
 use crate::driver::query_loop::QueryLoop;
 use crate::driver::thread::{GRACE, IoThread};
 use crate::error::LockError;
 use crate::info::LockInfo;
-use crate::mailbox::{Mailbox, mailbox};
 use crate::name::{LockName, Root};
 use crate::options::LockManagerOptions;
+use crate::shared::mailbox::{Mailbox, mailbox};
+use crate::shared::message::{Message, Question};
 use crate::store::Store;
 use crate::store::etcd::Etcd;
 

@@ -8,15 +8,15 @@ use oneshot::{Receiver, RecvTimeoutError};
 use parking_lot::Mutex;
 
 use crate::clock::Time;
-use crate::command::{Message, Outcome, Reply};
 use crate::error::{Cause, LockError, lock_error};
 use crate::guard::LockGuard;
 use crate::info::LockInfo;
 use crate::lock::LockShared;
-use crate::mailbox;
 use crate::options::LockOptions;
 use crate::protocol::{Acquire, Holder, Patience, Refusal, Ticket};
 use crate::shared::async_hint::about_to_block;
+use crate::shared::mailbox;
+use crate::shared::message::{Message, Outcome, Reply};
 use crate::thread::Thread;
 
 /// How long after its time limit a call waits for the I/O thread, which enforces the limit and first asks who holds

@@ -10,7 +10,7 @@ use crate::clock::Time;
 use crate::error::LossReason;
 use crate::kv::{Failure, FailureClass};
 use crate::protocol::Action;
-use crate::shared::Deadline;
+use crate::shared::deadline::Deadline;
 use crate::stats::count;
 use crate::store::{Store, WatchOrder};
 

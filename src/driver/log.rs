@@ -10,7 +10,8 @@ use crate::kv::{Failure, LeaseId, Revision};
 use crate::log_target::LOG;
 use crate::name::LockName;
 use crate::protocol::{Holder, Ticket};
-use crate::shared::{Ended, HoldState};
+use crate::shared::hold_state::HoldState;
+use crate::shared::hold_table::Ended;
 
 /// One transition. Written only after all actions of a turn were carried out: a slow logger must not come between two
 /// holds that end together.

@@ -26,13 +26,13 @@ use metered::Metered;
 use startup::Startup;
 
 use crate::clock::{Clock, Time};
-use crate::command::{Message, Reply};
 use crate::error::{LockError, LossReason};
 use crate::kv::{Failure, LeaseId, Response, WatchEvent};
-use crate::mailbox::{End, Inbox};
 use crate::name::Root;
 use crate::protocol::{Acquire, Command, Protocol, Refusal, RequestId};
-use crate::shared::Report;
+use crate::shared::mailbox::{End, Inbox};
+use crate::shared::message::{Message, Reply};
+use crate::shared::report::Report;
 use crate::store::{Store, WatchOrder};
 
 /// Events of one kind that a turn takes: enough to share the costs of a turn, few enough to be done in well under a

@@ -7,9 +7,9 @@ use tokio::task::JoinSet;
 
 use super::queries;
 use super::startup::Startup;
-use crate::command::Message;
-use crate::mailbox::{End, Inbox};
 use crate::name::Root;
+use crate::shared::mailbox::{End, Inbox};
+use crate::shared::message::Message;
 use crate::store::Store;
 
 /// What a viewer's thread is given.
@@ -62,7 +62,7 @@ impl QueryLoop {
 mod tests {
     use super::*;
     use crate::clock;
-    use crate::mailbox::mailbox;
+    use crate::shared::mailbox::mailbox;
     use crate::store::memory::client::MemoryClient;
     use crate::store::memory::cluster::MemoryCluster;
 

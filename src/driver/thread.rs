@@ -17,10 +17,10 @@ use super::{Driver, Settings};
 use crate::clock::Clock;
 use crate::error::LockError;
 use crate::log_target::LOG;
-use crate::mailbox::{Inbox, Mailbox};
 use crate::protocol::{Config, Protocol};
-use crate::shared::Report;
 use crate::shared::async_hint::about_to_block;
+use crate::shared::mailbox::{Inbox, Mailbox};
+use crate::shared::report::Report;
 use crate::store::Store;
 
 /// Linux shows 15 bytes of a thread's name.
@@ -246,9 +246,9 @@ fn message_of(panic: &(dyn Any + Send)) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mailbox::mailbox;
     use crate::name::Root;
     use crate::options::LockManagerOptions;
+    use crate::shared::mailbox::mailbox;
     use crate::store::memory::client::MemoryClient;
     use crate::store::memory::cluster::MemoryCluster;
 

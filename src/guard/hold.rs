@@ -8,14 +8,14 @@ use crossbeam_channel::Receiver;
 use oneshot::{RecvTimeoutError, Sender};
 
 use crate::clock::Time;
-use crate::command::{Left, Message};
 use crate::error::{Cause, LockError, LossReason, lock_error};
 use crate::info::FencingToken;
 use crate::lock::LockShared;
-use crate::mailbox;
-use crate::process;
 use crate::protocol::{ReleaseFailure, Ticket};
-use crate::shared::HoldState;
+use crate::shared::hold_state::HoldState;
+use crate::shared::mailbox;
+use crate::shared::message::{Left, Message};
+use crate::shared::process;
 
 /// One hold of a lock: what a [`LockGuard`](crate::LockGuard) and a [`ReentrantGuard`](crate::ReentrantGuard) tell of it.
 ///

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use super::*;
 use crate::clock;
-use crate::command::Left;
 use crate::error::LossReason;
 use crate::fake::{FakeHold, FakeIo, SOON, fake_manager, fake_manager_with, lock};
 use crate::inner::Inner;
 use crate::kv::{Failure, FailureClass};
-use crate::mailbox::End;
 use crate::options::LockManagerOptions;
 use crate::protocol::ReleaseFailure;
+use crate::shared::mailbox::End;
+use crate::shared::message::Left;
 
 /// A guard of a lock named `a`; its manager is not to end with it.
 fn guard() -> (Arc<Inner>, LockGuard, FakeHold, FakeIo) {

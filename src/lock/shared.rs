@@ -9,7 +9,7 @@ use crate::guard::{Hold, LockGuard};
 use crate::inner::Inner;
 use crate::name::LockName;
 use crate::protocol::Ticket;
-use crate::shared::HoldState;
+use crate::shared::hold_state::HoldState;
 
 /// One lock of a manager, whatever the number of its handles. Lives as long as a handle, a waiter or a guard of it.
 pub(crate) struct LockShared {

@@ -5,9 +5,9 @@ use super::*;
 use crate::clock;
 use crate::error::LossReason;
 use crate::fake::{FakeHold, FakeIo, SOON, fake_manager, fake_manager_with, lock, lock_with};
-use crate::mailbox::End;
 use crate::options::LockManagerOptions;
 use crate::protocol::Refusal;
+use crate::shared::mailbox::End;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -189,7 +189,7 @@ fn a_grant_that_crosses_the_cancellation_is_left_to_the_i_o_thread() {
             drop(cancel);
             let (_, gone) = io.leave();
             let hold = io.new_hold(&acquire);
-            reply.answer(Ok(crate::command::Grant { state: hold.state }));
+            reply.answer(Ok(crate::shared::message::Grant { state: hold.state }));
             drop(gone);
         },
     );
@@ -207,7 +207,7 @@ fn what_was_lost_on_its_way_to_the_caller_is_asked_for_again() {
             let (acquire, reply) = io.acquire();
             let hold = io.new_hold(&acquire);
             hold.state.end(Some(LossReason::SessionExpired));
-            reply.answer(Ok(crate::command::Grant { state: hold.state }));
+            reply.answer(Ok(crate::shared::message::Grant { state: hold.state }));
             io.leave();
             let hold = io.grant();
             std::mem::forget(hold.done);

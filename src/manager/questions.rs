@@ -1,9 +1,9 @@
 //! What a manager asks etcd beside its own locks.
 
 use super::LockManager;
-use crate::command::Question;
 use crate::error::LockError;
 use crate::info::{ForceUnlock, LockInfo};
+use crate::shared::message::Question;
 
 impl LockManager {
     /// Who holds this lock, anywhere; `None` if it is free.

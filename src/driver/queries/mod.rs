@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use asker::{Answered, Asker, all, unexpected};
 
-use crate::command::Question;
 use crate::error::{Cause, LockError, lock_error};
 use crate::info::{ForceUnlock, LockInfo, LockState};
 use crate::kv::{
@@ -18,6 +17,7 @@ use crate::kv::{
 };
 use crate::log_target::LOG;
 use crate::name::{LockName, Root};
+use crate::shared::message::Question;
 use crate::store::Store;
 
 /// How often a force unlock follows a lock that changes hands between the look and the deed.

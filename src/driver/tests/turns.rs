@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::clock::Clock;
-use crate::mailbox::{Mailbox, mailbox};
 use crate::protocol::Config;
+use crate::shared::mailbox::{Mailbox, mailbox};
 
 /// Told when the session is up, or could not be set up.
 type Started = crossbeam_channel::Receiver<Result<(), LockError>>;

@@ -10,7 +10,9 @@ use crate::error::LossReason;
 use crate::kv::Key;
 use crate::name::{LockName, Root};
 use crate::protocol::HoldId;
-use crate::shared::{Deadline, HoldState, HoldTable};
+use crate::shared::deadline::Deadline;
+use crate::shared::hold_state::HoldState;
+use crate::shared::hold_table::HoldTable;
 use crate::stats::Counters;
 
 /// Long enough for any machine, short enough to end a test that would hang.

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use oneshot::{Receiver, RecvTimeoutError};
 use tokio::sync::Notify;
 
-use crate::command::{Message, Question};
 use crate::error::{Cause, LockError};
-use crate::process::Process;
-use crate::shared::Queue;
 use crate::shared::async_hint::about_to_block;
+use crate::shared::message::{Message, Question};
+use crate::shared::process::Process;
+use crate::shared::queue::Queue;
 
 /// The callers' end. Sending never blocks.
 #[derive(Clone, Debug)]

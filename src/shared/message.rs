@@ -9,7 +9,7 @@ use crate::error::LockError;
 use crate::info::{ForceUnlock, LockInfo};
 use crate::name::LockName;
 use crate::protocol::{Acquire, Refusal, ReleaseFailure, Ticket};
-use crate::shared::HoldState;
+use crate::shared::hold_state::HoldState;
 
 /// From a caller to the I/O thread.
 #[derive(Debug)]

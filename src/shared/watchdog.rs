@@ -7,12 +7,12 @@ use parking_lot::Mutex;
 
 use crate::clock::Clock;
 use crate::error::LockError;
-use crate::shared::Report;
+use crate::shared::report::Report;
 
 /// Linux shows 15 bytes of it.
 const NAME: &str = "etcd-lock-watchdog";
 
-/// A manager's watchdog; what it does is [`HoldTable::watch`](crate::shared::HoldTable::watch).
+/// A manager's watchdog; what it does is [`HoldTable::watch`](crate::shared::hold_table::HoldTable::watch).
 ///
 /// It runs no code but the library's own, writes no log line and waits for no other thread, so it ends as soon as the
 /// hold table is shut.

@@ -9,14 +9,14 @@ use crate::clock::Time;
 use crate::error::LossReason;
 use crate::info::SessionInfo;
 use crate::kv::LeaseId;
-use crate::shared::Deadline;
+use crate::shared::deadline::Deadline;
 
 /// The session as [`LockManager::session`](crate::LockManager::session) shows it. Written by the I/O thread.
 #[derive(Debug, Default)]
-pub(crate) struct SessionCell(Mutex<Option<Standing>>);
+pub(crate) struct SessionCell(Mutex<Option<Current>>);
 
 #[derive(Debug)]
-struct Standing {
+struct Current {
     lease: LeaseId,
     ttl: Duration,
     deadline: Arc<Deadline>,
@@ -24,13 +24,13 @@ struct Standing {
 
 impl SessionCell {
     pub(crate) fn up(&self, lease: LeaseId, ttl: Duration, deadline: Arc<Deadline>) {
-        *self.0.lock() = Some(Standing { lease, ttl, deadline });
+        *self.0.lock() = Some(Current { lease, ttl, deadline });
     }
 
     /// Ends the session's deadline with it.
     pub(crate) fn down(&self, reason: LossReason) {
-        if let Some(standing) = self.0.lock().take() {
-            standing.deadline.end(reason);
+        if let Some(current) = self.0.lock().take() {
+            current.deadline.end(reason);
         }
     }
 
@@ -38,7 +38,7 @@ impl SessionCell {
     pub(crate) fn info(&self, now: Time) -> SessionInfo {
         match &*self.0.lock() {
             None => SessionInfo::none(),
-            Some(Standing { lease, ttl, deadline }) => {
+            Some(Current { lease, ttl, deadline }) => {
                 let remaining = deadline.remaining(now);
                 SessionInfo {
                     lease_id: *lease,
