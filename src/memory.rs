@@ -280,7 +280,7 @@ impl MemoryStore {
 
     /// `None` if the manager is not on this store.
     fn on<T>(&self, manager: &LockManager, act: impl FnOnce(&mut State, ClientId) -> T) -> Option<T> {
-        let client = manager.client?;
+        let client = manager.store_client?;
         let mut state = self.cluster.state.lock();
         state.knows(client).then(|| act(&mut state, client))
     }

@@ -14,7 +14,7 @@ use crate::info::LockInfo;
 use crate::name::{LockName, Root};
 use crate::options::LockManagerOptions;
 use crate::shared::mailbox::{Mailbox, mailbox};
-use crate::shared::message::{Message, Question};
+use crate::shared::message::{Message, Query};
 use crate::store::Store;
 use crate::store::etcd::Etcd;
 
@@ -133,7 +133,7 @@ impl LockViewer {
     /// ```
     pub fn lock_info(&self, key: &str) -> Result<Option<LockInfo>, LockError> {
         let name = LockName::parse(&self.shared.root, key)?;
-        self.ask(&format!("looking at lock {key:?}"), |reply| Question::LockInfo { name, reply })
+        self.ask(&format!("looking at lock {key:?}"), |reply| Query::LockInfo { name, reply })
     }
 
     /// Every lock that is held, anywhere, and whose key begins with `prefix`, sorted by key. `""` is all of them.
@@ -162,7 +162,7 @@ impl LockViewer {
     /// ```
     pub fn list_locks(&self, prefix: &str) -> Result<Vec<LockInfo>, LockError> {
         let prefix = prefix.to_owned();
-        self.ask("listing locks", |reply| Question::ListLocks { prefix, reply })
+        self.ask("listing locks", |reply| Query::ListLocks { prefix, reply })
     }
 
     /// Everybody in this lock's queue, anywhere, in its order: who holds it, and who waits. Empty if it is free.
@@ -193,7 +193,7 @@ impl LockViewer {
     pub fn queue(&self, key: &str) -> Result<Vec<LockInfo>, LockError> {
         let name = LockName::parse(&self.shared.root, key)?;
         let doing = format!("looking at the queue of lock {key:?}");
-        self.ask(&doing, |reply| Question::Queue { name, reply })
+        self.ask(&doing, |reply| Query::Queue { name, reply })
     }
 
     /// The key below which all locks lie that it sees, without a trailing `/`.
@@ -217,7 +217,7 @@ impl LockViewer {
     fn ask<T>(
         &self,
         doing: &str,
-        question: impl FnOnce(Sender<Result<T, LockError>>) -> Question,
+        question: impl FnOnce(Sender<Result<T, LockError>>) -> Query,
     ) -> Result<T, LockError> {
         self.shared.mailbox.ask(self.shared.request_timeout.saturating_add(GRACE), doing, question)
     }

@@ -140,9 +140,9 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
+    use crate::contender_value::ContenderValue;
     use crate::kv::KeyValue;
     use crate::name::Root;
-    use crate::value::ContenderValue;
 
     fn slow(value: Vec<u8>, lease: LeaseId, own_lease: LeaseId) -> String {
         let root = Root::parse("/app").unwrap();

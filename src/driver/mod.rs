@@ -30,7 +30,7 @@ use crate::error::{LockError, LossReason};
 use crate::kv::{Failure, LeaseId, Response, WatchEvent};
 use crate::name::Root;
 use crate::protocol::{Acquire, Command, Protocol, Refusal, RequestId};
-use crate::shared::mailbox::{End, Inbox};
+use crate::shared::mailbox::{Inbox, Service};
 use crate::shared::message::{Message, Reply};
 use crate::shared::report::Report;
 use crate::store::{Store, WatchOrder};
@@ -197,9 +197,9 @@ impl<S: Store> Driver<S> {
         }
         if self.closing.is_some_and(|at| at <= now) {
             if self.nothing_to_keep {
-                self.inbox.end(End::Closed);
+                self.inbox.end(Service::Closed);
             } else {
-                self.inbox.end(End::Unconfirmed);
+                self.inbox.end(Service::Unconfirmed);
                 self.lines.push(Line::CloseUnconfirmed(self.settings.close_timeout));
             }
             self.over = true;
@@ -293,7 +293,7 @@ impl<S: Store> Driver<S> {
 
     fn begin_to_close(&mut self, now: Time) {
         if self.closing.is_none() {
-            self.inbox.end(End::Closed);
+            self.inbox.end(Service::Closed);
             let limit = self.settings.close_timeout;
             self.nothing_to_keep = self.protocol.has_left_nothing();
             self.closing = Some(now + if self.nothing_to_keep { limit.min(NOTHING_TO_KEEP) } else { limit });
@@ -306,8 +306,11 @@ impl<S: Store> Driver<S> {
 /// order of [`Report::end`]. Messages that were not read are dropped last, with the fields.
 impl<S: Store> Drop for Driver<S> {
     fn drop(&mut self) {
-        let (end, lost) =
-            if self.over { (End::Closed, LossReason::Closed) } else { (End::Crashed, LossReason::Crashed) };
+        let (end, lost) = if self.over {
+            (Service::Closed, LossReason::Closed)
+        } else {
+            (Service::Crashed, LossReason::Crashed)
+        };
         self.inbox.end(end);
         self.report.end(lost);
     }

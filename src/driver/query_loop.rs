@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use super::queries;
 use super::startup::Startup;
 use crate::name::Root;
-use crate::shared::mailbox::{End, Inbox};
+use crate::shared::mailbox::{Inbox, Service};
 use crate::shared::message::Message;
 use crate::store::Store;
 
@@ -47,7 +47,7 @@ impl QueryLoop {
                         answers.spawn(queries::answer(store, root, self.request_timeout, question));
                     }
                     Message::Close => {
-                        self.inbox.end(End::Closed);
+                        self.inbox.end(Service::Closed);
                         return;
                     }
                     // Nobody who has a viewer alone can ask for these.

@@ -150,7 +150,7 @@ impl IoThread {
 
     /// Stands for a thread that ends when the other end of `exited` is dropped.
     #[cfg(test)]
-    pub(crate) fn fake(exited: Receiver<()>) -> Self {
+    pub(crate) fn scripted(exited: Receiver<()>) -> Self {
         let id = thread::spawn(|| thread::current().id()).join().unwrap();
         Self { exited, handle: Mutex::new(None), id }
     }

@@ -15,7 +15,7 @@ fn holder(owner: Option<&str>) -> Option<Box<LockInfo>> {
         &crate::kv::KeyValue {
             key: "/app/a/1f-1".into(),
             value: owner.map_or_else(Vec::new, |owner| {
-                crate::value::ContenderValue::new(owner, "main", 7, Duration::from_secs(1)).encode()
+                crate::contender_value::ContenderValue::new(owner, "main", 7, Duration::from_secs(1)).encode()
             }),
             create_revision: 9,
             mod_revision: 9,

@@ -48,7 +48,7 @@ impl LockManager {
         let client = MemoryClient::new(&store.cluster);
         let (id, clock) = (client.id(), client.clock());
         let mut manager = Self::connect_to(root, &options, clock, move || async move { Ok(client) })?;
-        manager.client = Some(id);
+        manager.store_client = Some(id);
         Ok(manager)
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use crate::error::{Cause, LockError};
 use crate::shared::async_hint::about_to_block;
-use crate::shared::message::{Message, Question};
+use crate::shared::message::{Message, Query};
 use crate::shared::process::Process;
 use crate::shared::queue::Queue;
 
@@ -39,9 +39,9 @@ struct Shared {
 /// Whether the I/O thread still serves, and if not, why. Set by the I/O thread, or by whoever gives up waiting for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum End {
+pub(crate) enum Service {
     /// It serves.
-    Not = 0,
+    Running = 0,
     /// The manager is being closed, or is closed.
     Closed = 1,
     /// The manager is closed, but etcd did not confirm that the session is gone.
@@ -51,8 +51,11 @@ pub(crate) enum End {
 }
 
 pub(crate) fn mailbox() -> (Mailbox, Inbox) {
-    let shared =
-        Arc::new(Shared { messages: Queue::new(), bell: Notify::new(), end: AtomicU8::new(End::Not as u8) });
+    let shared = Arc::new(Shared {
+        messages: Queue::new(),
+        bell: Notify::new(),
+        end: AtomicU8::new(Service::Running as u8),
+    });
     (Mailbox { shared: Arc::clone(&shared), process: Process::current() }, Inbox { shared })
 }
 
@@ -72,7 +75,7 @@ impl Mailbox {
     /// Leaves a message and wakes the I/O thread. An error once it serves no more.
     pub(crate) fn send(&self, message: Message) -> Result<(), LockError> {
         self.check_process()?;
-        if self.end() == End::Not && self.shared.messages.push(message) {
+        if self.end() == Service::Running && self.shared.messages.push(message) {
             self.shared.bell.notify_one();
             return Ok(());
         }
@@ -84,7 +87,7 @@ impl Mailbox {
         &self,
         limit: Duration,
         doing: &str,
-        question: impl FnOnce(oneshot::Sender<Result<T, LockError>>) -> Question,
+        question: impl FnOnce(oneshot::Sender<Result<T, LockError>>) -> Query,
     ) -> Result<T, LockError> {
         let (reply, answer) = oneshot::channel();
         self.send(Message::Ask(question(reply)))?;
@@ -101,7 +104,7 @@ impl Mailbox {
     /// An error once the I/O thread serves no more.
     pub(crate) fn check(&self) -> Result<(), LockError> {
         self.check_process()?;
-        if self.end() == End::Not { Ok(()) } else { Err(self.gone()) }
+        if self.end() == Service::Running { Ok(()) } else { Err(self.gone()) }
     }
 
     /// An error in a child of the process that made this. There, no lock may be waited for either: the thread that
@@ -110,14 +113,14 @@ impl Mailbox {
         if self.process.is_current() { Ok(()) } else { Err(LockError::Forked) }
     }
 
-    fn end(&self) -> End {
+    fn end(&self) -> Service {
         self.shared.end()
     }
 
     /// The I/O thread hangs and the manager is closed without it: what it has not read is dropped, and with it every
     /// channel on which somebody waits for an answer. The thread closes down if it ever goes on.
     pub(crate) fn abandon(&self) {
-        let _ = self.shared.end.fetch_max(End::Unconfirmed as u8, Ordering::AcqRel);
+        let _ = self.shared.end.fetch_max(Service::Unconfirmed as u8, Ordering::AcqRel);
         self.shared.messages.close();
         self.shared.bell.notify_one();
     }
@@ -133,20 +136,20 @@ impl Mailbox {
             return left;
         }
         match self.end() {
-            End::Closed | End::Unconfirmed => LockError::Closed,
-            End::Not | End::Crashed => LockError::Internal { what: "the I/O thread died".into() },
+            Service::Closed | Service::Unconfirmed => LockError::Closed,
+            Service::Running | Service::Crashed => LockError::Internal { what: "the I/O thread died".into() },
         }
     }
 
     /// What [`close`](crate::LockManager::close) says when the I/O thread has come to its end.
     pub(crate) fn closing_result(&self) -> Result<(), LockError> {
         match self.end() {
-            End::Closed => Ok(()),
-            End::Unconfirmed => Err(LockError::Unavailable {
+            Service::Closed => Ok(()),
+            Service::Unconfirmed => Err(LockError::Unavailable {
                 doing: "closing the session".into(),
                 source: Cause::new("etcd did not confirm it in time; what is left expires with the lease"),
             }),
-            End::Not | End::Crashed => Err(self.gone()),
+            Service::Running | Service::Crashed => Err(self.gone()),
         }
     }
 }
@@ -194,7 +197,7 @@ impl Inbox {
     }
 
     /// From now on nothing new is accepted. A crash is never made up for, and overrides everything.
-    pub(crate) fn end(&self, end: End) {
+    pub(crate) fn end(&self, end: Service) {
         let _ = self.shared.end.fetch_max(end as u8, Ordering::AcqRel);
     }
 }
@@ -206,12 +209,12 @@ impl Drop for Inbox {
 }
 
 impl Shared {
-    fn end(&self) -> End {
+    fn end(&self) -> Service {
         match self.end.load(Ordering::Acquire) {
-            0 => End::Not,
-            1 => End::Closed,
-            2 => End::Unconfirmed,
-            _ => End::Crashed,
+            0 => Service::Running,
+            1 => Service::Closed,
+            2 => Service::Unconfirmed,
+            _ => Service::Crashed,
         }
     }
 }
@@ -289,10 +292,10 @@ mod tests {
     #[test]
     fn after_the_end_sending_says_why() {
         let (open, inbox) = mailbox();
-        inbox.end(End::Closed);
+        inbox.end(Service::Closed);
         assert!(matches!(open.send(leave(1)), Err(LockError::Closed)));
         assert!(open.closing_result().is_ok());
-        inbox.end(End::Crashed);
+        inbox.end(Service::Crashed);
         assert!(matches!(open.send(leave(1)), Err(LockError::Internal { .. })));
 
         let (open, inbox) = mailbox();

@@ -19,7 +19,7 @@ pub(crate) enum Message {
     /// The ticket is not wanted any more, waiting or granted. With `reply`: say when that is done.
     Leave { ticket: Ticket, reply: Option<Sender<Left>> },
     /// Ask etcd about locks, beside the protocol.
-    Ask(Question),
+    Ask(Query),
     /// Behave as if the session's assured time had just run out. A test's doing; answered when that is done.
     Expire { reply: Sender<()> },
     /// End everything.
@@ -28,7 +28,7 @@ pub(crate) enum Message {
 
 /// What can be asked about locks without taking part in any.
 #[derive(Debug)]
-pub(crate) enum Question {
+pub(crate) enum Query {
     /// Who holds this lock?
     LockInfo { name: LockName, reply: Sender<Result<Option<LockInfo>, LockError>> },
     /// Who holds the locks whose names begin so?

@@ -15,6 +15,9 @@
 #[path = "../../src/clock.rs"]
 mod clock;
 #[allow(dead_code)]
+#[path = "../../src/contender_value.rs"]
+mod contender_value;
+#[allow(dead_code)]
 #[path = "../../src/error.rs"]
 pub mod error;
 #[allow(dead_code)]
@@ -30,9 +33,6 @@ mod name;
 #[path = "../../src/protocol/mod.rs"]
 mod protocol;
 mod store;
-#[allow(dead_code)]
-#[path = "../../src/value.rs"]
-mod value;
 
 mod simulation;
 mod support;

@@ -17,25 +17,23 @@ use crate::kv::{
 };
 use crate::log_target::LOG;
 use crate::name::{LockName, Root};
-use crate::shared::message::Question;
+use crate::shared::message::Query;
 use crate::store::Store;
 
 /// How often a force unlock follows a lock that changes hands between the look and the deed.
 const MAX_CHASES: u32 = 10;
 
 /// Answers a caller's question within the time of one request.
-pub(crate) async fn answer<S: Store>(store: S, root: Root, timeout: Duration, question: Question) {
+pub(crate) async fn answer<S: Store>(store: S, root: Root, timeout: Duration, question: Query) {
     let (store, root) = (&store, &root);
     // A caller that does not listen any more has given up.
     let _ = match question {
-        Question::LockInfo { name, reply } => {
-            reply.send(lock_info(store, root, &name, timeout).await).is_ok()
-        }
-        Question::ListLocks { prefix, reply } => {
+        Query::LockInfo { name, reply } => reply.send(lock_info(store, root, &name, timeout).await).is_ok(),
+        Query::ListLocks { prefix, reply } => {
             reply.send(list_locks(store, root, &prefix, timeout).await).is_ok()
         }
-        Question::Queue { name, reply } => reply.send(queue(store, &name, timeout).await).is_ok(),
-        Question::ForceUnlock { name, scope, reply } => {
+        Query::Queue { name, reply } => reply.send(queue(store, &name, timeout).await).is_ok(),
+        Query::ForceUnlock { name, scope, reply } => {
             reply.send(force_unlock(store, root, &name, scope, timeout).await).is_ok()
         }
     };

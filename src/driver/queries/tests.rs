@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
+use crate::contender_value::ContenderValue;
 use crate::driver::queries;
 use crate::error::LockError;
 use crate::info::{ForceUnlock, LockState};
@@ -21,7 +22,6 @@ use crate::store::etcd::test_cluster::{
     range,
 };
 use crate::store::{Store, WatchOrder};
-use crate::value::ContenderValue;
 
 fn root() -> Root {
     Root::parse("/app").unwrap()

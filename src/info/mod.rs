@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 
 pub use token::{FencingToken, InvalidToken};
 
+use crate::contender_value::ContenderValue;
 use crate::kv::KeyValue;
-use crate::value::ContenderValue;
 
 /// A lock that somebody holds or waits for, as etcd shows it; from [`lock_info`](crate::LockManager::lock_info),
 /// [`list_locks`](crate::LockManager::list_locks), [`queue`](crate::LockManager::queue),

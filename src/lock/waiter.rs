@@ -7,17 +7,17 @@ use crossbeam_channel::Sender;
 use oneshot::{Receiver, RecvTimeoutError};
 use parking_lot::Mutex;
 
+use super::caller_thread::CallerThread;
+use super::guard::LockGuard;
+use super::holds::Holds;
 use crate::clock::Time;
 use crate::error::{Cause, LockError, lock_error};
-use crate::guard::LockGuard;
 use crate::info::LockInfo;
-use crate::lock::LockShared;
 use crate::options::LockOptions;
 use crate::protocol::{Acquire, Holder, Patience, Refusal, Ticket};
 use crate::shared::async_hint::about_to_block;
 use crate::shared::mailbox;
 use crate::shared::message::{Message, Outcome, Reply};
-use crate::thread::Thread;
 
 /// How long after its time limit a call waits for the I/O thread, which enforces the limit and first asks who holds
 /// the lock. Beyond that the I/O thread must be stuck, and the call gives up by itself.
@@ -27,8 +27,8 @@ const GIVE_UP_GRACE: Duration = Duration::from_millis(75);
 const CANCEL_GRACE: Duration = Duration::from_millis(25);
 
 /// A ticket that waits. Dropping it leaves the queue.
-pub(crate) struct Waiting {
-    lock: Arc<LockShared>,
+pub(crate) struct Waiter {
+    lock: Arc<Holds>,
     ticket: Ticket,
     /// In a mutex only because it is not `Sync`; never locked.
     outcome: Mutex<Receiver<Outcome>>,
@@ -40,7 +40,7 @@ pub(crate) struct Waiting {
 }
 
 /// What ends a wait.
-enum End {
+enum WaitEnd {
     Outcome(Outcome),
     Cancelled,
     /// The I/O thread should have answered by now.
@@ -49,21 +49,21 @@ enum End {
     Gone,
 }
 
-impl Waiting {
+impl Waiter {
     /// Takes a ticket for the current thread. `ready` is dropped when the outcome is known.
     pub(crate) fn ask(
-        lock: &Arc<LockShared>,
+        lock: &Arc<Holds>,
         options: &LockOptions,
         patience: Patience,
         ready: Option<Sender<()>>,
     ) -> Result<Self, LockError> {
-        let asked = lock.manager().now();
-        let ticket = lock.manager().next_ticket();
+        let asked = lock.client().now();
+        let ticket = lock.client().next_ticket();
         let (sender, outcome) = oneshot::channel();
         let acquire = Acquire {
             ticket,
             name: lock.name().clone(),
-            thread: Thread::current().0,
+            thread: CallerThread::current().0,
             patience,
             retry_interval: options.retry_interval,
             // A try does not wait for the lock.
@@ -71,7 +71,7 @@ impl Waiting {
             since: asked,
             asked_at: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
         };
-        lock.manager().send(Message::Acquire { acquire, reply: Reply { outcome: sender, ready } })?;
+        lock.client().send(Message::Acquire { acquire, reply: Reply { outcome: sender, ready } })?;
         let limit = [patience.deadline, patience.budget].into_iter().flatten().min();
         let give_up = limit.and_then(|limit| Instant::now().checked_add(limit.since(asked) + GIVE_UP_GRACE));
         Ok(Self {
@@ -90,15 +90,15 @@ impl Waiting {
 
     /// An error in a forked child, where no outcome will ever come.
     pub(crate) fn check_process(&self) -> Result<(), LockError> {
-        self.lock.manager().check_process()
+        self.lock.client().check_process()
     }
 
     pub(crate) fn wait(mut self) -> Result<LockGuard, LockError> {
         self.check_process()?;
         let end = match mailbox::wait_for(self.outcome.get_mut(), self.give_up) {
-            Ok(outcome) => End::Outcome(outcome),
-            Err(RecvTimeoutError::Timeout) => End::Overdue,
-            Err(RecvTimeoutError::Disconnected) => End::Gone,
+            Ok(outcome) => WaitEnd::Outcome(outcome),
+            Err(RecvTimeoutError::Timeout) => WaitEnd::Overdue,
+            Err(RecvTimeoutError::Disconnected) => WaitEnd::Gone,
         };
         self.conclude(end)
     }
@@ -112,33 +112,33 @@ impl Waiting {
         about_to_block();
         let overdue = self.give_up.map_or_else(crossbeam_channel::never, crossbeam_channel::at);
         let end = crossbeam_channel::select! {
-            recv(ready) -> _ => self.outcome.get_mut().try_recv().map_or(End::Gone, End::Outcome),
-            recv(cancel) -> _ => End::Cancelled,
-            recv(overdue) -> _ => End::Overdue,
+            recv(ready) -> _ => self.outcome.get_mut().try_recv().map_or(WaitEnd::Gone, WaitEnd::Outcome),
+            recv(cancel) -> _ => WaitEnd::Cancelled,
+            recv(overdue) -> _ => WaitEnd::Overdue,
         };
         self.conclude(end)
     }
 
-    fn conclude(mut self, end: End) -> Result<LockGuard, LockError> {
+    fn conclude(mut self, end: WaitEnd) -> Result<LockGuard, LockError> {
         let key = || self.key().to_owned();
         match end {
-            End::Outcome(Ok(grant)) => {
+            WaitEnd::Outcome(Ok(grant)) => {
                 let guard = self.lock.admit(self.ticket, self.asked, grant.state);
                 self.settled = true;
                 Ok(guard)
             }
-            End::Outcome(Err(refusal)) => {
+            WaitEnd::Outcome(Err(refusal)) => {
                 let error = error_of_refusal(refusal, self.key());
                 self.settled = true;
                 Err(error)
             }
-            End::Cancelled => {
+            WaitEnd::Cancelled => {
                 let error = LockError::Cancelled { key: key() };
                 self.leave_and_wait();
                 Err(error)
             }
-            End::Overdue => Err(self.overdue()),
-            End::Gone => Err(self.lock.manager().gone()),
+            WaitEnd::Overdue => Err(self.overdue()),
+            WaitEnd::Gone => Err(self.lock.client().gone()),
         }
     }
 
@@ -146,7 +146,7 @@ impl Waiting {
     fn leave_and_wait(&mut self) {
         self.settled = true;
         let (reply, left) = oneshot::channel();
-        if self.lock.manager().send(Message::Leave { ticket: self.ticket, reply: Some(reply) }).is_ok() {
+        if self.lock.client().send(Message::Leave { ticket: self.ticket, reply: Some(reply) }).is_ok() {
             let _ = mailbox::wait_for(&left, Instant::now().checked_add(CANCEL_GRACE));
         }
     }
@@ -161,11 +161,11 @@ impl Waiting {
     }
 }
 
-impl Drop for Waiting {
+impl Drop for Waiter {
     fn drop(&mut self) {
         if !self.settled {
             // An error says that the I/O thread has ended, and the queue with it.
-            let _ = self.lock.manager().send(Message::Leave { ticket: self.ticket, reply: None });
+            let _ = self.lock.client().send(Message::Leave { ticket: self.ticket, reply: None });
         }
     }
 }

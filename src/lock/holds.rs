@@ -4,17 +4,18 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::guard::LockGuard;
+use super::hold::Hold;
+use crate::client::Client;
 use crate::clock::Time;
-use crate::guard::{Hold, LockGuard};
-use crate::inner::Inner;
 use crate::name::LockName;
 use crate::protocol::Ticket;
 use crate::shared::hold_state::HoldState;
 
 /// One lock of a manager, whatever the number of its handles. Lives as long as a handle, a waiter or a guard of it.
-pub(crate) struct LockShared {
+pub(crate) struct Holds {
     pub(super) name: LockName,
-    pub(super) manager: Arc<Inner>,
+    pub(super) client: Arc<Client>,
     holds: Mutex<Vec<Entry>>,
 }
 
@@ -24,17 +25,17 @@ struct Entry {
     state: Arc<HoldState>,
 }
 
-impl LockShared {
-    pub(crate) fn new(name: LockName, manager: Arc<Inner>) -> Self {
-        Self { name, manager, holds: Mutex::new(Vec::new()) }
+impl Holds {
+    pub(crate) fn new(name: LockName, client: Arc<Client>) -> Self {
+        Self { name, client, holds: Mutex::new(Vec::new()) }
     }
 
     pub(crate) fn name(&self) -> &LockName {
         &self.name
     }
 
-    pub(crate) fn manager(&self) -> &Inner {
-        &self.manager
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
     }
 
     /// The first guard of a ticket that was asked for at `asked` and granted.
@@ -53,16 +54,16 @@ impl LockShared {
     }
 
     pub(super) fn is_held(&self) -> bool {
-        if self.manager.check_process().is_err() {
+        if self.client.check_process().is_err() {
             return false;
         }
-        let now = self.manager.now();
+        let now = self.client.now();
         self.holds.lock().iter().any(|entry| entry.state.is_held(now))
     }
 }
 
-impl Drop for LockShared {
+impl Drop for Holds {
     fn drop(&mut self) {
-        self.manager.forget_lock(&self.name);
+        self.client.forget_lock(&self.name);
     }
 }

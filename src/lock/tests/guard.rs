@@ -1,22 +1,23 @@
 use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::*;
+use crate::client::Client;
 use crate::clock;
-use crate::error::LossReason;
-use crate::fake::{FakeHold, FakeIo, SOON, fake_manager, fake_manager_with, lock};
-use crate::inner::Inner;
+use crate::error::{LockError, LossReason};
 use crate::kv::{Failure, FailureClass};
+use crate::lock::guard::LockGuard;
+use crate::lock::scripted_io::{SOON, ScriptedHold, ScriptedIo, lock, scripted_client, scripted_client_with};
 use crate::options::LockManagerOptions;
 use crate::protocol::ReleaseFailure;
-use crate::shared::mailbox::End;
+use crate::shared::mailbox::Service;
 use crate::shared::message::Left;
 
 /// A guard of a lock named `a`; its manager is not to end with it.
-fn guard() -> (Arc<Inner>, LockGuard, FakeHold, FakeIo) {
-    let (manager, mut io) = fake_manager();
+fn guard() -> (Arc<Client>, LockGuard, ScriptedHold, ScriptedIo) {
+    let (manager, mut io) = scripted_client();
     let pending = lock(&manager, "a").enqueue().unwrap();
     let hold = io.grant();
     (manager, pending.wait().unwrap(), hold, io)
@@ -169,7 +170,7 @@ fn unlocking_a_lost_hold_is_expired_without_asking() {
 #[test]
 fn an_unlock_that_nobody_confirms_is_unavailable() {
     let options = LockManagerOptions::default().request_timeout(Duration::from_millis(20));
-    let (manager, mut io) = fake_manager_with(options);
+    let (manager, mut io) = scripted_client_with(options);
     let pending = lock(&manager, "a").enqueue().unwrap();
     let _hold = io.grant();
     assert!(matches!(pending.wait().unwrap().unlock(), Err(LockError::Unavailable { .. })));
@@ -180,7 +181,7 @@ fn an_unlock_that_nobody_confirms_is_unavailable() {
 #[test]
 fn unlocking_after_the_end_of_the_i_o_thread_says_how_it_ended() {
     let (_manager, guard, hold, io) = guard();
-    io.inbox.end(End::Closed);
+    io.inbox.end(Service::Closed);
     assert!(matches!(guard.clone().unlock(), Ok(())));
     hold.state.end(Some(LossReason::Closed));
     drop(io);
@@ -196,7 +197,7 @@ fn unlocking_after_the_end_of_the_i_o_thread_says_how_it_ended() {
 #[test]
 fn unlocking_while_the_manager_is_being_closed_says_that_the_hold_ended_with_it() {
     let (_manager, guard, _hold, io) = guard();
-    io.inbox.end(End::Closed);
+    io.inbox.end(Service::Closed);
     assert!(guard.is_held(), "its end comes a moment later");
     assert!(matches!(guard.unlock(), Err(LockError::Expired { reason: LossReason::Closed, .. })));
 }

@@ -1,16 +1,10 @@
 //! What a holder of a lock has in hand.
 
-mod hold;
-mod reentrant;
-
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-pub use hold::Hold;
-pub use reentrant::ReentrantGuard;
-pub(crate) use reentrant::reenter;
-
+use super::hold::Hold;
 use crate::error::LockError;
 
 /// A hold of a lock; dropping it releases the lock.
@@ -95,7 +89,7 @@ impl LockGuard {
     }
 
     /// The hold behind it, for a guard of another kind.
-    fn into_hold(self) -> Arc<Hold> {
+    pub(super) fn into_hold(self) -> Arc<Hold> {
         self.hold
     }
 }
@@ -113,6 +107,3 @@ impl fmt::Debug for LockGuard {
         self.hold.describe("LockGuard", f)
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,13 +1,17 @@
+mod guard;
+
 use std::sync::Barrier;
 use std::thread;
 
 use super::*;
 use crate::clock;
 use crate::error::LossReason;
-use crate::fake::{FakeHold, FakeIo, SOON, fake_manager, fake_manager_with, lock, lock_with};
+use crate::lock::scripted_io::{
+    SOON, ScriptedHold, ScriptedIo, lock, lock_with, scripted_client, scripted_client_with,
+};
 use crate::options::LockManagerOptions;
 use crate::protocol::Refusal;
-use crate::shared::mailbox::End;
+use crate::shared::mailbox::Service;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -21,7 +25,7 @@ fn meanwhile<T: Send>(call: impl FnOnce() -> T + Send, io: impl FnOnce()) -> T {
 }
 
 /// Takes the lock on this very thread.
-fn take(lock: &DistributedLock, io: &mut FakeIo) -> (LockGuard, FakeHold) {
+fn take(lock: &DistributedLock, io: &mut ScriptedIo) -> (LockGuard, ScriptedHold) {
     let pending = lock.enqueue().unwrap();
     let hold = io.grant();
     (pending.wait().unwrap(), hold)
@@ -29,7 +33,7 @@ fn take(lock: &DistributedLock, io: &mut FakeIo) -> (LockGuard, FakeHold) {
 
 #[test]
 fn whoever_asks_while_it_is_held_waits_its_turn_the_holding_thread_too() {
-    let (manager, mut io) = fake_manager();
+    let (manager, mut io) = scripted_client();
     let lock = lock(&manager, "a");
     let (_guard, _hold) = take(&lock, &mut io);
     let again = meanwhile(|| lock.try_lock(), || drop(io.refuse(Refusal::Held)));
@@ -38,7 +42,7 @@ fn whoever_asks_while_it_is_held_waits_its_turn_the_holding_thread_too() {
 
 #[test]
 fn a_lost_hold_does_not_keep_its_thread_from_the_lock() {
-    let (manager, mut io) = fake_manager();
+    let (manager, mut io) = scripted_client();
     let lock = lock(&manager, "a");
     let (_lost, hold) = take(&lock, &mut io);
     hold.state.end(Some(LossReason::SessionRevoked));
@@ -49,7 +53,7 @@ fn a_lost_hold_does_not_keep_its_thread_from_the_lock() {
 
 #[test]
 fn a_hold_tells_how_long_it_was_waited_for_and_how_long_it_has_lasted() {
-    let (manager, mut io) = fake_manager();
+    let (manager, mut io) = scripted_client();
     let lock = lock(&manager, "a");
     let begun = Instant::now();
     let pending = lock.enqueue().unwrap();
@@ -63,7 +67,7 @@ fn a_hold_tells_how_long_it_was_waited_for_and_how_long_it_has_lasted() {
 
 #[test]
 fn patience_is_what_the_call_and_the_options_say() {
-    let (manager, io) = fake_manager();
+    let (manager, io) = scripted_client();
     let patience = |lock: &DistributedLock, call: &(dyn Fn(&DistributedLock) + Sync)| {
         let mut patience = None;
         meanwhile(|| call(lock), || patience = Some(io.refuse(Refusal::Cancelled).patience));
@@ -94,7 +98,7 @@ fn patience_is_what_the_call_and_the_options_say() {
 
 #[test]
 fn every_refusal_has_its_error() {
-    let (manager, io) = fake_manager();
+    let (manager, io) = scripted_client();
     let lock = lock(&manager, "a");
     let refused = |refusal: Refusal| meanwhile(|| lock.lock().unwrap_err(), || drop(io.refuse(refusal)));
     let timeout = refused(Refusal::Timeout { waited: 3 * MS, holder: None });
@@ -112,9 +116,10 @@ fn every_refusal_has_its_error() {
 
 #[test]
 fn an_error_names_the_holder() {
-    let (manager, io) = fake_manager();
+    let (manager, io) = scripted_client();
     let lock = lock(&manager, "a");
-    let value = crate::value::ContenderValue::new("rack-7", "1", 1, Duration::from_secs(1)).encode();
+    let value =
+        crate::contender_value::ContenderValue::new("rack-7", "1", 1, Duration::from_secs(1)).encode();
     let kv = crate::kv::KeyValue {
         key: "/test/a/1-1".into(),
         value,
@@ -136,7 +141,7 @@ fn an_error_names_the_holder() {
 #[test]
 fn a_call_ends_soon_after_its_limit_whatever_the_i_o_thread_does() {
     let options = LockManagerOptions::default().request_timeout(20 * MS);
-    let (manager, io) = fake_manager_with(options);
+    let (manager, io) = scripted_client_with(options);
     let lock = lock(&manager, "a");
     let begun = Instant::now();
     let error = lock.lock_timeout(30 * MS).unwrap_err();
@@ -156,7 +161,7 @@ fn a_call_ends_soon_after_its_limit_whatever_the_i_o_thread_does() {
 
 #[test]
 fn a_cancelled_call_asks_nothing_or_leaves_and_waits_until_its_place_is_gone() {
-    let (manager, io) = fake_manager();
+    let (manager, io) = scripted_client();
     let lock = lock(&manager, "a");
     let (cancel, cancelled) = crossbeam_channel::bounded::<()>(1);
     cancel.send(()).unwrap();
@@ -179,7 +184,7 @@ fn a_cancelled_call_asks_nothing_or_leaves_and_waits_until_its_place_is_gone() {
 
 #[test]
 fn a_grant_that_crosses_the_cancellation_is_left_to_the_i_o_thread() {
-    let (manager, mut io) = fake_manager();
+    let (manager, mut io) = scripted_client();
     let lock = lock(&manager, "a");
     let (cancel, cancelled) = crossbeam_channel::bounded::<()>(0);
     let error = meanwhile(
@@ -199,7 +204,7 @@ fn a_grant_that_crosses_the_cancellation_is_left_to_the_i_o_thread() {
 
 #[test]
 fn what_was_lost_on_its_way_to_the_caller_is_asked_for_again() {
-    let (manager, mut io) = fake_manager();
+    let (manager, mut io) = scripted_client();
     let lock = lock(&manager, "a");
     let guard = meanwhile(
         || lock.lock().unwrap(),
@@ -219,8 +224,8 @@ fn what_was_lost_on_its_way_to_the_caller_is_asked_for_again() {
 
 #[test]
 fn waiting_calls_are_told_how_the_i_o_thread_ended() {
-    for (end, closed) in [(End::Closed, true), (End::Crashed, false)] {
-        let (manager, io) = fake_manager();
+    for (end, closed) in [(Service::Closed, true), (Service::Crashed, false)] {
+        let (manager, io) = scripted_client();
         let lock = lock(&manager, "a");
         let error = meanwhile(
             || lock.lock().unwrap_err(),
@@ -238,7 +243,7 @@ fn waiting_calls_are_told_how_the_i_o_thread_ended() {
 
 #[test]
 fn handles_of_one_name_are_one_lock_and_those_of_another_are_not() {
-    let (manager, mut io) = fake_manager();
+    let (manager, mut io) = scripted_client();
     let (guard, _hold) = take(&lock(&manager, "a"), &mut io);
     assert!(lock(&manager, "a").is_locked(), "the guard keeps the lock");
     assert!(!lock(&manager, "a/").is_locked());
@@ -249,7 +254,7 @@ fn handles_of_one_name_are_one_lock_and_those_of_another_are_not() {
 
 #[test]
 fn a_million_names_leave_nothing_behind() {
-    let (manager, _io) = fake_manager();
+    let (manager, _io) = scripted_client();
     let kept = lock(&manager, "kept");
     for n in 0..1_000_000 {
         drop(lock(&manager, &n.to_string()));
@@ -261,7 +266,7 @@ fn a_million_names_leave_nothing_behind() {
 
 #[test]
 fn handles_that_come_and_go_on_many_threads_are_always_one_lock() {
-    let (manager, _io) = fake_manager();
+    let (manager, _io) = scripted_client();
     let barrier = Barrier::new(4);
     thread::scope(|scope| {
         for _ in 0..4 {

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 use oneshot::{RecvTimeoutError, Sender};
 
+use super::holds::Holds;
 use crate::clock::Time;
 use crate::error::{Cause, LockError, LossReason, lock_error};
 use crate::info::FencingToken;
-use crate::lock::LockShared;
 use crate::protocol::{ReleaseFailure, Ticket};
 use crate::shared::hold_state::HoldState;
 use crate::shared::mailbox;
@@ -23,7 +23,7 @@ use crate::shared::process;
 pub struct Hold {
     ticket: Ticket,
     state: Arc<HoldState>,
-    lock: Arc<LockShared>,
+    lock: Arc<Holds>,
     waited: Duration,
     granted: Time,
     /// `Leave` has been said.
@@ -241,16 +241,16 @@ impl Hold {
 /// What its guards do with it.
 impl Hold {
     /// The hold of a ticket that was asked for at `asked` and granted just now.
-    pub(crate) fn new(ticket: Ticket, asked: Time, state: Arc<HoldState>, lock: Arc<LockShared>) -> Self {
-        let granted = lock.manager().now();
+    pub(crate) fn new(ticket: Ticket, asked: Time, state: Arc<HoldState>, lock: Arc<Holds>) -> Self {
+        let granted = lock.client().now();
         Self { ticket, state, lock, waited: granted.since(asked), granted, left: false }
     }
 
     fn now(&self) -> Time {
-        self.lock.manager().now()
+        self.lock.client().now()
     }
 
-    pub(super) fn lock(&self) -> &Arc<LockShared> {
+    pub(super) fn lock(&self) -> &Arc<Holds> {
         &self.lock
     }
 
@@ -300,7 +300,7 @@ impl Hold {
             error => error,
         };
         sent.map_err(gone)?;
-        match mailbox::wait_for(&answer, Instant::now().checked_add(self.lock.manager().request_timeout())) {
+        match mailbox::wait_for(&answer, Instant::now().checked_add(self.lock.client().request_timeout())) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(ReleaseFailure::Lost(reason))) => Err(LockError::Expired { key: key.into(), reason }),
             Ok(Err(ReleaseFailure::NotHeld)) => Err(LockError::NotHeld { key: key.into() }),
@@ -309,20 +309,20 @@ impl Hold {
                 doing: doing(),
                 source: Cause::new("no confirmation in time; the release goes on in the background"),
             }),
-            Err(RecvTimeoutError::Disconnected) => Err(gone(self.lock.manager().gone())),
+            Err(RecvTimeoutError::Disconnected) => Err(gone(self.lock.client().gone())),
         }
     }
 
     /// An error in a forked child.
     fn check_process(&self) -> Result<(), LockError> {
-        self.lock.manager().check_process()
+        self.lock.client().check_process()
     }
 
     fn leave(&mut self, reply: Option<Sender<Left>>) -> Result<(), LockError> {
         self.left = true;
-        self.lock.manager().check_process()?;
+        self.lock.client().check_process()?;
         self.lock.forget(self.ticket);
-        self.lock.manager().send(Message::Leave { ticket: self.ticket, reply })
+        self.lock.client().send(Message::Leave { ticket: self.ticket, reply })
     }
 }
 

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
 
+use super::guard::LockGuard;
+use super::holds::Holds;
+use super::waiter::Waiter;
 use crate::error::LockError;
-use crate::guard::LockGuard;
-use crate::lock::LockShared;
 use crate::options::LockOptions;
 use crate::protocol::Patience;
 use crate::shared::process;
-use crate::waiting::Waiting;
 
 /// A place in a lock's queue, from [`DistributedLock::enqueue`](crate::DistributedLock::enqueue). Dropping it leaves
 /// the queue, and releases the lock if it was granted meanwhile.
@@ -36,25 +36,25 @@ use crate::waiting::Waiting;
 /// ```
 #[must_use = "if unused the place in the queue is given up at once"]
 pub struct PendingLock {
-    waiting: Waiting,
+    waiter: Waiter,
     ready: Receiver<()>,
 }
 
 impl PendingLock {
     pub(crate) fn ask(
-        lock: &Arc<LockShared>,
+        lock: &Arc<Holds>,
         options: &LockOptions,
         patience: Patience,
     ) -> Result<Self, LockError> {
         let (decided, ready) = crossbeam_channel::bounded(0);
-        let waiting = Waiting::ask(lock, options, patience, Some(decided))?;
-        Ok(Self { waiting, ready })
+        let waiter = Waiter::ask(lock, options, patience, Some(decided))?;
+        Ok(Self { waiter, ready })
     }
 
     /// A channel that carries nothing and disconnects when the outcome is known: [`wait`](Self::wait) then returns at
     /// once. Made for [`select!`](crate::crossbeam_channel::select).
     ///
-    /// From then on the lock may be held, and keep others waiting.
+    /// From then on the lock may be held, and keep others waiter.
     ///
     /// # Examples
     ///
@@ -68,7 +68,7 @@ impl PendingLock {
     /// # }
     /// ```
     pub fn ready(&self) -> &Receiver<()> {
-        if self.waiting.check_process().is_err() { process::disconnected() } else { &self.ready }
+        if self.waiter.check_process().is_err() { process::disconnected() } else { &self.ready }
     }
 
     /// Waits for the outcome.
@@ -96,7 +96,7 @@ impl PendingLock {
     /// # }
     /// ```
     pub fn wait(self) -> Result<LockGuard, LockError> {
-        let guard = self.waiting.wait()?;
+        let guard = self.waiter.wait()?;
         match guard.loss() {
             None => Ok(guard),
             Some(reason) => Err(LockError::Expired { key: guard.key().into(), reason }),
@@ -106,7 +106,7 @@ impl PendingLock {
 
 impl fmt::Debug for PendingLock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PendingLock").field("key", &self.waiting.key()).finish_non_exhaustive()
+        f.debug_struct("PendingLock").field("key", &self.waiter.key()).finish_non_exhaustive()
     }
 }
 
@@ -116,12 +116,12 @@ mod tests {
 
     use super::*;
     use crate::error::LossReason;
-    use crate::fake::{SOON, fake_manager, lock};
+    use crate::lock::scripted_io::{SOON, lock, scripted_client};
     use crate::protocol::Refusal;
 
     #[test]
     fn ready_disconnects_when_the_outcome_is_known() {
-        let (manager, mut io) = fake_manager();
+        let (manager, mut io) = scripted_client();
         let pending = lock(&manager, "a").enqueue().unwrap();
         assert_eq!(pending.ready().try_recv(), Err(TryRecvError::Empty));
         let _hold = io.grant();
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn dropping_it_leaves_the_queue_granted_or_not() {
-        let (manager, mut io) = fake_manager();
+        let (manager, mut io) = scripted_client();
         let pending = lock(&manager, "a").enqueue().unwrap();
         let (acquire, _reply) = io.acquire();
         drop(pending);
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn what_was_lost_before_the_wait_is_expired() {
-        let (manager, mut io) = fake_manager();
+        let (manager, mut io) = scripted_client();
         let pending = lock(&manager, "a").enqueue().unwrap();
         let hold = io.grant();
         hold.state.end(Some(LossReason::ForceUnlocked));
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn it_is_told_when_the_i_o_thread_ends() {
-        let (manager, io) = fake_manager();
+        let (manager, io) = scripted_client();
         let pending = lock(&manager, "a").enqueue().unwrap();
         drop(io);
         pending.ready().recv().unwrap_err();

@@ -15,23 +15,23 @@ use crate::driver::Settings;
 use crate::driver::thread::{Complete, GRACE, IoThread, Launch};
 use crate::error::{Cause, LockError, LossReason};
 use crate::info::SessionInfo;
-use crate::lock::LockShared;
+use crate::lock::holds::Holds;
 use crate::name::{LockName, Root};
 use crate::options::LockManagerOptions;
 use crate::protocol::{Config, IN_FLIGHT, Ticket};
 use crate::shared::mailbox::{self, Mailbox, mailbox};
-use crate::shared::message::{Message, Question};
+use crate::shared::message::{Message, Query};
 use crate::shared::report::Report;
 use crate::shared::watchdog::Watchdog;
 use crate::stats::Stats;
 use crate::store::Store;
 
 /// One manager. Its drop is the end of the manager.
-pub(crate) struct Inner {
+pub(crate) struct Client {
     root: Root,
     mailbox: Mailbox,
     /// Every lock somebody still has a handle, a place in the queue or a guard of.
-    locks: Mutex<HashMap<LockName, Weak<LockShared>>>,
+    locks: Mutex<HashMap<LockName, Weak<Holds>>>,
     next_ticket: AtomicU64,
     report: Arc<Report>,
     io: IoThread,
@@ -45,7 +45,7 @@ pub(crate) struct Inner {
     close_timeout: Duration,
 }
 
-impl Inner {
+impl Client {
     /// Starts the I/O thread, which makes the store, and waits until the start is `complete`.
     pub(crate) fn start<S, C, F>(
         root: &str,
@@ -87,12 +87,12 @@ impl Inner {
         };
         let io = IoThread::start(launch, &mailbox, connect)?;
         // Nothing is held before this returns.
-        let mut inner = Self::new(root, options, mailbox, report, io);
-        inner.watchdog = Watchdog::start(&inner.report, clock.clone())?;
-        let sleeper: Weak<Report> = Arc::downgrade(&inner.report);
+        let mut client = Self::new(root, options, mailbox, report, io);
+        client.watchdog = Watchdog::start(&client.report, clock.clone())?;
+        let sleeper: Weak<Report> = Arc::downgrade(&client.report);
         clock.wake_when_moved(sleeper as Weak<dyn Sleeper + Send + Sync>);
-        inner.clock = clock;
-        Ok(inner)
+        client.clock = clock;
+        Ok(client)
     }
 
     pub(crate) fn new(
@@ -185,13 +185,13 @@ impl Inner {
     }
 
     /// The one lock of this name.
-    pub(crate) fn lock(self: &Arc<Self>, name: LockName) -> Result<Arc<LockShared>, LockError> {
+    pub(crate) fn lock(self: &Arc<Self>, name: LockName) -> Result<Arc<Holds>, LockError> {
         self.mailbox.check()?;
         let mut locks = self.locks.lock();
         if let Some(lock) = locks.get(&name).and_then(Weak::upgrade) {
             return Ok(lock);
         }
-        let lock = Arc::new(LockShared::new(name.clone(), Arc::clone(self)));
+        let lock = Arc::new(Holds::new(name.clone(), Arc::clone(self)));
         locks.insert(name, Arc::downgrade(&lock));
         Ok(lock)
     }
@@ -216,7 +216,7 @@ impl Inner {
     pub(crate) fn ask<T>(
         &self,
         doing: &str,
-        question: impl FnOnce(Sender<Result<T, LockError>>) -> Question,
+        question: impl FnOnce(Sender<Result<T, LockError>>) -> Query,
     ) -> Result<T, LockError> {
         self.mailbox.ask(self.request_timeout.saturating_add(GRACE), doing, question)
     }
@@ -254,7 +254,7 @@ impl Inner {
     }
 }
 
-impl Drop for Inner {
+impl Drop for Client {
     fn drop(&mut self) {
         // There is nobody left to tell how it went; what etcd did not confirm expires with the lease.
         let _ = self.close();

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Names a calling thread, uniquely within the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Thread(pub(crate) u64);
+pub(crate) struct CallerThread(pub(crate) u64);
 
-impl Thread {
+impl CallerThread {
     /// The calling thread. No number is ever given twice. Works to the very end of a thread, in the destructors of its
     /// thread-locals too: a `Cell` without one of its own is never gone.
     pub(crate) fn current() -> Self {
@@ -30,8 +30,8 @@ mod tests {
 
     #[test]
     fn every_thread_has_its_own_number_and_keeps_it() {
-        let mine = Thread::current();
-        assert_eq!(Thread::current(), mine);
-        assert_ne!(std::thread::spawn(Thread::current).join().unwrap(), mine);
+        let mine = CallerThread::current();
+        assert_eq!(CallerThread::current(), mine);
+        assert_ne!(std::thread::spawn(CallerThread::current).join().unwrap(), mine);
     }
 }

@@ -3,7 +3,7 @@
 use super::LockManager;
 use crate::error::LockError;
 use crate::info::{ForceUnlock, LockInfo};
-use crate::shared::message::Question;
+use crate::shared::message::Query;
 
 impl LockManager {
     /// Who holds this lock, anywhere; `None` if it is free.
@@ -32,9 +32,9 @@ impl LockManager {
     /// # }
     /// ```
     pub fn lock_info(&self, key: &str) -> Result<Option<LockInfo>, LockError> {
-        let name = self.inner.name(key)?;
+        let name = self.client.name(key)?;
         let doing = format!("looking at lock {key:?}");
-        self.inner.ask(&doing, |reply| Question::LockInfo { name, reply })
+        self.client.ask(&doing, |reply| Query::LockInfo { name, reply })
     }
 
     /// Every lock that is held, anywhere, and whose key begins with `prefix`, sorted by key. `""` is all of them.
@@ -63,7 +63,7 @@ impl LockManager {
     /// ```
     pub fn list_locks(&self, prefix: &str) -> Result<Vec<LockInfo>, LockError> {
         let prefix = prefix.to_owned();
-        self.inner.ask("listing locks", |reply| Question::ListLocks { prefix, reply })
+        self.client.ask("listing locks", |reply| Query::ListLocks { prefix, reply })
     }
 
     /// Everybody in this lock's queue, anywhere, in its order: who holds it, and who waits. Empty if it is free.
@@ -100,9 +100,9 @@ impl LockManager {
     /// # }
     /// ```
     pub fn queue(&self, key: &str) -> Result<Vec<LockInfo>, LockError> {
-        let name = self.inner.name(key)?;
+        let name = self.client.name(key)?;
         let doing = format!("looking at the queue of lock {key:?}");
-        self.inner.ask(&doing, |reply| Question::Queue { name, reply })
+        self.client.ask(&doing, |reply| Query::Queue { name, reply })
     }
 
     /// Takes the lock from whoever holds it, and tells who that was.
@@ -137,8 +137,8 @@ impl LockManager {
     /// # }
     /// ```
     pub fn force_unlock(&self, key: &str, scope: ForceUnlock) -> Result<LockInfo, LockError> {
-        let name = self.inner.name(key)?;
+        let name = self.client.name(key)?;
         let doing = format!("force-unlocking lock {key:?}");
-        self.inner.ask(&doing, |reply| Question::ForceUnlock { name, scope, reply })
+        self.client.ask(&doing, |reply| Query::ForceUnlock { name, scope, reply })
     }
 }

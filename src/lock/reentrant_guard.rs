@@ -7,9 +7,10 @@ use std::ops::Deref;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
-use super::{Hold, LockGuard};
+use super::guard::LockGuard;
+use super::hold::Hold;
+use super::holds::Holds;
 use crate::error::LockError;
-use crate::lock::LockShared;
 
 /// A guard of a [`ReentrantLock`](crate::ReentrantLock); dropping the last one of a hold releases the lock.
 ///
@@ -55,18 +56,18 @@ thread_local! {
 }
 
 /// A further guard, if this thread still has one of this lock.
-pub(crate) fn reenter(lock: &Arc<LockShared>) -> Result<Option<ReentrantGuard>, LockError> {
+pub(crate) fn reenter(lock: &Arc<Holds>) -> Result<Option<ReentrantGuard>, LockError> {
     // While the thread-locals are being destroyed there is no re-entry.
     let seat = SEATS.try_with(|seats| seats.borrow().get(&address(lock)).and_then(Weak::upgrade));
     let Some(seat) = seat.ok().flatten() else { return Ok(None) };
     // In a forked child the hold is over too, but not by a crash.
-    lock.manager().check_process()?;
+    lock.client().check_process()?;
     seat.hold.check()?;
     Ok(Some(ReentrantGuard { seat }))
 }
 
 /// The hold keeps what its handles share, so no other lock has this address while a guard of it is there.
-fn address(lock: &Arc<LockShared>) -> usize {
+fn address(lock: &Arc<Holds>) -> usize {
     Arc::as_ptr(lock).addr()
 }
 

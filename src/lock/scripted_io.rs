@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
+use crate::client::Client;
 use crate::clock;
 use crate::driver::thread::IoThread;
 use crate::info::FencingToken;
-use crate::inner::Inner;
 use crate::kv::Key;
 use crate::lock::DistributedLock;
 use crate::name::Root;
@@ -23,7 +23,7 @@ use crate::shared::report::Report;
 /// Long enough for any machine, short enough to end a test that would hang.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
-pub(crate) struct FakeIo {
+pub(crate) struct ScriptedIo {
     pub(crate) inbox: Inbox,
     pub(crate) deadline: Arc<Deadline>,
     next_token: i64,
@@ -32,35 +32,35 @@ pub(crate) struct FakeIo {
 }
 
 /// A hold as the fake I/O thread has it; dropping `done` closes it.
-pub(crate) struct FakeHold {
+pub(crate) struct ScriptedHold {
     pub(crate) state: Arc<HoldState>,
     pub(crate) done: Sender<()>,
 }
 
-pub(crate) fn fake_manager() -> (Arc<Inner>, FakeIo) {
-    fake_manager_with(LockManagerOptions::default())
+pub(crate) fn scripted_client() -> (Arc<Client>, ScriptedIo) {
+    scripted_client_with(LockManagerOptions::default())
 }
 
-pub(crate) fn fake_manager_with(options: LockManagerOptions) -> (Arc<Inner>, FakeIo) {
+pub(crate) fn scripted_client_with(options: LockManagerOptions) -> (Arc<Client>, ScriptedIo) {
     let (mailbox, inbox) = mailbox();
     let (alive, exited) = crossbeam_channel::bounded(0);
     let root = Root::parse("/test").unwrap();
     let report = Arc::new(Report::new());
-    let inner = Arc::new(Inner::new(root, &options, mailbox, report, IoThread::fake(exited)));
+    let inner = Arc::new(Client::new(root, &options, mailbox, report, IoThread::scripted(exited)));
     let deadline = Arc::new(Deadline::new(clock::now() + Duration::from_secs(3600)));
-    (inner, FakeIo { inbox, deadline, next_token: 1, _alive: alive })
+    (inner, ScriptedIo { inbox, deadline, next_token: 1, _alive: alive })
 }
 
 /// A handle on one of its locks.
-pub(crate) fn lock(manager: &Arc<Inner>, name: &str) -> DistributedLock {
+pub(crate) fn lock(manager: &Arc<Client>, name: &str) -> DistributedLock {
     lock_with(manager, name, LockOptions::default())
 }
 
-pub(crate) fn lock_with(manager: &Arc<Inner>, name: &str, options: LockOptions) -> DistributedLock {
+pub(crate) fn lock_with(manager: &Arc<Client>, name: &str, options: LockOptions) -> DistributedLock {
     DistributedLock::new(manager.lock(manager.name(name).unwrap()).unwrap(), options)
 }
 
-impl FakeIo {
+impl ScriptedIo {
     /// The next message, waited for.
     pub(crate) fn next(&self) -> Message {
         self.inbox.take_within(SOON).expect("a message")
@@ -85,7 +85,7 @@ impl FakeIo {
     }
 
     /// Grants the next acquire.
-    pub(crate) fn grant(&mut self) -> FakeHold {
+    pub(crate) fn grant(&mut self) -> ScriptedHold {
         let (acquire, reply) = self.acquire();
         let hold = self.new_hold(&acquire);
         reply.answer(Ok(Grant { state: Arc::clone(&hold.state) }));
@@ -98,12 +98,12 @@ impl FakeIo {
         acquire
     }
 
-    pub(crate) fn new_hold(&mut self, acquire: &Acquire) -> FakeHold {
+    pub(crate) fn new_hold(&mut self, acquire: &Acquire) -> ScriptedHold {
         let (done, closed) = crossbeam_channel::bounded(0);
         let token = FencingToken::new(self.next_token);
         self.next_token += 1;
         let name = acquire.name.clone();
         let state = HoldState::new(name, token, Key::from("/test/key"), closed, Arc::clone(&self.deadline));
-        FakeHold { state: Arc::new(state), done }
+        ScriptedHold { state: Arc::new(state), done }
     }
 }
