@@ -1,9 +1,6 @@
 //! What can go wrong, as a caller sees it.
 
-// The paths are for the simulation, which compiles this file as a part of another crate.
-#[path = "error/cause.rs"]
 mod cause;
-#[path = "error/code.rs"]
 mod code;
 
 use std::fmt;
@@ -332,5 +329,4 @@ pub(crate) fn lock_error(failure: Failure, doing: &str) -> LockError {
 }
 
 #[cfg(test)]
-#[path = "error/tests.rs"]
 mod tests;

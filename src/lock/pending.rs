@@ -121,14 +121,14 @@ mod tests {
 
     #[test]
     fn ready_disconnects_when_the_outcome_is_known() {
-        let (manager, mut io) = scripted_client();
-        let pending = lock(&manager, "a").enqueue().unwrap();
+        let (client, mut io) = scripted_client();
+        let pending = lock(&client, "a").enqueue().unwrap();
         assert_eq!(pending.ready().try_recv(), Err(TryRecvError::Empty));
         let _hold = io.grant();
         assert!(pending.ready().recv_timeout(SOON).is_err_and(|error| error.is_disconnected()));
         assert!(pending.wait().unwrap().is_held());
 
-        let pending = lock(&manager, "b").enqueue().unwrap();
+        let pending = lock(&client, "b").enqueue().unwrap();
         io.leave();
         io.refuse(Refusal::AlreadyHeld { holder: None });
         assert!(pending.ready().recv_timeout(SOON).is_err_and(|error| error.is_disconnected()));
@@ -137,13 +137,13 @@ mod tests {
 
     #[test]
     fn dropping_it_leaves_the_queue_granted_or_not() {
-        let (manager, mut io) = scripted_client();
-        let pending = lock(&manager, "a").enqueue().unwrap();
+        let (client, mut io) = scripted_client();
+        let pending = lock(&client, "a").enqueue().unwrap();
         let (acquire, _reply) = io.acquire();
         drop(pending);
         assert_eq!(io.leave().0, acquire.ticket);
 
-        let pending = lock(&manager, "a").enqueue().unwrap();
+        let pending = lock(&client, "a").enqueue().unwrap();
         let _hold = io.grant();
         pending.ready().recv().unwrap_err();
         drop(pending);
@@ -152,8 +152,8 @@ mod tests {
 
     #[test]
     fn what_was_lost_before_the_wait_is_expired() {
-        let (manager, mut io) = scripted_client();
-        let pending = lock(&manager, "a").enqueue().unwrap();
+        let (client, mut io) = scripted_client();
+        let pending = lock(&client, "a").enqueue().unwrap();
         let hold = io.grant();
         hold.state.end(Some(LossReason::ForceUnlocked));
         let lost = pending.wait();
@@ -163,8 +163,8 @@ mod tests {
 
     #[test]
     fn it_is_told_when_the_i_o_thread_ends() {
-        let (manager, io) = scripted_client();
-        let pending = lock(&manager, "a").enqueue().unwrap();
+        let (client, io) = scripted_client();
+        let pending = lock(&client, "a").enqueue().unwrap();
         drop(io);
         pending.ready().recv().unwrap_err();
         assert!(matches!(pending.wait(), Err(LockError::Internal { .. })));

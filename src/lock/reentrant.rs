@@ -194,10 +194,10 @@ mod tests {
 
     #[test]
     fn the_thread_that_has_a_guard_gets_a_further_one_without_a_message() {
-        let (manager, mut io) = scripted_client();
-        let first = ReentrantLock::new(lock(&manager, "a"));
+        let (client, mut io) = scripted_client();
+        let first = ReentrantLock::new(lock(&client, "a"));
         let (guard, _hold) = take(&first, &mut io);
-        let same = ReentrantLock::new(lock(&manager, "a"));
+        let same = ReentrantLock::new(lock(&client, "a"));
         let more = [
             same.lock().unwrap(),
             same.try_lock().unwrap().unwrap(),
@@ -219,8 +219,8 @@ mod tests {
 
     #[test]
     fn no_other_thread_and_no_other_kind_of_handle_gets_in() {
-        let (manager, mut io) = scripted_client();
-        let plain = lock(&manager, "a");
+        let (client, mut io) = scripted_client();
+        let plain = lock(&client, "a");
         let reentrant = ReentrantLock::new(plain.clone());
         let (_guard, _hold) = take(&reentrant, &mut io);
         thread::scope(|scope| {
@@ -235,8 +235,8 @@ mod tests {
 
     #[test]
     fn a_shared_guard_keeps_the_hold_and_lets_nobody_in() {
-        let (manager, mut io) = scripted_client();
-        let lock = ReentrantLock::new(lock(&manager, "a"));
+        let (client, mut io) = scripted_client();
+        let lock = ReentrantLock::new(lock(&client, "a"));
         let (guard, _hold) = take(&lock, &mut io);
         let shared = guard.share();
         drop(guard);
@@ -251,8 +251,8 @@ mod tests {
 
     #[test]
     fn a_lost_hold_is_expired_until_the_thread_s_last_guard_is_gone() {
-        let (manager, mut io) = scripted_client();
-        let lock = ReentrantLock::new(lock(&manager, "a"));
+        let (client, mut io) = scripted_client();
+        let lock = ReentrantLock::new(lock(&client, "a"));
         let (guard, hold) = take(&lock, &mut io);
         let again = lock.lock().unwrap();
         hold.state.end(Some(LossReason::SessionRevoked));

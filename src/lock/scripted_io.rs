@@ -52,12 +52,12 @@ pub(crate) fn scripted_client_with(options: LockManagerOptions) -> (Arc<Client>,
 }
 
 /// A handle on one of its locks.
-pub(crate) fn lock(manager: &Arc<Client>, name: &str) -> DistributedLock {
-    lock_with(manager, name, LockOptions::default())
+pub(crate) fn lock(client: &Arc<Client>, name: &str) -> DistributedLock {
+    lock_with(client, name, LockOptions::default())
 }
 
-pub(crate) fn lock_with(manager: &Arc<Client>, name: &str, options: LockOptions) -> DistributedLock {
-    DistributedLock::new(manager.lock(manager.name(name).unwrap()).unwrap(), options)
+pub(crate) fn lock_with(client: &Arc<Client>, name: &str, options: LockOptions) -> DistributedLock {
+    DistributedLock::new(client.lock(client.name(name).unwrap()).unwrap(), options)
 }
 
 impl ScriptedIo {

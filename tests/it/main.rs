@@ -18,10 +18,10 @@ mod clock;
 #[path = "../../src/contender_value.rs"]
 mod contender_value;
 #[allow(dead_code)]
-#[path = "../../src/error.rs"]
+#[path = "../../src/error/mod.rs"]
 pub mod error;
 #[allow(dead_code)]
-#[path = "../../src/info.rs"]
+#[path = "../../src/info/mod.rs"]
 pub mod info;
 #[allow(dead_code)]
 #[path = "../../src/kv.rs"]

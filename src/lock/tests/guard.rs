@@ -17,10 +17,10 @@ use crate::shared::message::Left;
 
 /// A guard of a lock named `a`; its manager is not to end with it.
 fn guard() -> (Arc<Client>, LockGuard, ScriptedHold, ScriptedIo) {
-    let (manager, mut io) = scripted_client();
-    let pending = lock(&manager, "a").enqueue().unwrap();
+    let (client, mut io) = scripted_client();
+    let pending = lock(&client, "a").enqueue().unwrap();
     let hold = io.grant();
-    (manager, pending.wait().unwrap(), hold, io)
+    (client, pending.wait().unwrap(), hold, io)
 }
 
 /// Unlocks while the I/O thread, played by the test, gives this answer.
@@ -170,8 +170,8 @@ fn unlocking_a_lost_hold_is_expired_without_asking() {
 #[test]
 fn an_unlock_that_nobody_confirms_is_unavailable() {
     let options = LockManagerOptions::default().request_timeout(Duration::from_millis(20));
-    let (manager, mut io) = scripted_client_with(options);
-    let pending = lock(&manager, "a").enqueue().unwrap();
+    let (client, mut io) = scripted_client_with(options);
+    let pending = lock(&client, "a").enqueue().unwrap();
     let _hold = io.grant();
     assert!(matches!(pending.wait().unwrap().unlock(), Err(LockError::Unavailable { .. })));
     io.leave();

@@ -26,25 +26,25 @@ pub(super) struct Address {
 }
 
 impl Address {
-    /// The targets behind these endpoints, each once, in their order.
+    /// The addresses behind these endpoints, each once, in their order.
     pub(super) fn parse_all(
         endpoints: &[String],
         options: &LockManagerOptions,
     ) -> Result<Vec<Self>, LockError> {
         let wants_tls = wants_tls(options);
         check_ca(options)?;
-        let mut targets: Vec<Self> = Vec::with_capacity(endpoints.len());
+        let mut addresses: Vec<Self> = Vec::with_capacity(endpoints.len());
         for endpoint in endpoints {
             let url = parse(endpoint, wants_tls).map_err(|why| LockError::InvalidOptions { why })?;
-            if targets.iter().all(|target| target.url != url) {
+            if addresses.iter().all(|address| address.url != url) {
                 let connect = connect_options(&url, options);
-                targets.push(Self { url, connect, credentials: options.credentials.clone() });
+                addresses.push(Self { url, connect, credentials: options.credentials.clone() });
             }
         }
-        if targets.is_empty() {
+        if addresses.is_empty() {
             return Err(LockError::InvalidOptions { why: "there is no endpoint to connect to".into() });
         }
-        Ok(targets)
+        Ok(addresses)
     }
 }
 
@@ -221,8 +221,8 @@ mod tests {
     #[test]
     fn an_endpoint_given_twice_counts_once() {
         let endpoints = ["a:1", "http://a:1/", "b:1"].map(String::from);
-        let targets = Address::parse_all(&endpoints, &test_cluster::options()).unwrap();
-        let urls: Vec<&str> = targets.iter().map(|target| target.url.as_str()).collect();
+        let addresses = Address::parse_all(&endpoints, &test_cluster::options()).unwrap();
+        let urls: Vec<&str> = addresses.iter().map(|address| address.url.as_str()).collect();
         assert_eq!(urls, ["http://a:1", "http://b:1"]);
     }
 

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::endpoint::{Endpoint, Link};
 use super::endpoints::Endpoints;
-use super::fault::{Fault, FaultKind};
+use super::fault::{EtcdFault, FaultKind};
 use super::{convert, scheme};
 use crate::error::{Cause, LockError};
 use crate::kv::FailureClass;
@@ -38,7 +38,7 @@ pub(super) async fn first_contact(endpoints: &Arc<Endpoints>, limit: Duration) -
     }
     let mut stop_at = deadline;
     let mut good = false;
-    let mut faults: Vec<Option<Fault>> = vec![None; endpoints.len()];
+    let mut faults: Vec<Option<EtcdFault>> = vec![None; endpoints.len()];
     while let Ok(Some(finding)) = timeout_at(stop_at, probes.join_next()).await {
         match finding {
             Ok((_, Err(fault))) if fault.kind == FaultKind::Foreign => {
@@ -66,16 +66,16 @@ pub(super) async fn first_contact(endpoints: &Arc<Endpoints>, limit: Duration) -
         probes.detach_all();
         return Ok(());
     }
-    let silence = || Fault::new(FaultKind::Elsewhere, format!("no answer within {limit:?}"));
-    let faults: Vec<Fault> = faults.into_iter().map(|fault| fault.unwrap_or_else(silence)).collect();
+    let silence = || EtcdFault::new(FaultKind::Elsewhere, format!("no answer within {limit:?}"));
+    let faults: Vec<EtcdFault> = faults.into_iter().map(|fault| fault.unwrap_or_else(silence)).collect();
     Err(most_telling(endpoints, faults))
 }
 
 /// Whether this endpoint can serve us: it lets us in, belongs to the cluster, and answers a read that goes through
 /// the leader.
-async fn probe(endpoints: &Endpoints, index: usize, deadline: Instant) -> Result<(), Fault> {
+async fn probe(endpoints: &Endpoints, index: usize, deadline: Instant) -> Result<(), EtcdFault> {
     let Some((_, endpoint)) = endpoints.at(index) else {
-        return Err(Fault::class(FailureClass::Refused, "no such endpoint"));
+        return Err(EtcdFault::class(FailureClass::Refused, "no such endpoint"));
     };
     let begun = Instant::now();
     let mut reauthenticated = false;
@@ -88,7 +88,7 @@ async fn probe(endpoints: &Endpoints, index: usize, deadline: Instant) -> Result
             }
             Ok(Err(fault)) => fault,
             Err(_) => last.take().unwrap_or_else(|| {
-                Fault::new(FaultKind::Elsewhere, format!("no answer within {:.1?}", begun.elapsed()))
+                EtcdFault::new(FaultKind::Elsewhere, format!("no answer within {:.1?}", begun.elapsed()))
             }),
         };
         log::trace!(target: "etcd_lock", "{}: probe failed: {fault}", endpoint.url());
@@ -115,7 +115,7 @@ async fn probe(endpoints: &Endpoints, index: usize, deadline: Instant) -> Result
     }
 }
 
-async fn look(endpoints: &Endpoints, index: usize, endpoint: &Endpoint) -> Result<(), Fault> {
+async fn look(endpoints: &Endpoints, index: usize, endpoint: &Endpoint) -> Result<(), EtcdFault> {
     let link = endpoint.link().await?;
     log::trace!(target: "etcd_lock", "{}: probing", endpoint.url());
     let seen = ask(endpoints, index, &link).await;
@@ -125,12 +125,12 @@ async fn look(endpoints: &Endpoints, index: usize, endpoint: &Endpoint) -> Resul
     seen
 }
 
-async fn ask(endpoints: &Endpoints, index: usize, link: &Link) -> Result<(), Fault> {
+async fn ask(endpoints: &Endpoints, index: usize, link: &Link) -> Result<(), EtcdFault> {
     let status = link.status().await?;
     endpoints.check_cluster(index, status.cluster)?;
     endpoints.saw_term(index, status.term);
     if !status.has_leader {
-        return Err(Fault::new(FaultKind::Leaderless, "etcdserver: no leader"));
+        return Err(EtcdFault::new(FaultKind::Leaderless, "etcdserver: no leader"));
     }
     convert::probe_read(link.kv()).await
 }
@@ -142,13 +142,13 @@ const NOT_TLS: [&str; 3] = ["handshake eof", "Connection reset", "corrupt messag
 const NOT_TRUSTED: &str = "invalid peer certificate";
 
 /// The fault in words that lead to its cause. A wrong scheme is not guessed: the server is asked.
-async fn explain(fault: Fault, endpoint: &Endpoint, deadline: Instant) -> Fault {
+async fn explain(fault: EtcdFault, endpoint: &Endpoint, deadline: Instant) -> EtcdFault {
     let url = endpoint.url();
     let is_https = url.starts_with("https");
-    let misconfigured = |message: String| Fault::new(FaultKind::Misconfigured, message);
+    let misconfigured = |message: String| EtcdFault::new(FaultKind::Misconfigured, message);
     match fault.kind {
         // A refused token is a refused user to whoever connects.
-        FaultKind::Token => Fault { kind: FaultKind::Class(FailureClass::Unauthenticated), ..fault }
+        FaultKind::Token => EtcdFault { kind: FaultKind::Class(FailureClass::Unauthenticated), ..fault }
             .about(endpoint.user(), || None),
         FaultKind::Class(FailureClass::Unauthenticated | FailureClass::PermissionDenied) => {
             fault.about(endpoint.user(), || None)
@@ -167,7 +167,7 @@ async fn explain(fault: Fault, endpoint: &Endpoint, deadline: Instant) -> Fault 
         }
         // The server took the connection and dropped it: that is how it shows that it expected something else.
         FaultKind::Class(FailureClass::Unknown) if is_https => {
-            Fault::new(fault.kind, format!("{} (does it want a client certificate?)", fault.message))
+            EtcdFault::new(fault.kind, format!("{} (does it want a client certificate?)", fault.message))
         }
         FaultKind::Class(FailureClass::Unknown) if scheme::is_tls(url, deadline).await => {
             misconfigured(format!("the server speaks TLS; use https:// ({})", fault.message))
@@ -177,7 +177,7 @@ async fn explain(fault: Fault, endpoint: &Endpoint, deadline: Instant) -> Fault 
 }
 
 /// The error that says most about what the caller can do.
-fn most_telling(endpoints: &Endpoints, faults: Vec<Fault>) -> LockError {
+fn most_telling(endpoints: &Endpoints, faults: Vec<EtcdFault>) -> LockError {
     let text = |class: Option<FailureClass>| {
         let said = faults
             .iter()

@@ -8,7 +8,7 @@ use etcd_client::{
     SortOrder, SortTarget, TxnOp, TxnOpResponse, TxnResponse, WatchFilterType, WatchOptions,
 };
 
-use super::fault::{Fault, FaultKind};
+use super::fault::{EtcdFault, FaultKind};
 use crate::kv::{
     Answer, Compare, FailureClass, Field, Key, KeyValue, LeaseId, Op, OpResult, Order, Range, RangeResult,
     Response, Revision, Span, Txn, TxnAnswer,
@@ -20,44 +20,47 @@ pub(super) struct Answered {
     pub(super) cluster: u64,
 }
 
-pub(super) async fn txn(mut kv: KvClient, txn: &Txn) -> Result<Answered, Fault> {
+pub(super) async fn txn(mut kv: KvClient, txn: &Txn) -> Result<Answered, EtcdFault> {
     let response = kv.txn(to_txn(txn)).await?;
     txn_done(txn, &response)
 }
 
-pub(super) fn txn_done(txn: &Txn, response: &TxnResponse) -> Result<Answered, Fault> {
+pub(super) fn txn_done(txn: &Txn, response: &TxnResponse) -> Result<Answered, EtcdFault> {
     let answer = from_txn(txn, response)?;
     answered(response.header(), Answer::Txn(answer))
 }
 
-pub(super) async fn delete(mut kv: KvClient, key: &Key) -> Result<Answered, Fault> {
+pub(super) async fn delete(mut kv: KvClient, key: &Key) -> Result<Answered, EtcdFault> {
     let response = kv.delete(key.as_bytes(), None).await?;
     answered(response.header(), Answer::Deleted { count: unsigned(response.deleted()) })
 }
 
-pub(super) async fn grant_lease(mut leases: LeaseClient, ttl: Duration) -> Result<Answered, Fault> {
+pub(super) async fn grant_lease(mut leases: LeaseClient, ttl: Duration) -> Result<Answered, EtcdFault> {
     lease_granted(&leases.grant(whole_seconds(ttl), None).await?)
 }
 
-pub(super) fn lease_granted(response: &etcd_client::LeaseGrantResponse) -> Result<Answered, Fault> {
+pub(super) fn lease_granted(response: &etcd_client::LeaseGrantResponse) -> Result<Answered, EtcdFault> {
     if !response.error().is_empty() {
-        return Err(Fault::class(FailureClass::Refused, response.error()));
+        return Err(EtcdFault::class(FailureClass::Refused, response.error()));
     }
     match (response.id(), u64::try_from(response.ttl())) {
         // 0 would be no lease: keys would stay for ever.
         (lease @ 1.., Ok(ttl @ 1..)) => {
             answered(response.header(), Answer::LeaseGranted { lease, ttl: Duration::from_secs(ttl) })
         }
-        _ => Err(Fault::malformed("a lease that is none")),
+        _ => Err(EtcdFault::malformed("a lease that is none")),
     }
 }
 
-pub(super) async fn revoke_lease(mut leases: LeaseClient, lease: LeaseId) -> Result<Answered, Fault> {
+pub(super) async fn revoke_lease(mut leases: LeaseClient, lease: LeaseId) -> Result<Answered, EtcdFault> {
     let response = leases.revoke(lease).await?;
     answered(response.header(), Answer::LeaseRevoked)
 }
 
-pub(super) async fn lease_time_to_live(mut leases: LeaseClient, lease: LeaseId) -> Result<Answered, Fault> {
+pub(super) async fn lease_time_to_live(
+    mut leases: LeaseClient,
+    lease: LeaseId,
+) -> Result<Answered, EtcdFault> {
     let response = leases.time_to_live(lease, None).await?;
     // -1: there is no such lease.
     let remaining = u64::try_from(response.ttl()).ok().map(Duration::from_secs);
@@ -65,12 +68,12 @@ pub(super) async fn lease_time_to_live(mut leases: LeaseClient, lease: LeaseId) 
 }
 
 /// The answer to a renewal, as it comes on the keep-alive stream.
-pub(super) fn lease_renewed(response: &etcd_client::LeaseKeepAliveResponse) -> Result<Answered, Fault> {
+pub(super) fn lease_renewed(response: &etcd_client::LeaseKeepAliveResponse) -> Result<Answered, EtcdFault> {
     match u64::try_from(response.ttl()) {
         Ok(ttl) if ttl > 0 => {
             answered(response.header(), Answer::LeaseRenewed { ttl: Duration::from_secs(ttl) })
         }
-        _ => Err(Fault::class(FailureClass::LeaseGone, "the lease does not exist")),
+        _ => Err(EtcdFault::class(FailureClass::LeaseGone, "the lease does not exist")),
     }
 }
 
@@ -80,10 +83,10 @@ fn whole_seconds(ttl: Duration) -> i64 {
     i64::try_from(seconds).unwrap_or(i64::MAX)
 }
 
-fn answered(header: Option<&ResponseHeader>, answer: Answer) -> Result<Answered, Fault> {
-    let header = header.ok_or_else(|| Fault::malformed("no header"))?;
+fn answered(header: Option<&ResponseHeader>, answer: Answer) -> Result<Answered, EtcdFault> {
+    let header = header.ok_or_else(|| EtcdFault::malformed("no header"))?;
     if header.revision() < 0 {
-        return Err(Fault::malformed("a negative revision"));
+        return Err(EtcdFault::malformed("a negative revision"));
     }
     let response = Response { revision: header.revision(), term: header.raft_term(), answer };
     Ok(Answered { response, cluster: header.cluster_id() })
@@ -160,20 +163,20 @@ fn to_get(range: &Range) -> (Vec<u8>, GetOptions) {
     (key, options)
 }
 
-fn from_txn(txn: &Txn, response: &TxnResponse) -> Result<TxnAnswer, Fault> {
+fn from_txn(txn: &Txn, response: &TxnResponse) -> Result<TxnAnswer, EtcdFault> {
     let succeeded = response.succeeded();
     let ops = if succeeded { &txn.then } else { &txn.otherwise };
     // `op_responses` unwraps what a broken answer may lack; that must not bring the I/O thread down.
     let responses = catch_unwind(AssertUnwindSafe(|| response.op_responses()))
-        .map_err(|_| Fault::malformed("an empty operation in a transaction"))?;
+        .map_err(|_| EtcdFault::malformed("an empty operation in a transaction"))?;
     if responses.len() != ops.len() {
-        return Err(Fault::malformed("a transaction with another number of operations"));
+        return Err(EtcdFault::malformed("a transaction with another number of operations"));
     }
     let results = ops.iter().zip(responses).map(|(op, response)| from_op(op, response));
     Ok(TxnAnswer { succeeded, results: results.collect::<Result<_, _>>()? })
 }
 
-fn from_op(op: &Op, response: TxnOpResponse) -> Result<OpResult, Fault> {
+fn from_op(op: &Op, response: TxnOpResponse) -> Result<OpResult, EtcdFault> {
     Ok(match (op, response) {
         (Op::Put { .. }, TxnOpResponse::Put(_)) => OpResult::Put,
         (Op::Range(_), TxnOpResponse::Get(get)) => OpResult::Range(from_get(get)?),
@@ -181,20 +184,20 @@ fn from_op(op: &Op, response: TxnOpResponse) -> Result<OpResult, Fault> {
             OpResult::Deleted { count: unsigned(delete.deleted()) }
         }
         (Op::Txn(txn), TxnOpResponse::Txn(response)) => OpResult::Txn(from_txn(txn, &response)?),
-        _ => return Err(Fault::malformed("the results of other operations")),
+        _ => return Err(EtcdFault::malformed("the results of other operations")),
     })
 }
 
-fn from_get(mut get: GetResponse) -> Result<RangeResult, Fault> {
+fn from_get(mut get: GetResponse) -> Result<RangeResult, EtcdFault> {
     let kvs = get.take_kvs().into_iter().map(from_kv).collect::<Result<_, _>>()?;
     Ok(RangeResult { count: unsigned(get.count()), kvs })
 }
 
-fn from_kv(kv: etcd_client::KeyValue) -> Result<KeyValue, Fault> {
+fn from_kv(kv: etcd_client::KeyValue) -> Result<KeyValue, EtcdFault> {
     let (create_revision, mod_revision, lease) = (kv.create_revision(), kv.mod_revision(), kv.lease());
     if create_revision < 1 || mod_revision < create_revision {
         // A create revision is the fencing token.
-        return Err(Fault::malformed("a key with impossible revisions"));
+        return Err(EtcdFault::malformed("a key with impossible revisions"));
     }
     let (key, value) = kv.into_key_value();
     Ok(KeyValue { key: Key::from(key), value, create_revision, mod_revision, lease })
@@ -228,10 +231,10 @@ pub(super) struct WatchMessage {
     pub(super) deletions: Vec<(Key, Revision)>,
 }
 
-pub(super) fn from_watch(response: &etcd_client::WatchResponse) -> Result<WatchMessage, Fault> {
-    let header = response.header().ok_or_else(|| Fault::malformed("no header"))?;
+pub(super) fn from_watch(response: &etcd_client::WatchResponse) -> Result<WatchMessage, EtcdFault> {
+    let header = response.header().ok_or_else(|| EtcdFault::malformed("no header"))?;
     if header.revision() < 0 {
-        return Err(Fault::malformed("a negative revision"));
+        return Err(EtcdFault::malformed("a negative revision"));
     }
     Ok(WatchMessage {
         wire: response.watch_id(),
@@ -253,10 +256,10 @@ fn deletion(event: &etcd_client::Event) -> Option<(Key, Revision)> {
 }
 
 /// The plain read behind a health check: it goes through the leader, and needs a valid token.
-pub(super) async fn probe_read(mut kv: KvClient) -> Result<(), Fault> {
-    match kv.get("health", Some(GetOptions::new().with_count_only())).await.map_err(Fault::from) {
+pub(super) async fn probe_read(mut kv: KvClient) -> Result<(), EtcdFault> {
+    match kv.get("health", Some(GetOptions::new().with_count_only())).await.map_err(EtcdFault::from) {
         // Authenticated, and answered by the store: that is all a probe asks for.
-        Err(Fault { kind: FaultKind::Class(FailureClass::PermissionDenied), .. }) => Ok(()),
+        Err(EtcdFault { kind: FaultKind::Class(FailureClass::PermissionDenied), .. }) => Ok(()),
         other => other.map(|_| ()),
     }
 }

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::convert;
 use super::endpoint::Endpoint;
 use super::endpoints::{Endpoints, Pin};
-use super::fault::{Fault, FaultKind};
+use super::fault::{EtcdFault, FaultKind};
 use super::log_seen::{Departure, Overtaken};
 use crate::kv::{Compare, FailureClass, Field, Key, Op, Request, Span, Txn};
 
@@ -21,7 +21,7 @@ pub(super) async fn doubt(
     departure: Departure,
     request: &Request,
     patience: Duration,
-) -> Fault {
+) -> EtcdFault {
     tokio::select! {
         fault = silent(endpoints, pin, endpoint, patience) => fault,
         fault = lost(endpoints, pin, endpoint, departure, request, patience) => fault,
@@ -29,7 +29,7 @@ pub(super) async fn doubt(
 }
 
 /// Ends when the endpoint shows no sign of life.
-async fn silent(endpoints: &Endpoints, pin: Pin, endpoint: &Endpoint, patience: Duration) -> Fault {
+async fn silent(endpoints: &Endpoints, pin: Pin, endpoint: &Endpoint, patience: Duration) -> EtcdFault {
     loop {
         let since = Instant::now();
         sleep(patience).await;
@@ -67,7 +67,7 @@ async fn lost(
     departure: Departure,
     request: &Request,
     patience: Duration,
-) -> Fault {
+) -> EtcdFault {
     let mut canary_limit = patience;
     loop {
         sleep(endpoints.log_seen(pin.index).suspicion(patience)).await;
@@ -88,7 +88,7 @@ async fn lost(
         }
         // Its answer was not on the way either.
         endpoints.gave_up(pin.index, departure);
-        return Fault::new(FaultKind::Impatient, "no answer, while later requests have theirs");
+        return EtcdFault::new(FaultKind::Impatient, "no answer, while later requests have theirs");
     }
 }
 
@@ -114,7 +114,7 @@ async fn send_canary(
             }
         }
         // etcd looks at the permission when the entry comes out of the log.
-        Ok(Err(Fault { kind: FaultKind::Class(FailureClass::PermissionDenied), .. })) => {
+        Ok(Err(EtcdFault { kind: FaultKind::Class(FailureClass::PermissionDenied), .. })) => {
             endpoints.wrote(pin.index, departure);
         }
         // The request itself finds out.

@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout};
 
 use super::address::Address;
 use super::convert;
-use super::fault::{Fault, FaultKind};
+use super::fault::{EtcdFault, FaultKind};
 use crate::kv::{FailureClass, LeaseId};
 use crate::options::Credentials;
 
@@ -27,7 +27,7 @@ const NO_LEASE: LeaseId = 1;
 /// The user is not given to etcd-client at connect, as it would authenticate there and then: a connection is made
 /// without I/O, and authenticated by the first call that needs it, under that call's timeout.
 pub(super) struct Endpoint {
-    target: Address,
+    address: Address,
     /// The lock is held while authenticating, so calls that find their token refused authenticate once, not each.
     live: tokio::sync::Mutex<Live>,
     /// Links up to this number are not used any more.
@@ -47,7 +47,7 @@ struct Live {
     link: Option<Link>,
     links: u64,
     /// The last time the credentials were refused, and how.
-    refusal: Option<(Instant, Fault)>,
+    refusal: Option<(Instant, EtcdFault)>,
 }
 
 /// A connection with the token it sends. Clones share both.
@@ -84,15 +84,15 @@ impl Link {
     }
 
     /// What the endpoint says of itself.
-    pub(super) async fn status(&self) -> Result<Status, Fault> {
-        let status = match self.client.maintenance_client().status().await.map_err(Fault::from) {
+    pub(super) async fn status(&self) -> Result<Status, EtcdFault> {
+        let status = match self.client.maintenance_client().status().await.map_err(EtcdFault::from) {
             // Later releases (3.5.30 is one) tell it to root alone.
-            Err(Fault { kind: FaultKind::Class(FailureClass::PermissionDenied), .. }) => {
+            Err(EtcdFault { kind: FaultKind::Class(FailureClass::PermissionDenied), .. }) => {
                 return self.status_for_everybody().await;
             }
             status => status?,
         };
-        let header = status.header().ok_or_else(|| Fault::malformed("no header"))?;
+        let header = status.header().ok_or_else(|| EtcdFault::malformed("no header"))?;
         Ok(Status {
             cluster: header.cluster_id(),
             term: header.raft_term(),
@@ -102,16 +102,16 @@ impl Link {
 
     /// The same from an answer that every user may have, and that no member gives without a leader: how long a lease
     /// lasts that does not exist.
-    async fn status_for_everybody(&self) -> Result<Status, Fault> {
+    async fn status_for_everybody(&self) -> Result<Status, EtcdFault> {
         let answered = convert::lease_time_to_live(self.leases(), NO_LEASE).await?;
         Ok(Status { cluster: answered.cluster, term: answered.response.term, has_leader: true })
     }
 }
 
 impl Endpoint {
-    pub(super) fn new(target: Address) -> Self {
+    pub(super) fn new(address: Address) -> Self {
         Self {
-            target,
+            address,
             live: tokio::sync::Mutex::new(Live::default()),
             broken: AtomicU64::new(0),
             refused_token: AtomicU64::new(0),
@@ -122,24 +122,24 @@ impl Endpoint {
     }
 
     pub(super) fn url(&self) -> &str {
-        &self.target.url
+        &self.address.url
     }
 
     pub(super) fn user(&self) -> Option<&str> {
-        self.target.credentials.as_ref().map(|credentials| credentials.user.as_str())
+        self.address.credentials.as_ref().map(|credentials| credentials.user.as_str())
     }
 
     pub(super) fn has_credentials(&self) -> bool {
-        self.target.credentials.is_some()
+        self.address.credentials.is_some()
     }
 
     /// Makes a connection without contacting anything: an error is one of the address or of the TLS options.
-    pub(super) async fn check(&self) -> Result<(), Fault> {
+    pub(super) async fn check(&self) -> Result<(), EtcdFault> {
         self.open().await.map(|_| ())
     }
 
     /// The connection, authenticated where there are credentials. Made anew after [`give_up`](Self::give_up).
-    pub(super) async fn link(&self) -> Result<Link, Fault> {
+    pub(super) async fn link(&self) -> Result<Link, EtcdFault> {
         let mut live = self.live.lock().await;
         // Taken out, so that a call that times out while it authenticates leaves no half-dead connection behind.
         let link = live.link.take().filter(|link| link.id > self.broken.load(Ordering::Relaxed));
@@ -152,7 +152,7 @@ impl Endpoint {
                 Link { client, kv, id: live.links, token: 0, token_since: Instant::now() }
             }
         };
-        if let Some(credentials) = &self.target.credentials
+        if let Some(credentials) = &self.address.credentials
             && link.token <= self.refused_token.load(Ordering::Relaxed)
         {
             if let Some((at, fault)) = &live.refusal
@@ -180,7 +180,7 @@ impl Endpoint {
 
     /// For a renewal: the connection with the token that was refused, while there is no other. etcd before 3.4.42, 3.5.28
     /// and 3.6.9 renews without one, and a session need not end because a password does not fit for a while.
-    pub(super) async fn link_in_spite_of(&self, fault: Fault) -> Result<Link, Fault> {
+    pub(super) async fn link_in_spite_of(&self, fault: EtcdFault) -> Result<Link, EtcdFault> {
         if fault.kind != FaultKind::Class(FailureClass::Unauthenticated) {
             return Err(fault);
         }
@@ -197,7 +197,7 @@ impl Endpoint {
     /// Asks an endpoint that has not answered for a while whether it is alive; an error says that it is not, or that it
     /// has lost its leader. A member answers this by itself, however long the cluster takes for a commit. Returns its raft
     /// term, if it said so.
-    pub(super) async fn sign_of_life(&self, patience: Duration) -> Result<Option<u64>, Fault> {
+    pub(super) async fn sign_of_life(&self, patience: Duration) -> Result<Option<u64>, EtcdFault> {
         // One question is enough for all who wait; its answer is for all.
         let Ok(_asking) = self.asking.try_lock() else { return Ok(None) };
         let mut asked = None;
@@ -205,12 +205,12 @@ impl Endpoint {
             let link = self.link().await?;
             asked.insert(link).status().await
         }));
-        let dead = |what: &str| Err(Fault::class(FailureClass::Unknown, what));
+        let dead = |what: &str| Err(EtcdFault::class(FailureClass::Unknown, what));
         match answer.await {
             Ok(Ok(Status { has_leader: true, term, .. })) => Ok(Some(term)),
-            Ok(Ok(_) | Err(Fault { kind: FaultKind::Leaderless, .. })) => {
+            Ok(Ok(_) | Err(EtcdFault { kind: FaultKind::Leaderless, .. })) => {
                 // The request may be lost with the leader. Whether another endpoint knows one, the next request finds out.
-                Err(Fault::new(FaultKind::Impatient, "no answer in time, and it knows no leader"))
+                Err(EtcdFault::new(FaultKind::Impatient, "no answer in time, and it knows no leader"))
             }
             Ok(Err(fault)) if fault.blames_endpoint() => dead(&format!("no answer in time, and {fault}")),
             // Whatever it has against the question, it is alive.
@@ -244,19 +244,19 @@ impl Endpoint {
         self.last_token.load(Ordering::Relaxed)
     }
 
-    async fn open(&self) -> Result<(Client, KvClient), Fault> {
-        let client = Client::connect([self.url()], Some(self.target.connect.clone())).await?;
+    async fn open(&self) -> Result<(Client, KvClient), EtcdFault> {
+        let client = Client::connect([self.url()], Some(self.address.connect.clone())).await?;
         let kv = client.kv_client().max_decoding_message_size(MAX_ANSWER_BYTES);
         Ok((client, kv))
     }
 
-    async fn authenticate(&self, link: &mut Link, credentials: &Credentials) -> Result<(), Fault> {
+    async fn authenticate(&self, link: &mut Link, credentials: &Credentials) -> Result<(), EtcdFault> {
         log::trace!(target: "etcd_lock", "{}: authenticating", self.url());
         let user = Some((credentials.user.clone(), credentials.password.clone()));
         let Err(error) = link.client.update_user(user).await else {
             return Ok(());
         };
-        let fault = Fault::from(error);
+        let fault = EtcdFault::from(error);
         if fault.message.contains("authentication is not enabled") {
             log::debug!(target: "etcd_lock", "{}: authentication is not enabled; nobody is logged in", self.url());
             return Ok(());
@@ -264,11 +264,11 @@ impl Endpoint {
         match fault.kind {
             // Whatever etcd has against the user, it is for the caller to mend.
             FaultKind::Token | FaultKind::Class(FailureClass::Refused) => {
-                Err(Fault::class(FailureClass::Unauthenticated, fault.message))
+                Err(EtcdFault::class(FailureClass::Unauthenticated, fault.message))
             }
             // The request that waits for this was certainly not sent.
             FaultKind::Class(FailureClass::Unknown | FailureClass::NotDone) => {
-                Err(Fault::new(FaultKind::Elsewhere, fault.message))
+                Err(EtcdFault::new(FaultKind::Elsewhere, fault.message))
             }
             _ => Err(fault),
         }

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::endpoint::Endpoint;
-use super::fault::{Fault, FaultKind};
+use super::fault::{EtcdFault, FaultKind};
 use super::log_seen::{Departure, History, LogSeen};
 use crate::kv::Response;
 
@@ -109,7 +109,7 @@ impl Endpoints {
 
     /// An attempt at this endpoint failed through the endpoint's fault. If it is the one in use, and has been since
     /// the attempt began, the pin moves on. So the many attempts that fail together move it once.
-    pub(super) fn failed(&self, pin: Pin, fault: &Fault) {
+    pub(super) fn failed(&self, pin: Pin, fault: &EtcdFault) {
         let mut state = self.state.lock();
         if pin.turn != state.turn {
             return;
@@ -148,15 +148,15 @@ impl Endpoints {
     }
 
     /// What that means for a request that was under way there.
-    pub(super) fn given_up(&self, pin: Pin) -> Fault {
+    pub(super) fn given_up(&self, pin: Pin) -> EtcdFault {
         if self.state.lock().is_foreign(pin.index) {
             // Whatever became of it there, nothing was carried out in our cluster.
-            return Fault::new(
+            return EtcdFault::new(
                 FaultKind::Foreign,
                 "given up, as the endpoint belongs to another etcd cluster",
             );
         }
-        Fault::new(FaultKind::Impatient, "given up, as the endpoint has failed")
+        EtcdFault::new(FaultKind::Impatient, "given up, as the endpoint has failed")
     }
 
     /// Whether this endpoint has answered something since then.
@@ -216,7 +216,7 @@ impl Endpoints {
     }
 
     /// Holds an answer's cluster against the one this manager belongs to; the first answer decides which that is.
-    pub(super) fn check_cluster(&self, index: usize, cluster: u64) -> Result<(), Fault> {
+    pub(super) fn check_cluster(&self, index: usize, cluster: u64) -> Result<(), EtcdFault> {
         let mut state = self.state.lock();
         // 0: a proxy that does not say.
         if cluster == 0 {
@@ -242,7 +242,7 @@ impl Endpoints {
         if !known {
             log::warn!(target: "etcd_lock", "{message}; it is not used");
         }
-        Err(Fault::new(FaultKind::Foreign, message))
+        Err(EtcdFault::new(FaultKind::Foreign, message))
     }
 
     /// An endpoint that has belonged to our cluster belongs to another one: in what words.

@@ -10,13 +10,13 @@ use crate::kv::{Failure, FailureClass};
 
 /// Why one attempt at one endpoint has no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Fault {
+pub(super) struct EtcdFault {
     pub(super) kind: FaultKind,
     /// For people. Never holds a secret.
     pub(super) message: String,
 }
 
-/// What a [`Fault`] means for the attempt and for the endpoint.
+/// What a [`EtcdFault`] means for the attempt and for the endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FaultKind {
     /// Not carried out, and the endpoint is to blame: another one may do better, now.
@@ -65,7 +65,7 @@ const WORDS: &[(&str, FaultKind)] = &[
     ("corrupt", FaultKind::Class(FailureClass::Refused)),
 ];
 
-impl Fault {
+impl EtcdFault {
     pub(super) fn new(kind: FaultKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }
     }
@@ -128,13 +128,13 @@ impl Fault {
     }
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for EtcdFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }
 }
 
-impl From<etcd_client::Error> for Fault {
+impl From<etcd_client::Error> for EtcdFault {
     fn from(error: etcd_client::Error) -> Self {
         use etcd_client::Error as E;
         match &error {
@@ -253,7 +253,7 @@ mod tests {
     struct Transport(#[source] ConnectError);
 
     fn class(code: i32, message: &str) -> FailureClass {
-        Fault::new(kind_of(code, message, None), message).into_failure().class
+        EtcdFault::new(kind_of(code, message, None), message).into_failure().class
     }
 
     #[test]

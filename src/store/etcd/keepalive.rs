@@ -5,7 +5,7 @@ use parking_lot::Mutex;
 
 use super::convert::{self, Answered};
 use super::endpoint::Link;
-use super::fault::{Fault, FaultKind};
+use super::fault::{EtcdFault, FaultKind};
 use crate::kv::{FailureClass, LeaseId};
 
 /// The stream that the last renewal used, while nobody uses it.
@@ -39,13 +39,13 @@ impl KeepAlive {
         endpoint: usize,
         link: &Link,
         lease: LeaseId,
-    ) -> Result<Answered, Fault> {
+    ) -> Result<Answered, EtcdFault> {
         let wanted = OpenedOn { lease, endpoint, link: link.id, token: link.token };
         let idle = self.idle.lock().take().filter(|stream| stream.opened_on == wanted);
         if let Some(stream) = idle {
             match self.ask(stream).await {
                 // It may have broken long ago, unnoticed. Renewing twice is harmless, and a fresh stream knows.
-                Err(Fault { kind: FaultKind::Class(FailureClass::Unknown), .. }) => {}
+                Err(EtcdFault { kind: FaultKind::Class(FailureClass::Unknown), .. }) => {}
                 answered => return answered,
             }
         }
@@ -54,11 +54,11 @@ impl KeepAlive {
         self.ask(Stream { keeper, answers, opened_on: wanted }).await
     }
 
-    async fn ask(&self, mut stream: Stream) -> Result<Answered, Fault> {
+    async fn ask(&self, mut stream: Stream) -> Result<Answered, EtcdFault> {
         stream.keeper.keep_alive().await?;
         // An error comes once, and then the end for ever: both mean that the stream is lost.
         let Some(answer) = stream.answers.message().await? else {
-            return Err(Fault::class(FailureClass::Unknown, "the keep-alive stream has ended"));
+            return Err(EtcdFault::class(FailureClass::Unknown, "the keep-alive stream has ended"));
         };
         let answered = convert::lease_renewed(&answer)?;
         *self.idle.lock() = Some(stream);

@@ -36,7 +36,7 @@ use convert::Answered;
 use doubt::doubt;
 use endpoint::{Endpoint, Link};
 use endpoints::{Endpoints, Pin};
-use fault::{Fault, FaultKind};
+use fault::{EtcdFault, FaultKind};
 use keepalive::KeepAlive;
 
 /// A token that is refused again right after authenticating will not get better.
@@ -116,8 +116,8 @@ impl Etcd {
 
     /// Checks the endpoints and how to connect to them, and contacts none.
     async fn unconnected(endpoints: &[String], options: &LockManagerOptions) -> Result<Self, LockError> {
-        let targets = Address::parse_all(endpoints, options)?;
-        let endpoints = Arc::new(Endpoints::new(targets.into_iter().map(Endpoint::new).collect()));
+        let addresses = Address::parse_all(endpoints, options)?;
+        let endpoints = Arc::new(Endpoints::new(addresses.into_iter().map(Endpoint::new).collect()));
         for endpoint in endpoints.iter() {
             endpoint.check().await.map_err(|fault| LockError::InvalidOptions {
                 why: format!("endpoint {}: {fault}", endpoint.url()),
@@ -194,7 +194,7 @@ impl Shared {
             return Err(failure);
         }
         let mut tried = Vec::new();
-        let mut leaderless: Vec<(Pin, Fault)> = Vec::new();
+        let mut leaderless: Vec<(Pin, EtcdFault)> = Vec::new();
         let mut last = None;
         while let Some((pin, endpoint)) = self.endpoints.choose(&tried) {
             tried.push(pin.index);
@@ -259,14 +259,14 @@ impl Shared {
         endpoint: &Endpoint,
         request: &Request,
         deadline: Instant,
-    ) -> Result<Response, Fault> {
+    ) -> Result<Response, EtcdFault> {
         let mut reauthentications = 0;
         loop {
             let fair = has_fair_chance(deadline);
             let Ok(link) = timeout_at(deadline, endpoint.link()).await else {
                 // Certainly not sent.
                 let kind = if fair { FaultKind::Elsewhere } else { FaultKind::Class(FailureClass::NotDone) };
-                return Err(Fault::new(kind, "no answer to the authentication in time"));
+                return Err(EtcdFault::new(kind, "no answer to the authentication in time"));
             };
             let link = match link {
                 Err(fault) if matches!(request, Request::RenewLease { .. }) => {
@@ -278,10 +278,10 @@ impl Shared {
             let fair = has_fair_chance(deadline);
             let Ok(result) = timeout_at(deadline, self.send(pin, &link, request)).await else {
                 if !fair {
-                    return Err(Fault::new(FaultKind::Impatient, "no answer in time"));
+                    return Err(EtcdFault::new(FaultKind::Impatient, "no answer in time"));
                 }
                 endpoint.give_up(&link);
-                return Err(Fault::class(FailureClass::Unknown, "no answer in time"));
+                return Err(EtcdFault::class(FailureClass::Unknown, "no answer in time"));
             };
             match result {
                 Ok(answered) => {
@@ -300,7 +300,7 @@ impl Shared {
         }
     }
 
-    async fn send(&self, pin: Pin, link: &Link, request: &Request) -> Result<Answered, Fault> {
+    async fn send(&self, pin: Pin, link: &Link, request: &Request) -> Result<Answered, EtcdFault> {
         match request {
             Request::GrantLease { ttl } => convert::grant_lease(link.leases(), *ttl).await,
             Request::RenewLease { lease } => self.keep_alive.renew(pin.index, link, *lease).await,

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::convert;
 use super::endpoint::{Endpoint, Link};
 use super::endpoints::{Endpoints, Pin};
-use super::fault::{Fault, FaultKind};
+use super::fault::{EtcdFault, FaultKind};
 use super::watch_set::{Say, Trouble, WatchSet, back_off};
 use crate::kv::{FailureClass, WatchEvent};
 use crate::store::WatchOrder;
@@ -141,10 +141,14 @@ impl WatchTask {
     }
 
     /// Opens a stream, and takes orders meanwhile.
-    async fn open(&mut self, pin: Pin, endpoint: &Arc<Endpoint>) -> Result<Result<Stream, Fault>, Closed> {
+    async fn open(
+        &mut self,
+        pin: Pin,
+        endpoint: &Arc<Endpoint>,
+    ) -> Result<Result<Stream, EtcdFault>, Closed> {
         self.watches.restart();
         let Some(Say::Create { wire, span, from_revision }) = self.watches.next() else {
-            return Ok(Err(Fault::class(FailureClass::NotDone, "there is nothing to watch")));
+            return Ok(Err(EtcdFault::class(FailureClass::NotDone, "there is nothing to watch")));
         };
         self.watches.said();
         let (key, options) = convert::to_watch(&span, from_revision, wire);
@@ -155,7 +159,7 @@ impl WatchTask {
             log::trace!(target: "etcd_lock", "{}: opening the watch stream", endpoint.url());
             let stream = link.watches().watch(key, Some(options)).await?;
             let (sender, messages) = stream.split();
-            Ok::<_, Fault>(Stream { sender, messages, pin, endpoint: endpoint.clone(), link })
+            Ok::<_, EtcdFault>(Stream { sender, messages, pin, endpoint: endpoint.clone(), link })
         };
         let result = {
             let mut opening = std::pin::pin!(timeout(self.open_timeout, opening));
@@ -170,7 +174,7 @@ impl WatchTask {
         };
         Ok(match result {
             Ok(result) => {
-                if let (Err(Fault { kind: FaultKind::Token, .. }), Some(link)) = (&result, &used) {
+                if let (Err(EtcdFault { kind: FaultKind::Token, .. }), Some(link)) = (&result, &used) {
                     endpoint.token_refused(link);
                 }
                 result
@@ -179,13 +183,13 @@ impl WatchTask {
                 if let Some(link) = &used {
                     endpoint.give_up(link);
                 }
-                Err(Fault::class(FailureClass::Unknown, "no answer to the watch in time"))
+                Err(EtcdFault::class(FailureClass::Unknown, "no answer to the watch in time"))
             }
         })
     }
 
     /// Speaks and listens until the stream breaks; says why it did.
-    async fn serve(&mut self, mut stream: Stream) -> Result<Fault, Closed> {
+    async fn serve(&mut self, mut stream: Stream) -> Result<EtcdFault, Closed> {
         let mut heard = Instant::now();
         let mut asked: Option<Instant> = None;
         let mut left = std::pin::pin!(self.endpoints.left(stream.pin));
@@ -213,9 +217,9 @@ impl WatchTask {
                             }
                         }
                         // A stream ends with its server, or with its leader.
-                        Ok(None) => return Ok(Fault::class(FailureClass::Unknown, "the watch stream has ended")),
+                        Ok(None) => return Ok(EtcdFault::class(FailureClass::Unknown, "the watch stream has ended")),
                         Err(error) => {
-                            let fault = Fault::from(error);
+                            let fault = EtcdFault::from(error);
                             if fault.kind == FaultKind::Token {
                                 stream.endpoint.token_refused(&stream.link);
                             }
@@ -236,7 +240,7 @@ impl WatchTask {
                     }
                     if asked.is_some() {
                         stream.endpoint.give_up(&stream.link);
-                        return Ok(Fault::class(FailureClass::Unknown, "the watch stream shows no sign of life"));
+                        return Ok(EtcdFault::class(FailureClass::Unknown, "the watch stream shows no sign of life"));
                     }
                     asked = Some(Instant::now());
                     self.watches.ask_progress();
@@ -261,7 +265,7 @@ impl WatchTask {
         &mut self,
         message: &etcd_client::WatchResponse,
         stream: &Stream,
-    ) -> Result<Result<(), Fault>, Closed> {
+    ) -> Result<Result<(), EtcdFault>, Closed> {
         let message = match convert::from_watch(message) {
             Ok(message) => message,
             Err(fault) => return Ok(Err(fault)),
@@ -291,14 +295,14 @@ impl WatchTask {
         if refused {
             // The token rides in the stream's opening: a new one needs a new stream.
             stream.endpoint.token_refused(&stream.link);
-            return Ok(Err(Fault::new(FaultKind::Token, reason)));
+            return Ok(Err(EtcdFault::new(FaultKind::Token, reason)));
         }
         Ok(Ok(()))
     }
 }
 
 /// Sends, or is dropped before it has sent: then the same is said again.
-async fn say(sender: &mut WatchRequestSender, say: Option<Say>) -> Result<(), Fault> {
+async fn say(sender: &mut WatchRequestSender, say: Option<Say>) -> Result<(), EtcdFault> {
     match say {
         None => pending().await,
         Some(Say::Create { wire, span, from_revision }) => {
@@ -312,8 +316,8 @@ async fn say(sender: &mut WatchRequestSender, say: Option<Say>) -> Result<(), Fa
 }
 
 /// Others have found out, and the pin has moved.
-fn its_endpoint_failed() -> Fault {
-    Fault::new(FaultKind::Impatient, "requests to its endpoint have failed")
+fn its_endpoint_failed() -> EtcdFault {
+    EtcdFault::new(FaultKind::Impatient, "requests to its endpoint have failed")
 }
 
 /// Never returns for `None`.

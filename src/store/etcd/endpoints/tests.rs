@@ -5,16 +5,16 @@ use crate::store::etcd::test_cluster;
 
 fn endpoints(count: usize) -> Endpoints {
     let urls: Vec<String> = (1..=count).map(|port| format!("http://127.0.0.1:{port}")).collect();
-    let targets = Address::parse_all(&urls, &test_cluster::options()).unwrap();
-    Endpoints::new(targets.into_iter().map(Endpoint::new).collect())
+    let addresses = Address::parse_all(&urls, &test_cluster::options()).unwrap();
+    Endpoints::new(addresses.into_iter().map(Endpoint::new).collect())
 }
 
 fn chosen(endpoints: &Endpoints, tried: &[usize]) -> Option<Pin> {
     endpoints.choose(tried).map(|(pin, _)| pin)
 }
 
-fn timeout() -> Fault {
-    Fault::class(FailureClass::Unknown, "no answer")
+fn timeout() -> EtcdFault {
+    EtcdFault::class(FailureClass::Unknown, "no answer")
 }
 
 #[test]
