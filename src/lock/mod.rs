@@ -7,7 +7,8 @@ pub(crate) mod reentrant;
 pub(crate) mod reentrant_guard;
 
 mod caller_thread;
-pub(crate) mod holds;
+mod holds;
+pub(crate) mod registry;
 mod waiter;
 
 #[cfg(test)]

@@ -173,7 +173,7 @@ mod tests {
 
     use super::*;
     use crate::error::LossReason;
-    use crate::lock::scripted_io::{ScriptedHold, ScriptedIo, lock, scripted_client};
+    use crate::lock::scripted_io::{ScriptedHold, ScriptedIo, lock, scripted_locks};
     use crate::protocol::Refusal;
 
     /// Takes the lock on this very thread, while another one plays the I/O thread.
@@ -194,10 +194,10 @@ mod tests {
 
     #[test]
     fn the_thread_that_has_a_guard_gets_a_further_one_without_a_message() {
-        let (client, mut io) = scripted_client();
-        let first = ReentrantLock::new(lock(&client, "a"));
+        let (locks, mut io) = scripted_locks();
+        let first = ReentrantLock::new(lock(&locks, "a"));
         let (guard, _hold) = take(&first, &mut io);
-        let same = ReentrantLock::new(lock(&client, "a"));
+        let same = ReentrantLock::new(lock(&locks, "a"));
         let more = [
             same.lock().unwrap(),
             same.try_lock().unwrap().unwrap(),
@@ -219,8 +219,8 @@ mod tests {
 
     #[test]
     fn no_other_thread_and_no_other_kind_of_handle_gets_in() {
-        let (client, mut io) = scripted_client();
-        let plain = lock(&client, "a");
+        let (locks, mut io) = scripted_locks();
+        let plain = lock(&locks, "a");
         let reentrant = ReentrantLock::new(plain.clone());
         let (_guard, _hold) = take(&reentrant, &mut io);
         thread::scope(|scope| {
@@ -235,8 +235,8 @@ mod tests {
 
     #[test]
     fn a_shared_guard_keeps_the_hold_and_lets_nobody_in() {
-        let (client, mut io) = scripted_client();
-        let lock = ReentrantLock::new(lock(&client, "a"));
+        let (locks, mut io) = scripted_locks();
+        let lock = ReentrantLock::new(lock(&locks, "a"));
         let (guard, _hold) = take(&lock, &mut io);
         let shared = guard.share();
         drop(guard);
@@ -251,8 +251,8 @@ mod tests {
 
     #[test]
     fn a_lost_hold_is_expired_until_the_thread_s_last_guard_is_gone() {
-        let (client, mut io) = scripted_client();
-        let lock = ReentrantLock::new(lock(&client, "a"));
+        let (locks, mut io) = scripted_locks();
+        let lock = ReentrantLock::new(lock(&locks, "a"));
         let (guard, hold) = take(&lock, &mut io);
         let again = lock.lock().unwrap();
         hold.state.end(Some(LossReason::SessionRevoked));
