@@ -113,7 +113,7 @@ impl Client {
     }
 
     pub(crate) fn name(&self, key: &str) -> Result<LockName, LockError> {
-        LockName::parse(&self.root, key)
+        Ok(LockName::parse(&self.root, key)?)
     }
 
     pub(crate) fn session(&self) -> SessionInfo {
