@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
-use super::DistributedLock;
 use super::guard::LockGuard;
 use super::reentrant_guard::{ReentrantGuard, reenter};
+use super::{DistributedLock, none_if_held};
 use crate::error::LockError;
 
 /// A lock that a thread which has it gets again at once, from
@@ -53,7 +53,7 @@ impl ReentrantLock {
         Self { lock }
     }
 
-    /// A further guard, or the first one by `take`.
+    /// A further guard, or the first one by `take`: here, and nowhere else, a thread re-enters.
     fn again_or(
         &self,
         take: impl FnOnce(&DistributedLock) -> Result<LockGuard, LockError>,
@@ -88,10 +88,7 @@ impl ReentrantLock {
     ///
     /// [`LockError::Expired`] as for [`lock`](Self::lock). Else as [`DistributedLock::try_lock`].
     pub fn try_lock(&self) -> Result<Option<ReentrantGuard>, LockError> {
-        match reenter(&self.lock.shared)? {
-            Some(again) => Ok(Some(again)),
-            None => Ok(self.lock.try_lock()?.map(ReentrantGuard::new)),
-        }
+        none_if_held(self.again_or(DistributedLock::take_if_free))
     }
 
     /// As [`DistributedLock::lock_timeout`]; at once where this thread has the lock.
