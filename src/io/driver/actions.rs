@@ -85,7 +85,7 @@ impl<S: Store> Driver<S> {
             }
             Action::SessionDown { reason } => {
                 if reason == LossReason::Closed {
-                    self.closing_session = Some(self.report.session.info(self.settings.clock.now()).lease_id);
+                    self.closing_session = self.report.session.info(self.settings.clock.now()).lease_id;
                 }
                 self.report.session.down(reason);
                 let ended = self.report.holds.end_session(reason);
