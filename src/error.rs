@@ -1,9 +1,6 @@
 //! What can go wrong, as a caller sees it.
 
-// The paths are for the simulation, which compiles this file as a part of another crate.
-#[path = "error/cause.rs"]
 mod cause;
-#[path = "error/code.rs"]
 mod code;
 
 use std::fmt;
@@ -319,5 +316,4 @@ impl LockError {
 }
 
 #[cfg(test)]
-#[path = "error/tests.rs"]
 mod tests;

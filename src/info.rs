@@ -1,7 +1,5 @@
 //! What a manager can tell about locks and about its session.
 
-// The path is for the simulation, which compiles this file as a part of another crate.
-#[path = "info/token.rs"]
 mod token;
 
 use std::fmt;
