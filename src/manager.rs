@@ -253,6 +253,8 @@ impl LockManager {
 
     /// What this manager has done so far, without asking etcd.
     ///
+    /// In a forked child all of them are zero: the manager is its parent's.
+    ///
     /// # Examples
     ///
     /// ```
