@@ -121,7 +121,7 @@ impl Client {
             return SessionInfo::none();
         }
         let now = self.now();
-        SessionInfo { last_answer: self.report.counters.last_answer(now), ..self.report.session.info(now) }
+        SessionInfo { last_answer: self.report.stats.last_answer(now), ..self.report.session.info(now) }
     }
 
     pub(crate) fn now(&self) -> Time {
@@ -129,7 +129,8 @@ impl Client {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        self.report.counters.snapshot()
+        // In a forked child the statistics may be locked for ever.
+        if self.mailbox.is_here() { self.report.stats.snapshot() } else { Stats::default() }
     }
 
     pub(crate) fn request_timeout(&self) -> Duration {

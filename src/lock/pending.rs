@@ -165,6 +165,6 @@ mod tests {
         let pending = lock(&locks, "a").enqueue().unwrap();
         drop(io);
         pending.ready().recv().unwrap_err();
-        assert!(matches!(pending.wait(), Err(LockError::Internal { .. })));
+        assert!(matches!(pending.wait(), Err(LockError::Crashed)));
     }
 }

@@ -166,7 +166,7 @@ impl Mailbox {
         }
         match self.end() {
             Service::Closed | Service::Unconfirmed => LockError::Closed,
-            Service::Running | Service::Crashed => LockError::Internal { what: "the I/O thread died".into() },
+            Service::Running | Service::Crashed => LockError::Crashed,
         }
     }
 
@@ -325,11 +325,11 @@ mod tests {
         assert!(matches!(open.send(leave(1)), Err(LockError::Closed)));
         assert!(open.closing_result().is_ok());
         inbox.end(Service::Crashed);
-        assert!(matches!(open.send(leave(1)), Err(LockError::Internal { .. })));
+        assert!(matches!(open.send(leave(1)), Err(LockError::Crashed)));
 
         let (open, inbox) = mailbox(&Arc::default());
         drop(inbox);
-        assert!(matches!(open.send(leave(1)), Err(LockError::Internal { .. })));
+        assert!(matches!(open.send(leave(1)), Err(LockError::Crashed)));
     }
 
     #[test]

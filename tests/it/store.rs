@@ -1,3 +1,0 @@
-//! The model of etcd, at its place.
-
-pub(crate) mod memory;
