@@ -12,9 +12,7 @@ pub(crate) mod registry;
 mod waiter;
 
 #[cfg(test)]
-pub(crate) mod scripted_io;
-#[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::fmt;
 use std::sync::Arc;

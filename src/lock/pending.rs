@@ -114,7 +114,7 @@ mod tests {
 
     use super::*;
     use crate::error::LossReason;
-    use crate::lock::scripted_io::{SOON, lock, scripted_locks};
+    use crate::lock::tests::scripted_io::{SOON, lock, scripted_locks};
     use crate::protocol::Refusal;
 
     #[test]

@@ -170,7 +170,7 @@ mod tests {
 
     use super::*;
     use crate::error::LossReason;
-    use crate::lock::scripted_io::{ScriptedHold, ScriptedIo, lock, scripted_locks};
+    use crate::lock::tests::scripted_io::{ScriptedHold, ScriptedIo, lock, scripted_locks};
     use crate::protocol::Refusal;
 
     /// Takes the lock on this very thread, while another one plays the I/O thread.

@@ -8,7 +8,9 @@ use crate::error::{LockError, LossReason};
 use crate::kv::{Failure, FailureClass};
 use crate::lock::guard::LockGuard;
 use crate::lock::registry::Registry;
-use crate::lock::scripted_io::{SOON, ScriptedHold, ScriptedIo, lock, scripted_locks, scripted_locks_with};
+use crate::lock::tests::scripted_io::{
+    SOON, ScriptedHold, ScriptedIo, lock, scripted_locks, scripted_locks_with,
+};
 use crate::options::LockManagerOptions;
 use crate::protocol::ReleaseFailure;
 use crate::shared::mailbox::Service;

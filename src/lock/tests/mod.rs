@@ -1,4 +1,5 @@
 mod guard;
+pub(crate) mod scripted_io;
 
 use std::sync::Barrier;
 use std::thread;
@@ -6,7 +7,7 @@ use std::thread;
 use super::*;
 use crate::clock;
 use crate::error::LossReason;
-use crate::lock::scripted_io::{
+use crate::lock::tests::scripted_io::{
     SOON, ScriptedHold, ScriptedIo, lock, lock_with, scripted_locks, scripted_locks_with,
 };
 use crate::options::LockManagerOptions;

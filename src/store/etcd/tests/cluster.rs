@@ -13,13 +13,13 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
-use super::Etcd;
 use crate::error::LockError;
 use crate::kv::{
     Answer, Failure, FailureClass, Key, Op, OpResult, Order, Range, Request, Response, Span, Txn, TxnAnswer,
     WatchEvent,
 };
 use crate::options::{Credentials, LockManagerOptions};
+use crate::store::etcd::Etcd;
 use crate::store::{Store, WatchOrder};
 
 /// Longer than anything a test waits for takes, even on a busy machine.
