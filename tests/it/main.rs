@@ -34,4 +34,5 @@ mod names;
 mod one_session;
 mod viewer;
 
+mod layout;
 mod readme;
