@@ -13,43 +13,43 @@ use crate::shared::hold_state::HoldState;
 pub(crate) struct Holds {
     pub(super) name: LockName,
     pub(super) client: Arc<Client>,
-    entries: Mutex<Vec<Entry>>,
+    tickets: Mutex<Vec<GrantedTicket>>,
 }
 
 /// A granted ticket whose guards are not all gone. There is more than one only where an earlier hold was lost.
-struct Entry {
+struct GrantedTicket {
     ticket: Ticket,
     state: Arc<HoldState>,
 }
 
 impl Holds {
     pub(crate) fn new(name: LockName, client: Arc<Client>) -> Self {
-        Self { name, client, entries: Mutex::new(Vec::new()) }
+        Self { name, client, tickets: Mutex::new(Vec::new()) }
     }
 
     /// A ticket was granted.
     pub(super) fn enter(&self, ticket: Ticket, state: Arc<HoldState>) {
-        if let Some(mut entries) = self.entries() {
+        if let Some(mut tickets) = self.tickets() {
             // Mostly one; a vector would begin with room for four.
-            entries.reserve_exact(1);
-            entries.push(Entry { ticket, state });
+            tickets.reserve_exact(1);
+            tickets.push(GrantedTicket { ticket, state });
         }
     }
 
     /// The ticket's last guard goes.
     pub(super) fn forget(&self, ticket: Ticket) {
-        if let Some(mut entries) = self.entries() {
-            entries.retain(|entry| entry.ticket != ticket);
+        if let Some(mut tickets) = self.tickets() {
+            tickets.retain(|granted| granted.ticket != ticket);
         }
     }
 
     pub(super) fn is_held(&self) -> bool {
         let now = self.client.now();
-        self.entries().is_some_and(|entries| entries.iter().any(|entry| entry.state.is_held(now)))
+        self.tickets().is_some_and(|tickets| tickets.iter().any(|granted| granted.state.is_held(now)))
     }
 
     /// `None` in a forked child, where nothing is held and the mutex may be locked for ever.
-    fn entries(&self) -> Option<MutexGuard<'_, Vec<Entry>>> {
-        self.client.mailbox.is_here().then(|| self.entries.lock())
+    fn tickets(&self) -> Option<MutexGuard<'_, Vec<GrantedTicket>>> {
+        self.client.mailbox.is_here().then(|| self.tickets.lock())
     }
 }

@@ -19,7 +19,7 @@ use crate::error::LockError;
 /// dropped, never a silent second acquisition.
 ///
 /// To everybody else, other threads included, it is the lock of its key like any
-/// [`DistributedLock`](crate::DistributedLock): one queue, one holder.
+/// [`DistributedLock`]: one queue, one holder.
 ///
 /// # Examples
 ///

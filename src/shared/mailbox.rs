@@ -11,8 +11,8 @@ use tokio::sync::Notify;
 use crate::error::{Cause, LockError};
 use crate::shared::async_hint::about_to_block;
 use crate::shared::message::{Message, Query};
+use crate::shared::message_queue::MessageQueue;
 use crate::shared::process::Process;
-use crate::shared::queue::Queue;
 use crate::shared::report::Report;
 
 /// The callers' end. Sending never blocks.
@@ -34,7 +34,7 @@ pub(crate) struct Inbox {
 
 #[derive(Debug)]
 struct Shared {
-    messages: Queue<Message>,
+    messages: MessageQueue<Message>,
     /// Holds at most one wake-up, so a burst of messages costs one.
     bell: Notify,
     end: AtomicU8,
@@ -58,7 +58,7 @@ pub(crate) enum Service {
 
 pub(crate) fn mailbox(report: &Arc<Report>) -> (Mailbox, Inbox) {
     let shared = Arc::new(Shared {
-        messages: Queue::new(),
+        messages: MessageQueue::new(),
         bell: Notify::new(),
         end: AtomicU8::new(Service::Running as u8),
         left_behind: AtomicBool::new(false),

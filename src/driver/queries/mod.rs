@@ -7,16 +7,17 @@ mod tests;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use asker::{Answered, Asker, all, unexpected};
+use asker::{Asker, all, unexpected};
 
 use crate::error::{Cause, LockError, lock_error};
 use crate::info::{ForceUnlock, LockInfo, LockState};
 use crate::kv::{
-    Answer, Compare, Failure, FailureClass, Field, Key, KeyValue, Op, Order, Range, Request, Span, Txn,
-    TxnAnswer,
+    Answer, Compare, Failure, FailureClass, Field, Key, KeyValue, Op, Order, Range, Request, Response, Span,
+    Txn, TxnAnswer,
 };
 use crate::log_target::LOG;
 use crate::name::{LockName, Root};
+use crate::protocol::Holder;
 use crate::shared::message::Query;
 use crate::store::Store;
 
@@ -138,12 +139,6 @@ pub(crate) async fn force_unlock<S: Store>(
     }
 }
 
-/// A lock's holder and the number of contenders behind it.
-struct Holder {
-    kv: KeyValue,
-    waiters: u64,
-}
-
 enum Eviction {
     Done(LockInfo),
     NotHeld,
@@ -175,8 +170,8 @@ impl<S: Store> Asker<S> {
                 if revokes { Request::RevokeLease { lease: kv.lease } } else { delete_exactly(&kv) };
             let (result, maybe_done) = self.ask(request).await;
             let gone = match result {
-                Ok(Answered { answer: Answer::LeaseRevoked, .. }) => true,
-                Ok(Answered { answer: Answer::Txn(TxnAnswer { succeeded, .. }), .. }) => succeeded,
+                Ok(Response { answer: Answer::LeaseRevoked, .. }) => true,
+                Ok(Response { answer: Answer::Txn(TxnAnswer { succeeded, .. }), .. }) => succeeded,
                 Ok(_) => return Err(unexpected()),
                 Err(Failure { class: FailureClass::LeaseGone, .. }) if revokes => false,
                 Err(failure) => return Err(failure),

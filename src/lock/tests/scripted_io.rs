@@ -32,7 +32,7 @@ pub(crate) struct ScriptedIo {
     _alive: Sender<()>,
 }
 
-/// A hold as the fake I/O thread has it; dropping `done` closes it.
+/// A hold as the scripted I/O thread has it; dropping `done` closes it.
 pub(crate) struct ScriptedHold {
     pub(crate) state: Arc<HoldState>,
     pub(crate) done: Sender<()>,
