@@ -75,45 +75,38 @@ mod options;
 #[cfg(feature = "tls")]
 mod tls;
 
-mod guard;
 mod lock;
-mod pending;
 mod viewer;
 
 mod error;
 mod info;
 mod stats;
 
+mod client;
 mod clock;
-mod command;
-#[cfg(test)]
-mod fake;
-mod inner;
+mod contender_value;
 mod log_target;
-mod mailbox;
 mod name;
-mod process;
-mod session;
 mod shared;
-mod thread;
-mod value;
-mod waiting;
-mod watchdog;
 
-mod io;
+mod driver;
 mod kv;
 pub mod memory;
 mod protocol;
+mod store;
 
 pub use crossbeam_channel;
 
 pub use error::{Cause, ErrorCode, LockError, LossReason};
-pub use guard::{Hold, LockGuard, ReentrantGuard};
 pub use info::{FencingToken, ForceUnlock, InvalidToken, LockInfo, LockState, SessionInfo};
-pub use lock::{DistributedLock, ReentrantLock};
+pub use lock::DistributedLock;
+pub use lock::guard::LockGuard;
+pub use lock::hold::Hold;
+pub use lock::pending::PendingLock;
+pub use lock::reentrant::ReentrantLock;
+pub use lock::reentrant_guard::ReentrantGuard;
 pub use manager::LockManager;
 pub use options::{LockManagerOptions, LockOptions};
-pub use pending::PendingLock;
 pub use stats::{LossCounts, RpcCounts, Stats};
 #[cfg(feature = "tls")]
 pub use tls::TlsOptions;

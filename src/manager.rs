@@ -1,20 +1,22 @@
 //! A connection to etcd with one session, shared by every lock that is taken through it.
 
-mod questions;
+mod queries;
 
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
+use crate::client::Client;
 use crate::clock::Clock;
+use crate::driver::thread::Complete;
 use crate::error::LockError;
 use crate::info::SessionInfo;
-use crate::inner::Inner;
-use crate::io::{Complete, Etcd, Store};
-use crate::lock::{DistributedLock, ReentrantLock};
-use crate::memory::ClientId;
+use crate::lock::DistributedLock;
+use crate::lock::reentrant::ReentrantLock;
 use crate::options::{LockManagerOptions, LockOptions};
 use crate::stats::Stats;
+use crate::store::etcd::Etcd;
+use crate::store::{ClientId, Store};
 
 /// A connection to an etcd cluster with one session, shared by all locks that are taken through it.
 ///
@@ -43,9 +45,9 @@ use crate::stats::Stats;
 /// [`in_memory`](Self::in_memory) makes the same without a server.
 #[derive(Clone)]
 pub struct LockManager {
-    inner: Arc<Inner>,
+    client: Arc<Client>,
     /// How its store knows a manager that has none but an in-process one.
-    pub(crate) client: Option<ClientId>,
+    pub(crate) store_client: Option<ClientId>,
 }
 
 impl LockManager {
@@ -132,13 +134,13 @@ impl LockManager {
     {
         let (endpoints, for_store) = (owned(endpoints)?, options.clone());
         let connect = move || async move { Etcd::connect_lazy_for_leases(&endpoints, &for_store).await };
-        let inner = Inner::start(root, &options, Complete::WithStore, Clock::default(), connect)?;
-        Ok(Self { inner: Arc::new(inner), client: None })
+        let client = Client::start(root, &options, Complete::WithStore, Clock::default(), connect)?;
+        Ok(Self { client: Arc::new(client), store_client: None })
     }
 
     /// Ends the session as its deadline would; returns when every hold is over.
     pub(crate) fn expire(&self) {
-        self.inner.expire();
+        self.client.expire();
     }
 
     /// Over any store, which `connect` makes on the I/O thread.
@@ -148,8 +150,8 @@ impl LockManager {
         clock: Clock,
         connect: impl FnOnce() -> F + Send + 'static,
     ) -> Result<Self, LockError> {
-        let inner = Inner::start(root, options, Complete::WithSession, clock, connect)?;
-        Ok(Self { inner: Arc::new(inner), client: None })
+        let client = Client::start(root, options, Complete::WithSession, clock, connect)?;
+        Ok(Self { client: Arc::new(client), store_client: None })
     }
 
     /// The lock with this key, to be waited for with the default [`LockOptions`]. Nothing is asked of etcd yet.
@@ -202,8 +204,8 @@ impl LockManager {
     /// ```
     pub fn new_lock_with(&self, key: &str, options: LockOptions) -> Result<DistributedLock, LockError> {
         options.check()?;
-        let name = self.inner.name(key)?;
-        Ok(DistributedLock::new(self.inner.lock(name)?, options))
+        let name = self.client.name(key)?;
+        Ok(DistributedLock::new(self.client.lock(name)?, options))
     }
 
     /// A lock that the thread which has it may take again, from functions that call each other under one lock, say.
@@ -222,10 +224,10 @@ impl LockManager {
     /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
     /// let lock = manager.new_reentrant_lock("jobs")?;
     /// let outer = lock.lock()?;
-    /// let inner = lock.lock()?; // at once
-    /// assert_eq!(outer.token(), inner.token());
+    /// let client = lock.lock()?; // at once
+    /// assert_eq!(outer.token(), client.token());
     /// drop(outer);
-    /// assert!(inner.is_held(), "the last guard out releases");
+    /// assert!(client.is_held(), "the last guard out releases");
     /// # Ok(())
     /// # }
     /// ```
@@ -248,7 +250,7 @@ impl LockManager {
     /// # }
     /// ```
     pub fn session(&self) -> SessionInfo {
-        self.inner.session()
+        self.client.session()
     }
 
     /// What this manager has done so far, without asking etcd.
@@ -269,7 +271,7 @@ impl LockManager {
     /// # }
     /// ```
     pub fn stats(&self) -> Stats {
-        self.inner.stats()
+        self.client.stats()
     }
 
     /// The key below which all locks of this manager lie, without a trailing `/`.
@@ -285,7 +287,7 @@ impl LockManager {
     /// # }
     /// ```
     pub fn root(&self) -> &str {
-        self.inner.root()
+        self.client.root()
     }
 
     /// Ends the manager for all its handles: every guard is lost, every waiting call fails with [`LockError::Closed`],
@@ -320,7 +322,7 @@ impl LockManager {
     /// # }
     /// ```
     pub fn close(&self) -> Result<(), LockError> {
-        self.inner.close()
+        self.client.close()
     }
 }
 

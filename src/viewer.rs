@@ -7,14 +7,16 @@ use std::time::Duration;
 use oneshot::Sender;
 
 use crate::clock::Clock;
-use crate::command::{Message, Question};
+use crate::driver::query_loop::QueryLoop;
+use crate::driver::thread::{GRACE, IoThread};
 use crate::error::LockError;
 use crate::info::LockInfo;
-use crate::io::{Etcd, GRACE, IoThread, Store, Viewer};
-use crate::mailbox::{Mailbox, mailbox};
-use crate::memory::MemoryStore;
 use crate::name::{LockName, Root};
 use crate::options::LockManagerOptions;
+use crate::shared::mailbox::{Mailbox, mailbox};
+use crate::shared::message::{Message, Query};
+use crate::store::Store;
+use crate::store::etcd::Etcd;
 
 /// Shows who holds and who waits for which lock, and can do nothing else: for dashboards, for the command line, for
 /// alerts.
@@ -89,39 +91,7 @@ impl LockViewer {
         Self::start(root, &options, move || async move { Etcd::connect(&endpoints, &for_store).await })
     }
 
-    /// A viewer on an in-process store, for tests.
-    ///
-    /// # Errors
-    ///
-    /// As for [`LockManager::in_memory`](crate::LockManager::in_memory).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # fn main() -> Result<(), etcd_lock::LockError> {
-    /// use etcd_lock::{LockManager, LockViewer, memory::MemoryStore};
-    ///
-    /// let store = MemoryStore::new();
-    /// let manager = LockManager::in_memory(&store, "/app/locks", Default::default())?;
-    /// let viewer = LockViewer::in_memory(&store, "/app/locks", Default::default())?;
-    /// assert!(viewer.lock_info("report")?.is_none());
-    ///
-    /// let guard = manager.new_lock("report")?.lock()?;
-    /// let info = viewer.lock_info("report")?.expect("it is held");
-    /// assert_eq!(info.token, guard.token());
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn in_memory(
-        store: &MemoryStore,
-        root: &str,
-        options: LockManagerOptions,
-    ) -> Result<Self, LockError> {
-        let client = store.client();
-        Self::start(root, &options, move || async move { Ok(client) })
-    }
-
-    fn start<S: Store, F: Future<Output = Result<S, LockError>>>(
+    pub(crate) fn start<S: Store, F: Future<Output = Result<S, LockError>>>(
         root: &str,
         options: &LockManagerOptions,
         connect: impl FnOnce() -> F + Send + 'static,
@@ -130,9 +100,9 @@ impl LockViewer {
         let root = Root::parse(root)?;
         let (mailbox, inbox) = mailbox();
         let request_timeout = options.request_timeout;
-        let viewer = Viewer { root: root.clone(), request_timeout, inbox };
+        let queries = QueryLoop { root: root.clone(), request_timeout, inbox };
         let io =
-            IoThread::start_viewer(options.connect_timeout, Clock::default(), viewer, &mailbox, connect)?;
+            IoThread::start_viewer(options.connect_timeout, Clock::default(), queries, &mailbox, connect)?;
         Ok(Self { shared: Arc::new(Shared { root, mailbox, io, request_timeout }) })
     }
 
@@ -163,7 +133,7 @@ impl LockViewer {
     /// ```
     pub fn lock_info(&self, key: &str) -> Result<Option<LockInfo>, LockError> {
         let name = LockName::parse(&self.shared.root, key)?;
-        self.ask(&format!("looking at lock {key:?}"), |reply| Question::LockInfo { name, reply })
+        self.ask(&format!("looking at lock {key:?}"), |reply| Query::LockInfo { name, reply })
     }
 
     /// Every lock that is held, anywhere, and whose key begins with `prefix`, sorted by key. `""` is all of them.
@@ -192,7 +162,7 @@ impl LockViewer {
     /// ```
     pub fn list_locks(&self, prefix: &str) -> Result<Vec<LockInfo>, LockError> {
         let prefix = prefix.to_owned();
-        self.ask("listing locks", |reply| Question::ListLocks { prefix, reply })
+        self.ask("listing locks", |reply| Query::ListLocks { prefix, reply })
     }
 
     /// Everybody in this lock's queue, anywhere, in its order: who holds it, and who waits. Empty if it is free.
@@ -223,7 +193,7 @@ impl LockViewer {
     pub fn queue(&self, key: &str) -> Result<Vec<LockInfo>, LockError> {
         let name = LockName::parse(&self.shared.root, key)?;
         let doing = format!("looking at the queue of lock {key:?}");
-        self.ask(&doing, |reply| Question::Queue { name, reply })
+        self.ask(&doing, |reply| Query::Queue { name, reply })
     }
 
     /// The key below which all locks lie that it sees, without a trailing `/`.
@@ -247,7 +217,7 @@ impl LockViewer {
     fn ask<T>(
         &self,
         doing: &str,
-        question: impl FnOnce(Sender<Result<T, LockError>>) -> Question,
+        question: impl FnOnce(Sender<Result<T, LockError>>) -> Query,
     ) -> Result<T, LockError> {
         self.shared.mailbox.ask(self.shared.request_timeout.saturating_add(GRACE), doing, question)
     }

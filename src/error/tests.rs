@@ -15,7 +15,7 @@ fn holder(owner: Option<&str>) -> Option<Box<LockInfo>> {
         &crate::kv::KeyValue {
             key: "/app/a/1f-1".into(),
             value: owner.map_or_else(Vec::new, |owner| {
-                crate::value::ContenderValue::new(owner, "main", 7, Duration::from_secs(1)).encode()
+                crate::contender_value::ContenderValue::new(owner, "main", 7, Duration::from_secs(1)).encode()
             }),
             create_revision: 9,
             mod_revision: 9,
@@ -119,5 +119,24 @@ fn a_chain_repeats_nothing_and_ends_in_the_words_as_they_came() {
 fn half_a_system_error_is_left_as_it_is() {
     for odd in ["x (os error ", "(os error 7)", ""] {
         assert_eq!(Cause::new(odd).to_string(), odd);
+    }
+}
+
+#[test]
+fn every_class_has_its_public_error() {
+    use FailureClass as C;
+    let table = [
+        (C::NotDone, ErrorCode::Unavailable),
+        (C::Unknown, ErrorCode::Unavailable),
+        (C::LeaseGone, ErrorCode::Unavailable),
+        (C::Compacted, ErrorCode::Unavailable),
+        (C::ClusterChanged, ErrorCode::ClusterChanged),
+        (C::NoSpace, ErrorCode::NoSpace),
+        (C::Unauthenticated, ErrorCode::Unauthenticated),
+        (C::PermissionDenied, ErrorCode::PermissionDenied),
+        (C::Refused, ErrorCode::Internal),
+    ];
+    for (class, expected) in table {
+        assert_eq!(lock_error(Failure::new(class, "why"), "testing").code(), expected, "{class:?}");
     }
 }

@@ -1,7 +1,19 @@
 //! A lock by its key: what one does to get hold of it.
 
-mod reentrant;
-mod shared;
+pub(crate) mod guard;
+pub(crate) mod hold;
+pub(crate) mod pending;
+pub(crate) mod reentrant;
+pub(crate) mod reentrant_guard;
+
+mod caller_thread;
+pub(crate) mod holds;
+mod waiter;
+
+#[cfg(test)]
+pub(crate) mod scripted_io;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,16 +21,15 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError};
 
-pub use reentrant::ReentrantLock;
-pub(crate) use shared::LockShared;
+use guard::LockGuard;
+use holds::Holds;
+use pending::PendingLock;
+use waiter::Waiter;
 
 use crate::clock::Time;
 use crate::error::LockError;
-use crate::guard::LockGuard;
 use crate::options::LockOptions;
-use crate::pending::PendingLock;
 use crate::protocol::Patience;
-use crate::waiting::Waiting;
 
 /// A lock of a [`LockManager`](crate::LockManager): at most one process or thread anywhere holds it at a time.
 ///
@@ -46,12 +57,12 @@ use crate::waiting::Waiting;
 /// ```
 #[derive(Clone)]
 pub struct DistributedLock {
-    shared: Arc<LockShared>,
+    shared: Arc<Holds>,
     options: LockOptions,
 }
 
 impl DistributedLock {
-    pub(crate) fn new(shared: Arc<LockShared>, options: LockOptions) -> Self {
+    pub(crate) fn new(shared: Arc<Holds>, options: LockOptions) -> Self {
         Self { shared, options }
     }
 
@@ -83,7 +94,7 @@ impl DistributedLock {
     /// # }
     /// ```
     pub fn lock(&self) -> Result<LockGuard, LockError> {
-        self.acquire(self.patience(self.shared.manager.now(), None), None)
+        self.acquire(self.patience(self.shared.client.now(), None), None)
     }
 
     /// Takes the lock if nobody has it; `None` if somebody does, or waits for it. Never joins the queue.
@@ -114,7 +125,7 @@ impl DistributedLock {
     /// # }
     /// ```
     pub fn try_lock(&self) -> Result<Option<LockGuard>, LockError> {
-        let budget = self.shared.manager.now().checked_add(self.shared.manager.request_timeout());
+        let budget = self.shared.client.now().checked_add(self.shared.client.request_timeout());
         match self.acquire(Patience { try_only: true, deadline: None, budget }, None) {
             Ok(guard) => Ok(Some(guard)),
             Err(LockError::AlreadyHeld { .. }) => Ok(None),
@@ -154,7 +165,7 @@ impl DistributedLock {
     /// # }
     /// ```
     pub fn lock_timeout(&self, timeout: Duration) -> Result<LockGuard, LockError> {
-        let now = self.shared.manager.now();
+        let now = self.shared.client.now();
         self.acquire(self.patience(now, now.checked_add(timeout)), None)
     }
 
@@ -216,7 +227,7 @@ impl DistributedLock {
     /// # }
     /// ```
     pub fn lock_or_cancel(&self, cancel: &Receiver<()>) -> Result<LockGuard, LockError> {
-        self.acquire(self.patience(self.shared.manager.now(), None), Some(cancel))
+        self.acquire(self.patience(self.shared.client.now(), None), Some(cancel))
     }
 
     /// Takes the lock, waiting for it at most `timeout`, and until `cancel` has a message (which is taken) or is
@@ -264,7 +275,7 @@ impl DistributedLock {
         timeout: Duration,
         cancel: &Receiver<()>,
     ) -> Result<LockGuard, LockError> {
-        let now = self.shared.manager.now();
+        let now = self.shared.client.now();
         self.acquire(self.patience(now, now.checked_add(timeout)), Some(cancel))
     }
 
@@ -298,7 +309,7 @@ impl DistributedLock {
     /// # }
     /// ```
     pub fn enqueue(&self) -> Result<PendingLock, LockError> {
-        PendingLock::ask(&self.shared, &self.options, self.patience(self.shared.manager.now(), None))
+        PendingLock::ask(&self.shared, &self.options, self.patience(self.shared.client.now(), None))
     }
 
     /// Asks about this process only: whether some guard of this manager holds the lock right now, on any thread.
@@ -340,7 +351,7 @@ impl DistributedLock {
             return Err(LockError::Cancelled { key: self.key().into() });
         }
         loop {
-            let ask = |ready| Waiting::ask(&self.shared, &self.options, patience, ready);
+            let ask = |ready| Waiter::ask(&self.shared, &self.options, patience, ready);
             let guard = match cancel {
                 None => ask(None)?.wait()?,
                 Some(cancel) => {
@@ -365,6 +376,3 @@ impl fmt::Debug for DistributedLock {
             .finish()
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 
 use super::DistributedLock;
+use super::guard::LockGuard;
+use super::reentrant_guard::{ReentrantGuard, reenter};
 use crate::error::LockError;
-use crate::guard::{LockGuard, ReentrantGuard, reenter};
 
 /// A lock that a thread which has it gets again at once, from
 /// [`new_reentrant_lock`](crate::LockManager::new_reentrant_lock).
@@ -172,11 +173,11 @@ mod tests {
 
     use super::*;
     use crate::error::LossReason;
-    use crate::fake::{FakeHold, FakeIo, fake_manager, lock};
+    use crate::lock::scripted_io::{ScriptedHold, ScriptedIo, lock, scripted_client};
     use crate::protocol::Refusal;
 
     /// Takes the lock on this very thread, while another one plays the I/O thread.
-    fn take(lock: &ReentrantLock, io: &mut FakeIo) -> (ReentrantGuard, FakeHold) {
+    fn take(lock: &ReentrantLock, io: &mut ScriptedIo) -> (ReentrantGuard, ScriptedHold) {
         thread::scope(|scope| {
             let granting = scope.spawn(|| io.grant());
             let guard = lock.lock().unwrap();
@@ -184,7 +185,7 @@ mod tests {
         })
     }
 
-    fn refused(lock: &ReentrantLock, io: &FakeIo) {
+    fn refused(lock: &ReentrantLock, io: &ScriptedIo) {
         thread::scope(|scope| {
             scope.spawn(|| drop(io.refuse(Refusal::Held)));
             assert!(lock.try_lock().unwrap().is_none());
@@ -193,10 +194,10 @@ mod tests {
 
     #[test]
     fn the_thread_that_has_a_guard_gets_a_further_one_without_a_message() {
-        let (manager, mut io) = fake_manager();
-        let first = ReentrantLock::new(lock(&manager, "a"));
+        let (client, mut io) = scripted_client();
+        let first = ReentrantLock::new(lock(&client, "a"));
         let (guard, _hold) = take(&first, &mut io);
-        let same = ReentrantLock::new(lock(&manager, "a"));
+        let same = ReentrantLock::new(lock(&client, "a"));
         let more = [
             same.lock().unwrap(),
             same.try_lock().unwrap().unwrap(),
@@ -218,8 +219,8 @@ mod tests {
 
     #[test]
     fn no_other_thread_and_no_other_kind_of_handle_gets_in() {
-        let (manager, mut io) = fake_manager();
-        let plain = lock(&manager, "a");
+        let (client, mut io) = scripted_client();
+        let plain = lock(&client, "a");
         let reentrant = ReentrantLock::new(plain.clone());
         let (_guard, _hold) = take(&reentrant, &mut io);
         thread::scope(|scope| {
@@ -234,8 +235,8 @@ mod tests {
 
     #[test]
     fn a_shared_guard_keeps_the_hold_and_lets_nobody_in() {
-        let (manager, mut io) = fake_manager();
-        let lock = ReentrantLock::new(lock(&manager, "a"));
+        let (client, mut io) = scripted_client();
+        let lock = ReentrantLock::new(lock(&client, "a"));
         let (guard, _hold) = take(&lock, &mut io);
         let shared = guard.share();
         drop(guard);
@@ -250,8 +251,8 @@ mod tests {
 
     #[test]
     fn a_lost_hold_is_expired_until_the_thread_s_last_guard_is_gone() {
-        let (manager, mut io) = fake_manager();
-        let lock = ReentrantLock::new(lock(&manager, "a"));
+        let (client, mut io) = scripted_client();
+        let lock = ReentrantLock::new(lock(&client, "a"));
         let (guard, hold) = take(&lock, &mut io);
         let again = lock.lock().unwrap();
         hold.state.end(Some(LossReason::SessionRevoked));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::sync::{AtomicU64, Ordering};
 use crate::clock::Time;
 use crate::error::LossReason;
-use crate::process::Process;
+use crate::shared::process::Process;
 
 /// The instant until which everything held under one session is assured. Every hold of the session shares it.
 ///

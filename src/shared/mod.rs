@@ -3,21 +3,22 @@
 //! These files name their siblings by `super`, and take atomics, mutexes and condition variables from `sync` alone: so
 //! `tests/models.rs` can build them a second time on loom's, and walk through the interleavings of threads.
 
-mod deadline;
-mod hold_state;
-mod holds;
+pub(crate) mod mailbox;
+pub(crate) mod message;
 mod queue;
-mod report;
-mod sync;
+
+pub(crate) mod deadline;
+pub(crate) mod hold_state;
+pub(crate) mod hold_table;
+pub(crate) mod report;
+mod session_cell;
 mod tickets;
+
+pub(crate) mod watchdog;
+
+pub(crate) mod async_hint;
+pub(crate) mod process;
+mod sync;
 
 #[cfg(test)]
 mod tests;
-
-pub(crate) use deadline::Deadline;
-pub(crate) use hold_state::HoldState;
-pub(crate) use holds::Ended;
-#[cfg(test)]
-pub(crate) use holds::HoldTable;
-pub(crate) use queue::Queue;
-pub(crate) use report::Report;

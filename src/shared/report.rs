@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::holds::HoldTable;
+use super::hold_table::HoldTable;
 use super::tickets::Tickets;
 use crate::clock::Sleeper;
 use crate::error::LossReason;
-use crate::session::SessionCell;
+use crate::shared::session_cell::SessionCell;
 use crate::stats::StatsCell;
 
 /// What callers can read of the I/O thread's work, and what has to be ended for them even where that thread hangs.

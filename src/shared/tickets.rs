@@ -7,9 +7,9 @@ use oneshot::Sender;
 use parking_lot::Mutex;
 
 use super::hold_state::HoldState;
-use crate::command::{Grant, Left, Reply};
 use crate::error::LossReason;
 use crate::protocol::{Refusal, ReleaseFailure, Ticket};
+use crate::shared::message::{Grant, Left, Reply};
 use crate::stats::StatsCell;
 
 /// Every ticket from its `Acquire` to its last answer.

@@ -4,13 +4,13 @@ use super::contender::{Contender, Stage};
 use super::waiter::Waiter;
 use super::{Cx, Progress, Queue};
 use crate::clock::Time;
+use crate::contender_value::ContenderValue;
 use crate::kv::{Failure, Key, Revision};
 use crate::protocol::mutants::mutant;
 use crate::protocol::outbox::Outbox;
 use crate::protocol::requests::Guard;
 use crate::protocol::step::{Deletion, Entry, Step};
 use crate::protocol::{Acquire, Refusal, Ticket};
-use crate::value::ContenderValue;
 
 /// The step of a queue that is in flight.
 #[derive(Clone, Debug)]

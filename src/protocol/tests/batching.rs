@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::world::World;
 use crate::kv::{FailureClass, Key, Request, Span};
-use crate::memory::model::{Limits, Model};
 use crate::protocol::{Refusal, Ticket};
+use crate::store::memory::model::{Limits, Model};
 
 fn lock_many(world: &mut World, names: std::ops::Range<usize>) -> Vec<Ticket> {
     names.map(|i| world.lock(0, &format!("n{i}"), i as u64)).collect()

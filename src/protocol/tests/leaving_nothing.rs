@@ -7,8 +7,8 @@ use crate::error::LossReason;
 use crate::kv::{
     Answer, FailureClass, Key, Op, OpResult, RangeResult, Request, Response, Span, Txn, TxnAnswer,
 };
-use crate::memory::model::{Limits, Model};
 use crate::protocol::Refusal;
+use crate::store::memory::model::{Limits, Model};
 
 #[test]
 fn an_acquire_that_was_carried_out_and_answered_with_no_space_leaves_no_key() {

@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::world::{MARGIN, TTL};
 use crate::error::LossReason;
 use crate::kv::{Key, Request, Revision, WatchEvent, WatchId};
-use crate::memory::model::Watcher;
 use crate::name::Root;
 use crate::protocol::{Action, Config, HoldId, Protocol, Refusal, ReleaseFailure, RequestId, Ticket};
+use crate::store::memory::model::Watcher;
 
 pub(super) struct Node {
     pub(super) protocol: Protocol,

@@ -9,9 +9,9 @@ use crate::kv::{
     Failure, FailureClass, Key, KeyValue, Op, Order, Range, Request, Response, Revision, Span, Txn,
     WatchEvent,
 };
-use crate::memory::model::{Model, Notice};
 use crate::name::{LockName, Root};
 use crate::protocol::{Acquire, Action, Command, Patience, Refusal, RequestId, Ticket};
+use crate::store::memory::model::{Model, Notice};
 
 pub(super) const TTL: Duration = Duration::from_secs(10);
 pub(super) const MARGIN: Duration = Duration::from_secs(1);

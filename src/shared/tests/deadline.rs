@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use crate::clock::Time;
 use crate::error::LossReason;
-use crate::shared::Deadline;
+use crate::shared::deadline::Deadline;
 
 fn at(secs: u64) -> Time {
     Time::default() + Duration::from_secs(secs)

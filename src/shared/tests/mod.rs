@@ -1,4 +1,4 @@
 mod deadline;
-mod holds;
+mod hold_table;
 mod models;
 mod queue;

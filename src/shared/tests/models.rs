@@ -11,8 +11,8 @@ mod deadline;
 #[path = "../hold_state.rs"]
 mod hold_state;
 #[allow(clippy::duplicate_mod, reason = "that is the point")]
-#[path = "../holds.rs"]
-mod holds;
+#[path = "../hold_table.rs"]
+mod hold_table;
 #[allow(clippy::duplicate_mod, reason = "that is the point")]
 #[path = "../queue.rs"]
 mod queue;
@@ -96,7 +96,7 @@ use crate::protocol::HoldId;
 use crate::stats::StatsCell;
 use deadline::Deadline;
 use hold_state::HoldState;
-use holds::HoldTable;
+use hold_table::HoldTable;
 use queue::Queue;
 use sync::{AtomicU64, Ordering};
 

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::thread;
 
-use crate::shared::Queue;
+use crate::shared::queue::Queue;
 
 #[test]
 fn messages_come_out_in_their_order_and_none_after_the_close() {

@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::world::{World, root};
 use crate::clock::Time;
 use crate::kv::{Key, LeaseId, Order, Range, Revision, Span};
-use crate::memory::model::Model;
 use crate::name::LockName;
 use crate::protocol::{HoldId, Patience, Refusal, Ticket};
+use crate::store::memory::model::Model;
 
 /// A ticket that gave up is answered within the grace for its farewell.
 const ANSWER_GRACE: Duration = Duration::from_millis(31);

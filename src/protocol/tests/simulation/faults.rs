@@ -7,7 +7,7 @@ use super::network::Link;
 use super::node::new_protocol;
 use super::world::{Event, World};
 use crate::kv::{Key, LeaseId, Op, Order, Range, Request, Span, Txn};
-use crate::memory::model::Space;
+use crate::store::memory::model::Space;
 
 /// One thing that goes wrong, or gets well again.
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::checks::Violation;
 use super::world::World;
 use crate::clock::Time;
-use crate::memory::model::Space;
+use crate::store::memory::model::Space;
 
 /// So long after the last fault everything has settled: back-offs and heartbeats are shorter.
 pub(super) const SETTLED: Duration = Duration::from_secs(6);

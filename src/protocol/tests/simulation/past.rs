@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::world::World;
 use crate::clock::Time;
 use crate::kv::{Failure, Key, Request, Response, Revision, Span, WatchEvent, WatchId};
-use crate::memory::model::Model;
+use crate::store::memory::model::Model;
 
 /// So far behind members are, in revisions.
 const FARTHEST: usize = 24;

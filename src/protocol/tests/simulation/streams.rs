@@ -7,7 +7,7 @@ use super::checks::Violation;
 use super::world::{Event, World};
 use crate::clock::Time;
 use crate::kv::{Revision, WatchEvent, WatchId, WatchSpec};
-use crate::memory::model::{Notice, Watcher};
+use crate::store::memory::model::{Notice, Watcher};
 
 /// A stream that says nothing for this long is asked for a sign of life, and is dead if it says nothing for as long after
 /// that; as in the driver.

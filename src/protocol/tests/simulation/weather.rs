@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::faults::Fault;
 use super::network::Link;
 use super::world::{Event, World};
-use crate::memory::model::{Limits, Model};
 use crate::name::LockName;
+use crate::store::memory::model::{Limits, Model};
 
 /// What can be planned to go wrong.
 #[derive(Clone, Copy, Debug)]

@@ -20,9 +20,9 @@ use super::truth::Truth;
 use super::weather::Weather;
 use crate::clock::Time;
 use crate::kv::{Failure, Request, Response, WatchEvent, WatchId};
-use crate::memory::model::Model;
 use crate::name::{LockName, Root};
 use crate::protocol::{Command, RequestId, Ticket};
+use crate::store::memory::model::Model;
 
 /// When the world begins: late enough that no subtraction reaches the clock's zero.
 const BEGIN: Time = Time::from_nanos(1_000_000_000_000);

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::state::{Caller, Choice, InFlight, State, Step, TTL, contenders, name};
 use crate::kv::{Failure, FailureClass, WatchEvent};
-use crate::memory::model::Notice;
 use crate::protocol::{Acquire, Command, Patience, Ticket};
+use crate::store::memory::model::Notice;
 
 impl State {
     /// Lets it happen; `Err` says which promise broke. With `wait`, the manager does not act on it yet.

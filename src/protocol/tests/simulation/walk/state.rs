@@ -10,9 +10,9 @@ use crate::kv::{
     Failure, Key, KeyValue, LeaseId, Order, Range, Request, Response, Revision, Span, WatchEvent, WatchId,
     WatchSpec,
 };
-use crate::memory::model::{Limits, Model, Watcher};
 use crate::name::LockName;
 use crate::protocol::{Config, HoldId, Protocol, RequestId, Ticket};
+use crate::store::memory::model::{Limits, Model, Watcher};
 
 pub(super) const TTL: Duration = Duration::from_secs(5);
 

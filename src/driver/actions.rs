@@ -1,0 +1,146 @@
+//! The loop's second half: carrying out what the protocol wants done.
+
+use std::sync::Arc;
+
+use super::inflight::Outgoing;
+use super::log::{Line, SlowWait};
+use super::startup::Abandoned;
+use super::{Done, Driver};
+use crate::clock::Time;
+use crate::error::LossReason;
+use crate::kv::{Failure, FailureClass};
+use crate::protocol::Action;
+use crate::shared::deadline::Deadline;
+use crate::store::{Store, WatchOrder};
+
+impl<S: Store> Driver<S> {
+    /// Does everything the protocol wants done.
+    pub(super) fn perform(&mut self) {
+        while let Some(action) = self.protocol.poll_action() {
+            self.perform_one(action);
+        }
+        self.write_lines();
+    }
+
+    /// After everything that the lines report was done, and every caller was answered: a logger may block this thread.
+    fn write_lines(&mut self) {
+        if self.lines.is_empty() {
+            return;
+        }
+        let begun = self.settings.clock.now();
+        for line in self.lines.drain(..) {
+            line.write();
+        }
+        // What the logger took is not the store's fault: the lease is still to be revoked.
+        if let Some(closing) = &mut self.closing {
+            *closing = *closing + self.settings.clock.now().since(begun);
+        }
+    }
+
+    fn perform_one(&mut self, action: Action) {
+        match action {
+            Action::Send { id, request, timeout, urgent } => {
+                let now = self.settings.clock.now();
+                let outgoing = Outgoing { id, request, until: now + timeout, urgent };
+                if let Some(outgoing) = self.inflight.admit(outgoing) {
+                    self.send(now, outgoing);
+                }
+            }
+            // The watches' task ends with this driver only; that it has ended is seen in `finish`.
+            Action::Watch { id, spec } => {
+                self.report.stats.record(|stats| stats.rpcs.watch += 1);
+                let _ = self.watch_orders.send(WatchOrder::Open { id, spec });
+            }
+            Action::Unwatch { id } => {
+                let _ = self.watch_orders.send(WatchOrder::Close { id });
+            }
+            Action::SessionUp { lease, ttl, deadline } => {
+                self.failing = false;
+                let deadline = Arc::new(Deadline::new(deadline));
+                self.report.holds.begin_session(Arc::clone(&deadline));
+                self.report.session.up(lease, ttl, deadline);
+                self.report.stats.record(|stats| stats.sessions += 1);
+                self.lines.push(Line::SessionUp { lease, ttl });
+                if let Some(startup) = self.startup.take()
+                    && startup.ready() == Err(Abandoned)
+                {
+                    self.begin_to_close(self.settings.clock.now());
+                }
+            }
+            Action::SessionFailed { failure } => self.session_failed(failure),
+            Action::ExtendSession { deadline } => {
+                if !self.report.holds.extend_session(deadline) {
+                    self.protocol.handle_expired(self.settings.clock.now());
+                }
+            }
+            Action::StoreSilent { since, failure, assured } => {
+                self.lines.push(Line::StoreSilent { since, failure, assured });
+            }
+            Action::StoreAnswers { after } => self.lines.push(Line::StoreAnswers { after }),
+            Action::SlowWait { name, waited, holder, waiting_here } => {
+                let own_lease = self.report.session.info(self.settings.clock.now()).lease_id;
+                let slow = SlowWait { name, waited, holder, waiting_here, own_lease };
+                self.lines.push(Line::SlowWait(slow));
+            }
+            Action::SessionDown { reason } => {
+                if reason == LossReason::Closed {
+                    self.closing_session = self.report.session.info(self.settings.clock.now()).lease_id;
+                }
+                self.report.session.down(reason);
+                let ended = self.report.holds.end_session(reason);
+                self.lines.push(Line::SessionDown(reason));
+                self.lines.extend(ended.into_iter().map(Line::Ended));
+                self.give_up_kept();
+            }
+            Action::Grant { ticket, hold, name, key, token } => {
+                if let Some(state) = self.report.holds.get(hold) {
+                    self.report.tickets.granted(ticket, state);
+                    return;
+                }
+                let state = self.report.holds.open(self.settings.clock.now(), hold, name, token, key);
+                self.report.tickets.granted(ticket, Arc::clone(&state));
+                self.lines.push(Line::Acquired(state));
+            }
+            Action::Released { name, token } => self.lines.push(Line::Released { name, token }),
+            Action::Refuse { ticket, refusal } => self.report.tickets.refused(ticket, refusal),
+            Action::EndHold { hold, lost } => {
+                self.lines.extend(self.report.holds.end(hold, lost).map(Line::Ended));
+            }
+            Action::Confirm { ticket, result } => self.report.tickets.confirmed(ticket, result),
+            Action::Closed => {
+                self.lines.extend(self.closing_session.map(Line::SessionClosed));
+                self.over = true;
+            }
+        }
+    }
+
+    pub(super) fn send(&mut self, now: Time, Outgoing { id, request, until, urgent }: Outgoing) {
+        let call = self.store.call(request, until.since(now));
+        self.tasks.spawn(async move { Done::Request { id, reply: call.await, limited: !urgent } });
+    }
+
+    /// What was to be done under a session that is over need not be asked of the store any more.
+    fn give_up_kept(&mut self) {
+        let kept = self.inflight.take_kept();
+        self.not_sent(self.settings.clock.now(), kept, "the session was over before its turn came");
+    }
+
+    /// These were never sent, and will not be.
+    pub(super) fn not_sent(&mut self, now: Time, requests: Vec<Outgoing>, why: &str) {
+        for Outgoing { id, .. } in requests {
+            self.protocol.handle_reply(now, id, Err(Failure::new(FailureClass::NotDone, why)));
+        }
+    }
+
+    fn session_failed(&mut self, failure: Failure) {
+        let line = if self.failing { Line::SessionFailedAgain } else { Line::SessionFailed };
+        self.lines.push(line(failure.clone()));
+        self.failing = true;
+        if let Some(startup) = self.startup.take() {
+            self.startup = startup.failed(failure);
+            if self.startup.is_none() {
+                self.begin_to_close(self.settings.clock.now());
+            }
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! The loop of the I/O thread: events in, the protocol's actions out.
+//!
+//! No branch of the loop ever awaits a request: requests run as tasks of their own, and their replies are events. A
+//! turn takes a bounded number of events, and every turn looks at the clock, so nothing can starve a deadline.
+
+pub(crate) mod thread;
+
+mod actions;
+mod inflight;
+mod log;
+mod metered;
+pub(crate) mod queries;
+pub(crate) mod query_loop;
+mod startup;
+
+use std::panic;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::task::{JoinError, JoinSet};
+
+use inflight::Inflight;
+use log::Line;
+use metered::Metered;
+use startup::Startup;
+
+use crate::clock::{Clock, Time};
+use crate::error::{LockError, LossReason};
+use crate::kv::{Failure, LeaseId, Response, WatchEvent};
+use crate::name::Root;
+use crate::protocol::{Acquire, Command, Protocol, Refusal, RequestId};
+use crate::shared::mailbox::{Inbox, Service};
+use crate::shared::message::{Message, Reply};
+use crate::shared::report::Report;
+use crate::store::{Store, WatchOrder};
+
+/// Events of one kind that a turn takes: enough to share the costs of a turn, few enough to be done in well under a
+/// millisecond.
+const EVENTS_PER_TURN: usize = 256;
+
+/// Turns in a row before the tasks get to run, even if further events wait already.
+const TURNS_BEFORE_YIELD: u32 = 16;
+
+/// While something is held the loop wakes at least so often: tokio's timers stop while the machine sleeps, the
+/// deadlines do not.
+const LONGEST_PAUSE_HOLDING: Duration = Duration::from_secs(1);
+
+/// The longest pause when nothing is held and the protocol waits for nothing.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+
+/// How long a manager that never had a session waits, when it is closed, for the answer to its request for a lease: longer
+/// than etcd needs, so that normally none is left there.
+const NOTHING_TO_KEEP: Duration = Duration::from_millis(250);
+
+/// What a driver is told at its start, beside the protocol's own configuration.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) root: Root,
+    pub(crate) request_timeout: Duration,
+    pub(crate) close_timeout: Duration,
+    pub(crate) clock: Clock,
+}
+
+struct Driver<S: Store> {
+    store: Metered<S>,
+    protocol: Protocol,
+    settings: Settings,
+    inbox: Inbox,
+    inflight: Inflight,
+    tasks: JoinSet<Done>,
+    watch_orders: UnboundedSender<WatchOrder>,
+    watch_events: UnboundedReceiver<WatchEvent>,
+    report: Arc<Report>,
+    startup: Option<Startup>,
+    /// When the close began there was nothing in etcd to take back; what may be left is a lease that nobody uses.
+    nothing_to_keep: bool,
+    /// When to leave even if the protocol has not come to its end.
+    closing: Option<Time>,
+    /// The session that the close has ended, until etcd confirms it.
+    closing_session: Option<LeaseId>,
+    /// No session could be set up since there was one last.
+    failing: bool,
+    lines: Vec<Line>,
+    over: bool,
+}
+
+/// What a task has done.
+#[derive(Debug)]
+enum Done {
+    Request { id: RequestId, reply: Result<Response, Failure>, limited: bool },
+    Admin,
+    Watches,
+}
+
+/// What ended a pause.
+enum Wake {
+    Mail,
+    Task(Result<Done, JoinError>),
+    Watch(WatchEvent),
+    Clock,
+}
+
+impl<S: Store> Driver<S> {
+    pub(super) fn new(
+        store: S,
+        protocol: Protocol,
+        settings: Settings,
+        inbox: Inbox,
+        report: Arc<Report>,
+        startup: Option<Startup>,
+    ) -> Self {
+        let (watch_orders, orders) = mpsc::unbounded_channel();
+        let (events, watch_events) = mpsc::unbounded_channel();
+        let mut tasks = JoinSet::new();
+        let watches = store.run_watches(orders, events);
+        tasks.spawn(async move {
+            watches.await;
+            Done::Watches
+        });
+        Self {
+            store: Metered::new(store, Arc::clone(&report.stats), settings.clock.clone()),
+            protocol,
+            settings,
+            inbox,
+            inflight: Inflight::default(),
+            tasks,
+            watch_orders,
+            watch_events,
+            report,
+            nothing_to_keep: false,
+            startup,
+            closing: None,
+            closing_session: None,
+            failing: false,
+            lines: Vec::new(),
+            over: false,
+        }
+    }
+
+    /// Serves until the manager is closed. An error, like a panic, is a crash.
+    pub(super) async fn run(mut self) -> Result<(), LockError> {
+        let clock = self.settings.clock.clone();
+        let mut moves = clock.moves();
+        self.protocol.handle_start(clock.now());
+        let mut turns: u32 = 0;
+        loop {
+            self.perform();
+            if self.over {
+                return Ok(());
+            }
+            let pause = self.pause(clock.now());
+            let wake = tokio::select! {
+                () = self.inbox.ready() => Wake::Mail,
+                Some(done) = self.tasks.join_next() => Wake::Task(done),
+                Some(event) = self.watch_events.recv() => Wake::Watch(event),
+                () = tokio::time::sleep(pause) => Wake::Clock,
+                () = moves.moved() => Wake::Clock,
+            };
+            let now = clock.now();
+            if self.inbox.is_abandoned() {
+                self.begin_to_close(now);
+            }
+            self.take_in(now, wake)?;
+            self.look_at_the_clock(now);
+            turns = turns.wrapping_add(1);
+            if turns.is_multiple_of(TURNS_BEFORE_YIELD) {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// How long nothing needs to be done unless something happens.
+    fn pause(&self, now: Time) -> Duration {
+        if self.protocol.next_timeout().is_none_or(|at| at > now) {
+            // Beside the watches' task there is one for each request.
+            self.settings.clock.note_turn(now, self.tasks.len().saturating_sub(1));
+        }
+        let longest = if self.report.holds.is_empty() { LONGEST_PAUSE } else { LONGEST_PAUSE_HOLDING };
+        let startup = self.startup.as_ref().map(|startup| startup.deadline);
+        [self.protocol.next_timeout(), self.inflight.next_timeout(), startup, self.closing]
+            .into_iter()
+            .flatten()
+            .map(|at| at.since(now))
+            .fold(longest, Duration::min)
+    }
+
+    fn look_at_the_clock(&mut self, now: Time) {
+        let overdue = self.inflight.take_overdue(now);
+        self.not_sent(now, overdue, "too many requests at once: its turn did not come in time");
+        if self.protocol.next_timeout().is_some_and(|at| at <= now) {
+            self.protocol.handle_timeout(now);
+        }
+        if let Some(startup) = self.startup.take_if(|startup| startup.deadline <= now) {
+            startup.overdue();
+            self.begin_to_close(now);
+        }
+        if self.closing.is_some_and(|at| at <= now) {
+            if self.nothing_to_keep {
+                self.inbox.end(Service::Closed);
+            } else {
+                self.inbox.end(Service::Unconfirmed);
+                self.lines.push(Line::CloseUnconfirmed(self.settings.close_timeout));
+            }
+            self.over = true;
+        }
+    }
+
+    fn take_in(&mut self, now: Time, wake: Wake) -> Result<(), LockError> {
+        match wake {
+            Wake::Mail => {
+                for _ in 0..EVENTS_PER_TURN {
+                    let Some(message) = self.inbox.take() else { break };
+                    self.read(now, message);
+                }
+                self.inbox.ring_again();
+            }
+            Wake::Task(done) => {
+                self.finish(now, done)?;
+                for _ in 1..EVENTS_PER_TURN {
+                    let Some(done) = self.tasks.try_join_next() else { break };
+                    self.finish(now, done)?;
+                }
+            }
+            Wake::Watch(event) => {
+                self.protocol.handle_watch(now, event);
+                for _ in 1..EVENTS_PER_TURN {
+                    let Ok(event) = self.watch_events.try_recv() else { break };
+                    self.protocol.handle_watch(now, event);
+                }
+            }
+            Wake::Clock => {}
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, now: Time, done: Result<Done, JoinError>) -> Result<(), LockError> {
+        let broken = |what: &str| Err(LockError::Internal { what: what.into() });
+        match done {
+            Ok(Done::Request { id, reply, limited }) => {
+                if limited && let Some(next) = self.inflight.answered() {
+                    self.send(now, next);
+                }
+                self.protocol.handle_reply(now, id, reply);
+            }
+            Ok(Done::Admin) => {}
+            Ok(Done::Watches) => return broken("the watches ended by themselves"),
+            // A request whose task panicked has no outcome; nothing that is built on it can be relied on.
+            Err(error) if error.is_panic() => panic::resume_unwind(error.into_panic()),
+            Err(_) => return broken("a request was aborted"),
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, now: Time, message: Message) {
+        match message {
+            Message::Acquire { acquire, reply } => self.acquire(now, acquire, reply),
+            Message::Leave { ticket, reply } => {
+                let confirm = self.report.tickets.leave(ticket, reply);
+                self.protocol.handle_command(now, Command::Leave { ticket, confirm });
+            }
+            Message::Close => self.begin_to_close(now),
+            // Whoever asks while the manager is closing sees the channel close.
+            _ if self.closing.is_some() => {}
+            Message::Expire { reply } => {
+                self.protocol.handle_expired(now);
+                // Whoever asked for it goes on when every hold is over.
+                self.perform();
+                let _ = reply.send(());
+            }
+            Message::Ask(question) => {
+                let Settings { root, request_timeout, .. } = self.settings.clone();
+                let answering = queries::answer(self.store.clone(), root, request_timeout, question);
+                self.tasks.spawn(async move {
+                    answering.await;
+                    Done::Admin
+                });
+            }
+        }
+    }
+
+    fn acquire(&mut self, now: Time, acquire: Acquire, reply: Reply) {
+        if self.closing.is_some() {
+            reply.answer(Err(Refusal::Closed));
+            return;
+        }
+        if ::log::max_level() >= ::log::LevelFilter::Debug {
+            self.lines.push(Line::Asked(acquire.name.clone(), acquire.ticket));
+        }
+        self.report.tickets.wait(acquire.ticket, reply);
+        self.protocol.handle_command(now, Command::Acquire(acquire));
+    }
+
+    fn begin_to_close(&mut self, now: Time) {
+        if self.closing.is_none() {
+            self.inbox.end(Service::Closed);
+            let limit = self.settings.close_timeout;
+            self.nothing_to_keep = self.protocol.has_left_nothing();
+            self.closing = Some(now + if self.nothing_to_keep { limit.min(NOTHING_TO_KEEP) } else { limit });
+            self.protocol.handle_command(now, Command::Close);
+        }
+    }
+}
+
+/// However the loop ends, by a panic too: first nothing new is accepted, then everything is over for callers, in the
+/// order of [`Report::end`]. Messages that were not read are dropped last, with the fields.
+impl<S: Store> Drop for Driver<S> {
+    fn drop(&mut self) {
+        let (end, lost) = if self.over {
+            (Service::Closed, LossReason::Closed)
+        } else {
+            (Service::Crashed, LossReason::Crashed)
+        };
+        self.inbox.end(end);
+        self.report.end(lost);
+    }
+}
+
+#[cfg(test)]
+mod tests;

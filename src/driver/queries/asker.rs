@@ -1,0 +1,190 @@
+//! Asks a store again and again where it may help, within one time limit.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::kv::{
+    Answer, Failure, FailureClass, Key, KeyValue, LeaseId, Op, OpResult, Order, Range, RangeResult, Request,
+    Response, Revision, Span, Txn, TxnAnswer,
+};
+use crate::store::{Store, deadline_after};
+
+/// Keys in one page: at 512-byte names, well below a megabyte.
+const PAGE: u32 = 1000;
+/// Leases asked for at a time.
+const LEASES_AT_ONCE: usize = 16;
+/// A scan that is overtaken by a compaction begins again; one that is overtaken so often has another problem.
+const MAX_SCANS: u32 = 3;
+/// The pause before a request that had no answer is repeated.
+const PAUSE: Duration = Duration::from_millis(100);
+/// An attempt gets half of the time that is left, so that another endpoint can have the rest; but not less than this.
+const SHORTEST_ATTEMPT: Duration = Duration::from_millis(500);
+
+/// Asks the store, again and again where it may help, until the time is over.
+pub(super) struct Asker<S> {
+    store: S,
+    timeout: Duration,
+    deadline: Instant,
+}
+
+impl<S: Store> Asker<S> {
+    pub(super) fn new(store: &S, timeout: Duration) -> Self {
+        Self { store: store.outside_sessions(), timeout, deadline: deadline_after(timeout) }
+    }
+
+    pub(super) async fn bounded<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let late = || Failure::new(FailureClass::Unknown, format!("no answer within {:?}", self.timeout));
+        timeout_at(self.deadline, work).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    /// Carries out a request whose repetition does no harm. Says with the answer whether an attempt before the last
+    /// one may have been carried out as well.
+    pub(super) async fn ask(&self, request: Request) -> (Result<Answered, Failure>, bool) {
+        let mut maybe_done = false;
+        loop {
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            let attempt = (left / 2).max(SHORTEST_ATTEMPT).min(left);
+            let failure = match self.store.call(request.clone(), attempt).await {
+                Ok(response) => return (Ok(response.into()), maybe_done),
+                Err(failure) => failure,
+            };
+            let passing = matches!(failure.class, FailureClass::NotDone | FailureClass::Unknown);
+            if !passing || Instant::now() + PAUSE >= self.deadline {
+                return (Err(failure), maybe_done);
+            }
+            maybe_done |= failure.class == FailureClass::Unknown;
+            sleep(PAUSE).await;
+        }
+    }
+
+    pub(super) async fn range(&self, range: Range) -> Result<(RangeResult, Revision), Failure> {
+        let txn = Txn { then: vec![Op::Range(range)], ..Txn::default() };
+        let answered = self.ask(Request::Txn(txn)).await.0?;
+        match answered.answer {
+            Answer::Txn(TxnAnswer { mut results, .. }) => match results.pop() {
+                Some(OpResult::Range(result)) => Ok((result, answered.revision)),
+                _ => Err(unexpected()),
+            },
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// How long the lease still has; `None` if there is none, or etcd does not tell us.
+    pub(super) async fn time_to_live(&self, lease: LeaseId) -> Result<Option<Duration>, Failure> {
+        if lease == 0 {
+            return Ok(None);
+        }
+        match self.ask(Request::LeaseTimeToLive { lease }).await.0 {
+            Ok(Answered { answer: Answer::LeaseTimeToLive { remaining }, .. }) => Ok(remaining),
+            Ok(_) => Err(unexpected()),
+            Err(failure) => match failure.class {
+                // Newer etcd tells it only to those who may read every key of the lease.
+                FailureClass::PermissionDenied | FailureClass::LeaseGone | FailureClass::Refused => Ok(None),
+                _ => Err(failure),
+            },
+        }
+    }
+
+    pub(super) async fn times_to_live(
+        &self,
+        leases: impl Iterator<Item = LeaseId>,
+    ) -> Result<BTreeMap<LeaseId, Option<Duration>>, Failure> {
+        let mut answers = BTreeMap::new();
+        let mut leases = leases.filter(|&lease| lease != 0).collect::<BTreeSet<_>>().into_iter();
+        let mut asking = JoinSet::new();
+        loop {
+            while asking.len() < LEASES_AT_ONCE
+                && let Some(lease) = leases.next()
+            {
+                let (store, timeout, deadline) = (self.store.clone(), self.timeout, self.deadline);
+                asking.spawn(async move {
+                    let asker = Asker { store, timeout, deadline };
+                    (lease, asker.time_to_live(lease).await)
+                });
+            }
+            match asking.join_next().await {
+                None => return Ok(answers),
+                Some(Ok((lease, ttl))) => answers.insert(lease, ttl?),
+                Some(Err(lost)) => return Err(Failure::new(FailureClass::Unknown, lost.to_string())),
+            };
+        }
+    }
+
+    /// Calls `each` with every key of the span in their order, as of one revision, read page by page. Begins again, with
+    /// `each` made anew, where a compaction overtakes it.
+    pub(super) async fn scan<T>(
+        &self,
+        span: &Span,
+        new: impl Fn() -> T,
+        each: impl Fn(&mut T, KeyValue),
+    ) -> Result<T, Failure> {
+        let mut scans = 1;
+        loop {
+            let mut gathered = new();
+            match self.scan_at_one_revision(span.clone(), |kv| each(&mut gathered, kv)).await {
+                Ok(()) => return Ok(gathered),
+                Err(Failure { class: FailureClass::Compacted, .. }) if scans < MAX_SCANS => scans += 1,
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+
+    async fn scan_at_one_revision(
+        &self,
+        mut span: Span,
+        mut each: impl FnMut(KeyValue),
+    ) -> Result<(), Failure> {
+        let end = match &span {
+            Span::Prefix(key) => Key::from(key.prefix_end()),
+            Span::Key(key) | Span::Between(_, key) => key.clone(),
+        };
+        let mut at_revision = 0;
+        loop {
+            let (page, revision) = self.range(Range { limit: PAGE, at_revision, ..all(span) }).await?;
+            if at_revision == 0 {
+                at_revision = revision;
+            }
+            let is_last = page.kvs.len() < PAGE as usize;
+            let last = page.kvs.last().map(|kv| kv.key.clone());
+            page.kvs.into_iter().for_each(&mut each);
+            match last {
+                Some(last) if !is_last => span = Span::Between(after(&last), end.clone()),
+                _ => return Ok(()),
+            }
+        }
+    }
+}
+
+/// The parts of a [`Response`] that matter here.
+pub(super) struct Answered {
+    revision: Revision,
+    pub(super) answer: Answer,
+}
+
+impl From<Response> for Answered {
+    fn from(response: Response) -> Self {
+        Self { revision: response.revision, answer: response.answer }
+    }
+}
+
+pub(super) fn all(span: Span) -> Range {
+    Range { span, order: Order::ByKey, limit: 0, max_create_revision: 0, at_revision: 0, keys_only: false }
+}
+
+/// The first key after this one.
+fn after(key: &Key) -> Key {
+    let mut bytes = key.as_bytes().to_vec();
+    bytes.push(0);
+    Key::from(bytes)
+}
+
+pub(super) fn unexpected() -> Failure {
+    Failure::new(FailureClass::Refused, "an answer to another request")
+}

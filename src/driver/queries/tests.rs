@@ -1,0 +1,362 @@
+//! Looking at locks and breaking them, our own and those of others.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+
+use crate::contender_value::ContenderValue;
+use crate::driver::queries;
+use crate::error::LockError;
+use crate::info::{ForceUnlock, LockState};
+use crate::kv::{Failure, FailureClass, Op, Request, Response, Span, WatchEvent};
+use crate::name::{LockName, Root};
+use crate::store::etcd::Etcd;
+use crate::store::etcd::test_cluster::{
+    LONG, Meddled, Meddling, TestCluster, always, call, connect, dead_url, grant, key, keys, put, put_key,
+    range,
+};
+use crate::store::{Store, WatchOrder};
+
+fn root() -> Root {
+    Root::parse("/app").unwrap()
+}
+
+fn name(name: &str) -> LockName {
+    LockName::parse(&root(), name).unwrap()
+}
+
+/// A contender as this library makes one; its create revision.
+async fn contend(etcd: &Etcd, lock: &str, lease: i64, seq: u64, owner: &str) -> i64 {
+    let value = ContenderValue::new(owner, "main", 1, Duration::from_millis(1_700_000_000_000)).encode();
+    let put = Op::Put { key: name(lock).contender_key(lease, seq), value, lease };
+    call(etcd, always(vec![put])).await.unwrap().revision
+}
+
+#[tokio::test]
+async fn a_lock_shows_its_holder_and_its_waiters() {
+    let cluster = TestCluster::start(1);
+    let etcd = connect(&cluster.urls()).await;
+    assert_eq!(queries::lock_info(&etcd, &root(), &name("a/b"), LONG).await.unwrap(), None);
+    let (one, two) = (grant(&etcd, 60).await, grant(&etcd, 60).await);
+    // The younger key sorts first: the order is that of creation.
+    let token = contend(&etcd, "a/b", one, 9, "host/1").await;
+    contend(&etcd, "a/b", two, 1, "host/2").await;
+    contend(&etcd, "a/b", two, 2, "host/3").await;
+    contend(&etcd, "a", two, 3, "host/4").await;
+    let info = queries::lock_info(&etcd, &root(), &name("a/b"), LONG).await.unwrap().unwrap();
+    assert_eq!((info.key.as_str(), info.owner.as_deref()), ("a/b", Some("host/1")));
+    assert_eq!((info.lease_id, info.waiters, info.token.as_u64() as i64), (Some(one), 2, token));
+    assert_eq!(info.created_at, Some(UNIX_EPOCH + Duration::from_secs(1_700_000_000)));
+    assert!(info.ttl_remaining.is_some_and(|ttl| ttl.as_secs() >= 50));
+    assert!(info.created_at < Some(SystemTime::now()));
+}
+
+#[tokio::test]
+async fn a_key_without_a_lease_is_a_lock_that_stays() {
+    let cluster = TestCluster::start(1);
+    let etcd = connect(&cluster.urls()).await;
+    put_key(&etcd, "/app/a/by-hand", 0).await;
+    let info = queries::lock_info(&etcd, &root(), &name("a"), LONG).await.unwrap().unwrap();
+    assert_eq!((info.lease_id, info.ttl_remaining, info.owner), (None, None, None));
+    for scope in [ForceUnlock::Session, ForceUnlock::Lock] {
+        put_key(&etcd, "/app/a/by-hand", 0).await;
+        let evicted = queries::force_unlock(&etcd, &root(), &name("a"), scope, LONG).await.unwrap();
+        assert_eq!(evicted.key, "a");
+        assert_eq!(queries::lock_info(&etcd, &root(), &name("a"), LONG).await.unwrap(), None);
+    }
+}
+
+#[tokio::test]
+async fn a_list_has_every_lock_once_in_the_order_of_names() {
+    let cluster = TestCluster::start(1);
+    let etcd = connect(&cluster.urls()).await;
+    let lease = grant(&etcd, 60).await;
+    let names = ["a", "a/b", "a/", "~odd", "%2F", "b", "B", "ä"];
+    for (seq, lock) in (1..).zip(names) {
+        contend(&etcd, lock, lease, seq, "one").await;
+        contend(&etcd, lock, lease, seq + 100, "two").await;
+    }
+    put_key(&etcd, "/app/~session/1f", 0).await;
+    put_key(&etcd, "/app/no-contender", 0).await;
+    // No name of ours is encoded like this, so it is no lock that one could ask for.
+    put_key(&etcd, "/app/%61/1", 0).await;
+    put_key(&etcd, "/apps/c/1", 0).await;
+
+    let listed = queries::list_locks(&etcd, &root(), "", LONG).await.unwrap();
+    let found: Vec<&str> = listed.iter().map(|info| info.key.as_str()).collect();
+    let sorted: Vec<&str> = BTreeSet::from(names).into_iter().collect();
+    assert_eq!(found, sorted);
+    assert!(listed.iter().all(|info| info.owner.as_deref() == Some("one") && info.waiters == 1));
+    assert!(listed.iter().all(|info| info.ttl_remaining.is_some()));
+    for info in listed {
+        let alone = queries::lock_info(&etcd, &root(), &name(&info.key), LONG).await.unwrap().unwrap();
+        assert_eq!((alone.token, alone.waiters), (info.token, info.waiters));
+    }
+    let prefixed = queries::list_locks(&etcd, &root(), "a/", LONG).await.unwrap();
+    let found: Vec<&str> = prefixed.iter().map(|info| info.key.as_str()).collect();
+    assert_eq!(found, ["a/", "a/b"]);
+    assert_eq!(queries::list_locks(&etcd, &root(), "~", LONG).await.unwrap().len(), 1);
+    assert!(queries::list_locks(&etcd, &root(), "z", LONG).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_list_pages_through_ten_thousand_locks() {
+    let cluster = TestCluster::start(1);
+    let etcd = connect(&cluster.urls()).await;
+    let leases = [grant(&etcd, 60).await, grant(&etcd, 60).await];
+    for batch in 0..100_u64 {
+        let puts = (0..100).map(|i| {
+            let seq = batch * 100 + i;
+            let lease = leases[(seq % 2) as usize];
+            Op::Put {
+                key: name(&format!("lock-{seq:05}")).contender_key(lease, seq),
+                value: Vec::new(),
+                lease,
+            }
+        });
+        call(&etcd, always(puts.collect())).await.unwrap();
+    }
+    // A contender whose keys lie on two pages.
+    for seq in 20_000..20_010 {
+        contend(&etcd, "lock-00999", leases[0], seq, "late").await;
+    }
+    let begun = Instant::now();
+    let listed = queries::list_locks(&etcd, &root(), "", LONG).await.unwrap();
+    assert!(begun.elapsed() < LONG / 2, "{:?}", begun.elapsed());
+    assert_eq!(listed.len(), 10_000);
+    assert!(listed.is_sorted_by(|a, b| a.key < b.key));
+    assert_eq!(listed.iter().map(|info| info.waiters).sum::<usize>(), 10);
+    assert_eq!((listed[999].key.as_str(), listed[999].waiters), ("lock-00999", 10));
+}
+
+#[tokio::test]
+async fn force_unlock_takes_exactly_what_it_says() {
+    let cluster = TestCluster::start(1);
+    let etcd = connect(&cluster.urls()).await;
+    let lock = |lock: &str| name(lock);
+    let free = queries::force_unlock(&etcd, &root(), &lock("a"), ForceUnlock::Lock, LONG).await.unwrap_err();
+    assert!(matches!(free, LockError::NotHeld { key } if key == "a"));
+
+    let (one, two) = (grant(&etcd, 60).await, grant(&etcd, 60).await);
+    let first = contend(&etcd, "a", one, 1, "one").await;
+    contend(&etcd, "b", one, 2, "one").await;
+    contend(&etcd, "a", two, 1, "two").await;
+    let evicted = queries::force_unlock(&etcd, &root(), &lock("a"), ForceUnlock::Lock, LONG).await.unwrap();
+    assert_eq!((evicted.owner.as_deref(), evicted.token.as_u64() as i64), (Some("one"), first));
+    assert_eq!((evicted.lease_id, evicted.waiters), (Some(one), 1));
+    assert_eq!(keys(&etcd, range(Span::Prefix(key("/app/")))).await.len(), 2, "b of one, a of two");
+
+    contend(&etcd, "c", two, 2, "two").await;
+    let evicted =
+        queries::force_unlock(&etcd, &root(), &lock("a"), ForceUnlock::Session, LONG).await.unwrap();
+    assert_eq!((evicted.owner.as_deref(), evicted.lease_id), (Some("two"), Some(two)));
+    let left = queries::list_locks(&etcd, &root(), "", LONG).await.unwrap();
+    assert_eq!(left.iter().map(|info| info.key.as_str()).collect::<Vec<_>>(), ["b"]);
+}
+
+#[tokio::test]
+async fn a_lock_that_changes_hands_meanwhile_is_followed() {
+    let cluster = TestCluster::start(1);
+    let etcd = connect(&cluster.urls()).await;
+    let (one, two) = (grant(&etcd, 60).await, grant(&etcd, 60).await);
+    contend(&etcd, "a", one, 1, "one").await;
+    contend(&etcd, "a", two, 1, "two").await;
+    // After the look (a range and a lease), the holder goes and queues again, under the same key.
+    let holder = name("a").contender_key(one, 1);
+    let again = always(vec![Op::Put { key: holder.clone(), value: Vec::new(), lease: one }]);
+    let meddling = Meddling::Before(vec![Request::Delete { key: holder.clone() }, again]);
+    let plan = [Meddling::Nothing, Meddling::Nothing, meddling];
+    let meddled = Meddled::new(&etcd, plan);
+    let evicted =
+        queries::force_unlock(&meddled, &root(), &name("a"), ForceUnlock::Lock, LONG).await.unwrap();
+    assert_eq!(evicted.owner.as_deref(), Some("two"), "whoever holds it by then");
+    assert_eq!(keys(&etcd, range(Span::Prefix(key("/app/")))).await, [holder.to_string()]);
+}
+
+#[tokio::test]
+async fn a_lost_answer_does_not_evict_the_next_one_too() {
+    let cluster = TestCluster::start(1);
+    let etcd = connect(&cluster.urls()).await;
+    for scope in [ForceUnlock::Lock, ForceUnlock::Session] {
+        let (one, two) = (grant(&etcd, 60).await, grant(&etcd, 60).await);
+        contend(&etcd, "a", one, 1, "one").await;
+        contend(&etcd, "a", two, 1, "two").await;
+        let plan = [Meddling::Nothing, Meddling::Nothing, Meddling::LoseAnswer];
+        let meddled = Meddled::new(&etcd, plan);
+        let evicted = queries::force_unlock(&meddled, &root(), &name("a"), scope, LONG).await.unwrap();
+        assert_eq!(evicted.owner.as_deref(), Some("one"));
+        let next = queries::lock_info(&etcd, &root(), &name("a"), LONG).await.unwrap().unwrap();
+        assert_eq!(next.owner.as_deref(), Some("two"));
+        call(&etcd, Request::RevokeLease { lease: two }).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_list_that_a_compaction_overtakes_begins_again() {
+    let cluster = TestCluster::start(1);
+    let etcd = connect(&cluster.urls()).await;
+    for batch in 0..11 {
+        let puts = (0..100).map(|i| put(&format!("/app/l-{batch:02}-{i:02}/1"), "", 0));
+        call(&etcd, always(puts.collect())).await.unwrap();
+    }
+    // Between the first page and the second, a lock goes; and then the first page's revision.
+    let gone = key("/app/l-10-99/1");
+    let revision = put_key(&etcd, "/other", 0).await;
+    let plan = [Meddling::Nothing, Meddling::Before(vec![Request::Delete { key: gone.clone() }])];
+    let meddled = Meddled::new(&etcd, plan);
+    let listed = queries::list_locks(&meddled, &root(), "", LONG).await.unwrap();
+    assert_eq!(listed.len(), 1100, "all pages are of one revision");
+    call(&etcd, always(vec![Op::Put { key: gone, value: Vec::new(), lease: 0 }])).await.unwrap();
+
+    cluster.etcdctl(&["compact", &revision.to_string()]);
+    let compacting = Compacting { etcd: etcd.clone(), cluster: Arc::new(cluster), calls: Arc::default() };
+    let listed = queries::list_locks(&compacting, &root(), "", LONG).await.unwrap();
+    assert_eq!(listed.len(), 1100);
+    assert!(compacting.calls.load(Ordering::Relaxed) >= 4, "page, refusal, and both pages again");
+}
+
+/// Compacts everything away before the second call.
+#[derive(Clone)]
+struct Compacting {
+    etcd: Etcd,
+    cluster: Arc<TestCluster>,
+    calls: Arc<AtomicU32>,
+}
+
+impl Store for Compacting {
+    fn call(
+        &self,
+        request: Request,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<Response, Failure>> + Send + 'static {
+        let this = self.clone();
+        async move {
+            if this.calls.fetch_add(1, Ordering::Relaxed) == 1 {
+                let now = put_key(&this.etcd, "/other", 0).await;
+                this.cluster.etcdctl(&["compact", &now.to_string()]);
+            }
+            this.etcd.call(request, timeout).await
+        }
+    }
+
+    fn run_watches(
+        &self,
+        orders: UnboundedReceiver<WatchOrder>,
+        events: UnboundedSender<WatchEvent>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        self.etcd.run_watches(orders, events)
+    }
+}
+
+#[tokio::test]
+async fn nothing_hangs_without_a_server() {
+    let mut cluster = TestCluster::start(1);
+    let etcd = connect(&[cluster.urls(), vec![dead_url()]].concat()).await;
+    cluster.kill(0);
+    let limit = Duration::from_millis(700);
+    let begun = Instant::now();
+    let errors = [
+        queries::lock_info(&etcd, &root(), &name("a"), limit).await.unwrap_err(),
+        queries::list_locks(&etcd, &root(), "", limit).await.unwrap_err(),
+        queries::force_unlock(&etcd, &root(), &name("a"), ForceUnlock::Lock, limit).await.unwrap_err(),
+    ];
+    assert!(begun.elapsed() < limit * 3 + Duration::from_millis(500), "{:?}", begun.elapsed());
+    assert!(errors.iter().all(|error| matches!(error, LockError::Unavailable { .. })), "{errors:?}");
+}
+
+#[tokio::test]
+async fn a_short_outage_is_waited_out() {
+    let mut cluster = TestCluster::start(1);
+    let etcd = connect(&cluster.urls()).await;
+    let lease = grant(&etcd, 60).await;
+    contend(&etcd, "a", lease, 1, "one").await;
+    cluster.kill(0);
+    let (waiting, again) = (etcd.clone(), root());
+    let asked = tokio::spawn(async move { queries::lock_info(&waiting, &again, &name("a"), LONG).await });
+    tokio::task::yield_now().await;
+    cluster.restart(0);
+    assert_eq!(asked.await.unwrap().unwrap().unwrap().owner.as_deref(), Some("one"));
+}
+
+/// `etcdctl lock`, holding the lock or waiting for it until it is dropped.
+struct Etcdctl(Child);
+
+impl Etcdctl {
+    fn lock(cluster: &TestCluster, path: &str) -> Self {
+        Self(cluster.etcdctl_command(&["lock", path]).stdout(Stdio::piped()).spawn().unwrap())
+    }
+
+    /// The key with which it holds the lock, once it does.
+    fn held_key(&mut self) -> String {
+        let mut line = String::new();
+        BufReader::new(self.0.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        line.trim().into()
+    }
+}
+
+impl Drop for Etcdctl {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn locks_of_etcdctl_are_seen_and_can_be_broken() {
+    let cluster = TestCluster::start(1);
+    let etcd = connect(&cluster.urls()).await;
+    let mut holder = Etcdctl::lock(&cluster, "/app/jobs");
+    let held = holder.held_key();
+    assert!(held.starts_with("/app/jobs/"), "{held}");
+    let mut waiter = Etcdctl::lock(&cluster, "/app/jobs");
+    let limit = Instant::now() + LONG;
+    let info = loop {
+        let info = queries::lock_info(&etcd, &root(), &name("jobs"), LONG).await.unwrap().unwrap();
+        if info.waiters == 1 {
+            break info;
+        }
+        assert!(Instant::now() < limit);
+    };
+    assert_eq!((info.owner.as_ref(), info.created_at), (None, None));
+    assert!(held.ends_with(&format!("/{:x}", info.lease_id.unwrap())), "{held} {info:?}");
+    assert!(info.ttl_remaining.is_some());
+    assert_eq!(queries::list_locks(&etcd, &root(), "", LONG).await.unwrap().len(), 1);
+
+    let evicted =
+        queries::force_unlock(&etcd, &root(), &name("jobs"), ForceUnlock::Session, LONG).await.unwrap();
+    assert_eq!((evicted.lease_id, evicted.waiters), (info.lease_id, 1));
+    let next = waiter.held_key();
+    assert!(next.starts_with("/app/jobs/") && next != held, "{next}");
+    let gone = call(&etcd, Request::RenewLease { lease: info.lease_id.unwrap() }).await.unwrap_err();
+    assert_eq!(gone.class, FailureClass::LeaseGone);
+}
+
+/// A queue of more than one page, whose keys are in another order than their turns.
+#[tokio::test]
+async fn a_queue_of_many_pages_is_in_the_order_of_turns() {
+    let cluster = TestCluster::start(1);
+    let etcd = connect(&cluster.urls()).await;
+    let lease = grant(&etcd, 60).await;
+    assert!(queries::queue(&etcd, &name("a"), LONG).await.unwrap().is_empty());
+    // Later ones have smaller keys; those of one transaction share a create revision, and go by their keys.
+    for batch in (0..25_u64).rev() {
+        let put = |i| Op::Put {
+            key: name("a").contender_key(lease, 0x1000 + batch * 100 + i),
+            value: Vec::new(),
+            lease,
+        };
+        call(&etcd, always((0..100).map(put).collect())).await.unwrap();
+    }
+    let queue = queries::queue(&etcd, &name("a"), LONG).await.unwrap();
+    assert_eq!(queue.len(), 2500);
+    assert!(queue.is_sorted_by_key(|info| info.token));
+    assert!(queue.iter().rev().enumerate().all(|(behind, info)| info.waiters == behind));
+    assert_eq!(queue.iter().filter(|info| info.state == LockState::Held).count(), 1);
+    assert_eq!(queue[0].state, LockState::Held);
+}

@@ -1,0 +1,81 @@
+//! The loop of a thread that answers questions and takes part in nothing.
+
+use std::panic;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::queries;
+use super::startup::Startup;
+use crate::name::Root;
+use crate::shared::mailbox::{Inbox, Service};
+use crate::shared::message::Message;
+use crate::store::Store;
+
+/// What a viewer's thread is given.
+pub(crate) struct QueryLoop {
+    pub(crate) root: Root,
+    pub(crate) request_timeout: Duration,
+    pub(crate) inbox: Inbox,
+}
+
+impl QueryLoop {
+    /// Serves until it is closed. A panic is a crash: the inbox goes with it, and whoever waits for an answer is told.
+    pub(super) async fn serve<S: Store>(self, store: S, startup: Startup) {
+        if startup.ready().is_err() {
+            return;
+        }
+        let mut answers = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = self.inbox.ready() => {}
+                Some(answered) = answers.join_next() => {
+                    if let Err(error) = answered
+                        && error.is_panic()
+                    {
+                        panic::resume_unwind(error.into_panic());
+                    }
+                }
+            }
+            if self.inbox.is_abandoned() {
+                return;
+            }
+            while let Some(message) = self.inbox.take() {
+                match message {
+                    Message::Ask(question) => {
+                        let (store, root) = (store.clone(), self.root.clone());
+                        answers.spawn(queries::answer(store, root, self.request_timeout, question));
+                    }
+                    Message::Close => {
+                        self.inbox.end(Service::Closed);
+                        return;
+                    }
+                    // Nobody who has a viewer alone can ask for these.
+                    Message::Acquire { .. } | Message::Leave { .. } | Message::Expire { .. } => {}
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+    use crate::shared::mailbox::mailbox;
+    use crate::store::memory::client::MemoryClient;
+    use crate::store::memory::cluster::MemoryCluster;
+
+    #[tokio::test]
+    async fn an_abandoned_viewer_ends() {
+        let (mailbox, inbox) = mailbox();
+        let request_timeout = Duration::from_secs(1);
+        let viewer = QueryLoop { root: Root::parse("/test").unwrap(), request_timeout, inbox };
+        // There is room for its answer, and nobody reads it.
+        let (reply, _unread) = crossbeam_channel::bounded(1);
+        let serving =
+            viewer.serve(MemoryClient::new(&MemoryCluster::new()), Startup::new(reply, clock::now()));
+        mailbox.abandon();
+        tokio::time::timeout(Duration::from_secs(20), serving).await.expect("the end");
+    }
+}

@@ -1,0 +1,64 @@
+//! Requests that wait for their turn.
+
+use super::*;
+use crate::clock::Clock;
+use crate::protocol::Config;
+use crate::shared::mailbox::{Mailbox, mailbox};
+
+/// Told when the session is up, or could not be set up.
+type Started = crossbeam_channel::Receiver<Result<(), LockError>>;
+
+/// A driver whose inflight is full: nothing of it is ever answered.
+fn crowded() -> (Driver<MemoryClient>, Mailbox, Started) {
+    let root = Root::parse("/test").unwrap();
+    let settings =
+        Settings { root: root.clone(), request_timeout: SOON, close_timeout: SOON, clock: Clock::default() };
+    let config = Config {
+        root,
+        owner: String::new(),
+        pid: 1,
+        ttl: SOON,
+        safety_margin: MS,
+        request_timeout: SOON,
+        steps_in_flight: 1,
+        seed: 1,
+    };
+    let (mailbox, inbox) = mailbox();
+    let now = Clock::default().now();
+    let (ready, started) = crossbeam_channel::bounded(1);
+    let startup = Startup::new(ready, now + SOON * 2);
+    let (store, report) = (MemoryClient::new(&MemoryCluster::new()), Arc::new(Report::new()));
+    let mut driver = Driver::new(store, Protocol::new(config), settings, inbox, report, Some(startup));
+    for id in 0..1000 {
+        let request = Request::Txn(Default::default());
+        let id = RequestId(u64::MAX - id);
+        driver.inflight.admit(inflight::Outgoing { id, request, until: now + SOON, urgent: false });
+    }
+    (driver, mailbox, started)
+}
+
+/// No store answers in this test: what waits for its turn is told in time all the same.
+#[tokio::test]
+async fn a_request_whose_turn_does_not_come_is_answered_within_its_time() {
+    let (mut driver, _mailbox, _started) = crowded();
+    let now = Clock::default().now();
+    assert!(driver.pause(now) <= SOON, "the loop wakes for it");
+    driver.look_at_the_clock(now + SOON);
+    assert_eq!(driver.inflight.next_timeout(), None);
+}
+
+/// As after a loss of the session, while nothing that was asked under it is answered.
+#[tokio::test]
+async fn a_session_comes_up_in_spite_of_a_full_window() {
+    let (driver, _mailbox, started) = crowded();
+    let up = async {
+        while started.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        over = driver.run() => panic!("{over:?}"),
+        () = up => started.try_recv().unwrap().unwrap(),
+        () = tokio::time::sleep(SOON / 4) => panic!("the session key waits for its turn"),
+    }
+}

@@ -1,0 +1,172 @@
+//! A place in a lock's queue.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crossbeam_channel::Receiver;
+
+use super::guard::LockGuard;
+use super::holds::Holds;
+use super::waiter::Waiter;
+use crate::error::LockError;
+use crate::options::LockOptions;
+use crate::protocol::Patience;
+use crate::shared::process;
+
+/// A place in a lock's queue, from [`DistributedLock::enqueue`](crate::DistributedLock::enqueue). Dropping it leaves
+/// the queue, and releases the lock if it was granted meanwhile.
+///
+/// # Examples
+///
+/// ```
+/// # fn main() -> Result<(), etcd_lock::LockError> {
+/// use etcd_lock::{LockManager, memory::MemoryStore};
+///
+/// let store = MemoryStore::new();
+/// let alice = LockManager::in_memory(&store, "/app", Default::default())?;
+/// let bob = LockManager::in_memory(&store, "/app", Default::default())?;
+///
+/// let hers = alice.new_lock("jobs")?.lock()?;
+/// let pending = bob.new_lock("jobs")?.enqueue()?; // returns at once
+/// drop(hers);
+/// let his = pending.wait()?;
+/// assert_eq!(his.key(), "jobs");
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "if unused the place in the queue is given up at once"]
+pub struct PendingLock {
+    waiter: Waiter,
+    ready: Receiver<()>,
+}
+
+impl PendingLock {
+    pub(crate) fn ask(
+        lock: &Arc<Holds>,
+        options: &LockOptions,
+        patience: Patience,
+    ) -> Result<Self, LockError> {
+        let (decided, ready) = crossbeam_channel::bounded(0);
+        let waiter = Waiter::ask(lock, options, patience, Some(decided))?;
+        Ok(Self { waiter, ready })
+    }
+
+    /// A channel that carries nothing and disconnects when the outcome is known: [`wait`](Self::wait) then returns at
+    /// once. Made for [`select!`](crate::crossbeam_channel::select).
+    ///
+    /// From then on the lock may be held, and keep others waiter.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+    /// let pending = manager.new_lock("jobs")?.enqueue()?;
+    /// assert!(pending.ready().recv().is_err()); // disconnected: the outcome is known
+    /// assert!(pending.wait()?.is_held());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn ready(&self) -> &Receiver<()> {
+        if self.waiter.check_process().is_err() { process::disconnected() } else { &self.ready }
+    }
+
+    /// Waits for the outcome.
+    ///
+    /// # Blocking
+    ///
+    /// Until the lock is granted, the [limit](crate::LockOptions::max_retries) of its options runs out, or the manager is closed; not
+    /// at all once [`ready`](Self::ready) is disconnected.
+    ///
+    /// # Errors
+    ///
+    /// As for [`DistributedLock::lock`](crate::DistributedLock::lock); [`LockError::Expired`] also if the lock was
+    /// granted but lost again before this call.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+    /// let pending = manager.new_lock("report")?.enqueue()?;
+    /// let text = "what can be prepared meanwhile";
+    /// let guard = pending.wait()?;
+    /// println!("{text}, under token {}", guard.token());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn wait(self) -> Result<LockGuard, LockError> {
+        let guard = self.waiter.wait()?;
+        match guard.loss() {
+            None => Ok(guard),
+            Some(reason) => Err(LockError::Expired { key: guard.key().into(), reason }),
+        }
+    }
+}
+
+impl fmt::Debug for PendingLock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PendingLock").field("key", &self.waiter.key()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crossbeam_channel::TryRecvError;
+
+    use super::*;
+    use crate::error::LossReason;
+    use crate::lock::scripted_io::{SOON, lock, scripted_client};
+    use crate::protocol::Refusal;
+
+    #[test]
+    fn ready_disconnects_when_the_outcome_is_known() {
+        let (client, mut io) = scripted_client();
+        let pending = lock(&client, "a").enqueue().unwrap();
+        assert_eq!(pending.ready().try_recv(), Err(TryRecvError::Empty));
+        let _hold = io.grant();
+        assert!(pending.ready().recv_timeout(SOON).is_err_and(|error| error.is_disconnected()));
+        assert!(pending.wait().unwrap().is_held());
+
+        let pending = lock(&client, "b").enqueue().unwrap();
+        io.leave();
+        io.refuse(Refusal::AlreadyHeld { holder: None });
+        assert!(pending.ready().recv_timeout(SOON).is_err_and(|error| error.is_disconnected()));
+        assert!(matches!(pending.wait(), Err(LockError::AlreadyHeld { .. })));
+    }
+
+    #[test]
+    fn dropping_it_leaves_the_queue_granted_or_not() {
+        let (client, mut io) = scripted_client();
+        let pending = lock(&client, "a").enqueue().unwrap();
+        let (acquire, _reply) = io.acquire();
+        drop(pending);
+        assert_eq!(io.leave().0, acquire.ticket);
+
+        let pending = lock(&client, "a").enqueue().unwrap();
+        let _hold = io.grant();
+        pending.ready().recv().unwrap_err();
+        drop(pending);
+        io.leave();
+    }
+
+    #[test]
+    fn what_was_lost_before_the_wait_is_expired() {
+        let (client, mut io) = scripted_client();
+        let pending = lock(&client, "a").enqueue().unwrap();
+        let hold = io.grant();
+        hold.state.end(Some(LossReason::ForceUnlocked));
+        let lost = pending.wait();
+        assert!(matches!(lost, Err(LockError::Expired { reason: LossReason::ForceUnlocked, .. })));
+        io.leave();
+    }
+
+    #[test]
+    fn it_is_told_when_the_i_o_thread_ends() {
+        let (client, io) = scripted_client();
+        let pending = lock(&client, "a").enqueue().unwrap();
+        drop(io);
+        pending.ready().recv().unwrap_err();
+        assert!(matches!(pending.wait(), Err(LockError::Crashed)));
+    }
+}

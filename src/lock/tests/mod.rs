@@ -1,0 +1,284 @@
+mod guard;
+
+use std::sync::Barrier;
+use std::thread;
+
+use super::*;
+use crate::clock;
+use crate::error::LossReason;
+use crate::lock::scripted_io::{
+    SOON, ScriptedHold, ScriptedIo, lock, lock_with, scripted_client, scripted_client_with,
+};
+use crate::options::LockManagerOptions;
+use crate::protocol::Refusal;
+use crate::shared::mailbox::Service;
+
+const MS: Duration = Duration::from_millis(1);
+
+/// What the call does while the test plays the I/O thread.
+fn meanwhile<T: Send>(call: impl FnOnce() -> T + Send, io: impl FnOnce()) -> T {
+    thread::scope(|scope| {
+        let call = scope.spawn(call);
+        io();
+        call.join().unwrap()
+    })
+}
+
+/// Takes the lock on this very thread.
+fn take(lock: &DistributedLock, io: &mut ScriptedIo) -> (LockGuard, ScriptedHold) {
+    let pending = lock.enqueue().unwrap();
+    let hold = io.grant();
+    (pending.wait().unwrap(), hold)
+}
+
+#[test]
+fn whoever_asks_while_it_is_held_waits_its_turn_the_holding_thread_too() {
+    let (client, mut io) = scripted_client();
+    let lock = lock(&client, "a");
+    let (_guard, _hold) = take(&lock, &mut io);
+    let again = meanwhile(|| lock.try_lock(), || drop(io.refuse(Refusal::Held)));
+    assert!(again.unwrap().is_none());
+}
+
+#[test]
+fn a_lost_hold_does_not_keep_its_thread_from_the_lock() {
+    let (client, mut io) = scripted_client();
+    let lock = lock(&client, "a");
+    let (_lost, hold) = take(&lock, &mut io);
+    hold.state.end(Some(LossReason::SessionRevoked));
+    assert!(!lock.is_locked());
+    let (_guard, _hold) = take(&lock, &mut io);
+    assert!(lock.is_locked());
+}
+
+#[test]
+fn a_hold_tells_how_long_it_was_waited_for_and_how_long_it_has_lasted() {
+    let (client, mut io) = scripted_client();
+    let lock = lock(&client, "a");
+    let begun = Instant::now();
+    let pending = lock.enqueue().unwrap();
+    thread::sleep(20 * MS);
+    let _hold = io.grant();
+    let guard = pending.wait().unwrap();
+    assert!(guard.waited() >= 20 * MS);
+    thread::sleep(20 * MS);
+    assert!(guard.held_for() >= 20 * MS && guard.waited() + guard.held_for() <= begun.elapsed());
+}
+
+#[test]
+fn patience_is_what_the_call_and_the_options_say() {
+    let (client, io) = scripted_client();
+    let patience = |lock: &DistributedLock, call: &(dyn Fn(&DistributedLock) + Sync)| {
+        let mut patience = None;
+        meanwhile(|| call(lock), || patience = Some(io.refuse(Refusal::Cancelled).patience));
+        patience.unwrap()
+    };
+    let forever = lock(&client, "a");
+    let within = |at: Option<Time>, secs: u64| {
+        let left = at.unwrap().since(clock::now());
+        left <= Duration::from_secs(secs) && left + SOON > Duration::from_secs(secs)
+    };
+    assert_eq!(patience(&forever, &|lock| drop(lock.lock())), Patience::default());
+    let tried = patience(&forever, &|lock| drop(lock.try_lock()));
+    assert!(tried.try_only && tried.deadline.is_none() && within(tried.budget, 5));
+    let timed = patience(&forever, &|lock| drop(lock.lock_timeout(Duration::from_secs(60))));
+    assert!(!timed.try_only && timed.budget.is_none() && within(timed.deadline, 60));
+    let overflow = patience(&forever, &|lock| drop(lock.lock_timeout(Duration::MAX)));
+    assert_eq!(overflow, Patience::default());
+
+    let options = LockOptions::default().retry_interval(Duration::from_secs(9)).max_retries(10);
+    let limited = lock_with(&client, "a", options);
+    let both = patience(&limited, &|lock| drop(lock.lock_timeout(Duration::from_secs(60))));
+    assert!(within(both.budget, 90) && within(both.deadline, 60));
+    assert!(within(
+        patience(&limited, &|lock| drop(lock.lock_or_cancel(&crossbeam_channel::never()))).budget,
+        90
+    ));
+}
+
+#[test]
+fn every_refusal_has_its_error() {
+    let (client, io) = scripted_client();
+    let lock = lock(&client, "a");
+    let refused = |refusal: Refusal| meanwhile(|| lock.lock().unwrap_err(), || drop(io.refuse(refusal)));
+    let timeout = refused(Refusal::Timeout { waited: 3 * MS, holder: None });
+    assert!(matches!(timeout, LockError::Timeout { waited, holder: None, .. } if waited == 3 * MS));
+    assert!(matches!(refused(Refusal::Closed), LockError::Closed));
+    assert!(matches!(refused(Refusal::Cancelled), LockError::Cancelled { .. }));
+    let failure = |class| crate::kv::Failure::new(class, "because");
+    let full = refused(Refusal::Failed(failure(crate::kv::FailureClass::NoSpace)));
+    assert!(matches!(full, LockError::NoSpace));
+    let away = refused(Refusal::Unavailable(failure(crate::kv::FailureClass::NotDone)));
+    assert_eq!(away.to_string(), "etcd is unavailable while acquiring lock \"a\": because");
+    let held = meanwhile(|| lock.try_lock(), || drop(io.refuse(Refusal::Held)));
+    assert!(held.unwrap().is_none());
+}
+
+#[test]
+fn an_error_names_the_holder() {
+    let (client, io) = scripted_client();
+    let lock = lock(&client, "a");
+    let value =
+        crate::contender_value::ContenderValue::new("rack-7", "1", 1, Duration::from_secs(1)).encode();
+    let kv = crate::kv::KeyValue {
+        key: "/test/a/1-1".into(),
+        value,
+        create_revision: 42,
+        mod_revision: 42,
+        lease: 1,
+    };
+    let holder = Some(crate::protocol::Holder { kv, waiters: 2 });
+    let error = meanwhile(
+        || lock.lock_timeout(SOON).unwrap_err(),
+        || drop(io.refuse(Refusal::Timeout { waited: MS, holder })),
+    );
+    let LockError::Timeout { holder: Some(holder), .. } = &error else { panic!("{error:?}") };
+    assert_eq!((holder.token.as_u64(), holder.waiters), (42, 2));
+    assert!(error.to_string().ends_with("held by rack-7"), "{error}");
+}
+
+/// The I/O thread is stuck: it never answers.
+#[test]
+fn a_call_ends_soon_after_its_limit_whatever_the_i_o_thread_does() {
+    let options = LockManagerOptions::default().request_timeout(20 * MS);
+    let (client, io) = scripted_client_with(options);
+    let lock = lock(&client, "a");
+    let begun = Instant::now();
+    let error = lock.lock_timeout(30 * MS).unwrap_err();
+    // Whether somebody has the lock is not known.
+    assert!(matches!(error, LockError::Unavailable { .. }), "{error:?}");
+    assert!(begun.elapsed() >= 30 * MS);
+    let (asked, _reply) = io.acquire();
+    assert_eq!(io.leave().0, asked.ticket);
+    assert!(matches!(lock.try_lock(), Err(LockError::Unavailable { .. })));
+    let (asked, _reply) = io.acquire();
+    assert_eq!(io.leave().0, asked.ticket);
+    let limited = lock_with(&client, "a", LockOptions::default().retry_interval(MS).max_retries(20));
+    let (cancel, cancelled) = crossbeam_channel::bounded::<()>(0);
+    assert!(matches!(limited.lock_or_cancel(&cancelled), Err(LockError::Unavailable { .. })));
+    drop(cancel);
+}
+
+#[test]
+fn a_cancelled_call_asks_nothing_or_leaves_and_waits_until_its_place_is_gone() {
+    let (client, io) = scripted_client();
+    let lock = lock(&client, "a");
+    let (cancel, cancelled) = crossbeam_channel::bounded::<()>(1);
+    cancel.send(()).unwrap();
+    assert!(matches!(lock.lock_or_cancel(&cancelled), Err(LockError::Cancelled { .. })));
+    assert!(io.is_idle());
+
+    let error = meanwhile(
+        || lock.lock_or_cancel(&cancelled),
+        || {
+            let (asked, _reply) = io.acquire();
+            drop(cancel);
+            let (left, gone) = io.leave();
+            assert_eq!(left, asked.ticket);
+            gone.unwrap().send(Ok(())).unwrap();
+        },
+    );
+    assert!(matches!(error, Err(LockError::Cancelled { .. })));
+    assert!(io.is_idle(), "it leaves once");
+}
+
+#[test]
+fn a_grant_that_crosses_the_cancellation_is_left_to_the_i_o_thread() {
+    let (client, mut io) = scripted_client();
+    let lock = lock(&client, "a");
+    let (cancel, cancelled) = crossbeam_channel::bounded::<()>(0);
+    let error = meanwhile(
+        || lock.lock_or_cancel(&cancelled),
+        || {
+            let (acquire, reply) = io.acquire();
+            drop(cancel);
+            let (_, gone) = io.leave();
+            let hold = io.new_hold(&acquire);
+            reply.answer(Ok(crate::shared::message::Grant { state: hold.state }));
+            drop(gone);
+        },
+    );
+    assert!(matches!(error, Err(LockError::Cancelled { .. })));
+    assert!(!lock.is_locked());
+}
+
+#[test]
+fn what_was_lost_on_its_way_to_the_caller_is_asked_for_again() {
+    let (client, mut io) = scripted_client();
+    let lock = lock(&client, "a");
+    let guard = meanwhile(
+        || lock.lock().unwrap(),
+        || {
+            let (acquire, reply) = io.acquire();
+            let hold = io.new_hold(&acquire);
+            hold.state.end(Some(LossReason::SessionExpired));
+            reply.answer(Ok(crate::shared::message::Grant { state: hold.state }));
+            io.leave();
+            let hold = io.grant();
+            std::mem::forget(hold.done);
+        },
+    );
+    assert!(guard.is_held());
+    assert_eq!(guard.token().as_u64(), 2);
+}
+
+#[test]
+fn waiting_calls_are_told_how_the_i_o_thread_ended() {
+    for (end, closed) in [(Service::Closed, true), (Service::Crashed, false)] {
+        let (client, io) = scripted_client();
+        let lock = lock(&client, "a");
+        let error = meanwhile(
+            || lock.lock().unwrap_err(),
+            || {
+                let (_acquire, reply) = io.acquire();
+                io.inbox.end(end);
+                drop(io);
+                drop(reply);
+            },
+        );
+        assert_eq!(matches!(error, LockError::Closed), closed, "{error:?}");
+        assert_eq!(matches!(lock.try_lock(), Err(LockError::Closed)), closed);
+    }
+}
+
+#[test]
+fn handles_of_one_name_are_one_lock_and_those_of_another_are_not() {
+    let (client, mut io) = scripted_client();
+    let (guard, _hold) = take(&lock(&client, "a"), &mut io);
+    assert!(lock(&client, "a").is_locked(), "the guard keeps the lock");
+    assert!(!lock(&client, "a/").is_locked());
+    assert_eq!(client.locks_in_use(), 1);
+    drop(guard);
+    assert_eq!(client.locks_in_use(), 0);
+}
+
+#[test]
+fn a_million_names_leave_nothing_behind() {
+    let (client, _io) = scripted_client();
+    let kept = lock(&client, "kept");
+    for n in 0..1_000_000 {
+        drop(lock(&client, &n.to_string()));
+    }
+    assert_eq!(client.locks_in_use(), 1);
+    drop(kept);
+    assert_eq!(client.locks_in_use(), 0);
+}
+
+#[test]
+fn handles_that_come_and_go_on_many_threads_are_always_one_lock() {
+    let (client, _io) = scripted_client();
+    let barrier = Barrier::new(4);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                barrier.wait();
+                for _ in 0..20_000 {
+                    let one = lock(&client, "a");
+                    let two = lock(&client, "a");
+                    assert!(Arc::ptr_eq(&one.shared, &two.shared));
+                }
+            });
+        }
+    });
+    assert_eq!(client.locks_in_use(), 0);
+}

@@ -1,0 +1,192 @@
+//! One ticket, from the question to its answer.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::Sender;
+use oneshot::{Receiver, RecvTimeoutError};
+use parking_lot::Mutex;
+
+use super::caller_thread::CallerThread;
+use super::guard::LockGuard;
+use super::holds::Holds;
+use crate::clock::Time;
+use crate::error::{Cause, LockError, lock_error};
+use crate::info::LockInfo;
+use crate::options::LockOptions;
+use crate::protocol::{Acquire, Holder, Patience, Refusal, Ticket};
+use crate::shared::async_hint::about_to_block;
+use crate::shared::mailbox;
+use crate::shared::message::{Message, Outcome, Reply};
+
+/// How long after its time limit a call waits for the I/O thread, which enforces the limit and first asks who holds
+/// the lock. Beyond that the I/O thread must be stuck, and the call gives up by itself.
+const GIVE_UP_GRACE: Duration = Duration::from_millis(75);
+
+/// How long a cancelled call waits until its key is gone: a healthy cluster's answer takes less.
+const CANCEL_GRACE: Duration = Duration::from_millis(25);
+
+/// A ticket that waits. Dropping it leaves the queue.
+pub(crate) struct Waiter {
+    lock: Arc<Holds>,
+    ticket: Ticket,
+    /// In a mutex only because it is not `Sync`; never locked.
+    outcome: Mutex<Receiver<Outcome>>,
+    asked: Time,
+    /// When the call gives up by itself.
+    give_up: Option<Instant>,
+    /// Nothing is left to be given up.
+    settled: bool,
+}
+
+/// What ends a wait.
+enum WaitEnd {
+    Outcome(Outcome),
+    Cancelled,
+    /// The I/O thread should have answered by now.
+    Overdue,
+    /// The I/O thread ended.
+    Gone,
+}
+
+impl Waiter {
+    /// Takes a ticket for the current thread. `ready` is dropped when the outcome is known.
+    pub(crate) fn ask(
+        lock: &Arc<Holds>,
+        options: &LockOptions,
+        patience: Patience,
+        ready: Option<Sender<()>>,
+    ) -> Result<Self, LockError> {
+        let asked = lock.client().now();
+        let ticket = lock.client().next_ticket();
+        let (sender, outcome) = oneshot::channel();
+        let acquire = Acquire {
+            ticket,
+            name: lock.name().clone(),
+            thread: CallerThread::current().0,
+            patience,
+            retry_interval: options.retry_interval,
+            // A try does not wait for the lock.
+            warn_after: (!patience.try_only).then_some(options.warn_after),
+            since: asked,
+            asked_at: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
+        };
+        lock.client().send(Message::Acquire { acquire, reply: Reply { outcome: sender, ready } })?;
+        let limit = [patience.deadline, patience.budget].into_iter().flatten().min();
+        let give_up = limit.and_then(|limit| Instant::now().checked_add(limit.since(asked) + GIVE_UP_GRACE));
+        Ok(Self {
+            lock: Arc::clone(lock),
+            ticket,
+            outcome: Mutex::new(outcome),
+            asked,
+            give_up,
+            settled: false,
+        })
+    }
+
+    pub(crate) fn key(&self) -> &str {
+        self.lock.name().as_str()
+    }
+
+    /// An error in a forked child, where no outcome will ever come.
+    pub(crate) fn check_process(&self) -> Result<(), LockError> {
+        self.lock.client().check_process()
+    }
+
+    pub(crate) fn wait(mut self) -> Result<LockGuard, LockError> {
+        self.check_process()?;
+        let end = match mailbox::wait_for(self.outcome.get_mut(), self.give_up) {
+            Ok(outcome) => WaitEnd::Outcome(outcome),
+            Err(RecvTimeoutError::Timeout) => WaitEnd::Overdue,
+            Err(RecvTimeoutError::Disconnected) => WaitEnd::Gone,
+        };
+        self.conclude(end)
+    }
+
+    /// Waits for `ready` to disconnect, whose other end the question had.
+    pub(crate) fn wait_or_cancel(
+        mut self,
+        ready: &crossbeam_channel::Receiver<()>,
+        cancel: &crossbeam_channel::Receiver<()>,
+    ) -> Result<LockGuard, LockError> {
+        about_to_block();
+        let overdue = self.give_up.map_or_else(crossbeam_channel::never, crossbeam_channel::at);
+        let end = crossbeam_channel::select! {
+            recv(ready) -> _ => self.outcome.get_mut().try_recv().map_or(WaitEnd::Gone, WaitEnd::Outcome),
+            recv(cancel) -> _ => WaitEnd::Cancelled,
+            recv(overdue) -> _ => WaitEnd::Overdue,
+        };
+        self.conclude(end)
+    }
+
+    fn conclude(mut self, end: WaitEnd) -> Result<LockGuard, LockError> {
+        let key = || self.key().to_owned();
+        match end {
+            WaitEnd::Outcome(Ok(grant)) => {
+                let guard = self.lock.admit(self.ticket, self.asked, grant.state);
+                self.settled = true;
+                Ok(guard)
+            }
+            WaitEnd::Outcome(Err(refusal)) => {
+                let error = error_of_refusal(refusal, self.key());
+                self.settled = true;
+                Err(error)
+            }
+            WaitEnd::Cancelled => {
+                let error = LockError::Cancelled { key: key() };
+                self.leave_and_wait();
+                Err(error)
+            }
+            WaitEnd::Overdue => Err(self.overdue()),
+            WaitEnd::Gone => Err(self.lock.client().gone()),
+        }
+    }
+
+    /// Leaves, and normally returns only when the key is gone. A grant that crossed is released by the I/O thread.
+    fn leave_and_wait(&mut self) {
+        self.settled = true;
+        let (reply, left) = oneshot::channel();
+        if self.lock.client().send(Message::Leave { ticket: self.ticket, reply: Some(reply) }).is_ok() {
+            let _ = mailbox::wait_for(&left, Instant::now().checked_add(CANCEL_GRACE));
+        }
+    }
+
+    /// The I/O thread had more than enough time. What it would have said is not known, so neither is whether somebody has
+    /// the lock.
+    fn overdue(&self) -> LockError {
+        LockError::Unavailable {
+            doing: acquiring(self.key()),
+            source: Cause::new("the I/O thread did not answer in time"),
+        }
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        if !self.settled {
+            // An error says that the I/O thread has ended, and the queue with it.
+            let _ = self.lock.client().send(Message::Leave { ticket: self.ticket, reply: None });
+        }
+    }
+}
+
+fn acquiring(key: &str) -> String {
+    format!("acquiring lock {key:?}")
+}
+
+fn error_of_refusal(refusal: Refusal, key: &str) -> LockError {
+    let info = |holder: Option<Holder>| {
+        holder.map(|Holder { kv, waiters }| Box::new(LockInfo::from_holder(key, &kv, waiters, None)))
+    };
+    let key_text = key.to_owned();
+    match refusal {
+        Refusal::Held => LockError::AlreadyHeld { key: key_text, holder: None },
+        Refusal::Timeout { waited, holder } => {
+            LockError::Timeout { key: key_text, waited, holder: info(holder) }
+        }
+        Refusal::AlreadyHeld { holder } => LockError::AlreadyHeld { key: key_text, holder: info(holder) },
+        Refusal::Unavailable(failure) | Refusal::Failed(failure) => lock_error(failure, &acquiring(key)),
+        Refusal::Cancelled => LockError::Cancelled { key: key_text },
+        Refusal::Closed => LockError::Closed,
+    }
+}

@@ -1,0 +1,243 @@
+//! Where to connect and how, checked before anything is contacted.
+
+use std::time::Duration;
+
+use etcd_client::ConnectOptions;
+
+use crate::error::LockError;
+use crate::options::{Credentials, LockManagerOptions};
+
+/// A ping this often finds a silently dead connection. etcd answers pings faster than one in 5 s with GOAWAY.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// A connection whose ping is not answered by then is dead.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// The kernel's own probes, for connections without any stream, which are not pinged.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
+
+const _: () = assert!(PING_INTERVAL.as_secs() > 5, "etcd allows one ping in 5 s");
+
+/// One endpoint's address and the way to connect to it.
+pub(super) struct Address {
+    /// `http://` or `https://`, host and port, nothing else; so it can be logged.
+    pub(super) url: String,
+    /// Without the user, whom etcd-client would want to authenticate at once.
+    pub(super) connect: ConnectOptions,
+    pub(super) credentials: Option<Credentials>,
+}
+
+impl Address {
+    /// The addresses behind these endpoints, each once, in their order.
+    pub(super) fn parse_all(
+        endpoints: &[String],
+        options: &LockManagerOptions,
+    ) -> Result<Vec<Self>, LockError> {
+        let wants_tls = wants_tls(options);
+        check_ca(options)?;
+        let mut addresses: Vec<Self> = Vec::with_capacity(endpoints.len());
+        for endpoint in endpoints {
+            let url = parse(endpoint, wants_tls).map_err(|why| LockError::InvalidOptions { why })?;
+            if addresses.iter().all(|address| address.url != url) {
+                let connect = connect_options(&url, options);
+                addresses.push(Self { url, connect, credentials: options.credentials.clone() });
+            }
+        }
+        if addresses.is_empty() {
+            return Err(LockError::InvalidOptions { why: "there is no endpoint to connect to".into() });
+        }
+        Ok(addresses)
+    }
+}
+
+#[cfg(feature = "tls")]
+fn wants_tls(options: &LockManagerOptions) -> bool {
+    options.tls.is_some()
+}
+
+/// rustls would silently trust nobody.
+#[cfg(feature = "tls")]
+fn check_ca(options: &LockManagerOptions) -> Result<(), LockError> {
+    let pem = options.tls.as_ref().and_then(|tls| tls.ca_certificate.as_deref());
+    let begin = b"-----BEGIN CERTIFICATE-----";
+    if pem.is_some_and(|pem| !pem.windows(begin.len()).any(|window| window == begin)) {
+        return Err(LockError::InvalidOptions {
+            why: "the CA certificate holds no certificate in PEM".into(),
+        });
+    }
+    Ok(())
+}
+
+#[cfg(not(feature = "tls"))]
+fn check_ca(_options: &LockManagerOptions) -> Result<(), LockError> {
+    Ok(())
+}
+
+#[cfg(not(feature = "tls"))]
+fn wants_tls(_options: &LockManagerOptions) -> bool {
+    false
+}
+
+fn connect_options(url: &str, options: &LockManagerOptions) -> ConnectOptions {
+    // Half a request's time, so that a call that meets a black hole has the other half for another endpoint.
+    let handshake = options.connect_timeout.min(options.request_timeout / 2);
+    let connect = ConnectOptions::new()
+        .with_require_leader(true)
+        .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)
+        .with_keep_alive_while_idle(false)
+        .with_tcp_keepalive(TCP_KEEPALIVE)
+        .with_connect_timeout(handshake);
+    #[cfg(feature = "tls")]
+    if url.starts_with("https://") {
+        return connect.with_tls(tls_options(options.tls.as_ref(), handshake));
+    }
+    let _ = url;
+    connect
+}
+
+#[cfg(feature = "tls")]
+fn tls_options(tls: Option<&crate::tls::TlsOptions>, handshake: Duration) -> etcd_client::TlsOptions {
+    use etcd_client::{Certificate, Identity};
+    let mut options = etcd_client::TlsOptions::new().timeout(handshake);
+    options = match tls.and_then(|tls| tls.ca_certificate.as_ref()) {
+        Some(pem) => options.ca_certificate(Certificate::from_pem(pem)),
+        None => options.with_enabled_roots(),
+    };
+    if let Some((certificate, key)) = tls.and_then(|tls| tls.identity.as_ref()) {
+        options = options.identity(Identity::from_pem(certificate, key));
+    }
+    if let Some(name) = tls.and_then(|tls| tls.domain_name.as_ref()) {
+        options = options.domain_name(name);
+    }
+    options
+}
+
+/// The URL of an endpoint, or what is wrong with it. An endpoint without a scheme gets the one that the options ask
+/// for. An endpoint with a user in it is not repeated in the error: a password may be part of it.
+fn parse(endpoint: &str, wants_tls: bool) -> Result<String, String> {
+    let endpoint = endpoint.trim();
+    if endpoint.contains('@') {
+        return Err("an endpoint has a user in it; give the user with `credentials`".into());
+    }
+    let wrong = |why: &str| Err(format!("endpoint {endpoint:?} {why}"));
+    if endpoint.contains(',') {
+        return wrong("is a list; give `connect` each endpoint as an element of its own");
+    }
+    let (scheme, rest) = match endpoint.split_once("://") {
+        Some((scheme, rest)) => (scheme.to_ascii_lowercase(), rest),
+        None => (if wants_tls { "https" } else { "http" }.to_owned(), endpoint),
+    };
+    match scheme.as_str() {
+        "http" if wants_tls => return wrong("is http://, but TLS options are given; use https://"),
+        "https" if !cfg!(feature = "tls") => {
+            return wrong("is https://, but the feature `tls` is not enabled");
+        }
+        "http" | "https" => {}
+        _ => return wrong("is neither http:// nor https://"),
+    }
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    if let Some((host, _)) = authority.split_once('/')
+        && !host.is_empty()
+        && !host.ends_with(':')
+    {
+        return wrong("has a path; an endpoint is scheme, host and port alone");
+    }
+    let Some((host, port)) = authority.rsplit_once(':') else {
+        return wrong("has no port; etcd's is 2379");
+    };
+    let is_ipv6 = host.starts_with('[') && host.ends_with(']');
+    let host_chars = if is_ipv6 { &host[1..host.len() - 1] } else { host };
+    let allowed =
+        |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_') || (is_ipv6 && c == ':');
+    if host_chars.is_empty() || !host_chars.chars().all(allowed) {
+        return wrong("has no valid host");
+    }
+    let is_port =
+        port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0);
+    if !is_port {
+        return wrong("has no valid port");
+    }
+    Ok(format!("{scheme}://{authority}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::etcd::test_cluster;
+
+    fn refusal(endpoints: &[&str], options: &LockManagerOptions) -> String {
+        let endpoints: Vec<String> = endpoints.iter().map(|&endpoint| endpoint.into()).collect();
+        match Address::parse_all(&endpoints, options) {
+            Err(LockError::InvalidOptions { why }) => why,
+            Err(other) => panic!("{other:?}"),
+            Ok(_) => panic!("{endpoints:?} was accepted"),
+        }
+    }
+
+    #[test]
+    fn endpoints_are_urls_with_a_port_or_host_and_port() {
+        let table = [
+            ("http://10.0.0.1:2379", "http://10.0.0.1:2379"),
+            (" HTTP://etcd-0.etcd:2379/ ", "http://etcd-0.etcd:2379"),
+            ("localhost:2379", "http://localhost:2379"),
+            ("http://[::1]:2379", "http://[::1]:2379"),
+        ];
+        for (endpoint, url) in table {
+            assert_eq!(parse(endpoint, false).as_deref(), Ok(url));
+        }
+    }
+
+    #[test]
+    fn a_bad_endpoint_is_refused_before_anything_is_contacted() {
+        let options = test_cluster::options();
+        let bad = [
+            "",
+            " ",
+            "http://",
+            "http://:2379",
+            "localhost",
+            "http://localhost",
+            "http://localhost:",
+            "localhost:0",
+            "localhost:65536",
+            "localhost:+1",
+            "ftp://localhost:2379",
+            "http://http://localhost:2379",
+            "http://localhost:2379/v3",
+            "http://local host:2379",
+            "http://a:2379?x",
+            "unix:///run/etcd.sock",
+        ];
+        for endpoint in bad {
+            refusal(&[endpoint], &options);
+        }
+        assert!(refusal(&["http://a:1,http://b:1"], &options).contains("list"));
+        assert!(refusal(&["a:1,b:1"], &options).contains("list"));
+        assert!(refusal(&["http://a:2379/v3"], &options).contains("path"));
+        assert!(refusal(&["a:2379/v3/"], &options).contains("path"));
+        assert!(refusal(&[], &options).contains("no endpoint"));
+        assert!(refusal(&["localhost:2379", "http//x:1"], &options).contains("http//x:1"));
+        assert!(!refusal(&["http://root:secret@localhost:2379"], &options).contains("secret"));
+    }
+
+    #[test]
+    fn an_endpoint_given_twice_counts_once() {
+        let endpoints = ["a:1", "http://a:1/", "b:1"].map(String::from);
+        let addresses = Address::parse_all(&endpoints, &test_cluster::options()).unwrap();
+        let urls: Vec<&str> = addresses.iter().map(|address| address.url.as_str()).collect();
+        assert_eq!(urls, ["http://a:1", "http://b:1"]);
+    }
+
+    #[cfg(feature = "tls")]
+    #[test]
+    fn tls_options_and_http_do_not_go_together() {
+        let mut options = test_cluster::options();
+        options.tls = Some(crate::tls::TlsOptions::default());
+        assert!(refusal(&["http://localhost:2379"], &options).contains("https://"));
+        assert_eq!(parse("localhost:2379", true).as_deref(), Ok("https://localhost:2379"));
+    }
+
+    #[cfg(not(feature = "tls"))]
+    #[test]
+    fn https_needs_the_feature() {
+        assert!(refusal(&["https://localhost:2379"], &test_cluster::options()).contains("feature"));
+    }
+}

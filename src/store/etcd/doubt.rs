@@ -1,0 +1,164 @@
+//! How long to wait for an answer: whether the endpoint is alive, and whether the request is lost.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+use super::convert;
+use super::endpoint::Endpoint;
+use super::endpoints::{Endpoints, Pin};
+use super::fault::{EtcdFault, FaultKind};
+use super::log_seen::{Departure, Overtaken};
+use crate::kv::{Compare, FailureClass, Field, Key, Op, Request, Span, Txn};
+
+/// Goes on asking whether waiting for a request's answer makes sense; ends when it does not.
+///
+/// A stopped member, or one behind a broken network, would otherwise cost every request its whole time; and so would
+/// the death of a leader that had a request in hand, or a short break between a follower and its leader.
+pub(super) async fn doubt(
+    endpoints: &Endpoints,
+    (pin, endpoint): (Pin, &Endpoint),
+    departure: Departure,
+    request: &Request,
+    patience: Duration,
+) -> EtcdFault {
+    tokio::select! {
+        fault = silent(endpoints, pin, endpoint, patience) => fault,
+        fault = lost(endpoints, pin, endpoint, departure, request, patience) => fault,
+    }
+}
+
+/// Ends when the endpoint shows no sign of life.
+async fn silent(endpoints: &Endpoints, pin: Pin, endpoint: &Endpoint, patience: Duration) -> EtcdFault {
+    loop {
+        let since = Instant::now();
+        sleep(patience).await;
+        // With one endpoint, there is nowhere to go.
+        if endpoints.len() > 1 && !endpoints.worked_since(pin.index, since) {
+            match endpoint.sign_of_life(patience).await {
+                Ok(term) => endpoints.saw_term(pin.index, term.unwrap_or_default()),
+                Err(fault) => return fault,
+            }
+        }
+    }
+}
+
+/// Ends when the request is most likely lost, though the endpoint is well.
+///
+/// A follower hands a write to the leader as a message. Where their connection breaks, the message is gone, and nobody
+/// sends it again: the follower answers after seven seconds that it does not know. Later writes go through, and have their
+/// answers in the order of the log: so one of them that is answered shows that this one is not in the log before it. Where
+/// none is under way (all batches in flight are lost together), a canary is sent: a transaction that changes nothing and
+/// goes through the log all the same.
+///
+/// A linearizable read would be less of a proof, and slower. It shows that the member reaches a leader, and waits for the
+/// commits that the leader knew then; that an entry on its way to a slow disk holds it up as well is how etcd's raft loop
+/// happens to work (with an `fdatasync` of a second, neither a read nor the canary had its answer before a write that left
+/// 300 ms earlier), while the order of the log is what raft promises. And the break that loses a write loses reads, too:
+/// a member asks its leader for one at a time and repeats a lost question after 500 ms, with all later reads waiting
+/// behind it. The epoch's put would be as good a canary, but makes a revision, and fences what may not be lost.
+///
+/// That the request is lost is no proof either that it will never be carried out (a message may also be late), so its
+/// outcome is unknown, as it would be seven seconds later.
+async fn lost(
+    endpoints: &Endpoints,
+    pin: Pin,
+    endpoint: &Endpoint,
+    departure: Departure,
+    request: &Request,
+    patience: Duration,
+) -> EtcdFault {
+    let mut canary_limit = patience;
+    loop {
+        sleep(endpoints.log_seen(pin.index).suspicion(patience)).await;
+        let mut overtaken = endpoints.log_seen(pin.index).overtaken(departure);
+        if overtaken.is_none() && departure.is_write {
+            let begun = Instant::now();
+            Box::pin(send_canary(endpoints, pin, endpoint, request, canary_limit)).await;
+            if begun.elapsed() >= canary_limit {
+                // Lost as well, or the log is slow.
+                canary_limit *= 2;
+            }
+            overtaken = endpoints.log_seen(pin.index).overtaken(departure);
+        }
+        match overtaken {
+            None => continue,
+            Some(Overtaken::ByElection) => sleep(patience).await,
+            Some(Overtaken::ByWrite) => sleep(endpoints.log_seen(pin.index).on_its_way()).await,
+        }
+        // Its answer was not on the way either.
+        endpoints.gave_up(pin.index, departure);
+        return EtcdFault::new(FaultKind::Impatient, "no answer, while later requests have theirs");
+    }
+}
+
+/// Writes nothing into the endpoint's log, and waits for the answer.
+async fn send_canary(
+    endpoints: &Endpoints,
+    pin: Pin,
+    endpoint: &Endpoint,
+    request: &Request,
+    limit: Duration,
+) {
+    // One canary is enough for all who wait.
+    let Some(_only) = endpoint.try_canary() else { return };
+    let Request::Txn(canary) = canary(key_of(request)) else { return };
+    let departure = endpoints.departs(pin.index, true);
+    log::trace!(target: "etcd_lock", "{}: asking whether a write is lost", endpoint.url());
+    let answer = timeout(limit, async { convert::txn(endpoint.link().await?.kv(), &canary).await }).await;
+    match answer {
+        Ok(Ok(answered)) => {
+            if endpoints.check_cluster(pin.index, answered.cluster).is_ok() {
+                endpoints.worked(pin.index);
+                endpoints.arrived(pin.index, departure, &answered.response);
+            }
+        }
+        // etcd looks at the permission when the entry comes out of the log.
+        Ok(Err(EtcdFault { kind: FaultKind::Class(FailureClass::PermissionDenied), .. })) => {
+            endpoints.wrote(pin.index, departure);
+        }
+        // The request itself finds out.
+        Ok(Err(_)) | Err(_) => {}
+    }
+}
+
+/// Goes through the log, as it has a write in it, and changes nothing: no key was ever created at revision -1.
+fn canary(key: Key) -> Request {
+    let never = Compare { span: Span::Key(key.clone()), field: Field::CreateRevision, equals: -1 };
+    Request::Txn(Txn { when: vec![never], then: vec![Op::Delete { key }], otherwise: Vec::new() })
+}
+
+/// A key that the user may write, as far as the request tells.
+fn key_of(request: &Request) -> Key {
+    let written = match request {
+        Request::Delete { key } => Some(key),
+        Request::Txn(txn) => written_key(txn),
+        _ => None,
+    };
+    written.cloned().unwrap_or_else(|| Key::from("health"))
+}
+
+fn written_key(txn: &Txn) -> Option<&Key> {
+    txn.then.iter().chain(&txn.otherwise).find_map(|op| match op {
+        Op::Put { key, .. } | Op::Delete { key } => Some(key),
+        Op::Txn(txn) => written_key(txn),
+        Op::Range(_) => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_canary_goes_through_the_log_with_a_key_of_the_request_itself() {
+        let key = Key::from("/app/x");
+        let put = Op::Put { key: key.clone(), value: Vec::new(), lease: 0 };
+        let inner = Txn { then: vec![put], ..Txn::default() };
+        let outer = Request::Txn(Txn { then: vec![Op::Txn(inner)], ..Txn::default() });
+        assert_eq!(key_of(&outer), key);
+        assert_eq!(key_of(&Request::Delete { key: key.clone() }), key);
+        assert_eq!(key_of(&Request::GrantLease { ttl: Duration::ZERO }), Key::from("health"));
+        assert!(canary(key).is_write());
+    }
+}

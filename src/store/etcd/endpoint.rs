@@ -1,0 +1,276 @@
+//! One endpoint: its connection, and the token it gave us.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use etcd_client::{Client, KvClient, LeaseClient, WatchClient};
+use tokio::time::{Instant, timeout};
+
+use super::address::Address;
+use super::convert;
+use super::fault::{EtcdFault, FaultKind};
+use crate::kv::{FailureClass, LeaseId};
+use crate::options::Credentials;
+
+/// A page of 1,000 locks with long names and foreign values is more than tonic's 4 MiB.
+const MAX_ANSWER_BYTES: usize = 64 << 20;
+
+/// A password that was refused is not tried again for this long: checking one costs etcd 100 ms of CPU (bcrypt), and
+/// every waiting call would ask for it.
+const REFUSAL_HOLDS: Duration = Duration::from_secs(1);
+
+/// etcd makes greater ones.
+const NO_LEASE: LeaseId = 1;
+
+/// One endpoint of the cluster.
+///
+/// The user is not given to etcd-client at connect, as it would authenticate there and then: a connection is made
+/// without I/O, and authenticated by the first call that needs it, under that call's timeout.
+pub(super) struct Endpoint {
+    address: Address,
+    /// The lock is held while authenticating, so calls that find their token refused authenticate once, not each.
+    live: tokio::sync::Mutex<Live>,
+    /// Links up to this number are not used any more.
+    broken: AtomicU64,
+    /// Tokens up to this number are not used any more.
+    refused_token: AtomicU64,
+    /// The number of the last token.
+    last_token: AtomicU64,
+    /// Held by whoever asks for a sign of life, for all who wait.
+    asking: tokio::sync::Mutex<()>,
+    /// Held by whoever has a canary under way.
+    canary: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct Live {
+    link: Option<Link>,
+    links: u64,
+    /// The last time the credentials were refused, and how.
+    refusal: Option<(Instant, EtcdFault)>,
+}
+
+/// A connection with the token it sends. Clones share both.
+#[derive(Clone)]
+pub(super) struct Link {
+    client: Client,
+    kv: KvClient,
+    /// Numbers the connections of an endpoint, from 1.
+    pub(super) id: u64,
+    /// Numbers the tokens of an endpoint, from 1; 0: none yet.
+    pub(super) token: u64,
+    /// When this token was got.
+    pub(super) token_since: Instant,
+}
+
+/// The cluster an endpoint belongs to, its raft term, and whether it knows a leader.
+pub(super) struct Status {
+    pub(super) cluster: u64,
+    pub(super) term: u64,
+    pub(super) has_leader: bool,
+}
+
+impl Link {
+    pub(super) fn kv(&self) -> KvClient {
+        self.kv.clone()
+    }
+
+    pub(super) fn leases(&self) -> LeaseClient {
+        self.client.lease_client()
+    }
+
+    pub(super) fn watches(&self) -> WatchClient {
+        self.client.watch_client().max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// What the endpoint says of itself.
+    pub(super) async fn status(&self) -> Result<Status, EtcdFault> {
+        let status = match self.client.maintenance_client().status().await.map_err(EtcdFault::from) {
+            // Later releases (3.5.30 is one) tell it to root alone.
+            Err(EtcdFault { kind: FaultKind::Class(FailureClass::PermissionDenied), .. }) => {
+                return self.status_for_everybody().await;
+            }
+            status => status?,
+        };
+        let header = status.header().ok_or_else(|| EtcdFault::malformed("no header"))?;
+        Ok(Status {
+            cluster: header.cluster_id(),
+            term: header.raft_term(),
+            has_leader: status.leader() != 0,
+        })
+    }
+
+    /// The same from an answer that every user may have, and that no member gives without a leader: how long a lease
+    /// lasts that does not exist.
+    async fn status_for_everybody(&self) -> Result<Status, EtcdFault> {
+        let answered = convert::lease_time_to_live(self.leases(), NO_LEASE).await?;
+        Ok(Status { cluster: answered.cluster, term: answered.response.term, has_leader: true })
+    }
+}
+
+impl Endpoint {
+    pub(super) fn new(address: Address) -> Self {
+        Self {
+            address,
+            live: tokio::sync::Mutex::new(Live::default()),
+            broken: AtomicU64::new(0),
+            refused_token: AtomicU64::new(0),
+            last_token: AtomicU64::new(0),
+            asking: tokio::sync::Mutex::new(()),
+            canary: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    pub(super) fn url(&self) -> &str {
+        &self.address.url
+    }
+
+    pub(super) fn user(&self) -> Option<&str> {
+        self.address.credentials.as_ref().map(|credentials| credentials.user.as_str())
+    }
+
+    pub(super) fn has_credentials(&self) -> bool {
+        self.address.credentials.is_some()
+    }
+
+    /// Makes a connection without contacting anything: an error is one of the address or of the TLS options.
+    pub(super) async fn check(&self) -> Result<(), EtcdFault> {
+        self.open().await.map(|_| ())
+    }
+
+    /// The connection, authenticated where there are credentials. Made anew after [`give_up`](Self::give_up).
+    pub(super) async fn link(&self) -> Result<Link, EtcdFault> {
+        let mut live = self.live.lock().await;
+        // Taken out, so that a call that times out while it authenticates leaves no half-dead connection behind.
+        let link = live.link.take().filter(|link| link.id > self.broken.load(Ordering::Relaxed));
+        let mut link = match link {
+            Some(link) => link,
+            None => {
+                live.links += 1;
+                // Boxed, as all that is rare here: the futures of the client are large, and every request's holds this one.
+                let (client, kv) = Box::pin(self.open()).await?;
+                Link { client, kv, id: live.links, token: 0, token_since: Instant::now() }
+            }
+        };
+        if let Some(credentials) = &self.address.credentials
+            && link.token <= self.refused_token.load(Ordering::Relaxed)
+        {
+            if let Some((at, fault)) = &live.refusal
+                && at.elapsed() < REFUSAL_HOLDS
+            {
+                let fault = fault.clone();
+                live.link = Some(link);
+                return Err(fault);
+            }
+            live.refusal = None;
+            if let Err(fault) = Box::pin(self.authenticate(&mut link, credentials)).await {
+                if fault.kind == FaultKind::Class(FailureClass::Unauthenticated) {
+                    live.refusal = Some((Instant::now(), fault.clone()));
+                    // There is nothing wrong with the connection.
+                    live.link = Some(link);
+                }
+                return Err(fault);
+            }
+            link.token = self.last_token.fetch_add(1, Ordering::Relaxed) + 1;
+            link.token_since = Instant::now();
+        }
+        live.link = Some(link.clone());
+        Ok(link)
+    }
+
+    /// For a renewal: the connection with the token that was refused, while there is no other. etcd before 3.4.42, 3.5.28
+    /// and 3.6.9 renews without one, and a session need not end because a password does not fit for a while.
+    pub(super) async fn link_in_spite_of(&self, fault: EtcdFault) -> Result<Link, EtcdFault> {
+        if fault.kind != FaultKind::Class(FailureClass::Unauthenticated) {
+            return Err(fault);
+        }
+        let link = self.live.lock().await.link.clone();
+        link.filter(|link| link.id > self.broken.load(Ordering::Relaxed)).ok_or(fault)
+    }
+
+    /// Says that this connection does not answer: the next call gets a new one. A connection that lost its way in the
+    /// network would otherwise swallow requests until the kernel gives up, minutes later.
+    pub(super) fn give_up(&self, link: &Link) {
+        self.broken.fetch_max(link.id, Ordering::Relaxed);
+    }
+
+    /// Asks an endpoint that has not answered for a while whether it is alive; an error says that it is not, or that it
+    /// has lost its leader. A member answers this by itself, however long the cluster takes for a commit. Returns its raft
+    /// term, if it said so.
+    pub(super) async fn sign_of_life(&self, patience: Duration) -> Result<Option<u64>, EtcdFault> {
+        // One question is enough for all who wait; its answer is for all.
+        let Ok(_asking) = self.asking.try_lock() else { return Ok(None) };
+        let mut asked = None;
+        let answer = Box::pin(timeout(patience, async {
+            let link = self.link().await?;
+            asked.insert(link).status().await
+        }));
+        let dead = |what: &str| Err(EtcdFault::class(FailureClass::Unknown, what));
+        match answer.await {
+            Ok(Ok(Status { has_leader: true, term, .. })) => Ok(Some(term)),
+            Ok(Ok(_) | Err(EtcdFault { kind: FaultKind::Leaderless, .. })) => {
+                // The request may be lost with the leader. Whether another endpoint knows one, the next request finds out.
+                Err(EtcdFault::new(FaultKind::Impatient, "no answer in time, and it knows no leader"))
+            }
+            Ok(Err(fault)) if fault.blames_endpoint() => dead(&format!("no answer in time, and {fault}")),
+            // Whatever it has against the question, it is alive.
+            Ok(Err(_)) => Ok(None),
+            Err(_) => {
+                if let Some(link) = &asked {
+                    self.give_up(link);
+                }
+                dead("no answer in time, and no sign of life")
+            }
+        }
+    }
+
+    /// `None`: somebody else has a canary under way here.
+    pub(super) fn try_canary(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        self.canary.try_lock().ok()
+    }
+
+    /// Says that this token was refused: the next call authenticates first, unless another one has done so.
+    pub(super) fn token_refused(&self, link: &Link) {
+        self.refused_token.fetch_max(link.token, Ordering::Relaxed);
+    }
+
+    /// Whether somebody has authenticated since this link was handed out.
+    pub(super) fn has_newer_token(&self, link: &Link) -> bool {
+        self.last_token.load(Ordering::Relaxed) > link.token
+    }
+
+    #[cfg(test)]
+    pub(super) fn tokens(&self) -> u64 {
+        self.last_token.load(Ordering::Relaxed)
+    }
+
+    async fn open(&self) -> Result<(Client, KvClient), EtcdFault> {
+        let client = Client::connect([self.url()], Some(self.address.connect.clone())).await?;
+        let kv = client.kv_client().max_decoding_message_size(MAX_ANSWER_BYTES);
+        Ok((client, kv))
+    }
+
+    async fn authenticate(&self, link: &mut Link, credentials: &Credentials) -> Result<(), EtcdFault> {
+        log::trace!(target: "etcd_lock", "{}: authenticating", self.url());
+        let user = Some((credentials.user.clone(), credentials.password.clone()));
+        let Err(error) = link.client.update_user(user).await else {
+            return Ok(());
+        };
+        let fault = EtcdFault::from(error);
+        if fault.message.contains("authentication is not enabled") {
+            log::debug!(target: "etcd_lock", "{}: authentication is not enabled; nobody is logged in", self.url());
+            return Ok(());
+        }
+        match fault.kind {
+            // Whatever etcd has against the user, it is for the caller to mend.
+            FaultKind::Token | FaultKind::Class(FailureClass::Refused) => {
+                Err(EtcdFault::class(FailureClass::Unauthenticated, fault.message))
+            }
+            // The request that waits for this was certainly not sent.
+            FaultKind::Class(FailureClass::Unknown | FailureClass::NotDone) => {
+                Err(EtcdFault::new(FaultKind::Elsewhere, fault.message))
+            }
+            _ => Err(fault),
+        }
+    }
+}

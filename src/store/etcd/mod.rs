@@ -1,0 +1,356 @@
+//! The store that is an etcd cluster.
+
+mod address;
+mod agreement;
+mod connect;
+mod convert;
+mod doubt;
+mod endpoint;
+mod endpoints;
+mod fault;
+mod keepalive;
+mod log_seen;
+mod scheme;
+mod watch_set;
+mod watch_stream;
+
+#[cfg(test)]
+pub(crate) mod test_cluster;
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::time::{Instant, timeout_at};
+
+use crate::error::LockError;
+use crate::kv::{Answer, Failure, FailureClass, Key, Op, Request, Response, Span, Txn, WatchEvent};
+use crate::options::LockManagerOptions;
+use crate::store::{Store, WatchOrder, deadline_after};
+use address::Address;
+use agreement::Agreement;
+use convert::Answered;
+use doubt::doubt;
+use endpoint::{Endpoint, Link};
+use endpoints::{Endpoints, Pin};
+use fault::{EtcdFault, FaultKind};
+use keepalive::KeepAlive;
+
+/// A token that is refused again right after authenticating will not get better.
+const MAX_REAUTHENTICATIONS: u32 = 3;
+
+/// An attempt that had less time than this says nothing about the endpoint: its caller was in a hurry. Otherwise a call
+/// in the last moment of its patience would take everybody's connection away.
+const FAIR_CHANCE: Duration = Duration::from_millis(100);
+
+/// An endpoint that does not answer for so long is asked for a sign of life, and has as long again to give it. A healthy
+/// cluster's slowest commits take less...
+const LONGEST_PATIENCE: Duration = Duration::from_millis(500);
+/// ...but where the TTL is short there is no time for them: the next endpoint must be in use within a third of it.
+const PATIENCE_OF_TTL: u32 = 12;
+/// Less says more about this machine than about the endpoint.
+const SHORTEST_PATIENCE: Duration = Duration::from_millis(150);
+
+/// An etcd cluster. A clone is one more handle on the same connections.
+#[derive(Clone)]
+pub(crate) struct Etcd {
+    shared: Arc<Shared>,
+    origin: Origin,
+}
+
+/// Whose requests these are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// They are refused where the session cannot be any more.
+    Session,
+    Admin,
+}
+
+struct Shared {
+    endpoints: Arc<Endpoints>,
+    agreement: Agreement,
+    keep_alive: KeepAlive,
+    request_timeout: Duration,
+    /// How long an endpoint may be silent before it is asked for a sign of life.
+    patience: Duration,
+}
+
+/// etcd checkpoints the rest of a lease this often, where it is set to do so; a shorter lease never has a checkpoint.
+const CHECKPOINTS: Duration = Duration::from_secs(300);
+
+impl Etcd {
+    /// Connects, and warns of what may come to a lease with these options.
+    pub(crate) async fn connect_for_leases(
+        endpoints: &[String],
+        options: &LockManagerOptions,
+    ) -> Result<Self, LockError> {
+        let etcd = Self::connect(endpoints, options).await?;
+        warn_of_checkpoints(options);
+        Ok(etcd)
+    }
+
+    /// The same, but contacts nobody: the first request does.
+    pub(crate) async fn connect_lazy_for_leases(
+        endpoints: &[String],
+        options: &LockManagerOptions,
+    ) -> Result<Self, LockError> {
+        let etcd = Self::unconnected(endpoints, options).await?;
+        warn_of_checkpoints(options);
+        Ok(etcd)
+    }
+
+    /// Connects to the cluster behind these endpoints. Must be called in the runtime that will carry out the requests.
+    ///
+    /// Is done as soon as one endpoint answers that belongs to a cluster with a leader and lets us in.
+    pub(crate) async fn connect(
+        endpoints: &[String],
+        options: &LockManagerOptions,
+    ) -> Result<Self, LockError> {
+        let etcd = Self::unconnected(endpoints, options).await?;
+        connect::first_contact(&etcd.shared.endpoints, options.connect_timeout).await?;
+        Ok(etcd)
+    }
+
+    /// Checks the endpoints and how to connect to them, and contacts none.
+    async fn unconnected(endpoints: &[String], options: &LockManagerOptions) -> Result<Self, LockError> {
+        let addresses = Address::parse_all(endpoints, options)?;
+        let endpoints = Arc::new(Endpoints::new(addresses.into_iter().map(Endpoint::new).collect()));
+        for endpoint in endpoints.iter() {
+            endpoint.check().await.map_err(|fault| LockError::InvalidOptions {
+                why: format!("endpoint {}: {fault}", endpoint.url()),
+            })?;
+        }
+        let (agreement, keep_alive) = (Agreement::default(), KeepAlive::default());
+        let request_timeout = options.request_timeout;
+        let patience = (options.ttl / PATIENCE_OF_TTL).clamp(SHORTEST_PATIENCE, LONGEST_PATIENCE);
+        let shared = Shared { endpoints, agreement, keep_alive, request_timeout, patience };
+        Ok(Self { shared: Arc::new(shared), origin: Origin::Session })
+    }
+}
+
+fn warn_of_checkpoints(options: &LockManagerOptions) {
+    if options.ttl > CHECKPOINTS {
+        log::warn!(
+            target: "etcd_lock",
+            "a TTL of {:?} is above {CHECKPOINTS:?}: where etcd makes lease checkpoints, one that crosses a renewal can \
+             end the session early after an election",
+            options.ttl
+        );
+    }
+}
+
+#[cfg(test)]
+impl Etcd {
+    /// How many tokens the pinned endpoint has given out.
+    pub(super) fn tokens(&self) -> u64 {
+        self.shared.endpoints.choose(&[]).map(|(_, endpoint)| endpoint.tokens()).unwrap()
+    }
+
+    pub(super) fn pin(&self, index: usize) {
+        self.shared.endpoints.pin(index);
+    }
+
+    pub(super) fn pinned(&self) -> String {
+        self.shared.endpoints.choose(&[]).map(|(pin, _)| self.shared.endpoints.url(pin.index).into()).unwrap()
+    }
+}
+
+impl Store for Etcd {
+    fn call(
+        &self,
+        request: Request,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<Response, Failure>> + Send + 'static {
+        let (shared, origin) = (self.shared.clone(), self.origin);
+        async move { shared.call(origin, &request, timeout).await }
+    }
+
+    fn outside_sessions(&self) -> Self {
+        Self { shared: self.shared.clone(), origin: Origin::Admin }
+    }
+
+    fn run_watches(
+        &self,
+        orders: UnboundedReceiver<WatchOrder>,
+        events: UnboundedSender<WatchEvent>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let (endpoints, request_timeout) = (self.shared.endpoints.clone(), self.shared.request_timeout);
+        async move { watch_stream::run(endpoints, request_timeout, orders, events).await }
+    }
+}
+
+impl Shared {
+    /// Carries out a request at the pinned endpoint. What is certainly not carried out there goes to the next one at
+    /// once, to each at most once.
+    async fn call(&self, origin: Origin, request: &Request, timeout: Duration) -> Result<Response, Failure> {
+        let deadline = deadline_after(timeout);
+        let era = self.endpoints.era();
+        if origin == Origin::Session
+            && let Some(failure) = self.agreement.refusal(request, era)
+        {
+            return Err(failure);
+        }
+        let mut tried = Vec::new();
+        let mut leaderless: Vec<(Pin, EtcdFault)> = Vec::new();
+        let mut last = None;
+        while let Some((pin, endpoint)) = self.endpoints.choose(&tried) {
+            tried.push(pin.index);
+            let departure = self.endpoints.departs(pin.index, request.is_write());
+            let result = tokio::select! {
+                biased;
+                result = self.call_at(pin, &endpoint, request, deadline) => result,
+                () = self.endpoints.left(pin) => Err(self.endpoints.given_up(pin)),
+                fault = doubt(&self.endpoints, (pin, &endpoint), departure, request, self.patience) => Err(fault),
+            };
+            match result {
+                Ok(response) => {
+                    self.endpoints.worked(pin.index);
+                    self.endpoints.arrived(pin.index, departure, &response);
+                    if let Answer::LeaseGranted { lease, .. } = response.answer {
+                        self.agreement.granted(lease, era);
+                    }
+                    // Here is a leader. The one in use was tried first, and is told last: the pin moves once.
+                    for (pin, fault) in leaderless.into_iter().rev() {
+                        self.endpoints.failed(pin, &fault);
+                    }
+                    return Ok(response);
+                }
+                Err(fault) => {
+                    log::trace!(target: "etcd_lock", "{}: {}: {fault}", endpoint.url(), kind_of(request));
+                    if fault.blames_endpoint() {
+                        self.endpoints.failed(pin, &fault);
+                    }
+                    if fault.kind == FaultKind::Leaderless {
+                        leaderless.push((pin, fault.clone()));
+                    }
+                    let go_on = fault.is_elsewhere() && Instant::now() < deadline;
+                    let fault = fault.about(endpoint.user(), || subject(request));
+                    let failure = fault.at(endpoint.url()).into_failure();
+                    if !go_on {
+                        return Err(failure);
+                    }
+                    last = Some(failure);
+                }
+            }
+        }
+        // During an election, it is too early to say so.
+        if let Some(changed) = self.endpoints.changed().filter(|_| leaderless.is_empty()) {
+            // Where there is no time for all answers, there is no agreement.
+            let seek = Box::pin(self.agreement.seek(&self.endpoints, self.patience));
+            let _ = timeout_at(deadline, seek).await;
+            if self.endpoints.era() == era {
+                return Err(Failure::new(FailureClass::ClusterChanged, changed));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            return Box::pin(self.call(origin, request, left)).await;
+        }
+        let none_left =
+            || Failure::new(FailureClass::Refused, "every endpoint belongs to another etcd cluster");
+        Err(last.unwrap_or_else(none_left))
+    }
+
+    /// Carries out a request at one endpoint, authenticating again where its token is refused.
+    async fn call_at(
+        &self,
+        pin: Pin,
+        endpoint: &Endpoint,
+        request: &Request,
+        deadline: Instant,
+    ) -> Result<Response, EtcdFault> {
+        let mut reauthentications = 0;
+        loop {
+            let fair = has_fair_chance(deadline);
+            let Ok(link) = timeout_at(deadline, endpoint.link()).await else {
+                // Certainly not sent.
+                let kind = if fair { FaultKind::Elsewhere } else { FaultKind::Class(FailureClass::NotDone) };
+                return Err(EtcdFault::new(kind, "no answer to the authentication in time"));
+            };
+            let link = match link {
+                Err(fault) if matches!(request, Request::RenewLease { .. }) => {
+                    endpoint.link_in_spite_of(fault).await?
+                }
+                link => link?,
+            };
+            log::trace!(target: "etcd_lock", "{}: {}", endpoint.url(), kind_of(request));
+            let fair = has_fair_chance(deadline);
+            let Ok(result) = timeout_at(deadline, self.send(pin, &link, request)).await else {
+                if !fair {
+                    return Err(EtcdFault::new(FaultKind::Impatient, "no answer in time"));
+                }
+                endpoint.give_up(&link);
+                return Err(EtcdFault::class(FailureClass::Unknown, "no answer in time"));
+            };
+            match result {
+                Ok(answered) => {
+                    self.endpoints.check_cluster(pin.index, answered.cluster)?;
+                    return Ok(answered.response);
+                }
+                Err(fault) if fault.kind == FaultKind::Token && reauthentications < MAX_REAUTHENTICATIONS => {
+                    if !endpoint.has_credentials() {
+                        return Err(fault);
+                    }
+                    reauthentications += 1;
+                    endpoint.token_refused(&link);
+                }
+                Err(fault) => return Err(fault),
+            }
+        }
+    }
+
+    async fn send(&self, pin: Pin, link: &Link, request: &Request) -> Result<Answered, EtcdFault> {
+        match request {
+            Request::GrantLease { ttl } => convert::grant_lease(link.leases(), *ttl).await,
+            Request::RenewLease { lease } => self.keep_alive.renew(pin.index, link, *lease).await,
+            Request::RevokeLease { lease } => convert::revoke_lease(link.leases(), *lease).await,
+            Request::LeaseTimeToLive { lease } => convert::lease_time_to_live(link.leases(), *lease).await,
+            Request::Delete { key } => convert::delete(link.kv(), key).await,
+            Request::Txn(txn) => convert::txn(link.kv(), txn).await,
+        }
+    }
+}
+
+/// Whether an attempt that begins now has enough time to tell something about the endpoint. What counts is the time that
+/// it is given: an attempt that this machine slept through took long, and tells nothing either.
+fn has_fair_chance(deadline: Instant) -> bool {
+    deadline.saturating_duration_since(Instant::now()) >= FAIR_CHANCE
+}
+
+/// What a request is about, for who is not allowed to do it.
+fn subject(request: &Request) -> Option<String> {
+    fn of_ops(ops: &[Op]) -> Option<&Key> {
+        ops.iter().find_map(|op| match op {
+            Op::Put { key, .. } | Op::Delete { key } => Some(key),
+            Op::Range(range) => Some(match &range.span {
+                Span::Key(key) | Span::Prefix(key) | Span::Between(key, _) => key,
+            }),
+            Op::Txn(txn) => of_txn(txn),
+        })
+    }
+    fn of_txn(txn: &Txn) -> Option<&Key> {
+        of_ops(&txn.then).or_else(|| of_ops(&txn.otherwise))
+    }
+    let key = match request {
+        Request::Txn(txn) => of_txn(txn),
+        Request::Delete { key } => Some(key),
+        Request::GrantLease { .. } => None,
+        Request::RenewLease { lease }
+        | Request::RevokeLease { lease }
+        | Request::LeaseTimeToLive { lease } => return Some(format!("the keys of lease {lease:x}")),
+    };
+    key.map(|key| format!("key {:?}", key.to_string()))
+}
+
+/// The request's name in the logs.
+fn kind_of(request: &Request) -> &'static str {
+    match request {
+        Request::GrantLease { .. } => "grant lease",
+        Request::RenewLease { .. } => "renew lease",
+        Request::RevokeLease { .. } => "revoke lease",
+        Request::LeaseTimeToLive { .. } => "lease time to live",
+        Request::Delete { .. } => "delete",
+        Request::Txn(_) => "txn",
+    }
+}

@@ -1,0 +1,162 @@
+//! The watches' state machine, without any stream.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::kv::{Key, Revision, Span, WatchEvent, WatchId, WatchSpec};
+use crate::store::WatchOrder;
+use crate::store::etcd::convert::WatchMessage;
+use crate::store::etcd::watch_set::{Say, Trouble, WatchSet, back_off};
+
+fn open(watches: &mut WatchSet, id: u64, from_revision: Revision) {
+    let spec = WatchSpec { span: Span::Key(Key::from(format!("k{id}"))), from_revision };
+    watches.apply(WatchOrder::Open { id: WatchId(id), spec });
+}
+
+fn close(watches: &mut WatchSet, id: u64) {
+    watches.apply(WatchOrder::Close { id: WatchId(id) });
+}
+
+/// Says everything that is to be said, for short: create k1@0 as 1 = "+1 k1@0", cancel 1 = "-1", progress = "?".
+fn say_all(watches: &mut WatchSet) -> Vec<String> {
+    let mut said = Vec::new();
+    while let Some(say) = watches.next() {
+        watches.said();
+        said.push(match say {
+            Say::Create { wire, span: Span::Key(key), from_revision } => {
+                format!("+{wire} {key}@{from_revision}")
+            }
+            Say::Create { wire, .. } => format!("+{wire}"),
+            Say::Cancel { wire } => format!("-{wire}"),
+            Say::Progress => "?".into(),
+        });
+    }
+    said
+}
+
+fn hear(watches: &mut WatchSet, message: WatchMessage) -> (Vec<WatchEvent>, Option<Trouble>) {
+    let mut events = Vec::new();
+    let trouble = watches.hear(message, Instant::now(), |event| events.push(event));
+    (events, trouble)
+}
+
+fn created(wire: i64, revision: Revision) -> WatchMessage {
+    WatchMessage { wire, revision, created: true, ..WatchMessage::default() }
+}
+
+fn deleted(wire: i64, key: &str, revision: Revision) -> WatchMessage {
+    WatchMessage { wire, revision, deletions: vec![(Key::from(key), revision)], ..WatchMessage::default() }
+}
+
+fn refused(wire: i64, reason: &str) -> WatchMessage {
+    WatchMessage { canceled: true, reason: reason.into(), ..created(wire, 1) }
+}
+
+#[test]
+fn a_watch_stands_reports_and_is_silent_once_closed() {
+    let mut watches = WatchSet::default();
+    open(&mut watches, 7, 0);
+    assert_eq!(say_all(&mut watches), ["+1 k7@0"]);
+    let (events, _) = hear(&mut watches, created(1, 5));
+    assert_eq!(events, [WatchEvent::Created { watch: WatchId(7), revision: 5 }]);
+    let (events, _) = hear(&mut watches, deleted(1, "k7", 6));
+    assert_eq!(events, [WatchEvent::Deleted { watch: WatchId(7), keys: vec![Key::from("k7")], revision: 6 }]);
+    close(&mut watches, 7);
+    assert_eq!(say_all(&mut watches), ["-1"]);
+    assert_eq!(hear(&mut watches, deleted(1, "k7", 8)), (vec![], None));
+    let gone = WatchMessage { wire: 1, canceled: true, ..WatchMessage::default() };
+    assert_eq!(hear(&mut watches, gone), (vec![], None));
+    assert!(watches.is_empty() && watches.next_retry().is_none());
+}
+
+#[test]
+fn a_watch_that_is_closed_before_it_was_sent_is_never_sent() {
+    let mut watches = WatchSet::default();
+    open(&mut watches, 1, 0);
+    open(&mut watches, 2, 0);
+    close(&mut watches, 1);
+    assert_eq!(say_all(&mut watches), ["+2 k2@0"]);
+}
+
+#[test]
+fn a_new_stream_opens_every_watch_anew_from_where_its_owner_wanted() {
+    let mut watches = WatchSet::default();
+    open(&mut watches, 1, 0);
+    open(&mut watches, 2, 40);
+    say_all(&mut watches);
+    hear(&mut watches, created(1, 50));
+    open(&mut watches, 3, 0);
+    watches.ask_progress();
+    watches.restart();
+    assert_eq!(say_all(&mut watches), ["+4 k1@0", "+5 k2@40", "+6 k3@0"]);
+    assert_eq!(hear(&mut watches, deleted(1, "k1", 51)), (vec![], None), "an id of the old stream");
+    let (events, _) = hear(&mut watches, created(4, 60));
+    assert_eq!(events, [WatchEvent::Created { watch: WatchId(1), revision: 60 }]);
+}
+
+#[test]
+fn a_compacted_watch_goes_on_from_now() {
+    let mut watches = WatchSet::default();
+    open(&mut watches, 1, 3);
+    say_all(&mut watches);
+    hear(&mut watches, created(1, 50));
+    let compacted = WatchMessage { wire: 1, canceled: true, compact_revision: 40, ..WatchMessage::default() };
+    assert_eq!(hear(&mut watches, compacted), (vec![], None));
+    assert_eq!(say_all(&mut watches), ["+2 k1@0"]);
+    watches.restart();
+    assert_eq!(say_all(&mut watches), ["+3 k1@0"], "the past stays gone");
+}
+
+#[test]
+fn a_refusal_without_an_id_is_the_answer_to_the_oldest_create() {
+    let mut watches = WatchSet::default();
+    for id in 1..=3 {
+        open(&mut watches, id, 0);
+    }
+    say_all(&mut watches);
+    hear(&mut watches, created(1, 5));
+    let (_, trouble) = hear(&mut watches, refused(-1, "etcdserver: permission denied"));
+    assert_eq!(trouble, Some(Trouble::Permission));
+    let (events, _) = hear(&mut watches, created(3, 5));
+    assert_eq!(events, [WatchEvent::Created { watch: WatchId(3), revision: 5 }]);
+    let retry = watches.next_retry().unwrap();
+    watches.retry_due(retry - Duration::from_millis(1));
+    assert_eq!(say_all(&mut watches), [""; 0]);
+    watches.retry_due(retry);
+    assert_eq!(say_all(&mut watches), ["+4 k2@0"]);
+}
+
+#[test]
+fn a_refused_token_is_told_apart() {
+    let mut watches = WatchSet::default();
+    open(&mut watches, 1, 0);
+    say_all(&mut watches);
+    let (_, trouble) = hear(&mut watches, refused(1, "etcdserver: invalid auth token"));
+    assert_eq!(trouble, Some(Trouble::Token));
+    close(&mut watches, 1);
+    watches.retry_due(Instant::now() + Duration::from_secs(10));
+    assert_eq!(say_all(&mut watches), [""; 0], "closed while it backed off");
+}
+
+#[test]
+fn a_sign_of_life_is_no_event() {
+    let mut watches = WatchSet::default();
+    open(&mut watches, 1, 0);
+    watches.ask_progress();
+    assert_eq!(say_all(&mut watches), ["+1 k1@0", "?"]);
+    let progress = WatchMessage { wire: -1, revision: 9, ..WatchMessage::default() };
+    assert_eq!(hear(&mut watches, progress), (vec![], None));
+}
+
+#[test]
+fn the_back_off_doubles_up_to_its_limit() {
+    let within = |failures, millis: u64| {
+        let pause = back_off(failures).as_millis() as f64;
+        let expected = millis as f64;
+        assert!((expected * 0.74..=expected * 1.26).contains(&pause), "{failures}: {pause}");
+    };
+    for (failures, millis) in [(0, 100), (1, 100), (2, 200), (5, 1600), (6, 2000), (u32::MAX, 2000)] {
+        within(failures, millis);
+    }
+}

@@ -1,0 +1,259 @@
+//! The watches of one manager, and what has to be said to etcd about them: a state machine without I/O.
+//!
+//! A watch goes through: waiting (no stream, or backing off) -> queued -> sent -> standing, and from each of them to
+//! closed. A new stream takes all of them back to queued.
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::convert::WatchMessage;
+use crate::kv::{Revision, Span, WatchEvent, WatchId, WatchSpec};
+use crate::store::WatchOrder;
+
+const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
+const MAX_BACK_OFF: Duration = Duration::from_secs(2);
+
+/// What etcd says of a token that it does not take.
+const TOKEN_REASONS: [&str; 4] =
+    ["invalid auth token", "auth store is old", "header is old", "user name is empty"];
+
+/// The pause before the next attempt, after so many failures in a row; jittered, so that managers do not come together.
+pub(super) fn back_off(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(16);
+    let pause = FIRST_BACK_OFF.saturating_mul(1 << doublings).min(MAX_BACK_OFF);
+    pause.mul_f64(0.75 + fastrand::f64() * 0.5)
+}
+
+/// What to say next on the stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Say {
+    Create { wire: i64, span: Span, from_revision: Revision },
+    Cancel { wire: i64 },
+    Progress,
+}
+
+/// What a message of the stream asks for beyond the events it brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// The token that the stream was opened with is refused.
+    Token,
+    /// A watch is not permitted. etcd up to 3.4 also says this for a refused token.
+    Permission,
+}
+
+#[derive(Default)]
+pub(super) struct WatchSet {
+    open: HashMap<WatchId, Watch>,
+    /// The watches that etcd knows, or will, by their ids on the stream.
+    by_wire: HashMap<i64, WatchId>,
+    /// Creates that were sent and not answered, in the order that their answers come in.
+    unanswered: VecDeque<i64>,
+    queue: VecDeque<Queued>,
+    backing_off: BTreeSet<(Instant, WatchId)>,
+    /// The last id given out. An id is never used again: an answer to an old one cannot be taken for another's.
+    last_wire: i64,
+    /// The reasons of refusals that were logged.
+    warned: HashSet<String>,
+}
+
+struct Watch {
+    spec: WatchSpec,
+    wire: Option<i64>,
+    /// Whether etcd was told of `wire`.
+    sent: bool,
+    failures: u32,
+}
+
+enum Queued {
+    Create { wire: i64 },
+    Cancel { wire: i64 },
+    Progress,
+}
+
+impl WatchSet {
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    pub(super) fn apply(&mut self, order: WatchOrder) {
+        match order {
+            WatchOrder::Open { id, spec } => {
+                self.open.insert(id, Watch { spec, wire: None, sent: false, failures: 0 });
+                self.enqueue(id);
+            }
+            WatchOrder::Close { id } => self.close(id),
+        }
+    }
+
+    fn close(&mut self, id: WatchId) {
+        let Some(watch) = self.open.remove(&id) else {
+            return;
+        };
+        let Some(wire) = watch.wire else {
+            return;
+        };
+        self.by_wire.remove(&wire);
+        // A create that is still in the queue finds its watch gone and is skipped.
+        if watch.sent {
+            self.queue.push_back(Queued::Cancel { wire });
+        }
+    }
+
+    fn enqueue(&mut self, id: WatchId) {
+        if let Some(watch) = self.open.get_mut(&id) {
+            self.last_wire += 1;
+            watch.wire = Some(self.last_wire);
+            watch.sent = false;
+            self.by_wire.insert(self.last_wire, id);
+            self.queue.push_back(Queued::Create { wire: self.last_wire });
+        }
+    }
+
+    /// Begins a new stream, which knows nothing yet.
+    pub(super) fn restart(&mut self) {
+        self.by_wire.clear();
+        self.unanswered.clear();
+        self.queue.clear();
+        self.backing_off.clear();
+        let mut ids: Vec<WatchId> = self.open.keys().copied().collect();
+        // The session's own watch is among the oldest, and matters most.
+        ids.sort_unstable();
+        for id in ids {
+            self.enqueue(id);
+        }
+    }
+
+    /// What to say next; it stays next until [`said`](Self::said).
+    pub(super) fn next(&mut self) -> Option<Say> {
+        loop {
+            match self.queue.front()? {
+                Queued::Progress => return Some(Say::Progress),
+                Queued::Cancel { wire } => return Some(Say::Cancel { wire: *wire }),
+                Queued::Create { wire } => {
+                    let watch = self.by_wire.get(wire).and_then(|id| self.open.get(id));
+                    if let Some(Watch { spec, .. }) = watch {
+                        let (span, from_revision) = (spec.span.clone(), spec.from_revision);
+                        return Some(Say::Create { wire: *wire, span, from_revision });
+                    }
+                    self.queue.pop_front();
+                }
+            }
+        }
+    }
+
+    /// What was next is on its way.
+    pub(super) fn said(&mut self) {
+        if let Some(Queued::Create { wire }) = self.queue.pop_front() {
+            self.unanswered.push_back(wire);
+            if let Some(watch) = self.by_wire.get(&wire).and_then(|id| self.open.get_mut(id)) {
+                watch.sent = true;
+            }
+        }
+    }
+
+    /// Wants a sign of life from the stream.
+    pub(super) fn ask_progress(&mut self) {
+        self.queue.push_back(Queued::Progress);
+    }
+
+    /// When the next backed-off watch wants to be opened again.
+    pub(super) fn next_retry(&self) -> Option<Instant> {
+        self.backing_off.first().map(|&(at, _)| at)
+    }
+
+    /// Queues the watches whose back-off is over.
+    pub(super) fn retry_due(&mut self, now: Instant) {
+        while let Some(&(at, id)) = self.backing_off.first()
+            && at <= now
+        {
+            self.backing_off.pop_first();
+            // Unless it was closed, or opened anew with a new stream.
+            if self.open.get(&id).is_some_and(|watch| watch.wire.is_none()) {
+                self.enqueue(id);
+            }
+        }
+    }
+
+    /// Takes in a message of the stream.
+    pub(super) fn hear(
+        &mut self,
+        message: WatchMessage,
+        now: Instant,
+        mut report: impl FnMut(WatchEvent),
+    ) -> Option<Trouble> {
+        let wire = if message.created { self.answered(message.wire) } else { message.wire };
+        if let Some(&watch) = self.by_wire.get(&wire) {
+            // etcd tells all of a revision in one message, unless fragments are asked for.
+            for of_one in message.deletions.chunk_by(|(_, one), (_, next)| one == next) {
+                let keys = of_one.iter().map(|(key, _)| key.clone()).collect();
+                let revision = of_one.first().map_or(0, |&(_, revision)| revision);
+                report(WatchEvent::Deleted { watch, keys, revision });
+            }
+        }
+        if message.canceled {
+            return self.lost(wire, &message, now);
+        }
+        if message.created
+            && let Some(&id) = self.by_wire.get(&wire)
+        {
+            if let Some(watch) = self.open.get_mut(&id) {
+                watch.failures = 0;
+            }
+            report(WatchEvent::Created { watch: id, revision: message.revision });
+        }
+        None
+    }
+
+    /// The watch whose create is answered. A refusal can come without the id; but answers come in the order of the
+    /// creates.
+    fn answered(&mut self, wire: i64) -> i64 {
+        if wire < 1 {
+            return self.unanswered.pop_front().unwrap_or(wire);
+        }
+        if let Some(at) = self.unanswered.iter().position(|&sent| sent == wire) {
+            self.unanswered.remove(at);
+        }
+        wire
+    }
+
+    /// etcd will say no more about this watch.
+    fn lost(&mut self, wire: i64, message: &WatchMessage, now: Instant) -> Option<Trouble> {
+        // Not known: it is the answer to our own cancel.
+        let id = self.by_wire.remove(&wire)?;
+        let watch = self.open.get_mut(&id)?;
+        watch.wire = None;
+        let reason = &message.reason;
+        if message.compact_revision > 0 || reason.contains("has been compacted") {
+            // The past is gone. From now on, then: the later revision in `Created` makes its owner look again.
+            watch.spec.from_revision = 0;
+            self.enqueue(id);
+            return None;
+        }
+        watch.failures += 1;
+        self.backing_off.insert((now + back_off(watch.failures), id));
+        let trouble = if TOKEN_REASONS.iter().any(|words| reason.contains(words)) {
+            // Tokens expire, and a new one mends it: nothing to warn of.
+            return Some(Trouble::Token);
+        } else if reason.contains("permission denied") {
+            Some(Trouble::Permission)
+        } else {
+            None
+        };
+        let what = format!("{:?}", watch.spec.span);
+        self.warn_once(reason, &what);
+        trouble
+    }
+
+    /// Says that a watch is refused, once for each reason.
+    pub(super) fn warn_once(&mut self, reason: &str, what: &str) {
+        if self.warned.insert(reason.to_owned()) {
+            log::warn!(target: "etcd_lock", "etcd refuses the watch of {what} ({reason}); going on trying");
+        }
+    }
+}

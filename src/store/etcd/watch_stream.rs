@@ -1,0 +1,329 @@
+//! The one watch stream of a manager: opened at the first watch, and opened anew elsewhere whenever it breaks.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_client::{WatchRequestSender, WatchResponseStream};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::convert;
+use super::endpoint::{Endpoint, Link};
+use super::endpoints::{Endpoints, Pin};
+use super::fault::{EtcdFault, FaultKind};
+use super::watch_set::{Say, Trouble, WatchSet, back_off};
+use crate::kv::{FailureClass, WatchEvent};
+use crate::store::WatchOrder;
+
+/// A stream that says nothing for this long is asked for a sign of life...
+const QUIET: Duration = Duration::from_secs(2);
+/// ...and is dead if it says nothing for this long after that.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
+/// etcd does not answer before it has served the watches that begin in the past: 512 of them in 100 ms.
+const SIGN_OF_LIFE_PER_WATCH: Duration = Duration::from_micros(200);
+
+/// A clock that rings so late says that this thread was asleep, not that the stream is dead.
+const OVERSLEPT: Duration = Duration::from_secs(1);
+
+/// A stream that lived this long was a good one: the next is opened at once.
+const GOOD_STREAM: Duration = Duration::from_secs(2);
+
+/// A watch that is not permitted makes the token suspect: etcd up to 3.4 says so for a refused token too. But
+/// authenticating costs etcd 100 ms of CPU, and a new token takes a new stream. So a token is suspected once it is this
+/// old, twice as old the next time...
+const FIRST_SUSPICION: Duration = Duration::from_secs(1);
+/// ...up to this,
+const LAST_SUSPICION: Duration = Duration::from_secs(60);
+/// and from the beginning after this long without a suspicion.
+const TRUST_RETURNS: Duration = Duration::from_secs(300);
+
+/// Serves watches until `orders` is closed, or nobody listens to `events` any more.
+pub(super) async fn run(
+    endpoints: Arc<Endpoints>,
+    open_timeout: Duration,
+    orders: UnboundedReceiver<WatchOrder>,
+    events: UnboundedSender<WatchEvent>,
+) {
+    let (watches, suspicion) = (WatchSet::default(), Suspicion { count: 0, last: Instant::now() });
+    // The end is an `Err`, so that `?` leads there from every depth.
+    let Err(Closed) = WatchTask { endpoints, open_timeout, orders, events, watches, suspicion }.run().await;
+}
+
+/// Nobody wants watches any more.
+struct Closed;
+
+enum Never {}
+
+struct WatchTask {
+    endpoints: Arc<Endpoints>,
+    open_timeout: Duration,
+    orders: UnboundedReceiver<WatchOrder>,
+    events: UnboundedSender<WatchEvent>,
+    watches: WatchSet,
+    suspicion: Suspicion,
+}
+
+/// Whether a refused watch is the fault of the token.
+struct Suspicion {
+    count: u32,
+    last: Instant,
+}
+
+impl Suspicion {
+    fn falls_on(&mut self, endpoint: &Endpoint, link: &Link) -> bool {
+        if endpoint.has_newer_token(link) {
+            return true;
+        }
+        if self.last.elapsed() > TRUST_RETURNS {
+            self.count = 0;
+        }
+        let age = FIRST_SUSPICION.saturating_mul(1 << self.count.min(16)).min(LAST_SUSPICION);
+        if link.token_since.elapsed() < age {
+            return false;
+        }
+        *self = Self { count: self.count + 1, last: Instant::now() };
+        true
+    }
+}
+
+/// An open stream. Its two ends are used independently: whoever waited to send while not reading could wait for ever.
+struct Stream {
+    sender: WatchRequestSender,
+    messages: WatchResponseStream,
+    pin: Pin,
+    endpoint: Arc<Endpoint>,
+    link: Link,
+}
+
+impl WatchTask {
+    async fn run(mut self) -> Result<Never, Closed> {
+        let mut failures = 0;
+        loop {
+            while self.watches.is_empty() {
+                let order = self.orders.recv().await.ok_or(Closed)?;
+                self.watches.apply(order);
+            }
+            if failures > 0 {
+                self.pause(back_off(failures)).await?;
+            }
+            if self.watches.is_empty() {
+                continue;
+            }
+            let Some((pin, endpoint)) = self.endpoints.choose(&[]) else {
+                // All endpoints belong to other clusters; requests say so to whoever asks.
+                failures += 1;
+                continue;
+            };
+            let opened = Instant::now();
+            let fault = match self.open(pin, &endpoint).await? {
+                Ok(stream) => self.serve(stream).await?,
+                Err(fault) => fault,
+            };
+            log::debug!(target: "etcd_lock", "{}: the watch stream is lost: {fault}", endpoint.url());
+            // Without a leader a stream is given up by etcd after three seconds: nothing is lost by looking elsewhere.
+            if fault.blames_endpoint() || fault.kind == FaultKind::Leaderless {
+                self.endpoints.failed(pin, &fault);
+            }
+            failures = if opened.elapsed() >= GOOD_STREAM { 0 } else { failures + 1 };
+        }
+    }
+
+    /// Waits, and takes orders meanwhile.
+    async fn pause(&mut self, pause: Duration) -> Result<(), Closed> {
+        let until = Instant::now() + pause;
+        loop {
+            tokio::select! {
+                order = self.orders.recv() => self.watches.apply(order.ok_or(Closed)?),
+                () = sleep_until(until) => return Ok(()),
+            }
+        }
+    }
+
+    /// Opens a stream, and takes orders meanwhile.
+    async fn open(
+        &mut self,
+        pin: Pin,
+        endpoint: &Arc<Endpoint>,
+    ) -> Result<Result<Stream, EtcdFault>, Closed> {
+        self.watches.restart();
+        let Some(Say::Create { wire, span, from_revision }) = self.watches.next() else {
+            return Ok(Err(EtcdFault::class(FailureClass::NotDone, "there is nothing to watch")));
+        };
+        self.watches.said();
+        let (key, options) = convert::to_watch(&span, from_revision, wire);
+        let mut used = None;
+        let opening = async {
+            let link = endpoint.link().await?;
+            used = Some(link.clone());
+            log::trace!(target: "etcd_lock", "{}: opening the watch stream", endpoint.url());
+            let stream = link.watches().watch(key, Some(options)).await?;
+            let (sender, messages) = stream.split();
+            Ok::<_, EtcdFault>(Stream { sender, messages, pin, endpoint: endpoint.clone(), link })
+        };
+        let result = {
+            let mut opening = std::pin::pin!(timeout(self.open_timeout, opening));
+            let mut left = std::pin::pin!(self.endpoints.left(pin));
+            loop {
+                tokio::select! {
+                    order = self.orders.recv() => self.watches.apply(order.ok_or(Closed)?),
+                    result = &mut opening => break result,
+                    () = &mut left => return Ok(Err(its_endpoint_failed())),
+                }
+            }
+        };
+        Ok(match result {
+            Ok(result) => {
+                if let (Err(EtcdFault { kind: FaultKind::Token, .. }), Some(link)) = (&result, &used) {
+                    endpoint.token_refused(link);
+                }
+                result
+            }
+            Err(_) => {
+                if let Some(link) = &used {
+                    endpoint.give_up(link);
+                }
+                Err(EtcdFault::class(FailureClass::Unknown, "no answer to the watch in time"))
+            }
+        })
+    }
+
+    /// Speaks and listens until the stream breaks; says why it did.
+    async fn serve(&mut self, mut stream: Stream) -> Result<EtcdFault, Closed> {
+        let mut heard = Instant::now();
+        let mut asked: Option<Instant> = None;
+        let mut left = std::pin::pin!(self.endpoints.left(stream.pin));
+        loop {
+            self.watches.retry_due(Instant::now());
+            let next = self.watches.next();
+            let may_speak = next.is_some();
+            let heartbeat = self.heartbeat(heard, asked);
+            tokio::select! {
+                // What has come in is looked at before the clock is.
+                biased;
+                order = self.orders.recv() => {
+                    if self.watches.is_empty() {
+                        // Nobody has listened for a sign of life until now.
+                        (heard, asked) = (Instant::now(), None);
+                    }
+                    self.watches.apply(order.ok_or(Closed)?);
+                }
+                message = stream.messages.message() => {
+                    (heard, asked) = (Instant::now(), None);
+                    match message {
+                        Ok(Some(message)) => {
+                            if let Err(fault) = self.hear(&message, &stream)? {
+                                return Ok(fault);
+                            }
+                        }
+                        // A stream ends with its server, or with its leader.
+                        Ok(None) => return Ok(EtcdFault::class(FailureClass::Unknown, "the watch stream has ended")),
+                        Err(error) => {
+                            let fault = EtcdFault::from(error);
+                            if fault.kind == FaultKind::Token {
+                                stream.endpoint.token_refused(&stream.link);
+                            }
+                            return Ok(fault);
+                        }
+                    }
+                }
+                sent = say(&mut stream.sender, next), if may_speak => match sent {
+                    Ok(()) => self.watches.said(),
+                    Err(fault) => return Ok(fault),
+                },
+                // Requests fail there: what they wait for is not told there either.
+                () = &mut left => return Ok(its_endpoint_failed()),
+                () = sleep_until_some(heartbeat) => {
+                    if heartbeat.is_some_and(|due| due.elapsed() > OVERSLEPT) {
+                        (heard, asked) = (Instant::now(), None);
+                        continue;
+                    }
+                    if asked.is_some() {
+                        stream.endpoint.give_up(&stream.link);
+                        return Ok(EtcdFault::class(FailureClass::Unknown, "the watch stream shows no sign of life"));
+                    }
+                    asked = Some(Instant::now());
+                    self.watches.ask_progress();
+                }
+                () = sleep_until_some(self.watches.next_retry()) => {}
+            }
+        }
+    }
+
+    /// When to ask for a sign of life, or to stop waiting for it. Without any watch, it does not matter.
+    fn heartbeat(&self, heard: Instant, asked: Option<Instant>) -> Option<Instant> {
+        if self.watches.is_empty() {
+            return None;
+        }
+        let watches = u32::try_from(self.watches.len()).unwrap_or(u32::MAX);
+        let patience = SIGN_OF_LIFE + SIGN_OF_LIFE_PER_WATCH.saturating_mul(watches);
+        Some(asked.map_or(heard + QUIET, |asked| asked + patience))
+    }
+
+    /// Takes in a message. The inner error: the stream is of no use any more.
+    fn hear(
+        &mut self,
+        message: &etcd_client::WatchResponse,
+        stream: &Stream,
+    ) -> Result<Result<(), EtcdFault>, Closed> {
+        let message = match convert::from_watch(message) {
+            Ok(message) => message,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        if let Err(fault) = self.endpoints.check_cluster(stream.pin.index, message.cluster) {
+            return Ok(Err(fault));
+        }
+        let reason = message.reason.clone();
+        let mut closed = false;
+        let events = &self.events;
+        let trouble =
+            self.watches.hear(message, Instant::now(), |event| closed |= events.send(event).is_err());
+        if closed {
+            return Err(Closed);
+        }
+        if !stream.endpoint.has_credentials() {
+            if trouble == Some(Trouble::Token) {
+                self.watches.warn_once(&reason, "a key without credentials");
+            }
+            return Ok(Ok(()));
+        }
+        let refused = match trouble {
+            None => false,
+            Some(Trouble::Token) => true,
+            Some(Trouble::Permission) => self.suspicion.falls_on(&stream.endpoint, &stream.link),
+        };
+        if refused {
+            // The token rides in the stream's opening: a new one needs a new stream.
+            stream.endpoint.token_refused(&stream.link);
+            return Ok(Err(EtcdFault::new(FaultKind::Token, reason)));
+        }
+        Ok(Ok(()))
+    }
+}
+
+/// Sends, or is dropped before it has sent: then the same is said again.
+async fn say(sender: &mut WatchRequestSender, say: Option<Say>) -> Result<(), EtcdFault> {
+    match say {
+        None => pending().await,
+        Some(Say::Create { wire, span, from_revision }) => {
+            let (key, options) = convert::to_watch(&span, from_revision, wire);
+            sender.watch(key, Some(options)).await?;
+        }
+        Some(Say::Cancel { wire }) => sender.cancel(wire).await?,
+        Some(Say::Progress) => sender.request_progress().await?,
+    }
+    Ok(())
+}
+
+/// Others have found out, and the pin has moved.
+fn its_endpoint_failed() -> EtcdFault {
+    EtcdFault::new(FaultKind::Impatient, "requests to its endpoint have failed")
+}
+
+/// Never returns for `None`.
+async fn sleep_until_some(until: Option<Instant>) {
+    match until {
+        Some(until) => sleep_until(until).await,
+        None => pending().await,
+    }
+}

@@ -1,0 +1,113 @@
+//! The one cluster behind the clients of a store.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+#[cfg(test)]
+use super::fault::Fault;
+use super::state::State;
+use crate::clock::{Clock, Time};
+use crate::store::ClientId;
+
+/// The time passes in steps, short enough that a session of the shortest TTL, 2 s, is renewed in time, and that a holder
+/// whose safety margin is the usual one gives up a step before its lease ends.
+const STEP: Duration = Duration::from_millis(150);
+
+/// After so long without a step, a manager whose I/O thread hangs is not waited for any more.
+const STUCK: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether the managers have caught up; a renewal takes them some tens of microseconds.
+const LOOK: Duration = Duration::from_micros(20);
+
+/// A small etcd within this process, with what it knows of its clients.
+pub(crate) struct MemoryCluster {
+    pub(crate) state: Mutex<State>,
+    pub(crate) clock: Clock,
+    /// Changes whenever a lease was granted, which may be due before all others.
+    pub(crate) granted: watch::Sender<()>,
+}
+
+impl MemoryCluster {
+    /// An empty one.
+    pub(crate) fn new() -> Arc<Self> {
+        let (state, clock) = (Mutex::new(State::new()), Clock::movable());
+        Arc::new(Self { state, clock, granted: watch::Sender::new(()) })
+    }
+
+    /// Lets time pass at once, in small steps, and waits after each for the managers to do what was due.
+    pub(crate) fn advance(&self, by: Duration) {
+        let mut stuck = BTreeSet::new();
+        let mut left = by;
+        while !left.is_zero() {
+            let step = left.min(STEP);
+            left -= step;
+            self.step(step, &mut stuck);
+            self.state.lock().expire_due(self.clock.now());
+        }
+        // What the last step ended is told.
+        self.step(Duration::ZERO, &mut stuck);
+    }
+
+    fn step(&self, step: Duration, stuck: &mut BTreeSet<ClientId>) {
+        // What managers see after the move is not earlier than this.
+        let now = self.clock.now() + step;
+        self.clock.advance(step);
+        self.wait_for_managers(now, stuck);
+    }
+
+    /// Until every manager has done what was due at `now`: has its answers, if it is connected.
+    fn wait_for_managers(&self, now: Time, stuck: &mut BTreeSet<ClientId>) {
+        let begun = Instant::now();
+        loop {
+            let behind = self.state.lock().behind(now);
+            if behind.iter().all(|id| stuck.contains(id)) {
+                return;
+            }
+            if begun.elapsed() > STUCK {
+                stuck.extend(behind);
+                return;
+            }
+            thread::sleep(LOOK);
+        }
+    }
+}
+
+impl fmt::Debug for MemoryCluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.state.lock();
+        f.debug_struct("MemoryCluster")
+            .field("revision", &state.model.revision())
+            .field("leases", &state.model.leases().count())
+            .finish_non_exhaustive()
+    }
+}
+
+/// For tests.
+#[cfg(test)]
+impl MemoryCluster {
+    pub(crate) fn expire_leases_of(&self, client: ClientId) {
+        self.state.lock().expire_leases_of(client);
+    }
+
+    pub(crate) fn disconnect_client(&self, client: ClientId) {
+        self.state.lock().disconnect(client);
+    }
+
+    pub(crate) fn reconnect_client(&self, client: ClientId) {
+        self.state.lock().reconnect(client);
+    }
+
+    pub(crate) fn delay_of(&self, client: ClientId, delay: Duration) {
+        self.state.lock().delay(client, delay);
+    }
+
+    pub(crate) fn fail_next_of(&self, client: ClientId, fault: Fault) {
+        self.state.lock().fail_next(client, fault);
+    }
+}
