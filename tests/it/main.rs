@@ -60,4 +60,4 @@ mod names;
 mod one_session;
 mod viewer;
 
-mod readme;
+mod documented_roles;
