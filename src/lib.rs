@@ -9,7 +9,7 @@
 //!
 //! **When it stops holding.** A process that is paused between its check and its write can still write late. So every
 //! hold has a [`FencingToken`], greater than that of every hold before: send it along, and let the receiver refuse a
-//! smaller one than the greatest it has seen. A forced unlock, or a lease that is revoked by hand, is told within
+//! smaller one than the greatest it has seen. A forced unlock, or a lease that is revoked by hand, is reported within
 //! milliseconds, but after the fact. The clocks of client and server need not agree, but must run at about the same
 //! rate.
 //!
