@@ -114,6 +114,8 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod docs;
+
 mod manager;
 mod options;
 #[cfg(feature = "tls")]
@@ -144,7 +146,6 @@ mod value;
 mod waiting;
 mod watchdog;
 
-pub mod docs;
 mod io;
 mod kv;
 pub mod memory;
