@@ -90,10 +90,6 @@ impl Batches {
 
     /// What is under way, in an order of its own.
     #[cfg(test)]
-    #[allow(
-        dead_code,
-        reason = "the simulation has these sources in a binary of its own, and needs it there"
-    )]
     pub(super) fn sketch(&self) -> String {
         let in_flight: std::collections::BTreeMap<_, _> = self.in_flight.iter().collect();
         format!("{:?} {in_flight:?} {:?}", self.ready, self.most_operations)

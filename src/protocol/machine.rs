@@ -188,10 +188,6 @@ impl Protocol {
     /// All of its state that matters to what comes, in an order of its own: two protocols with the same sketch, but for
     /// the names of things and the times, do the same.
     #[cfg(test)]
-    #[allow(
-        dead_code,
-        reason = "the simulation has these sources in a binary of its own, and needs it there"
-    )]
     pub(crate) fn sketch(&self) -> String {
         let queues: std::collections::BTreeMap<_, _> = self.queues.iter().collect();
         let (batches, out) = (self.batches.sketch(), self.out.sketch());

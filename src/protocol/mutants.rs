@@ -3,15 +3,20 @@
 //! Outside tests [`mutant!`] is the constant `false` and the list does not exist, so no defect can be compiled into a
 //! build that anybody uses.
 
-/// Whether a defect of `Mutant` is switched on: never, outside tests.
+/// Whether a defect of [`Mutant`] is switched on.
+#[cfg(test)]
 macro_rules! mutant {
-    ($name:ident) => {{
-        #[cfg(test)]
-        let active = $crate::protocol::mutants::Mutant::$name.is_active();
-        #[cfg(not(test))]
-        let active = false;
-        active
-    }};
+    ($name:ident) => {
+        $crate::protocol::mutants::Mutant::$name.is_active()
+    };
+}
+
+/// Outside tests no defect exists.
+#[cfg(not(test))]
+macro_rules! mutant {
+    ($name:ident) => {
+        false
+    };
 }
 
 pub(super) use mutant;
@@ -92,10 +97,6 @@ mod listed {
         }
 
         /// Runs `run` with this defect, on this thread.
-        #[allow(
-            dead_code,
-            reason = "the simulation has these sources in a binary of its own, and needs it there"
-        )]
         pub(crate) fn during<T>(self, run: impl FnOnce() -> T) -> T {
             ACTIVE.set(Some(self));
             let result = run();

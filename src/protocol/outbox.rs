@@ -89,10 +89,6 @@ impl Outbox {
 
     /// What is under way, in an order of its own.
     #[cfg(test)]
-    #[allow(
-        dead_code,
-        reason = "the simulation has these sources in a binary of its own, and needs it there"
-    )]
     pub(super) fn sketch(&self) -> String {
         let timers = self.timers.sketch();
         let tickets: std::collections::BTreeMap<_, _> = self.tickets.iter().collect();

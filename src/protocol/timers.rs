@@ -67,10 +67,6 @@ impl Timers {
 
     /// The timers in their order, without their times.
     #[cfg(test)]
-    #[allow(
-        dead_code,
-        reason = "the simulation has these sources in a binary of its own, and needs it there"
-    )]
     pub(super) fn sketch(&self) -> String {
         format!("{:?}", self.order.iter().map(|(_, timer)| timer).collect::<Vec<_>>())
     }

@@ -9,32 +9,6 @@
     reason = "a test, and a fixture of tests, fails by panicking"
 )]
 
-// The simulation drives the protocol and the model of etcd themselves, which no user of the library can reach: their
-// sources are part of this binary too.
-#[allow(dead_code, reason = "the simulation needs only a part of them")]
-#[path = "../../src/clock.rs"]
-mod clock;
-#[allow(dead_code)]
-#[path = "../../src/error.rs"]
-pub mod error;
-#[allow(dead_code)]
-#[path = "../../src/info.rs"]
-pub mod info;
-#[allow(dead_code)]
-#[path = "../../src/kv.rs"]
-mod kv;
-mod memory;
-#[allow(dead_code)]
-#[path = "../../src/name.rs"]
-mod name;
-#[allow(dead_code)]
-#[path = "../../src/protocol/mod.rs"]
-mod protocol;
-#[allow(dead_code)]
-#[path = "../../src/value.rs"]
-mod value;
-
-mod simulation;
 mod support;
 
 mod costs;

@@ -259,27 +259,15 @@ impl Model {
         self.space = if no_space { Space::Full } else { Space::Enough };
     }
 
-    #[allow(
-        dead_code,
-        reason = "the simulation has these sources in a binary of its own, and needs it there"
-    )]
     pub(crate) fn set_space(&mut self, space: Space) {
         self.space = space;
     }
 
-    #[allow(
-        dead_code,
-        reason = "the simulation has these sources in a binary of its own, and needs it there"
-    )]
     pub(crate) fn space(&self) -> Space {
         self.space
     }
 
     /// Ends the first lease that is due, and says which.
-    #[allow(
-        dead_code,
-        reason = "the simulation has these sources in a binary of its own, and needs it there"
-    )]
     pub(crate) fn expire_first(&mut self, now: Time) -> Option<LeaseId> {
         let lease = self.leases.due(now).into_iter().next()?;
         self.expire_lease(lease).then_some(lease)

@@ -182,17 +182,17 @@ impl Queue {
 
     /// What is known to the waiter at this place.
     fn known(&self, at: usize) -> Known {
-        let lease = self.contender.as_ref().map(|contender| contender.lease);
         let since = self.waiters.get(at).map(|waiter| waiter.since);
-        let local = self.waiters.iter().take(at).any(|before| !before.patience.try_only);
+        let mut local = self.waiters.iter().take(at).any(|before| !before.patience.try_only);
         let kept_out = self.waiters.get(at).is_some_and(|waiter| waiter.kept_out);
         let queued = match self.contender.as_ref().map(|contender| &contender.stage) {
             Some(Stage::Held(_)) => return Known::HeldHere,
-            // Other keys of this session are on their way out, and keep nobody out for long.
-            // And what was read before this ticket asked says nothing about its wait.
+            // What was read before this ticket asked says nothing about its wait; but then the place is that of a caller
+            // of this process who asked earlier and has given up meanwhile.
             Some(Stage::Queued(place)) => {
-                since.is_some_and(|since| place.asked_at >= since)
-                    && place.is_behind(|key| lease.is_none_or(|lease| !self.name.is_key_of(key, lease)))
+                let read_since = since.is_some_and(|since| place.asked_at >= since);
+                local |= !read_since;
+                read_since && place.was_behind
             }
             Some(Stage::Entering) | None => false,
         };

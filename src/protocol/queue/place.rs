@@ -39,6 +39,9 @@ pub(super) struct Place {
     seen: Revision,
     /// When that read was sent.
     pub(super) asked_at: Time,
+    /// It showed a contender of another session before us: whoever asked before the read was kept out by that one,
+    /// even if its deletion has been reported since.
+    pub(super) was_behind: bool,
     /// The keys whose end was told, and at which revision, since a read was begun: its answer may be from before that.
     told: Vec<(Revision, Key)>,
     lookout: Option<Lookout>,
@@ -101,7 +104,7 @@ impl Post {
 
 impl Place {
     pub(super) fn new(created: Revision, seen: Revision, asked_at: Time) -> Self {
-        Self { created, seen, asked_at, told: Vec::new(), lookout: None, first: None }
+        Self { created, seen, asked_at, was_behind: false, told: Vec::new(), lookout: None, first: None }
     }
 
     fn is_firm(&self) -> bool {
@@ -112,17 +115,6 @@ impl Place {
     /// Whether a read answered at `revision` is older than one before.
     pub(super) fn has_seen_later(&self, revision: Revision) -> bool {
         revision < self.seen
-    }
-
-    /// Whether somebody that counts is before us, as far as is known.
-    pub(super) fn is_behind(&self, counts: impl Fn(&Key) -> bool) -> bool {
-        match self.lookout.as_ref().map(|lookout| &lookout.post) {
-            Some(Post::Name(ahead)) => ahead.iter().any(counts),
-            // Too many to be known by name.
-            Some(Post::Far(_)) => true,
-            // Still to be read.
-            None => false,
-        }
     }
 
     /// A read of where we stand is on its way.
@@ -257,10 +249,21 @@ impl Queue {
 
     /// A read showed at `revision` who is before us.
     pub(super) fn wait_behind(&mut self, ahead: Ahead, (revision, sent): (Revision, Time), cx: &mut Cx<'_>) {
-        let Some(place) = self.contender.as_mut().and_then(Contender::place_mut) else {
+        let Some(contender) = &mut self.contender else {
+            return;
+        };
+        // Other keys of this session are being deleted, and keep nobody out for long.
+        let lease = contender.lease;
+        let is_other = |key: &Key| !self.name.is_key_of(key, lease);
+        let Some(place) = contender.place_mut() else {
             return;
         };
         place.asked_at = sent;
+        place.was_behind = match &ahead {
+            Ahead::Near(keys) => keys.iter().any(is_other),
+            // Too many to be known by name.
+            Ahead::Far(_) => true,
+        };
         place.read(ahead, revision, self.id, self.name.contenders(), cx.out);
         let patience = cx.out.jittered(place.patience());
         cx.out.timers.set(Timer::Fallback(self.id), cx.now + patience);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::world::World;
 use crate::kv::{Answer, FailureClass, Op, Request, Response, Txn, TxnAnswer};
-use crate::protocol::{Patience, Refusal, ReleaseFailure};
+use crate::protocol::{Patience, Refusal, ReleaseFailure, Ticket};
 
 #[test]
 fn a_try_that_comes_with_the_release_gets_the_lock() {
@@ -208,6 +208,47 @@ fn a_waiter_that_was_queued_is_told_of_contention_even_if_the_holder_s_name_come
     world.pass(Duration::from_millis(299));
     world.pass_alone(Duration::from_millis(100));
     assert_eq!(world.refusal(0, ticket), Some(Refusal::AlreadyHeld { holder: None }));
+}
+
+/// In one turn, the manager learns that the other one's key is gone and that `limit` has passed since now.
+fn let_go_as_the_time_runs_out(world: &mut World, elsewhere: Ticket, limit: Duration) {
+    world.nodes[0].deaf = true;
+    world.leave(1, elsewhere);
+    world.settle_node(1);
+    world.now = world.now + limit;
+    world.together(0, |world| {
+        world.nodes[0].deaf = false;
+        assert!(world.hear(0));
+        world.nodes[0].protocol.handle_timeout(world.now);
+    });
+    world.pass(Duration::from_millis(50));
+}
+
+#[test]
+fn a_waiter_whose_predecessor_goes_in_the_turn_in_which_its_time_runs_out_is_told_of_contention() {
+    let mut world = World::with(2);
+    let elsewhere = world.lock(1, "a", 1);
+    world.settle();
+    let waiter = world.lock_within(0, "a", 1, Duration::from_millis(300));
+    world.settle();
+    let_go_as_the_time_runs_out(&mut world, elsewhere, Duration::from_millis(300));
+    let refusal = world.refusal(0, waiter);
+    assert!(matches!(refusal, Some(Refusal::Timeout { holder: None, .. })), "{refusal:?}");
+}
+
+#[test]
+fn a_waiter_that_inherited_the_place_of_its_process_is_told_of_contention() {
+    let mut world = World::with(2);
+    let elsewhere = world.lock(1, "a", 1);
+    world.settle();
+    let first = world.lock(0, "a", 1);
+    // Until nothing is read any more: the watch is known to be served.
+    world.pass(Duration::from_millis(300));
+    let heir = world.lock_within(0, "a", 2, Duration::from_millis(100));
+    world.leave(0, first);
+    let_go_as_the_time_runs_out(&mut world, elsewhere, Duration::from_millis(100));
+    let refusal = world.refusal(0, heir);
+    assert!(matches!(refusal, Some(Refusal::Timeout { holder: None, .. })), "{refusal:?}");
 }
 
 #[test]

@@ -24,6 +24,9 @@ impl World {
         if self.is_disturbed() {
             self.disturbed = self.now;
         }
+        // A pause may have ended without any event before that.
+        let pauses = self.nodes.iter().map(|node| node.paused_until.max(node.overslept).min(self.now));
+        self.disturbed = pauses.fold(self.disturbed, Time::max);
         self.liveness.0.resize(self.names.len(), None);
         if self.calm_for() < SETTLED {
             self.liveness.0.fill(None);
