@@ -34,4 +34,4 @@ mod names;
 mod one_session;
 mod viewer;
 
-mod readme;
+mod documented_roles;
