@@ -10,7 +10,7 @@ use imports::{Arrow, Sources};
 /// The layers from the top down, by the modules of the crate's root. A module may import from lower layers only, not from
 /// its own: what two of a layer share is in a lower one.
 const LAYERS: &[&[&str]] = &[
-    &["lib"],
+    &["lib", "docs"],
     &["memory"],
     &["manager", "viewer"],
     &["lock"],

@@ -34,5 +34,5 @@ mod names;
 mod one_session;
 mod viewer;
 
+mod documented_roles;
 mod layout;
-mod readme;

@@ -1,4 +1,4 @@
-//! What the README says about etcd, held against a real one.
+//! The roles in the chapter on operations, on a real etcd.
 
 use std::time::{Duration, Instant};
 
@@ -10,20 +10,20 @@ use etcd_lock::{
 use crate::support::etcdctl::Etcdctl;
 use crate::support::{Etcd, eventually};
 
-const README: &str = include_str!("../../README.md");
-/// The root of the README's roles.
+const OPERATIONS: &str = include_str!("../../src/docs/operations.md");
+/// The root of these roles.
 const ROOT: &str = "/app/locks";
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// An etcd with authentication and the roles of the README, made by its own commands.
-fn etcd_with_the_readmes_roles() -> Etcd {
+/// An etcd with authentication and the documented roles, made by the documented commands.
+fn etcd_with_the_documented_roles() -> Etcd {
     let etcd = Etcd::start();
     let ctl = Etcdctl::new(etcd.access());
     let run = |command: &str| {
         let words: Vec<&str> = command.split_whitespace().collect();
         ctl.run(&words).unwrap_or_else(|why| panic!("etcdctl {command}: {why}"));
     };
-    let commands: Vec<&str> = README
+    let commands: Vec<&str> = OPERATIONS
         .lines()
         .filter_map(|line| line.strip_prefix("etcdctl "))
         .filter(|command| command.starts_with("role ") || command.starts_with("user "))
@@ -52,10 +52,10 @@ fn told(guard: &LockGuard) -> LossReason {
     guard.loss().expect("it was lost, not released")
 }
 
-/// The README's role suffices for every call, for renewals, and for the watches that hand over and tell of a loss.
+/// The documented role suffices for every call, for renewals, and for the watches that hand over and report a loss.
 #[test]
-fn the_role_in_the_readme_is_enough() {
-    let etcd = etcd_with_the_readmes_roles();
+fn the_documented_role_is_enough() {
+    let etcd = etcd_with_the_documented_roles();
     let (one, two) = (connect(&etcd, "locker").unwrap(), connect(&etcd, "locker").unwrap());
 
     let guard = one.new_lock("a/b").unwrap().lock().unwrap();
@@ -82,8 +82,8 @@ fn the_role_in_the_readme_is_enough() {
 }
 
 #[test]
-fn the_roles_for_less_in_the_readme_allow_what_they_are_for_and_no_more() {
-    let etcd = etcd_with_the_readmes_roles();
+fn the_documented_roles_for_less_allow_what_they_are_for_and_no_more() {
+    let etcd = etcd_with_the_documented_roles();
     let denied = |error: Option<LockError>| {
         assert_eq!(error.map(|error| error.code()), Some(ErrorCode::PermissionDenied));
     };
