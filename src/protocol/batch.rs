@@ -6,11 +6,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+use super::effects::Purpose;
 use super::mutants::mutant;
-use super::outbox::Purpose;
 use super::queue::{Cx, Queue};
-use super::requests::Guard;
-use super::step::{self, Step, StepAnswer};
+use super::read::Guard;
+use super::write::{self, Step, StepAnswer};
 use super::{QueueId, RequestId};
 use crate::clock::Time;
 use crate::kv::{Failure, FailureClass, Response, Revision};
@@ -112,7 +112,7 @@ impl Batches {
             if steps.is_empty() {
                 continue;
             }
-            let id = cx.out.send(Purpose::Steps, step::request(&guard, &steps));
+            let id = cx.out.send(Purpose::Steps, write::request(&guard, &steps));
             self.in_flight.insert(id, Batch { epoch: guard.epoch, steps });
         }
     }
@@ -168,7 +168,7 @@ impl Batches {
         let ids = steps.iter().map(|step| step.queue);
         let failure = match reply {
             Ok(response) => {
-                let answers = step::answers(epoch, &steps, &response);
+                let answers = write::answers(epoch, &steps, &response);
                 return ids.zip(answers.into_iter().map(Fate::Answered)).collect();
             }
             Err(failure) => failure,

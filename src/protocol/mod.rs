@@ -5,232 +5,327 @@
 
 mod batch;
 mod contact;
-mod machine;
+mod contender;
+mod effects;
+mod messages;
 pub(crate) mod mutants;
-mod outbox;
 mod queue;
-mod requests;
-mod revocation;
+mod read;
 mod session;
-mod step;
-mod tenure;
 mod timers;
+mod write;
 
-use std::time::Duration;
+use std::collections::HashMap;
 
-pub(crate) use batch::IN_FLIGHT;
-pub(crate) use machine::Protocol;
+pub(crate) use self::batch::IN_FLIGHT;
+pub(crate) use self::messages::{
+    Acquire, Action, Command, Config, HoldId, Holder, Patience, Refusal, ReleaseFailure, RequestId, Ticket,
+};
 
+use self::batch::Batches;
+use self::effects::{Outbox, Purpose, Watched};
+use self::messages::QueueId;
+use self::mutants::mutant;
+use self::queue::{Cx, Queue};
+use self::session::{Session, Verdict};
+use self::timers::Timer;
 use crate::clock::Time;
 use crate::error::LossReason;
-use crate::kv::{Failure, Key, KeyValue, LeaseId, Request, Revision, WatchId, WatchSpec};
-use crate::name::{LockName, Root};
+use crate::kv::{Failure, Response, WatchEvent};
+use crate::name::LockName;
 
-/// What one protocol instance is told at its start.
+/// One session's side of the lock protocol.
+///
+/// Feed it with the `handle_*` methods; carry out what [`poll_action`](Self::poll_action) gives until it gives nothing;
+/// call [`handle_timeout`](Self::handle_timeout) at [`next_timeout`](Self::next_timeout).
 #[derive(Clone, Debug)]
-pub(crate) struct Config {
-    pub(crate) root: Root,
-    pub(crate) owner: String,
-    pub(crate) pid: u32,
-    pub(crate) ttl: Duration,
-    pub(crate) safety_margin: Duration,
-    /// One attempt of one request.
-    pub(crate) request_timeout: Duration,
-    /// So many requests that change locks at once; what is ready meanwhile is the next batch.
-    pub(crate) steps_in_flight: usize,
-    /// Seeds the jitter of back-offs and fallbacks.
-    pub(crate) seed: u64,
+pub(crate) struct Protocol {
+    session: Session,
+    /// Boxed, because the table is up to half empty.
+    queues: HashMap<QueueId, Box<Queue>>,
+    names: HashMap<LockName, QueueId>,
+    /// Queues whose state changed. They advance when the outside has handed over all it has, so that what arrives
+    /// together (a release and the next acquire, say) leaves together.
+    touched: Vec<QueueId>,
+    batches: Batches,
+    out: Outbox,
+    now: Time,
 }
 
-/// Names one call of `lock` and its kin, from the call until the guard it may get is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Ticket(pub(crate) u64);
+impl Protocol {
+    pub(crate) fn new(config: Config) -> Self {
+        Self {
+            session: Session::new(),
+            queues: HashMap::new(),
+            names: HashMap::new(),
+            touched: Vec::new(),
+            batches: Batches::new(),
+            out: Outbox::new(config),
+            now: Time::default(),
+        }
+    }
 
-/// Names one hold: from its grant to its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct HoldId(pub(crate) u64);
+    /// Begins to set up a session.
+    pub(crate) fn handle_start(&mut self, now: Time) {
+        self.pass(now);
+        self.session.connect(now, &mut self.out);
+    }
 
-/// Names one request to the store; its reply carries the same id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct RequestId(pub(crate) u64);
+    pub(crate) fn handle_command(&mut self, now: Time, command: Command) {
+        self.pass(now);
+        match command {
+            Command::Acquire(acquire) if self.session.is_closing() => {
+                self.out.refuse(acquire.ticket, Refusal::Closed);
+            }
+            Command::Acquire(acquire) => self.acquire(acquire),
+            Command::Leave { ticket, confirm } => self.leave(ticket, confirm),
+            Command::Close => self.close(),
+        }
+    }
 
-/// Names the queue of one lock name while it is in use; never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct QueueId(u64);
+    pub(crate) fn handle_reply(&mut self, now: Time, id: RequestId, reply: Result<Response, Failure>) {
+        self.pass(now);
+        if let Some(action) = self.out.contact.replied(now, reply.as_ref().err()) {
+            self.out.act(action);
+        }
+        // Not there: nobody waits for it any more, as after the loss of its session.
+        let Some(purpose) = self.out.take_purpose(id) else {
+            return;
+        };
+        let stale = reply.as_ref().is_ok_and(|response| self.session.is_stale(response));
+        let (session, out) = (&mut self.session, &mut self.out);
+        let verdict = match purpose {
+            Purpose::GrantLease { sent } => session.handle_granted(now, sent, reply, out),
+            Purpose::PutSession => session.handle_put(now, reply, out),
+            Purpose::Renew { sent } => session.handle_renewed(now, sent, reply, stale, out),
+            Purpose::CheckSession => session.handle_checked(reply),
+            Purpose::Revoke { lease } => {
+                session.handle_revoked(now, lease, &reply, out);
+                Verdict::Nothing
+            }
+            Purpose::Steps => return self.handle_steps(id, reply),
+            Purpose::Look(id) => self.in_queue(id, |queue, cx| queue.handle_look(reply, cx)),
+            Purpose::Inspect(id) => self.in_queue(id, |queue, cx| {
+                queue.handle_inspected(reply, cx);
+                Verdict::Nothing
+            }),
+        };
+        self.obey(verdict);
+    }
 
-/// What callers ask for.
-#[derive(Clone, Debug)]
-pub(crate) enum Command {
-    /// Get the lock for this ticket. Ends in [`Action::Grant`] or [`Action::Refuse`], once.
-    Acquire(Acquire),
-    /// The ticket is not wanted any more, whether it waits or was granted.
-    /// With `confirm`, the ticket's answer follows: [`Action::Refuse`] where it waited (when its place in the queue is
-    /// given up), [`Action::Confirm`] where it held.
-    Leave { ticket: Ticket, confirm: bool },
-    /// End everything: holds are lost, waiters refused, the lease revoked; [`Action::Closed`] when that is done.
-    Close,
-}
+    pub(crate) fn handle_watch(&mut self, now: Time, event: WatchEvent) {
+        self.pass(now);
+        let id = match event {
+            WatchEvent::Created { watch, .. } | WatchEvent::Deleted { watch, .. } => watch,
+        };
+        let Some(watched) = self.out.watched(id) else {
+            return;
+        };
+        match (watched, event) {
+            (Watched::Session, WatchEvent::Created { .. }) => {
+                self.session.handle_watch_created(&mut self.out);
+            }
+            (Watched::Session, WatchEvent::Deleted { .. }) => {
+                self.obey(Verdict::Lost(LossReason::SessionRevoked));
+            }
+            (Watched::Place(id), WatchEvent::Created { revision, .. }) => {
+                self.change_queue(id, |queue, cx| queue.lookout_stands(revision, cx));
+            }
+            (Watched::Place(id), WatchEvent::Deleted { keys, revision, .. }) => {
+                self.change_queue(id, |queue, cx| queue.sighted(&keys, revision, cx));
+            }
+            (Watched::Own(id), WatchEvent::Created { .. }) => {
+                self.change_queue(id, |queue, cx| queue.own_key_watched(cx));
+            }
+            (Watched::Own(id), WatchEvent::Deleted { revision, .. }) => {
+                self.change_queue(id, |queue, cx| queue.own_key_deleted(revision, cx));
+            }
+        }
+    }
 
-#[derive(Clone, Debug)]
-pub(crate) struct Acquire {
-    pub(crate) ticket: Ticket,
-    pub(crate) name: LockName,
-    /// The calling thread's number; for people who look at the key.
-    pub(crate) thread: u64,
-    pub(crate) patience: Patience,
-    /// First back-off step after a failed request.
-    pub(crate) retry_interval: Duration,
-    /// Tell by [`Action::SlowWait`] when it waits this long; `None`: never.
-    pub(crate) warn_after: Option<Duration>,
-    /// When the caller asked.
-    pub(crate) since: Time,
-    /// The same as time since the Unix epoch; for people who look at the key.
-    pub(crate) asked_at: Duration,
-}
+    /// A caller's thread saw the deadline pass before a renewal could move it, and acted on that.
+    pub(crate) fn handle_expired(&mut self, now: Time) {
+        self.pass(now);
+        if self.session.tenure().is_some() {
+            self.obey(Verdict::Lost(LossReason::SessionExpired));
+        }
+    }
 
-/// How long a ticket waits, and what it says when it stops waiting.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Patience {
-    /// Never join the queue: have the lock at once, or [`Refusal::Held`].
-    pub(crate) try_only: bool,
-    /// Give up at this time with [`Refusal::Timeout`], or with [`Refusal::Unavailable`] if the store did not say that it
-    /// is held; `None`: never.
-    pub(crate) deadline: Option<Time>,
-    /// The same with [`Refusal::AlreadyHeld`].
-    pub(crate) budget: Option<Time>,
-}
+    pub(crate) fn handle_timeout(&mut self, now: Time) {
+        self.pass(now);
+        while let Some(timer) = self.out.timers.take_due(now) {
+            match timer {
+                Timer::SessionDeadline => self.obey(Verdict::Lost(LossReason::SessionExpired)),
+                Timer::Silence => self.session.check_silence(now, &mut self.out),
+                Timer::SlowWait(ticket) => self.in_place_of(ticket, Queue::tell_slow_wait),
+                Timer::Renew => self.session.renew(now, &mut self.out),
+                Timer::Connect => self.session.connect(now, &mut self.out),
+                Timer::Fence => self.session.retry_put(&mut self.out),
+                Timer::Revoke(lease) => self.session.retry_revoke(lease, &mut self.out),
+                Timer::Patience(ticket) => self.in_place_of(ticket, Queue::lose_patience),
+                Timer::Depart(ticket) => self.in_place_of(ticket, Queue::end_grace),
+                Timer::Retry(id) => self.change_queue(id, Queue::retry),
+                Timer::Fallback(id) => self.change_queue(id, Queue::fall_back),
+                Timer::OwnWatch(id) => self.change_queue(id, Queue::watch_own_key),
+            }
+        }
+    }
 
-/// What the outside must do, in order.
-#[derive(Clone, Debug)]
-pub(crate) enum Action {
-    /// Carry out a request; its reply (or failure, after `timeout` at the latest) goes to `handle_reply`.
-    Send {
-        id: RequestId,
-        request: Request,
-        timeout: Duration,
-        /// It is about the session itself: it must not wait for others to be answered.
-        urgent: bool,
-    },
-    /// Open a watch / forget one.
-    Watch {
-        id: WatchId,
-        spec: WatchSpec,
-    },
-    Unwatch {
-        id: WatchId,
-    },
+    /// What to do next; `None` until something else is handled.
+    pub(crate) fn poll_action(&mut self) -> Option<Action> {
+        for id in std::mem::take(&mut self.touched) {
+            let mut cx = Cx { now: self.now, session: &mut self.session, out: &mut self.out };
+            if let Some(queue) = self.queues.get_mut(&id) {
+                queue.advance(&mut cx);
+                if queue.is_over() {
+                    self.names.remove(queue.name());
+                    self.queues.remove(&id);
+                } else {
+                    self.batches.enlist(queue);
+                }
+            }
+        }
+        let mut cx = Cx { now: self.now, session: &mut self.session, out: &mut self.out };
+        self.batches.send(&mut self.queues, &mut cx);
+        self.out.pop_action()
+    }
 
-    /// A session stands; holds are assured until `deadline`.
-    SessionUp {
-        lease: LeaseId,
-        ttl: Duration,
-        deadline: Time,
-    },
-    /// The session is assured until `deadline`. Where a caller's thread has already seen the old deadline pass,
-    /// the answer is `handle_expired`.
-    ExtendSession {
-        deadline: Time,
-    },
-    /// Setting up a session failed; it is tried again by itself.
-    SessionFailed {
-        failure: Failure,
-    },
-    /// The store has not answered for a third of the time for which holds are assured. Told once, until it answers.
-    StoreSilent {
-        /// How long it has not.
-        since: Duration,
-        failure: Failure,
-        /// How long holds are still assured.
-        assured: Duration,
-    },
-    /// It answers again, after that long.
-    StoreAnswers {
-        after: Duration,
-    },
-    /// The session is over, and with it every hold that was granted since its `SessionUp`, all of them at one instant;
-    /// no `EndHold` follows for these.
-    SessionDown {
-        reason: LossReason,
-    },
+    /// A close would have nothing to take back from the store.
+    pub(crate) fn has_left_nothing(&self) -> bool {
+        self.session.has_left_nothing()
+    }
 
-    /// The ticket has the lock.
-    Grant {
-        ticket: Ticket,
-        hold: HoldId,
-        name: LockName,
-        key: Key,
-        token: Revision,
-    },
-    /// The ticket has waited for as long as it wanted to be told of, and goes on waiting.
-    SlowWait {
-        name: LockName,
-        waited: Duration,
-        /// Who has the lock, if the store could tell.
-        holder: Option<Holder>,
-        /// So many tickets wait for it here, this one included.
-        waiting_here: usize,
-    },
-    /// The ticket does not get the lock.
-    Refuse {
-        ticket: Ticket,
-        refusal: Refusal,
-    },
-    /// The store has confirmed that a released hold's key is gone.
-    Released {
-        name: LockName,
-        token: Revision,
-    },
-    /// The hold is over though its session stands: released if `lost` is `None`. Its `done()` closes now.
-    EndHold {
-        hold: HoldId,
-        lost: Option<LossReason>,
-    },
-    /// The answer to a `Leave` with `confirm` of a ticket that was granted.
-    Confirm {
-        ticket: Ticket,
-        result: Result<(), ReleaseFailure>,
-    },
+    pub(crate) fn next_timeout(&self) -> Option<Time> {
+        self.out.timers.next()
+    }
 
-    /// Everything is over; nothing will follow.
-    Closed,
-}
+    /// Nobody holds, waits, or has left anything that must go.
+    #[cfg(test)]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.queues.is_empty()
+    }
 
-/// Why a ticket did not get the lock.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    /// To a `try_only` ticket: somebody else has the lock.
-    Held,
-    /// The time limit of the caller ran out while somebody had the lock.
-    Timeout { waited: Duration, holder: Option<Holder> },
-    /// The retries ran out while somebody had the lock.
-    AlreadyHeld { holder: Option<Holder> },
-    /// A limit of the caller ran out while the store could not be asked whether somebody has the lock.
-    Unavailable(Failure),
-    /// The caller left.
-    Cancelled,
-    /// The manager was closed.
-    Closed,
-    /// The store refused for good.
-    Failed(Failure),
-}
+    /// All of its state that matters to what comes, in an order of its own: two protocols with the same sketch, but for
+    /// the names of things and the times, do the same.
+    #[cfg(test)]
+    pub(crate) fn sketch(&self) -> String {
+        let queues: std::collections::BTreeMap<_, _> = self.queues.iter().collect();
+        let (batches, out) = (self.batches.sketch(), self.out.sketch());
+        format!("{queues:?} {:?} {batches} {:?} {out}", self.touched, self.session)
+    }
 
-/// Who has the lock, as far as the store told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Holder {
-    pub(crate) kv: KeyValue,
-    /// Contenders behind it.
-    pub(crate) waiters: u64,
-}
+    /// Time has passed. A deadline that passed with it counts before anything else, even an answer that arrived.
+    fn pass(&mut self, now: Time) {
+        self.now = self.now.max(now);
+        self.out.now = self.now;
+        if self.session.is_past_deadline(now) && !mutant!(AnswersBeforeDeadline) {
+            self.obey(Verdict::Lost(LossReason::SessionExpired));
+        }
+    }
 
-/// What became of a release that its caller waited for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum ReleaseFailure {
-    /// The hold had been lost before, or its session ended before the release was confirmed.
-    Lost(LossReason),
-    /// The key was gone already: somebody had deleted it.
-    NotHeld,
-    /// The store refused for good.
-    Failed(Failure),
+    fn acquire(&mut self, acquire: Acquire) {
+        let id = match self.names.get(&acquire.name) {
+            Some(&id) => id,
+            None => {
+                let id = QueueId(self.out.next_id());
+                self.names.insert(acquire.name.clone(), id);
+                self.queues.insert(id, Box::new(Queue::new(id, acquire.name.clone())));
+                id
+            }
+        };
+        self.change_queue(id, |queue, cx| queue.acquire(acquire, cx));
+    }
+
+    fn leave(&mut self, ticket: Ticket, confirm: bool) {
+        if self.out.tickets.contains_key(&ticket) {
+            self.in_place_of(ticket, |queue, ticket, cx| queue.leave(ticket, confirm, cx));
+        } else if confirm {
+            // Its hold was lost or its refusal is on the way; the caller knows more than this or learns it first.
+            let result = Err(ReleaseFailure::NotHeld);
+            self.out.act(Action::Confirm { ticket, result });
+        }
+    }
+
+    fn close(&mut self) {
+        if self.session.is_closing() {
+            return;
+        }
+        self.batches.clear();
+        self.session.announce_end(LossReason::Closed, &mut self.out);
+        for id in self.queue_ids() {
+            self.change_queue(id, Queue::close);
+        }
+        self.session.close(self.now, &mut self.out);
+    }
+
+    fn handle_steps(&mut self, id: RequestId, reply: Result<Response, Failure>) {
+        for (queue, fate) in self.batches.handle_reply(id, reply, &self.queues, self.now) {
+            let verdict = self.in_queue(queue, |queue, cx| queue.handle_step(fate, cx));
+            self.obey(verdict);
+        }
+    }
+
+    fn obey(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Nothing => {}
+            Verdict::Up => self.touched.extend(self.queue_ids()),
+            Verdict::Fenced(waiting) => {
+                for id in waiting {
+                    self.change_queue(id, Queue::retry);
+                }
+            }
+            Verdict::FenceRefused(waiting, failure) => {
+                for id in waiting {
+                    self.change_queue(id, |queue, cx| queue.fence_refused(&failure, cx));
+                }
+            }
+            Verdict::Lost(reason) => {
+                self.batches.clear();
+                self.out.forget_requests(|purpose| purpose == Purpose::Steps);
+                self.session.announce_end(reason, &mut self.out);
+                for id in self.queue_ids() {
+                    self.change_queue(id, |queue, cx| queue.lose_session(reason, cx));
+                }
+                self.session.lose(self.now, reason, &mut self.out);
+            }
+            Verdict::Refused(failure) => {
+                let refusal = Refusal::Failed(failure);
+                for id in self.queue_ids() {
+                    self.change_queue(id, |queue, cx| queue.refuse_waiters(&refusal, cx));
+                }
+            }
+        }
+    }
+
+    /// In order of creation, so that the same events always give the same actions.
+    fn queue_ids(&self) -> Vec<QueueId> {
+        let mut ids: Vec<QueueId> = self.queues.keys().copied().collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    fn in_place_of(&mut self, ticket: Ticket, change: impl FnOnce(&mut Queue, Ticket, &mut Cx<'_>)) {
+        if let Some(&id) = self.out.tickets.get(&ticket) {
+            self.change_queue(id, |queue, cx| change(queue, ticket, cx));
+        }
+    }
+
+    fn change_queue(&mut self, id: QueueId, change: impl FnOnce(&mut Queue, &mut Cx<'_>)) {
+        let verdict = self.in_queue(id, |queue, cx| {
+            change(queue, cx);
+            Verdict::Nothing
+        });
+        self.obey(verdict);
+    }
+
+    fn in_queue(&mut self, id: QueueId, change: impl FnOnce(&mut Queue, &mut Cx<'_>) -> Verdict) -> Verdict {
+        let mut cx = Cx { now: self.now, session: &mut self.session, out: &mut self.out };
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return Verdict::Nothing;
+        };
+        self.touched.push(id);
+        change(queue, &mut cx)
+    }
 }
 
 #[cfg(test)]

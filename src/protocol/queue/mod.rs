@@ -5,24 +5,22 @@
 //! at most one step (delete what must go,
 //! enter who wants in) is in flight for a name.
 
-mod contender;
-mod debris;
-mod departures;
-mod place;
+mod giving_up;
 mod replies;
-mod steps;
+mod standing;
 mod waiter;
+mod writes;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use self::contender::{Contender, Hold, Stage};
-use self::debris::Debris;
-use self::departures::Departing;
-use self::steps::SentStep;
+use self::giving_up::Departing;
 use self::waiter::Waiter;
+use self::writes::SentStep;
+use super::contender::stale_key::Debris;
+use super::contender::{Contender, Hold, Stage};
+use super::effects::Outbox;
 use super::mutants::mutant;
-use super::outbox::Outbox;
 use super::session::Session;
 use super::timers::Timer;
 use super::{Acquire, Action, HoldId, QueueId, Refusal, ReleaseFailure, Ticket};

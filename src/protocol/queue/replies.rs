@@ -2,19 +2,19 @@
 
 use std::time::Duration;
 
-use super::contender::{Contender, Look};
-use super::place::FALLBACK;
-use super::steps::{SentDelete, SentStep};
+use super::writes::{SentDelete, SentStep};
 use super::{Cx, Progress, Queue};
 use crate::error::LossReason;
 use crate::kv::{Answer, Failure, FailureClass, KeyValue, Request, Response, Revision};
 use crate::protocol::batch::Fate;
+use crate::protocol::contender::position::FALLBACK;
+use crate::protocol::contender::{Contender, Look};
+use crate::protocol::effects::Purpose;
 use crate::protocol::mutants::mutant;
-use crate::protocol::outbox::Purpose;
-use crate::protocol::requests::{self, Standing};
+use crate::protocol::read::{self, Standing};
 use crate::protocol::session::Verdict;
-use crate::protocol::step::Entered;
 use crate::protocol::timers::Timer;
+use crate::protocol::write::Entered;
 use crate::protocol::{Action, Refusal, ReleaseFailure};
 
 /// How long the end of a hold whose key is gone may wait to learn why: the deletion of the session key, if that was
@@ -28,7 +28,7 @@ impl Queue {
         };
         let answer = match fate {
             Fate::Answered(answer) if answer.deleted.len() != sent.deletes.len() => {
-                return self.step_failed(sent, requests::misfit(), cx);
+                return self.step_failed(sent, read::misfit(), cx);
             }
             Fate::Answered(answer) => answer,
             Fate::Failed(failure) => return self.step_failed(sent, failure, cx),
@@ -166,7 +166,7 @@ impl Queue {
             return;
         }
         let tenure_epoch = tenure.guard.epoch;
-        let look = requests::look(&tenure.guard, &self.name, &contender.key, created);
+        let look = read::look(&tenure.guard, &self.name, &contender.key, created);
         // A read that goes astray may delay a hand-over no more than a watch that does.
         let timeout = cx.out.config.request_timeout.min(FALLBACK);
         let request = cx.out.send_within(Purpose::Look(self.id), Request::Txn(look), timeout);
@@ -188,13 +188,13 @@ impl Queue {
         let again = std::mem::take(&mut contender.look_again);
         let (revision, answer) = match reply {
             Ok(Response { revision, answer: Answer::Txn(answer), .. }) => (revision, answer),
-            Ok(_) => return self.look_failed(requests::garbled(), cx),
+            Ok(_) => return self.look_failed(read::garbled(), cx),
             Err(failure) => return self.look_failed(failure, cx),
         };
         let Some(created) = contender.created() else {
             return Verdict::Nothing;
         };
-        let standing = requests::standing(created, &answer);
+        let standing = read::standing(created, &answer);
         let sent = asked.map_or(cx.now, |look| look.sent);
         if contender.is_older(revision) && !mutant!(StaleReadBelieved) {
             return self.look_failed(stale(), cx);
@@ -226,7 +226,7 @@ impl Queue {
             (Standing::Gone, Some(_)) => self.key_deleted(cx),
             (Standing::Gone, None) => self.leave_deleted_key(cx),
             (Standing::Refused { .. } | Standing::Garbled, _) => {
-                return self.look_failed(requests::garbled(), cx);
+                return self.look_failed(read::garbled(), cx);
             }
         }
         Verdict::Nothing
@@ -321,7 +321,7 @@ impl Queue {
     }
 
     fn refuse_garbled(&mut self, cx: &mut Cx<'_>) {
-        self.refuse_waiters(&Refusal::Failed(requests::garbled()), cx);
+        self.refuse_waiters(&Refusal::Failed(read::garbled()), cx);
         self.discard_contender(Vec::new(), cx);
     }
 }

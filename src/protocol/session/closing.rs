@@ -1,11 +1,11 @@
 //! The end of the session for good: every lease is given back.
 
+use super::lease::Tenure;
 use super::{Session, State};
 use crate::clock::Time;
 use crate::kv::{Failure, LeaseId, Response};
 use crate::protocol::Action;
-use crate::protocol::outbox::Outbox;
-use crate::protocol::tenure::Tenure;
+use crate::protocol::effects::Outbox;
 use crate::protocol::timers::Timer;
 
 impl Session {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::node::Outcome;
 use super::world::World;
 use crate::kv::FailureClass;
-use crate::protocol::requests::NEAR;
+use crate::protocol::read::NEAR;
 use crate::protocol::{Patience, Refusal, Ticket};
 
 /// Every node asks for the lock, one after the other.

@@ -2,31 +2,31 @@
 
 use std::time::Duration;
 
-use super::QueueId;
-use super::mutants::mutant;
-use super::outbox::{Outbox, Purpose};
-use super::requests::{self, Guard};
-use super::timers::Timer;
 use crate::clock::Time;
 use crate::kv::{Key, LeaseId, Request, WatchId};
 use crate::name::LockName;
+use crate::protocol::QueueId;
+use crate::protocol::effects::{Outbox, Purpose};
+use crate::protocol::mutants::mutant;
+use crate::protocol::read::{self, Guard};
+use crate::protocol::timers::Timer;
 
 /// One lease and all that hangs on it.
 #[derive(Clone, Debug)]
-pub(super) struct Tenure {
-    pub(super) lease: LeaseId,
-    pub(super) ttl: Duration,
+pub(in crate::protocol) struct Tenure {
+    pub(in crate::protocol) lease: LeaseId,
+    pub(in crate::protocol) ttl: Duration,
     /// The highest raft term in this session's answers, from the grant's own on: a member that answers with a lower one
     /// has missed an election. A cluster that was restored from a backup begins again with a low one, so what earlier
     /// sessions saw does not count.
-    pub(super) term: u64,
+    pub(in crate::protocol) term: u64,
     /// When everything held is given up unless a renewal is answered before.
-    pub(super) deadline: Time,
-    pub(super) guard: Guard,
-    pub(super) keys: ContenderKeys,
+    pub(in crate::protocol) deadline: Time,
+    pub(in crate::protocol) guard: Guard,
+    pub(in crate::protocol) keys: ContenderKeys,
     /// The put of the session key that is in flight.
-    pub(super) fence: Option<Fence>,
-    pub(super) watch: Option<SessionWatch>,
+    pub(in crate::protocol) fence: Option<Fence>,
+    pub(in crate::protocol) watch: Option<SessionWatch>,
 }
 
 /// The sequence numbers that tell a session's keys of one name apart.
@@ -35,7 +35,7 @@ pub(super) struct Tenure {
 /// acquisition each read of a name would pass all that were ever put there. But no key is used again that a request
 /// without an answer names: a copy of it could still put or delete that key. From then on all numbers are new ones.
 #[derive(Clone, Debug, Default)]
-pub(super) struct ContenderKeys {
+pub(in crate::protocol) struct ContenderKeys {
     /// The lowest one that may be used.
     first: u64,
     /// Above all that were used.
@@ -43,17 +43,17 @@ pub(super) struct ContenderKeys {
 }
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Fence {
-    pub(super) failures: u32,
+pub(in crate::protocol) struct Fence {
+    pub(in crate::protocol) failures: u32,
     /// Queues that wait for a later epoch.
-    pub(super) waiting: Vec<QueueId>,
+    pub(in crate::protocol) waiting: Vec<QueueId>,
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct SessionWatch {
-    pub(super) id: WatchId,
+pub(in crate::protocol) struct SessionWatch {
+    pub(in crate::protocol) id: WatchId,
     /// The watch stood once: standing again means that something may have been missed in between.
-    pub(super) stood: bool,
+    pub(in crate::protocol) stood: bool,
 }
 
 impl ContenderKeys {
@@ -68,7 +68,7 @@ impl ContenderKeys {
     }
 
     /// There was no answer to a request that names keys.
-    pub(super) fn retire(&mut self) {
+    pub(in crate::protocol) fn retire(&mut self) {
         if !mutant!(KeyReusedUnanswered) {
             self.first = self.unused;
         }
@@ -77,20 +77,24 @@ impl ContenderKeys {
 
 impl Tenure {
     /// A key for a new contender, none of those that are still to be deleted.
-    pub(super) fn contender_key(&mut self, name: &LockName, in_use: impl Fn(&Key) -> bool) -> Key {
+    pub(in crate::protocol) fn contender_key(
+        &mut self,
+        name: &LockName,
+        in_use: impl Fn(&Key) -> bool,
+    ) -> Key {
         let lease = self.lease;
         let seq = self.keys.take(|seq| in_use(&name.contender_key(lease, seq)));
         name.contender_key(lease, seq)
     }
 
     /// Makes a new epoch.
-    pub(super) fn put_session_key(&self, out: &mut Outbox) {
-        let put = requests::put_session(&self.guard.session_key, self.lease);
+    pub(in crate::protocol) fn put_session_key(&self, out: &mut Outbox) {
+        let put = read::put_session(&self.guard.session_key, self.lease);
         out.send(Purpose::PutSession, Request::Txn(put));
     }
 
     /// Nothing that is under way for this lease matters any more.
-    pub(super) fn clear(&self, out: &mut Outbox) {
+    pub(in crate::protocol) fn clear(&self, out: &mut Outbox) {
         if let Some(watch) = &self.watch {
             out.unwatch(watch.id);
         }
@@ -99,7 +103,7 @@ impl Tenure {
 }
 
 /// Nothing that was under way for a session matters to the next.
-pub(super) fn forget_requests(out: &mut Outbox) {
+pub(in crate::protocol) fn forget_requests(out: &mut Outbox) {
     for timer in [Timer::SessionDeadline, Timer::Renew, Timer::Fence, Timer::Silence] {
         out.timers.clear(timer);
     }

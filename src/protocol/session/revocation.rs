@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::outbox::{Outbox, Purpose};
-use super::timers::Timer;
 use crate::clock::Time;
 use crate::kv::{Failure, FailureClass, LeaseId, Request, Response};
+use crate::protocol::effects::{Outbox, Purpose};
+use crate::protocol::timers::Timer;
 
 /// First pause after a failed attempt.
 const FIRST_BACK_OFF: Duration = Duration::from_millis(100);

@@ -10,19 +10,16 @@
 
 use std::time::Duration;
 
-use super::contender::{Contender, Stage};
-use super::{Cx, OWN_WATCH_AGE, Queue};
 use crate::clock::Time;
 use crate::kv::{Key, Revision, Span, WatchId};
 use crate::protocol::QueueId;
+use crate::protocol::effects::{Outbox, Watched};
 use crate::protocol::mutants::mutant;
-use crate::protocol::outbox::{Outbox, Watched};
-use crate::protocol::requests::Ahead;
-use crate::protocol::timers::Timer;
+use crate::protocol::read::Ahead;
 
 /// A waiter looks where it stands after this long (less up to half, at random), so that a watch that died in silence
 /// delays a hand-over but never strands it.
-pub(super) const FALLBACK: Duration = Duration::from_secs(2);
+pub(in crate::protocol) const FALLBACK: Duration = Duration::from_secs(2);
 
 /// A watch that was opened while the store was writing can miss its start: etcd then serves it from its next tick on,
 /// which comes every 100 ms. A near waiter that has not heard anything yet looks this early, then after twice the time...
@@ -32,35 +29,35 @@ const EARLY_LOOKS: u32 = 4;
 
 /// Where a waiter stands.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(in crate::protocol) struct Place {
     /// The create revision of its key.
-    pub(super) created: Revision,
+    pub(in crate::protocol) created: Revision,
     /// The store's revision when it was last read who is before it.
-    seen: Revision,
+    pub(in crate::protocol) seen: Revision,
     /// When that read was sent.
-    pub(super) asked_at: Time,
+    pub(in crate::protocol) asked_at: Time,
     /// It showed a contender of another session before us: whoever asked before the read was kept out by that one,
     /// even if its deletion has been reported since.
-    pub(super) was_behind: bool,
+    pub(in crate::protocol) was_behind: bool,
     /// The keys whose end was told, and at which revision, since a read was begun: its answer may be from before that.
     told: Vec<(Revision, Key)>,
-    lookout: Option<Lookout>,
+    pub(in crate::protocol) lookout: Option<Lookout>,
     /// Nobody is before it any more, as this revision shows.
-    first: Option<Revision>,
+    pub(in crate::protocol) first: Option<Revision>,
 }
 
 /// The watch that tells when it gets closer.
 #[derive(Clone, Debug)]
-struct Lookout {
+pub(in crate::protocol) struct Lookout {
     watch: WatchId,
-    footing: Footing,
-    post: Post,
+    pub(in crate::protocol) footing: Footing,
+    pub(in crate::protocol) post: Post,
     early_looks: u32,
 }
 
 /// What the news of a watch can be relied on for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Footing {
+pub(in crate::protocol) enum Footing {
     /// The watch does not stand yet.
     None,
     /// Nor does it after so long that a read was sent meanwhile: by now its beginning can be old news from a member that
@@ -76,7 +73,7 @@ enum Footing {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Post {
+pub(in crate::protocol) enum Post {
     /// The whole name. These are before us; empty: to be read.
     Name(Vec<Key>),
     /// The one whose end brings us near.
@@ -92,7 +89,7 @@ impl Post {
     }
 
     /// Nobody is before us; if the footing is firm, that is known.
-    fn is_clear(&self) -> bool {
+    pub(in crate::protocol) fn is_clear(&self) -> bool {
         matches!(self, Self::Name(ahead) if ahead.is_empty())
     }
 
@@ -103,7 +100,7 @@ impl Post {
 }
 
 impl Place {
-    pub(super) fn new(created: Revision, seen: Revision, asked_at: Time) -> Self {
+    pub(in crate::protocol) fn new(created: Revision, seen: Revision, asked_at: Time) -> Self {
         Self { created, seen, asked_at, was_behind: false, told: Vec::new(), lookout: None, first: None }
     }
 
@@ -113,12 +110,12 @@ impl Place {
     }
 
     /// Whether a read answered at `revision` is older than one before.
-    pub(super) fn has_seen_later(&self, revision: Revision) -> bool {
+    pub(in crate::protocol) fn has_seen_later(&self, revision: Revision) -> bool {
         revision < self.seen
     }
 
     /// A read of where we stand is on its way.
-    pub(super) fn asked(&mut self) {
+    pub(in crate::protocol) fn asked(&mut self) {
         self.told.clear();
         if let Some(Lookout { footing, .. }) = &mut self.lookout {
             *footing = match *footing {
@@ -130,7 +127,14 @@ impl Place {
     }
 
     /// It was read at `revision` who is before us.
-    fn read(&mut self, ahead: Ahead, revision: Revision, queue: QueueId, name: Span, out: &mut Outbox) {
+    pub(in crate::protocol) fn read(
+        &mut self,
+        ahead: Ahead,
+        revision: Revision,
+        queue: QueueId,
+        name: Span,
+        out: &mut Outbox,
+    ) {
         self.seen = self.seen.max(revision);
         if let Some(Lookout { footing: footing @ Footing::Asked, .. }) = &mut self.lookout {
             *footing = Footing::Firm;
@@ -146,7 +150,7 @@ impl Place {
         self.first = clear.then_some(last_told.map_or(self.seen, |told| told.max(self.seen)));
     }
 
-    fn move_to(&mut self, post: Post, queue: QueueId, name: Span, out: &mut Outbox) {
+    pub(in crate::protocol) fn move_to(&mut self, post: Post, queue: QueueId, name: Span, out: &mut Outbox) {
         if let Some(lookout) = self.lookout.as_mut().filter(|lookout| lookout.post.sees_as_much_as(&post)) {
             lookout.post = post;
             return;
@@ -161,14 +165,14 @@ impl Place {
         self.lookout = Some(Lookout { watch, footing: Footing::None, post, early_looks: 0 });
     }
 
-    pub(super) fn leave_lookout(&mut self, out: &mut Outbox) {
+    pub(in crate::protocol) fn leave_lookout(&mut self, out: &mut Outbox) {
         if let Some(lookout) = self.lookout.take() {
             out.unwatch(lookout.watch);
         }
     }
 
     /// How long to rely on the watch alone.
-    fn patience(&mut self) -> Duration {
+    pub(in crate::protocol) fn patience(&mut self) -> Duration {
         match &mut self.lookout {
             Some(Lookout { post: Post::Name(_), early_looks, .. }) if *early_looks < EARLY_LOOKS => {
                 *early_looks += 1;
@@ -180,7 +184,7 @@ impl Place {
 
     /// The watch of the name told something of `revision`, so it is served: what comes next it will tell at once.
     /// Returns whether that is news.
-    fn note_served(&mut self, revision: Revision) -> bool {
+    pub(in crate::protocol) fn note_served(&mut self, revision: Revision) -> bool {
         match &mut self.lookout {
             Some(Lookout { post: Post::Name(_), early_looks, .. }) if revision > self.seen => {
                 std::mem::replace(early_looks, EARLY_LOOKS) < EARLY_LOOKS
@@ -190,7 +194,13 @@ impl Place {
     }
 
     /// Takes in that these keys went at `revision`. `own` is ours; `looking`: a read is on its way.
-    fn sight(&mut self, own: &Key, gone: &[Key], revision: Revision, looking: bool) -> Sighting {
+    pub(in crate::protocol) fn sight(
+        &mut self,
+        own: &Key,
+        gone: &[Key],
+        revision: Revision,
+        looking: bool,
+    ) -> Sighting {
         // What was gone before the read is not what the read showed, though it may have the same name.
         if revision <= self.seen && !mutant!(OldDeletionBelieved) {
             return Sighting::Nothing;
@@ -218,7 +228,7 @@ impl Place {
 }
 
 /// What is to be done about deletions that the lookout was told of.
-enum Sighting {
+pub(in crate::protocol) enum Sighting {
     Nothing,
     /// Our own key went.
     Gone,
@@ -226,94 +236,4 @@ enum Sighting {
     Unclear,
     /// We may be near now.
     Closer,
-}
-
-impl Queue {
-    /// The contender stands behind others, as of `revision`.
-    pub(super) fn stand(
-        &mut self,
-        created: Revision,
-        ahead: Option<Ahead>,
-        (revision, sent): (Revision, Time),
-        cx: &mut Cx<'_>,
-    ) {
-        if let Some(contender) = &mut self.contender {
-            contender.stage = Stage::Queued(Box::new(Place::new(created, revision, sent)));
-            cx.out.timers.set(Timer::OwnWatch(self.id), cx.now + OWN_WATCH_AGE);
-        }
-        match ahead {
-            Some(ahead) => self.wait_behind(ahead, (revision, sent), cx),
-            None => self.look(cx),
-        }
-    }
-
-    /// A read showed at `revision` who is before us.
-    pub(super) fn wait_behind(&mut self, ahead: Ahead, (revision, sent): (Revision, Time), cx: &mut Cx<'_>) {
-        let Some(contender) = &mut self.contender else {
-            return;
-        };
-        // Other keys of this session are being deleted, and keep nobody out for long.
-        let lease = contender.lease;
-        let is_other = |key: &Key| !self.name.is_key_of(key, lease);
-        let Some(place) = contender.place_mut() else {
-            return;
-        };
-        place.asked_at = sent;
-        place.was_behind = match &ahead {
-            Ahead::Near(keys) => keys.iter().any(is_other),
-            // Too many to be known by name.
-            Ahead::Far(_) => true,
-        };
-        place.read(ahead, revision, self.id, self.name.contenders(), cx.out);
-        let patience = cx.out.jittered(place.patience());
-        cx.out.timers.set(Timer::Fallback(self.id), cx.now + patience);
-    }
-
-    /// The lookout tells everything after `revision`, for the first time or again.
-    pub(in crate::protocol) fn lookout_stands(&mut self, revision: Revision, cx: &mut Cx<'_>) {
-        let Some(place) = self.contender.as_mut().and_then(Contender::place_mut) else {
-            return;
-        };
-        let Some(lookout) = &mut place.lookout else {
-            return;
-        };
-        let begun = lookout.footing == Footing::None && revision == place.seen;
-        let begun = begun || mutant!(MissedEventsIgnored);
-        lookout.footing = if begun { Footing::Firm } else { Footing::Shaky };
-        if !begun || lookout.post.is_clear() {
-            self.look(cx);
-        }
-    }
-
-    /// Keys that the lookout watches were deleted.
-    pub(in crate::protocol) fn sighted(&mut self, gone: &[Key], revision: Revision, cx: &mut Cx<'_>) {
-        let Some(contender) = &mut self.contender else {
-            return;
-        };
-        let Stage::Queued(place) = &mut contender.stage else {
-            return;
-        };
-        if place.note_served(revision) {
-            let patience = cx.out.jittered(place.patience());
-            cx.out.timers.set(Timer::Fallback(self.id), cx.now + patience);
-        }
-        match place.sight(&contender.key, gone, revision, contender.look.is_some()) {
-            Sighting::Nothing => {}
-            Sighting::Gone => self.leave_deleted_key(cx),
-            Sighting::Unclear => self.look(cx),
-            // Read once the watch stands.
-            Sighting::Closer => {
-                place.move_to(Post::Name(Vec::new()), self.id, self.name.contenders(), cx.out)
-            }
-        }
-    }
-
-    /// Takes the lock if nobody is before us any more, as far as we have heard: what came in together with the news, and
-    /// may be that our own key went too, counts.
-    pub(super) fn take_if_first(&mut self, cx: &mut Cx<'_>) {
-        let place = self.contender.as_mut().and_then(Contender::place_mut);
-        if let Some((created, as_of)) = place.and_then(|place| Some((place.created, place.first?))) {
-            self.hold(created, as_of, cx);
-        }
-    }
 }

@@ -1,4 +1,4 @@
-//! What the protocol asks of the store, and what the answers mean; the steps of the queues are in `step.rs`.
+//! What the protocol asks of the store, and what the answers mean; the steps of the queues are in `write.rs`.
 //!
 //! Everything that could put a key is guarded by the session's epoch, the mod revision of the session key: once that
 //! key has been put again, no older request can take effect any more, wherever it was delayed.

@@ -1,48 +1,48 @@
 //! Keys of ours that must go, until nothing can bring them back.
 
-use super::super::Ticket;
-use super::super::mutants::mutant;
-use super::super::step::Deletion;
 use crate::kv::{Key, Revision};
+use crate::protocol::Ticket;
+use crate::protocol::mutants::mutant;
+use crate::protocol::write::Deletion;
 
 /// A key of ours that must go.
 #[derive(Clone, Debug)]
-pub(super) struct Debris {
-    pub(super) key: Key,
+pub(in crate::protocol) struct Debris {
+    pub(in crate::protocol) key: Key,
     /// The create revision under which it is known to exist; `None` if it may not exist, or is deleted already.
-    pub(super) created: Option<Revision>,
-    /// See [`Contender::dirty`](super::contender::Contender::dirty): the delete that counts is one under a later epoch.
-    pub(super) dirty: Option<Revision>,
+    pub(in crate::protocol) created: Option<Revision>,
+    /// See [`Contender::dirty`](super::Contender::dirty): the delete that counts is one under a later epoch.
+    pub(in crate::protocol) dirty: Option<Revision>,
     /// A delete of it went unanswered or was carried out before, so a later one that finds nothing proves nothing.
-    pub(super) repeated: bool,
+    pub(in crate::protocol) repeated: bool,
     /// The store refused a transaction for its lack of space; it may still carry out a plain delete.
-    pub(super) plain: bool,
+    pub(in crate::protocol) plain: bool,
     /// The first delete found no key, so somebody else had deleted it.
-    pub(super) was_gone: bool,
+    pub(in crate::protocol) was_gone: bool,
     /// The token of the hold that was released by this.
-    pub(super) released: Option<Revision>,
+    pub(in crate::protocol) released: Option<Revision>,
     /// Who waits to hear that it is gone.
-    pub(super) confirm: Vec<Ticket>,
+    pub(in crate::protocol) confirm: Vec<Ticket>,
 }
 
 impl Debris {
     /// Nothing can bring the key back once it is deleted.
-    pub(super) fn is_fenced(&self, epoch: Revision) -> bool {
+    pub(in crate::protocol) fn is_fenced(&self, epoch: Revision) -> bool {
         self.dirty.is_none_or(|dirty| dirty < epoch) || mutant!(DeletedWithoutFence)
     }
 
     /// Whether to delete it now: for good, or because it is known to keep others waiting. Where the session key cannot
     /// be put (its space is used up, a permission is missing), the second case is what frees the lock.
-    pub(super) fn is_due(&self, epoch: Revision) -> bool {
+    pub(in crate::protocol) fn is_due(&self, epoch: Revision) -> bool {
         self.is_fenced(epoch) || self.created.is_some() && !mutant!(ReleaseWaitsForFence)
     }
 
     /// Its delete is due and must be a request of its own: a plain delete cannot be part of a transaction.
-    pub(super) fn goes_alone(&self, epoch: Revision) -> bool {
+    pub(in crate::protocol) fn goes_alone(&self, epoch: Revision) -> bool {
         self.plain && self.is_due(epoch)
     }
 
-    pub(super) fn deletion(&self, epoch: Revision) -> Deletion {
+    pub(in crate::protocol) fn deletion(&self, epoch: Revision) -> Deletion {
         // An older copy of the acquire may have put the key again after an early delete, so the last delete takes it
         // whatever its create revision is. No key is used again that such a copy names.
         let last = self.dirty.is_some() && self.is_fenced(epoch);
@@ -51,7 +51,7 @@ impl Debris {
     }
 
     /// A delete was answered. True if the key is gone for good.
-    pub(super) fn deleted(&mut self, count: u64, for_good: bool) -> bool {
+    pub(in crate::protocol) fn deleted(&mut self, count: u64, for_good: bool) -> bool {
         self.was_gone |= count == 0 && !self.repeated;
         self.repeated = true;
         self.created = None;
@@ -59,7 +59,7 @@ impl Debris {
     }
 
     /// A delete went unanswered.
-    pub(super) fn unanswered(&mut self) {
+    pub(in crate::protocol) fn unanswered(&mut self) {
         self.repeated = true;
     }
 }

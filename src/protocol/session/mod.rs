@@ -1,14 +1,16 @@
 //! The session: one lease, its renewal, and the epoch that fences every request made under it.
 
 mod closing;
+mod lease;
+mod revocation;
 
 use std::time::Duration;
 
+use self::lease::{ContenderKeys, Fence, SessionWatch, Tenure};
+use self::revocation::Revocations;
+use super::effects::{Outbox, Purpose, Watched};
 use super::mutants::mutant;
-use super::outbox::{Outbox, Purpose, Watched};
-use super::requests::{self, Guard};
-use super::revocation::Revocations;
-use super::tenure::{self, ContenderKeys, Fence, SessionWatch, Tenure};
+use super::read::{self, Guard};
 use super::timers::Timer;
 use super::{Action, QueueId};
 use crate::clock::Time;
@@ -133,7 +135,7 @@ impl Session {
     ) -> Verdict {
         let (lease, ttl, term) = match reply {
             Ok(Response { answer: Answer::LeaseGranted { lease, ttl }, term, .. }) => (lease, ttl, term),
-            Ok(_) => return self.set_up_failed(now, requests::garbled(), out),
+            Ok(_) => return self.set_up_failed(now, read::garbled(), out),
             Err(failure) => return self.set_up_failed(now, failure, out),
         };
         if let State::Closing { granting } = &mut self.state {
@@ -143,7 +145,7 @@ impl Session {
         }
         let deadline = (sent + ttl).saturating_sub(out.config.safety_margin);
         let session_key = out.config.root.session_key(lease);
-        out.send(Purpose::PutSession, Request::Txn(requests::put_session(&session_key, lease)));
+        out.send(Purpose::PutSession, Request::Txn(read::put_session(&session_key, lease)));
         out.timers.set(Timer::SessionDeadline, deadline);
         let guard = Guard { session_key, epoch: 0 };
         let fence = Some(Fence::default());
@@ -227,7 +229,7 @@ impl Session {
         }
         self.state = State::Down;
         self.failures += 1;
-        tenure::forget_requests(out);
+        lease::forget_requests(out);
         let pause = out.back_off(FIRST_BACK_OFF, self.failures);
         out.timers.set(Timer::Connect, now + pause);
         out.act(Action::SessionFailed { failure: failure.clone() });
@@ -336,7 +338,7 @@ impl Session {
     pub(super) fn handle_watch_created(&mut self, out: &mut Outbox) {
         if let State::Up(Tenure { watch: Some(watch), guard, .. }) = &mut self.state {
             if watch.stood {
-                out.send(Purpose::CheckSession, Request::Txn(requests::check_session(guard)));
+                out.send(Purpose::CheckSession, Request::Txn(read::check_session(guard)));
             }
             watch.stood = true;
         }
@@ -344,7 +346,7 @@ impl Session {
 
     pub(super) fn handle_checked(&mut self, reply: Result<Response, Failure>) -> Verdict {
         match reply.map(|response| response.answer) {
-            Ok(Answer::Txn(answer)) => match requests::session_checked(&answer) {
+            Ok(Answer::Txn(answer)) => match read::session_checked(&answer) {
                 Some(session) => self.handle_refused(session),
                 None => Verdict::Nothing,
             },

@@ -1,10 +1,13 @@
 //! Our one key in etcd for a name, from its first request to its last delete.
 
-use super::super::outbox::{Outbox, Watched};
-use super::super::timers::Timer;
-use super::super::{HoldId, QueueId, RequestId, Ticket};
-use super::debris::Debris;
-use super::place::Place;
+pub(in crate::protocol) mod position;
+pub(in crate::protocol) mod stale_key;
+
+use self::position::Place;
+use self::stale_key::Debris;
+use super::effects::{Outbox, Watched};
+use super::timers::Timer;
+use super::{HoldId, QueueId, RequestId, Ticket};
 use crate::clock::Time;
 use crate::kv::{Key, LeaseId, Revision, WatchId};
 

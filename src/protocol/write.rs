@@ -2,7 +2,7 @@
 
 use super::QueueId;
 use super::mutants::mutant;
-use super::requests::{Ahead, Guard, NEAR, contenders, epoch_stands, read_key};
+use super::read::{Ahead, Guard, NEAR, contenders, epoch_stands, read_key};
 use crate::kv::{
     Answer, Compare, Field, Key, KeyValue, LeaseId, Op, OpResult, Order, RangeResult, Request, Response,
     Revision, Span, Txn, TxnAnswer,

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::contender::Stage;
 use super::{Cx, Queue};
 use crate::clock::Time;
 use crate::kv::{Answer, Failure, FailureClass, Request, Response};
-use crate::protocol::outbox::Purpose;
-use crate::protocol::requests;
+use crate::protocol::contender::Stage;
+use crate::protocol::effects::Purpose;
+use crate::protocol::read;
 use crate::protocol::timers::Timer;
 use crate::protocol::{Action, Holder, Refusal, Ticket};
 
@@ -96,7 +96,7 @@ impl Queue {
     fn inspect(&mut self, cx: &mut Cx<'_>) {
         if self.inspecting.is_none() {
             self.inspecting = Some(cx.now);
-            cx.out.send(Purpose::Inspect(self.id), Request::Txn(requests::inspect(&self.name)));
+            cx.out.send(Purpose::Inspect(self.id), Request::Txn(read::inspect(&self.name)));
         }
     }
 
@@ -108,7 +108,7 @@ impl Queue {
         let sent = self.inspecting.take().unwrap_or(cx.now);
         let inspection = match reply.map(|response| response.answer) {
             Ok(Answer::Txn(answer)) => {
-                Ok(requests::inspected(&answer).map(|(kv, waiters)| Holder { kv: kv.clone(), waiters }))
+                Ok(read::inspected(&answer).map(|(kv, waiters)| Holder { kv: kv.clone(), waiters }))
             }
             Ok(_) => Ok(None),
             Err(failure) => Err(failure),

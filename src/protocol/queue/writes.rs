@@ -1,14 +1,14 @@
 //! What a queue asks of the store next: keys that must go, a contender that wants in.
 
-use super::contender::{Contender, Stage};
 use super::waiter::Waiter;
 use super::{Cx, Progress, Queue};
 use crate::clock::Time;
 use crate::kv::{Failure, Key, Revision};
+use crate::protocol::contender::{Contender, Stage};
+use crate::protocol::effects::Outbox;
 use crate::protocol::mutants::mutant;
-use crate::protocol::outbox::Outbox;
-use crate::protocol::requests::Guard;
-use crate::protocol::step::{Deletion, Entry, Step};
+use crate::protocol::read::Guard;
+use crate::protocol::write::{Deletion, Entry, Step};
 use crate::protocol::{Acquire, Refusal, Ticket};
 use crate::value::ContenderValue;
 
