@@ -19,7 +19,7 @@ use crate::lock::LockShared;
 use crate::mailbox::{self, Mailbox, mailbox};
 use crate::name::{LockName, Root};
 use crate::options::LockManagerOptions;
-use crate::protocol::{Config, IN_FLIGHT, Ticket};
+use crate::protocol::{Config, Ticket, WRITES_IN_FLIGHT};
 use crate::shared::Report;
 use crate::stats::Stats;
 use crate::watchdog::Watchdog;
@@ -69,7 +69,7 @@ impl Inner {
                 ttl: options.ttl,
                 safety_margin: options.margin(),
                 request_timeout: options.request_timeout,
-                steps_in_flight: IN_FLIGHT,
+                writes_in_flight: WRITES_IN_FLIGHT,
                 seed: fastrand::u64(..),
             },
             settings: Settings {

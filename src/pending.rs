@@ -10,7 +10,7 @@ use crate::guard::LockGuard;
 use crate::lock::LockShared;
 use crate::options::LockOptions;
 use crate::process;
-use crate::protocol::Patience;
+use crate::protocol::WaitLimits;
 use crate::waiting::Waiting;
 
 /// A place in a lock's queue, from [`DistributedLock::enqueue`](crate::DistributedLock::enqueue). Dropping it leaves
@@ -44,10 +44,10 @@ impl PendingLock {
     pub(crate) fn ask(
         lock: &Arc<LockShared>,
         options: &LockOptions,
-        patience: Patience,
+        limits: WaitLimits,
     ) -> Result<Self, LockError> {
         let (decided, ready) = crossbeam_channel::bounded(0);
-        let waiting = Waiting::ask(lock, options, patience, Some(decided))?;
+        let waiting = Waiting::ask(lock, options, limits, Some(decided))?;
         Ok(Self { waiting, ready })
     }
 

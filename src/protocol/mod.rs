@@ -1,54 +1,62 @@
 //! The lock protocol as a state machine without I/O, threads or a clock.
 //!
-//! Time and events come in as arguments, [`Action`]s come out of [`Protocol::poll_action`]. One `Protocol` is one
-//! session's side of everything: its lease, and a queue for every name that is in use.
+//! Time and events are arguments of the `handle_*` methods of [`Protocol`]; [`Action`]s come out of
+//! [`Protocol::poll_action`]. A `Protocol` has one session, whose lease all of its keys are attached to, and one
+//! [`Queue`] for every lock name in use. The session knows no queue and the queues do not know each other: what one part
+//! must cause in another is returned as a [`Verdict`], and carried out here.
+
+mod messages;
+mod session;
+
+mod contender;
+mod queue;
 
 mod batch;
-mod contact;
-mod contender;
-mod effects;
-mod messages;
-pub(crate) mod mutants;
-mod queue;
 mod read;
-mod session;
-mod timers;
 mod write;
+
+mod contact;
+mod effects;
+mod timers;
+
+pub(crate) mod mutants;
 
 use std::collections::HashMap;
 
-pub(crate) use self::batch::IN_FLIGHT;
-pub(crate) use self::messages::{
-    Acquire, Action, Command, Config, HoldId, Holder, Patience, Refusal, ReleaseFailure, RequestId, Ticket,
+pub(crate) use batch::WRITES_IN_FLIGHT;
+pub(crate) use messages::{
+    Acquire, Action, Command, Config, CurrentHolder, HoldId, Refusal, ReleaseFailure, RequestId, Ticket,
+    WaitLimits,
 };
 
-use self::batch::Batches;
-use self::effects::{Outbox, Purpose, Watched};
-use self::messages::QueueId;
-use self::mutants::mutant;
-use self::queue::{Cx, Queue};
-use self::session::{Session, Verdict};
-use self::timers::Timer;
 use crate::clock::Time;
 use crate::error::LossReason;
 use crate::kv::{Failure, Response, WatchEvent};
 use crate::name::LockName;
 
+use batch::Batches;
+use effects::{Effects, Purpose, Watched};
+use messages::QueueId;
+use mutants::mutant;
+use queue::{Context, Queue};
+use session::{Session, Verdict};
+use timers::Timer;
+
 /// One session's side of the lock protocol.
 ///
-/// Feed it with the `handle_*` methods; carry out what [`poll_action`](Self::poll_action) gives until it gives nothing;
-/// call [`handle_timeout`](Self::handle_timeout) at [`next_timeout`](Self::next_timeout).
+/// The driver passes events to the `handle_*` methods, then carries out actions from [`poll_action`](Self::poll_action)
+/// until there are none, and calls [`handle_timeout`](Self::handle_timeout) at [`next_timeout`](Self::next_timeout).
 #[derive(Clone, Debug)]
 pub(crate) struct Protocol {
     session: Session,
-    /// Boxed, because the table is up to half empty.
+    /// Boxed, because up to half of a hash table's slots are empty.
     queues: HashMap<QueueId, Box<Queue>>,
     names: HashMap<LockName, QueueId>,
-    /// Queues whose state changed. They advance when the outside has handed over all it has, so that what arrives
-    /// together (a release and the next acquire, say) leaves together.
+    /// Queues whose state changed. They advance in `poll_action`, when the driver has passed on all of its events, so
+    /// that events that arrive together (a release and the next acquire, say) end up in one write.
     touched: Vec<QueueId>,
     batches: Batches,
-    out: Outbox,
+    effects: Effects,
     now: Time,
 }
 
@@ -60,121 +68,124 @@ impl Protocol {
             names: HashMap::new(),
             touched: Vec::new(),
             batches: Batches::new(),
-            out: Outbox::new(config),
+            effects: Effects::new(config),
             now: Time::default(),
         }
     }
 
     /// Begins to set up a session.
     pub(crate) fn handle_start(&mut self, now: Time) {
-        self.pass(now);
-        self.session.connect(now, &mut self.out);
+        self.advance_clock(now);
+        self.session.connect(now, &mut self.effects);
     }
 
     pub(crate) fn handle_command(&mut self, now: Time, command: Command) {
-        self.pass(now);
+        self.advance_clock(now);
         match command {
             Command::Acquire(acquire) if self.session.is_closing() => {
-                self.out.refuse(acquire.ticket, Refusal::Closed);
+                self.effects.refuse(acquire.ticket, Refusal::Closed);
             }
             Command::Acquire(acquire) => self.acquire(acquire),
-            Command::Leave { ticket, confirm } => self.leave(ticket, confirm),
+            Command::Abandon { ticket, confirm } => self.abandon(ticket, confirm),
             Command::Close => self.close(),
         }
     }
 
     pub(crate) fn handle_reply(&mut self, now: Time, id: RequestId, reply: Result<Response, Failure>) {
-        self.pass(now);
-        if let Some(action) = self.out.contact.replied(now, reply.as_ref().err()) {
-            self.out.act(action);
+        self.advance_clock(now);
+        if let Some(action) = self.effects.contact.replied(now, reply.as_ref().err()) {
+            self.effects.act(action);
         }
-        // Not there: nobody waits for it any more, as after the loss of its session.
-        let Some(purpose) = self.out.take_purpose(id) else {
+        // Unknown ids belong to requests that are no longer of interest, as after the loss of their session.
+        let Some(purpose) = self.effects.take_purpose(id) else {
             return;
         };
         let stale = reply.as_ref().is_ok_and(|response| self.session.is_stale(response));
-        let (session, out) = (&mut self.session, &mut self.out);
+        let (session, effects) = (&mut self.session, &mut self.effects);
         let verdict = match purpose {
-            Purpose::GrantLease { sent } => session.handle_granted(now, sent, reply, out),
-            Purpose::PutSession => session.handle_put(now, reply, out),
-            Purpose::Renew { sent } => session.handle_renewed(now, sent, reply, stale, out),
+            Purpose::GrantLease { sent } => session.handle_granted(now, sent, reply, effects),
+            Purpose::PutSession => session.handle_put(now, reply, effects),
+            Purpose::Renew { sent } => session.handle_renewed(now, sent, reply, stale, effects),
             Purpose::CheckSession => session.handle_checked(reply),
             Purpose::Revoke { lease } => {
-                session.handle_revoked(now, lease, &reply, out);
+                session.handle_revoked(now, lease, &reply, effects);
                 Verdict::Nothing
             }
-            Purpose::Steps => return self.handle_steps(id, reply),
-            Purpose::Look(id) => self.in_queue(id, |queue, cx| queue.handle_look(reply, cx)),
-            Purpose::Inspect(id) => self.in_queue(id, |queue, cx| {
-                queue.handle_inspected(reply, cx);
+            Purpose::Writes => return self.handle_writes(id, reply),
+            Purpose::CheckPosition(id) => {
+                self.in_queue(id, |queue, cx| queue.handle_position_check(reply, cx))
+            }
+            Purpose::ReadHolder(id) => self.in_queue(id, |queue, cx| {
+                queue.handle_holder_read(reply, cx);
                 Verdict::Nothing
             }),
         };
-        self.obey(verdict);
+        self.apply(verdict);
     }
 
     pub(crate) fn handle_watch(&mut self, now: Time, event: WatchEvent) {
-        self.pass(now);
+        self.advance_clock(now);
         let id = match event {
             WatchEvent::Created { watch, .. } | WatchEvent::Deleted { watch, .. } => watch,
         };
-        let Some(watched) = self.out.watched(id) else {
+        let Some(watched) = self.effects.watched(id) else {
             return;
         };
         match (watched, event) {
             (Watched::Session, WatchEvent::Created { .. }) => {
-                self.session.handle_watch_created(&mut self.out);
+                self.session.handle_watch_created(&mut self.effects);
             }
             (Watched::Session, WatchEvent::Deleted { .. }) => {
-                self.obey(Verdict::Lost(LossReason::SessionRevoked));
+                self.apply(Verdict::Lost(LossReason::SessionRevoked));
             }
-            (Watched::Place(id), WatchEvent::Created { revision, .. }) => {
-                self.change_queue(id, |queue, cx| queue.lookout_stands(revision, cx));
+            (Watched::Predecessors(id), WatchEvent::Created { revision, .. }) => {
+                self.change_queue(id, |queue, cx| queue.predecessor_watch_created(revision, cx));
             }
-            (Watched::Place(id), WatchEvent::Deleted { keys, revision, .. }) => {
-                self.change_queue(id, |queue, cx| queue.sighted(&keys, revision, cx));
+            (Watched::Predecessors(id), WatchEvent::Deleted { keys, revision, .. }) => {
+                self.change_queue(id, |queue, cx| queue.predecessors_deleted(&keys, revision, cx));
             }
-            (Watched::Own(id), WatchEvent::Created { .. }) => {
-                self.change_queue(id, |queue, cx| queue.own_key_watched(cx));
+            (Watched::OwnKey(id), WatchEvent::Created { .. }) => {
+                self.change_queue(id, |queue, cx| queue.own_watch_created(cx));
             }
-            (Watched::Own(id), WatchEvent::Deleted { revision, .. }) => {
+            (Watched::OwnKey(id), WatchEvent::Deleted { revision, .. }) => {
                 self.change_queue(id, |queue, cx| queue.own_key_deleted(revision, cx));
             }
         }
     }
 
-    /// A caller's thread saw the deadline pass before a renewal could move it, and acted on that.
+    /// A caller's thread saw the deadline pass before a renewal could extend it, so the holds have ended already.
     pub(crate) fn handle_expired(&mut self, now: Time) {
-        self.pass(now);
-        if self.session.tenure().is_some() {
-            self.obey(Verdict::Lost(LossReason::SessionExpired));
+        self.advance_clock(now);
+        if self.session.lease().is_some() {
+            self.apply(Verdict::Lost(LossReason::SessionExpired));
         }
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Time) {
-        self.pass(now);
-        while let Some(timer) = self.out.timers.take_due(now) {
+        self.advance_clock(now);
+        while let Some(timer) = self.effects.timers.take_due(now) {
             match timer {
-                Timer::SessionDeadline => self.obey(Verdict::Lost(LossReason::SessionExpired)),
-                Timer::Silence => self.session.check_silence(now, &mut self.out),
-                Timer::SlowWait(ticket) => self.in_place_of(ticket, Queue::tell_slow_wait),
-                Timer::Renew => self.session.renew(now, &mut self.out),
-                Timer::Connect => self.session.connect(now, &mut self.out),
-                Timer::Fence => self.session.retry_put(&mut self.out),
-                Timer::Revoke(lease) => self.session.retry_revoke(lease, &mut self.out),
-                Timer::Patience(ticket) => self.in_place_of(ticket, Queue::lose_patience),
-                Timer::Depart(ticket) => self.in_place_of(ticket, Queue::end_grace),
+                Timer::SessionDeadline => self.apply(Verdict::Lost(LossReason::SessionExpired)),
+                Timer::Silence => self.session.check_silence(now, &mut self.effects),
+                Timer::SlowWait(ticket) => self.in_queue_of(ticket, Queue::report_slow_wait),
+                Timer::Renew => self.session.renew(now, &mut self.effects),
+                Timer::Connect => self.session.connect(now, &mut self.effects),
+                Timer::Fence => self.session.retry_put(&mut self.effects),
+                Timer::Revoke(lease) => self.session.retry_revoke(lease, &mut self.effects),
+                Timer::WaitLimit(ticket) => self.in_queue_of(ticket, Queue::reach_wait_limit),
+                Timer::EndGrace(ticket) => self.in_queue_of(ticket, Queue::end_grace),
                 Timer::Retry(id) => self.change_queue(id, Queue::retry),
-                Timer::Fallback(id) => self.change_queue(id, Queue::fall_back),
+                Timer::Recheck(id) => self.change_queue(id, Queue::recheck_position),
+                Timer::AwaitLossReason(id) => self.change_queue(id, Queue::stop_awaiting_loss_reason),
                 Timer::OwnWatch(id) => self.change_queue(id, Queue::watch_own_key),
             }
         }
     }
 
-    /// What to do next; `None` until something else is handled.
+    /// The next action to carry out; `None` until another event is handled.
     pub(crate) fn poll_action(&mut self) -> Option<Action> {
         for id in std::mem::take(&mut self.touched) {
-            let mut cx = Cx { now: self.now, session: &mut self.session, out: &mut self.out };
+            let mut cx = Context { now: self.now, session: &mut self.session, effects: &mut self.effects };
             if let Some(queue) = self.queues.get_mut(&id) {
                 queue.advance(&mut cx);
                 if queue.is_over() {
@@ -185,41 +196,42 @@ impl Protocol {
                 }
             }
         }
-        let mut cx = Cx { now: self.now, session: &mut self.session, out: &mut self.out };
+        let mut cx = Context { now: self.now, session: &mut self.session, effects: &mut self.effects };
         self.batches.send(&mut self.queues, &mut cx);
-        self.out.pop_action()
+        self.effects.pop_action()
     }
 
-    /// A close would have nothing to take back from the store.
-    pub(crate) fn has_left_nothing(&self) -> bool {
-        self.session.has_left_nothing()
+    /// Nothing of ours is in the store, as far as we know, so closing needs no request.
+    pub(crate) fn owns_nothing(&self) -> bool {
+        self.session.owns_nothing()
     }
 
     pub(crate) fn next_timeout(&self) -> Option<Time> {
-        self.out.timers.next()
+        self.effects.timers.next()
     }
 
-    /// Nobody holds, waits, or has left anything that must go.
+    /// There are no holds, no waiters, and no keys still to be deleted.
     #[cfg(test)]
     pub(crate) fn is_idle(&self) -> bool {
         self.queues.is_empty()
     }
 
-    /// All of its state that matters to what comes, in an order of its own: two protocols with the same sketch, but for
-    /// the names of things and the times, do the same.
+    /// All state that future behaviour depends on, in a canonical order: protocols whose sketches differ only in ids and
+    /// times behave alike.
     #[cfg(test)]
     pub(crate) fn sketch(&self) -> String {
         let queues: std::collections::BTreeMap<_, _> = self.queues.iter().collect();
-        let (batches, out) = (self.batches.sketch(), self.out.sketch());
-        format!("{queues:?} {:?} {batches} {:?} {out}", self.touched, self.session)
+        let (batches, effects) = (self.batches.sketch(), self.effects.sketch());
+        format!("{queues:?} {:?} {batches} {:?} {effects}", self.touched, self.session)
     }
 
-    /// Time has passed. A deadline that passed with it counts before anything else, even an answer that arrived.
-    fn pass(&mut self, now: Time) {
+    /// Advances the clock. A session deadline that has passed by then takes effect before the event that is about to be
+    /// handled, even if that is the answer to a renewal.
+    fn advance_clock(&mut self, now: Time) {
         self.now = self.now.max(now);
-        self.out.now = self.now;
+        self.effects.now = self.now;
         if self.session.is_past_deadline(now) && !mutant!(AnswersBeforeDeadline) {
-            self.obey(Verdict::Lost(LossReason::SessionExpired));
+            self.apply(Verdict::Lost(LossReason::SessionExpired));
         }
     }
 
@@ -227,7 +239,7 @@ impl Protocol {
         let id = match self.names.get(&acquire.name) {
             Some(&id) => id,
             None => {
-                let id = QueueId(self.out.next_id());
+                let id = QueueId(self.effects.next_id());
                 self.names.insert(acquire.name.clone(), id);
                 self.queues.insert(id, Box::new(Queue::new(id, acquire.name.clone())));
                 id
@@ -236,13 +248,13 @@ impl Protocol {
         self.change_queue(id, |queue, cx| queue.acquire(acquire, cx));
     }
 
-    fn leave(&mut self, ticket: Ticket, confirm: bool) {
-        if self.out.tickets.contains_key(&ticket) {
-            self.in_place_of(ticket, |queue, ticket, cx| queue.leave(ticket, confirm, cx));
+    fn abandon(&mut self, ticket: Ticket, confirm: bool) {
+        if self.effects.tickets.contains_key(&ticket) {
+            self.in_queue_of(ticket, |queue, ticket, cx| queue.abandon(ticket, confirm, cx));
         } else if confirm {
-            // Its hold was lost or its refusal is on the way; the caller knows more than this or learns it first.
+            // Its hold was lost or it was refused, and that action was emitted before this one.
             let result = Err(ReleaseFailure::NotHeld);
-            self.out.act(Action::Confirm { ticket, result });
+            self.effects.act(Action::Confirm { ticket, result });
         }
     }
 
@@ -251,21 +263,21 @@ impl Protocol {
             return;
         }
         self.batches.clear();
-        self.session.announce_end(LossReason::Closed, &mut self.out);
+        self.session.announce_end(LossReason::Closed, &mut self.effects);
         for id in self.queue_ids() {
             self.change_queue(id, Queue::close);
         }
-        self.session.close(self.now, &mut self.out);
+        self.session.close(self.now, &mut self.effects);
     }
 
-    fn handle_steps(&mut self, id: RequestId, reply: Result<Response, Failure>) {
-        for (queue, fate) in self.batches.handle_reply(id, reply, &self.queues, self.now) {
-            let verdict = self.in_queue(queue, |queue, cx| queue.handle_step(fate, cx));
-            self.obey(verdict);
+    fn handle_writes(&mut self, id: RequestId, reply: Result<Response, Failure>) {
+        for (queue, outcome) in self.batches.handle_reply(id, reply, &self.queues, self.now) {
+            let verdict = self.in_queue(queue, |queue, cx| queue.handle_write(outcome, cx));
+            self.apply(verdict);
         }
     }
 
-    fn obey(&mut self, verdict: Verdict) {
+    fn apply(&mut self, verdict: Verdict) {
         match verdict {
             Verdict::Nothing => {}
             Verdict::Up => self.touched.extend(self.queue_ids()),
@@ -281,12 +293,12 @@ impl Protocol {
             }
             Verdict::Lost(reason) => {
                 self.batches.clear();
-                self.out.forget_requests(|purpose| purpose == Purpose::Steps);
-                self.session.announce_end(reason, &mut self.out);
+                self.effects.forget_requests(|purpose| purpose == Purpose::Writes);
+                self.session.announce_end(reason, &mut self.effects);
                 for id in self.queue_ids() {
                     self.change_queue(id, |queue, cx| queue.lose_session(reason, cx));
                 }
-                self.session.lose(self.now, reason, &mut self.out);
+                self.session.lose(self.now, reason, &mut self.effects);
             }
             Verdict::Refused(failure) => {
                 let refusal = Refusal::Failed(failure);
@@ -297,29 +309,33 @@ impl Protocol {
         }
     }
 
-    /// In order of creation, so that the same events always give the same actions.
+    /// In order of creation, so that the same events always cause the same actions.
     fn queue_ids(&self) -> Vec<QueueId> {
         let mut ids: Vec<QueueId> = self.queues.keys().copied().collect();
         ids.sort_unstable();
         ids
     }
 
-    fn in_place_of(&mut self, ticket: Ticket, change: impl FnOnce(&mut Queue, Ticket, &mut Cx<'_>)) {
-        if let Some(&id) = self.out.tickets.get(&ticket) {
+    fn in_queue_of(&mut self, ticket: Ticket, change: impl FnOnce(&mut Queue, Ticket, &mut Context<'_>)) {
+        if let Some(&id) = self.effects.tickets.get(&ticket) {
             self.change_queue(id, |queue, cx| change(queue, ticket, cx));
         }
     }
 
-    fn change_queue(&mut self, id: QueueId, change: impl FnOnce(&mut Queue, &mut Cx<'_>)) {
+    fn change_queue(&mut self, id: QueueId, change: impl FnOnce(&mut Queue, &mut Context<'_>)) {
         let verdict = self.in_queue(id, |queue, cx| {
             change(queue, cx);
             Verdict::Nothing
         });
-        self.obey(verdict);
+        self.apply(verdict);
     }
 
-    fn in_queue(&mut self, id: QueueId, change: impl FnOnce(&mut Queue, &mut Cx<'_>) -> Verdict) -> Verdict {
-        let mut cx = Cx { now: self.now, session: &mut self.session, out: &mut self.out };
+    fn in_queue(
+        &mut self,
+        id: QueueId,
+        change: impl FnOnce(&mut Queue, &mut Context<'_>) -> Verdict,
+    ) -> Verdict {
+        let mut cx = Context { now: self.now, session: &mut self.session, effects: &mut self.effects };
         let Some(queue) = self.queues.get_mut(&id) else {
             return Verdict::Nothing;
         };

@@ -1,7 +1,7 @@
-//! What the protocol asks of the store, and what the answers mean; the steps of the queues are in `write.rs`.
+//! The protocol's reads and what their answers mean, and the epoch that fences all requests of a session.
 //!
-//! Everything that could put a key is guarded by the session's epoch, the mod revision of the session key: once that
-//! key has been put again, no older request can take effect any more, wherever it was delayed.
+//! Every request that could put a key compares the session's epoch, which is the mod revision of the session key. Once
+//! that key is put again, no older request can take effect, wherever it is delayed.
 
 use super::mutants::mutant;
 use crate::kv::{
@@ -10,77 +10,93 @@ use crate::kv::{
 };
 use crate::name::LockName;
 
-/// What a guarded request runs under.
+/// The session key and its mod revision, which requests compare.
 #[derive(Clone, Debug)]
-pub(super) struct Guard {
+pub(super) struct Epoch {
     pub(super) session_key: Key,
-    pub(super) epoch: Revision,
+    pub(super) revision: Revision,
 }
 
-/// With so many before it a contender is near.
-pub(super) const NEAR: usize = 7;
-/// One that is not yet comes near when so many are left: in a long queue, few are told of every hand-over.
-const LEFT: usize = 2;
+/// With at most this many predecessors, a contender watches the whole prefix of the name.
+pub(super) const WATCH_ALL_UP_TO: usize = 7;
+/// Farther back it watches one key, chosen so that this many predecessors remain once it is deleted.
+const LEFT_BY_MILESTONE: usize = 2;
 
-/// Who is before a contender; somebody is.
+/// The predecessors of a contender, as far as it has to know them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Ahead {
-    /// These, at most [`NEAR`].
-    Near(Vec<Key>),
-    /// More. Once this one goes, [`LEFT`] are left, if nobody gave up.
-    Far(Key),
+pub(super) enum Predecessors {
+    /// All of them, at most [`WATCH_ALL_UP_TO`].
+    All(Vec<Key>),
+    /// There are more. Once this one is deleted, [`LEFT_BY_MILESTONE`] remain, or fewer if some of those gave up.
+    Milestone(Key),
 }
 
-impl Ahead {
-    /// `None`: nobody. Of those before a contender, it takes the `NEAR + 1` newest to tell.
+impl Predecessors {
+    /// From the newest `WATCH_ALL_UP_TO + 1` keys that are older than ours; `None` if there are none.
     pub(super) fn of(newest_first: &[KeyValue]) -> Option<Self> {
         match newest_first {
             [] => None,
-            near if near.len() <= NEAR => Some(Self::Near(near.iter().map(|kv| kv.key.clone()).collect())),
-            far => far.get(LEFT).map(|kv| Self::Far(kv.key.clone())),
+            few if few.len() <= WATCH_ALL_UP_TO => {
+                Some(Self::All(few.iter().map(|kv| kv.key.clone()).collect()))
+            }
+            many => many.get(LEFT_BY_MILESTONE).map(|kv| Self::Milestone(kv.key.clone())),
         }
+    }
+
+    /// None that are known of.
+    pub(super) fn is_known_empty(&self) -> bool {
+        matches!(self, Self::All(keys) if keys.is_empty())
+    }
+
+    /// Whether the same watch reports the deletions of both.
+    pub(super) fn has_same_watch_as(&self, other: &Self) -> bool {
+        self == other || matches!((self, other), (Self::All(_), Self::All(_)))
     }
 }
 
-/// Where a contender stands.
+/// The answer of [`check_position`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
-    Refused {
+pub(super) enum PositionAnswer {
+    /// The epoch has changed; this is the session key now.
+    StaleEpoch {
         session: Option<KeyValue>,
     },
+    /// The contender has no predecessors.
     First,
-    Behind(Ahead),
+    Behind(Predecessors),
     /// The contender's key does not exist any more.
-    Gone,
-    Garbled,
+    KeyGone,
+    Malformed,
 }
 
-/// One read: whether `key` (created at `created`) is still there, and who are right before it.
-pub(super) fn look(guard: &Guard, name: &LockName, key: &Key, created: Revision) -> Txn {
+/// Reads whether `key` (created at `created`) still exists, and its nearest predecessors. Never test the key's mere
+/// existence: a key that was deleted and put again is another contender.
+pub(super) fn check_position(epoch: &Epoch, name: &LockName, key: &Key, created: Revision) -> Txn {
     Txn {
-        when: epoch_stands(guard),
+        when: epoch_unchanged(epoch),
         then: vec![
             read_key(key),
             Op::Range(Range {
                 max_create_revision: created - 1,
-                ..keys(name.contenders(), Order::NewestFirst, NEAR as u32 + 1)
+                ..keys(name.contenders(), Order::NewestFirst, WATCH_ALL_UP_TO as u32 + 1)
             }),
         ],
-        otherwise: vec![read_key(&guard.session_key)],
+        otherwise: vec![read_key(&epoch.session_key)],
     }
 }
 
-/// Reads [`look`]'s answer. A key that was deleted and put again is another contender, so the revisions count.
-pub(super) fn standing(created: Revision, answer: &TxnAnswer) -> Standing {
+pub(super) fn position_answer(created: Revision, answer: &TxnAnswer) -> PositionAnswer {
     match (answer.succeeded, &answer.results[..]) {
-        (false, [OpResult::Range(session)]) => Standing::Refused { session: session.kvs.first().cloned() },
+        (false, [OpResult::Range(session)]) => {
+            PositionAnswer::StaleEpoch { session: session.kvs.first().cloned() }
+        }
         (true, [OpResult::Range(own), OpResult::Range(before)]) => {
             if own.kvs.first().is_none_or(|own| !is_ours(own, created)) {
-                return Standing::Gone;
+                return PositionAnswer::KeyGone;
             }
-            Ahead::of(&before.kvs).map_or(Standing::First, Standing::Behind)
+            Predecessors::of(&before.kvs).map_or(PositionAnswer::First, PositionAnswer::Behind)
         }
-        _ => Standing::Garbled,
+        _ => PositionAnswer::Malformed,
     }
 }
 
@@ -88,32 +104,32 @@ fn is_ours(own: &KeyValue, created: Revision) -> bool {
     own.create_revision == created || mutant!(ExistenceForCreateRevision)
 }
 
-/// Who holds the lock, with its value, and how many contenders there are.
-pub(super) fn inspect(name: &LockName) -> Txn {
+/// Reads the holder of the lock, with its value, and the number of contenders.
+pub(super) fn holder(name: &LockName) -> Txn {
     let range = Range { keys_only: false, ..keys(name.contenders(), Order::OldestFirst, 1) };
     Txn { then: vec![Op::Range(range)], ..Txn::default() }
 }
 
-/// Reads [`inspect`]'s answer: the first contender and how many are behind it.
-pub(super) fn inspected(answer: &TxnAnswer) -> Option<(&KeyValue, u64)> {
+/// The answer of [`holder`]: the first contender, and how many are behind it.
+pub(super) fn holder_answer(answer: &TxnAnswer) -> Option<(&KeyValue, u64)> {
     match &answer.results[..] {
         [OpResult::Range(range)] => range.kvs.first().map(|first| (first, range.count.saturating_sub(1))),
         _ => None,
     }
 }
 
-/// Puts the session key, which makes the epoch. Fails as a whole if the lease is gone.
+/// Puts the session key, which begins a new epoch. Fails if the lease is gone.
 pub(super) fn put_session(session_key: &Key, lease: LeaseId) -> Txn {
     let put = Op::Put { key: session_key.clone(), value: Vec::new(), lease };
     Txn { then: vec![put], ..Txn::default() }
 }
 
-/// Asks only whether the epoch stands.
-pub(super) fn check_session(guard: &Guard) -> Txn {
-    Txn { when: epoch_stands(guard), then: Vec::new(), otherwise: vec![read_key(&guard.session_key)] }
+/// Reads only whether the epoch has changed.
+pub(super) fn check_session(epoch: &Epoch) -> Txn {
+    Txn { when: epoch_unchanged(epoch), then: Vec::new(), otherwise: vec![read_key(&epoch.session_key)] }
 }
 
-/// Reads [`check_session`]'s answer: `None` if the epoch stands, else the session key as it is now.
+/// The answer of [`check_session`]: `None` if the epoch has not changed, else the session key as it is now.
 pub(super) fn session_checked(answer: &TxnAnswer) -> Option<Option<KeyValue>> {
     match (answer.succeeded, &answer.results[..]) {
         (false, [OpResult::Range(session)]) => Some(session.kvs.first().cloned()),
@@ -121,22 +137,28 @@ pub(super) fn session_checked(answer: &TxnAnswer) -> Option<Option<KeyValue>> {
     }
 }
 
-/// The same for a request that changes something: nobody knows what was carried out.
-pub(super) fn misfit() -> Failure {
-    Failure { class: FailureClass::Unknown, ..garbled() }
+/// The failure of a write whose answer does not have the form of the request: what was carried out is unknown.
+pub(super) fn malformed_write() -> Failure {
+    Failure { class: FailureClass::Unknown, ..malformed() }
 }
 
-/// For an answer that has not the form of its question: a defect here or there, never the caller's.
-pub(super) fn garbled() -> Failure {
+/// The failure of a read whose answer does not have the form of the request.
+pub(super) fn malformed() -> Failure {
     Failure::new(FailureClass::Refused, "etcd's answer does not fit the request")
 }
 
-pub(super) fn epoch_stands(guard: &Guard) -> Vec<Compare> {
+/// The failure of a request that was answered from an older state than one before, as a defective etcd does after a
+/// pause (etcd #20418).
+pub(super) fn stale() -> Failure {
+    Failure::new(FailureClass::NotDone, "etcd answered with an older state than before")
+}
+
+pub(super) fn epoch_unchanged(epoch: &Epoch) -> Vec<Compare> {
     if mutant!(EpochNotCompared) {
         return Vec::new();
     }
-    let span = Span::Key(guard.session_key.clone());
-    vec![Compare { span, field: Field::ModRevision, equals: guard.epoch }]
+    let span = Span::Key(epoch.session_key.clone());
+    vec![Compare { span, field: Field::ModRevision, equals: epoch.revision }]
 }
 
 pub(super) fn contenders(name: &LockName, order: Order, limit: u32) -> Op {
@@ -148,6 +170,6 @@ pub(super) fn read_key(key: &Key) -> Op {
 }
 
 fn keys(span: Span, order: Order, limit: u32) -> Range {
-    // Values are left out: a foreign contender's can be as large as etcd allows.
+    // Without the values: a foreign contender's can be as large as etcd allows.
     Range { span, order, limit, max_create_revision: 0, at_revision: 0, keys_only: true }
 }

@@ -1,239 +1,262 @@
-//! A waiter's place behind others, and what it watches there.
+//! A queued contender's position: its predecessors, and the watch that reports their deletion.
 //!
-//! With only a few before it ([`Ahead::Near`]), a waiter watches the whole name. So the ends of all of them, and the end
-//! of its own key, are told in one order: when it hears that the last one before it went, its own key was still there,
-//! and it is the first without having to read so. That holds only if the watch is live and nothing was missed since a
-//! read showed who they are, see [`Footing`]; else it reads.
+//! With only a few predecessors ([`Predecessors::All`]), a contender watches the whole prefix of the name. One watch
+//! reports all their deletions and our own, in revision order. So when it reports that the last predecessor is deleted
+//! and has not reported our own key before that, we hold the lock, and no read is needed. That is true only while the
+//! watch is live and has missed nothing since the read that listed the predecessors; see [`WatchTrust`]. Otherwise the
+//! position is read again.
 //!
-//! With more before it, it watches the one alone whose end brings it near, and finds out then where it stands: hundreds of
-//! waiters need not all be told of every hand-over.
+//! Farther back it watches one key only ([`Predecessors::Milestone`]), and reads its position when that is deleted:
+//! hundreds of waiters need not all receive an event for every hand-over.
 
 use std::time::Duration;
 
 use crate::clock::Time;
 use crate::kv::{Key, Revision, Span, WatchId};
-use crate::protocol::QueueId;
-use crate::protocol::effects::{Outbox, Watched};
+use crate::protocol::effects::{Effects, Watched};
+use crate::protocol::messages::QueueId;
 use crate::protocol::mutants::mutant;
-use crate::protocol::read::Ahead;
+use crate::protocol::read::Predecessors;
 
-/// A waiter looks where it stands after this long (less up to half, at random), so that a watch that died in silence
-/// delays a hand-over but never strands it.
-pub(in crate::protocol) const FALLBACK: Duration = Duration::from_secs(2);
+/// A queued contender reads its position this long after the last read (less up to half of it, at random), so that a
+/// watch that has died silently delays a hand-over but cannot stop it.
+pub(in crate::protocol) const RECHECK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// A watch that was opened while the store was writing can miss its start: etcd then serves it from its next tick on,
-/// which comes every 100 ms. A near waiter that has not heard anything yet looks this early, then after twice the time...
-const FIRST_LOOK: Duration = Duration::from_millis(10);
-/// ...so many times.
-const EARLY_LOOKS: u32 = 4;
+/// A watch opened while the store is writing can miss its start: etcd then serves it only from its next tick on, which
+/// comes every 100 ms. So until the watch of the prefix has reported something, the position is read this soon, then
+/// after twice the time, and so on...
+const FIRST_EARLY_CHECK: Duration = Duration::from_millis(10);
+/// ...this many times.
+const EARLY_CHECKS: u32 = 4;
 
-/// Where a waiter stands.
+/// A contender's position in the queue of its name.
 #[derive(Clone, Debug)]
-pub(in crate::protocol) struct Place {
-    /// The create revision of its key.
+pub(in crate::protocol) struct Position {
+    /// The create revision of our key.
     pub(in crate::protocol) created: Revision,
-    /// The store's revision when it was last read who is before it.
-    pub(in crate::protocol) seen: Revision,
+    /// The store's revision as of the last read of our predecessors.
+    read_at: Revision,
     /// When that read was sent.
-    pub(in crate::protocol) asked_at: Time,
-    /// It showed a contender of another session before us: whoever asked before the read was kept out by that one,
-    /// even if its deletion has been reported since.
+    pub(in crate::protocol) read_sent: Time,
+    /// That read showed a predecessor of another session. Every caller that had asked by then was kept out by it, even if
+    /// its deletion has been reported since.
     pub(in crate::protocol) was_behind: bool,
-    /// The keys whose end was told, and at which revision, since a read was begun: its answer may be from before that.
-    told: Vec<(Revision, Key)>,
-    pub(in crate::protocol) lookout: Option<Lookout>,
-    /// Nobody is before it any more, as this revision shows.
-    pub(in crate::protocol) first: Option<Revision>,
+    /// Deletions reported since the read in flight was sent, with their revisions; its answer may predate them.
+    deleted_meanwhile: Vec<(Revision, Key)>,
+    watch: Option<PredecessorWatch>,
+    /// We have no predecessors any more, as of this revision.
+    first_as_of: Option<Revision>,
 }
 
-/// The watch that tells when it gets closer.
+/// The watch that reports when predecessors are deleted.
 #[derive(Clone, Debug)]
-pub(in crate::protocol) struct Lookout {
-    watch: WatchId,
-    pub(in crate::protocol) footing: Footing,
-    pub(in crate::protocol) post: Post,
-    early_looks: u32,
+struct PredecessorWatch {
+    id: WatchId,
+    trust: WatchTrust,
+    /// `All` with no keys: not read yet, or none left.
+    predecessors: Predecessors,
+    /// Early reads of the position so far; see [`FIRST_EARLY_CHECK`].
+    early_checks: u32,
 }
 
-/// What the news of a watch can be relied on for.
+/// Whether the events of a watch can be relied on to be complete and current.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::protocol) enum Footing {
-    /// The watch does not stand yet.
-    None,
-    /// Nor does it after so long that a read was sent meanwhile: by now its beginning can be old news from a member that
-    /// is behind, even if that is the revision of the read before.
-    Late,
-    /// It stands, but began at another revision than the read was of: something may have been missed, or the member
-    /// that serves it may be behind and tell old news.
-    Shaky,
-    /// The same, and a read that will tell is under way.
-    Asked,
-    /// It told, or will soon tell, all that happened since the read.
-    Firm,
+enum WatchTrust {
+    /// The watch is not confirmed yet. Exits: Live, if it is confirmed at exactly the revision of the last read;
+    /// Gapped, if at another one; Overtaken, if a read is sent first.
+    Unconfirmed,
+    /// Unconfirmed, and a read has been sent since: its start revision may come from a lagging member, so re-read on
+    /// confirmation. Exit: Gapped.
+    Overtaken,
+    /// Confirmed, but not at the revision of the last read: events in between may be missing, or the member that serves
+    /// the watch lags behind. Exit: Verifying.
+    Gapped,
+    /// Gapped, and a read has been sent since, whose answer closes the gap. Exits: Live; Gapped, if the watch is
+    /// reopened.
+    Verifying,
+    /// The watch reports everything that happens after the last read. Exit: Gapped, if the watch is reopened.
+    Live,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::protocol) enum Post {
-    /// The whole name. These are before us; empty: to be read.
-    Name(Vec<Key>),
-    /// The one whose end brings us near.
-    Far(Key),
+/// What a reported deletion means for a queued contender.
+pub(in crate::protocol) enum DeletionEffect {
+    Nothing,
+    /// Our own key was deleted.
+    OwnKeyDeleted,
+    /// The watch is not trusted, so only a read can tell.
+    CheckPosition,
+    /// The milestone was deleted: few predecessors are left.
+    MilestoneDeleted,
 }
 
-impl Post {
-    fn of(ahead: Ahead) -> Self {
-        match ahead {
-            Ahead::Near(keys) => Self::Name(keys),
-            Ahead::Far(key) => Self::Far(key),
+impl Position {
+    pub(in crate::protocol) fn new(created: Revision, read_at: Revision, read_sent: Time) -> Self {
+        Self {
+            created,
+            read_at,
+            read_sent,
+            was_behind: false,
+            deleted_meanwhile: Vec::new(),
+            watch: None,
+            first_as_of: None,
         }
     }
 
-    /// Nobody is before us; if the footing is firm, that is known.
-    pub(in crate::protocol) fn is_clear(&self) -> bool {
-        matches!(self, Self::Name(ahead) if ahead.is_empty())
+    /// The revision as of which we have no predecessors, if that is so.
+    pub(in crate::protocol) fn first_as_of(&self) -> Option<Revision> {
+        self.first_as_of
     }
 
-    /// One watch serves both.
-    fn sees_as_much_as(&self, other: &Self) -> bool {
-        self == other || matches!((self, other), (Self::Name(_), Self::Name(_)))
-    }
-}
-
-impl Place {
-    pub(in crate::protocol) fn new(created: Revision, seen: Revision, asked_at: Time) -> Self {
-        Self { created, seen, asked_at, was_behind: false, told: Vec::new(), lookout: None, first: None }
+    fn is_live(&self) -> bool {
+        let live = self.watch.as_ref().is_some_and(|watch| watch.trust == WatchTrust::Live);
+        live || mutant!(PromotedWithoutRead)
     }
 
-    fn is_firm(&self) -> bool {
-        let firm = self.lookout.as_ref().is_some_and(|lookout| lookout.footing == Footing::Firm);
-        firm || mutant!(PromotedWithoutRead)
+    /// Whether an answer of this revision predates the last read.
+    pub(in crate::protocol) fn is_older_than_last_read(&self, revision: Revision) -> bool {
+        revision < self.read_at
     }
 
-    /// Whether a read answered at `revision` is older than one before.
-    pub(in crate::protocol) fn has_seen_later(&self, revision: Revision) -> bool {
-        revision < self.seen
-    }
-
-    /// A read of where we stand is on its way.
-    pub(in crate::protocol) fn asked(&mut self) {
-        self.told.clear();
-        if let Some(Lookout { footing, .. }) = &mut self.lookout {
-            *footing = match *footing {
-                Footing::None if !mutant!(LateWatchBelieved) => Footing::Late,
-                Footing::Shaky => Footing::Asked,
-                settled => settled,
+    /// A read of our position is being sent.
+    pub(in crate::protocol) fn check_sent(&mut self) {
+        self.deleted_meanwhile.clear();
+        if let Some(PredecessorWatch { trust, .. }) = &mut self.watch {
+            *trust = match *trust {
+                WatchTrust::Unconfirmed if !mutant!(LateWatchBelieved) => WatchTrust::Overtaken,
+                WatchTrust::Gapped => WatchTrust::Verifying,
+                other => other,
             };
         }
     }
 
-    /// It was read at `revision` who is before us.
-    pub(in crate::protocol) fn read(
+    /// A read at `revision` returned these predecessors.
+    pub(in crate::protocol) fn predecessors_read(
         &mut self,
-        ahead: Ahead,
+        mut predecessors: Predecessors,
         revision: Revision,
         queue: QueueId,
-        name: Span,
-        out: &mut Outbox,
+        prefix: Span,
+        effects: &mut Effects,
     ) {
-        self.seen = self.seen.max(revision);
-        if let Some(Lookout { footing: footing @ Footing::Asked, .. }) = &mut self.lookout {
-            *footing = Footing::Firm;
+        self.read_at = self.read_at.max(revision);
+        if let Some(PredecessorWatch { trust: trust @ WatchTrust::Verifying, .. }) = &mut self.watch {
+            *trust = WatchTrust::Live;
         }
-        let mut post = Post::of(ahead);
-        if let Post::Name(ahead) = &mut post {
-            ahead.retain(|key| !self.told.iter().any(|(at, gone)| *at > revision && gone == key));
+        if let Predecessors::All(keys) = &mut predecessors {
+            keys.retain(|key| {
+                !self.deleted_meanwhile.iter().any(|(at, deleted)| *at > revision && deleted == key)
+            });
         }
-        let last_told = self.told.iter().map(|&(at, _)| at).max();
-        self.told.clear();
-        self.move_to(post, queue, name, out);
-        let clear = self.is_firm() && matches!(&self.lookout, Some(lookout) if lookout.post.is_clear());
-        self.first = clear.then_some(last_told.map_or(self.seen, |told| told.max(self.seen)));
+        let last_deletion = self.deleted_meanwhile.iter().map(|&(at, _)| at).max();
+        self.deleted_meanwhile.clear();
+        self.watch_predecessors(predecessors, queue, prefix, effects);
+        let first =
+            self.is_live() && matches!(&self.watch, Some(watch) if watch.predecessors.is_known_empty());
+        self.first_as_of = first.then_some(last_deletion.map_or(self.read_at, |at| at.max(self.read_at)));
     }
 
-    pub(in crate::protocol) fn move_to(&mut self, post: Post, queue: QueueId, name: Span, out: &mut Outbox) {
-        if let Some(lookout) = self.lookout.as_mut().filter(|lookout| lookout.post.sees_as_much_as(&post)) {
-            lookout.post = post;
+    /// Watches these predecessors, with the open watch if it covers them.
+    pub(in crate::protocol) fn watch_predecessors(
+        &mut self,
+        predecessors: Predecessors,
+        queue: QueueId,
+        prefix: Span,
+        effects: &mut Effects,
+    ) {
+        if let Some(watch) =
+            self.watch.as_mut().filter(|watch| watch.predecessors.has_same_watch_as(&predecessors))
+        {
+            watch.predecessors = predecessors;
             return;
         }
-        self.leave_lookout(out);
-        let span = match &post {
-            Post::Name(_) => name,
-            Post::Far(key) => Span::Key(key.clone()),
+        self.unwatch_predecessors(effects);
+        let span = match &predecessors {
+            Predecessors::All(_) => prefix,
+            Predecessors::Milestone(key) => Span::Key(key.clone()),
         };
-        // From now, not from a past revision: etcd serves a watch live only if it does not have to catch up.
-        let watch = out.watch(Watched::Place(queue), span, 0);
-        self.lookout = Some(Lookout { watch, footing: Footing::None, post, early_looks: 0 });
+        // From the current revision on, not from a past one: etcd serves only a watch that need not catch up at once.
+        let id = effects.watch(Watched::Predecessors(queue), span, 0);
+        let trust = WatchTrust::Unconfirmed;
+        self.watch = Some(PredecessorWatch { id, trust, predecessors, early_checks: 0 });
     }
 
-    pub(in crate::protocol) fn leave_lookout(&mut self, out: &mut Outbox) {
-        if let Some(lookout) = self.lookout.take() {
-            out.unwatch(lookout.watch);
+    pub(in crate::protocol) fn unwatch_predecessors(&mut self, effects: &mut Effects) {
+        if let Some(watch) = self.watch.take() {
+            effects.unwatch(watch.id);
         }
     }
 
-    /// How long to rely on the watch alone.
-    pub(in crate::protocol) fn patience(&mut self) -> Duration {
-        match &mut self.lookout {
-            Some(Lookout { post: Post::Name(_), early_looks, .. }) if *early_looks < EARLY_LOOKS => {
-                *early_looks += 1;
-                FIRST_LOOK * (1 << (*early_looks - 1))
+    /// The watch was created, or created anew after its stream broke, and reports everything after `revision`. Returns
+    /// whether the position must be read because something may have been missed.
+    pub(in crate::protocol) fn watch_created(&mut self, revision: Revision) -> bool {
+        let Some(watch) = &mut self.watch else {
+            return false;
+        };
+        let complete = watch.trust == WatchTrust::Unconfirmed && revision == self.read_at;
+        let complete = complete || mutant!(MissedEventsIgnored);
+        watch.trust = if complete { WatchTrust::Live } else { WatchTrust::Gapped };
+        !complete || watch.predecessors.is_known_empty()
+    }
+
+    /// When to read the position again if the watch reports nothing.
+    pub(in crate::protocol) fn recheck_after(&mut self) -> Duration {
+        match &mut self.watch {
+            Some(PredecessorWatch { predecessors: Predecessors::All(_), early_checks, .. })
+                if *early_checks < EARLY_CHECKS =>
+            {
+                *early_checks += 1;
+                FIRST_EARLY_CHECK * (1 << (*early_checks - 1))
             }
-            _ => FALLBACK,
+            _ => RECHECK_INTERVAL,
         }
     }
 
-    /// The watch of the name told something of `revision`, so it is served: what comes next it will tell at once.
-    /// Returns whether that is news.
-    pub(in crate::protocol) fn note_served(&mut self, revision: Revision) -> bool {
-        match &mut self.lookout {
-            Some(Lookout { post: Post::Name(_), early_looks, .. }) if revision > self.seen => {
-                std::mem::replace(early_looks, EARLY_LOOKS) < EARLY_LOOKS
+    /// The watch of the prefix has reported something of `revision`, so etcd serves it live and early checks are not
+    /// needed any more. Returns whether they were needed until now.
+    pub(in crate::protocol) fn note_watch_served(&mut self, revision: Revision) -> bool {
+        match &mut self.watch {
+            Some(PredecessorWatch { predecessors: Predecessors::All(_), early_checks, .. })
+                if revision > self.read_at =>
+            {
+                std::mem::replace(early_checks, EARLY_CHECKS) < EARLY_CHECKS
             }
             _ => false,
         }
     }
 
-    /// Takes in that these keys went at `revision`. `own` is ours; `looking`: a read is on its way.
-    pub(in crate::protocol) fn sight(
+    /// The watch reported that these keys were deleted at `revision`. `own` is our key; `checking`: a read of the
+    /// position is in flight.
+    pub(in crate::protocol) fn keys_deleted(
         &mut self,
         own: &Key,
-        gone: &[Key],
+        deleted: &[Key],
         revision: Revision,
-        looking: bool,
-    ) -> Sighting {
-        // What was gone before the read is not what the read showed, though it may have the same name.
-        if revision <= self.seen && !mutant!(OldDeletionBelieved) {
-            return Sighting::Nothing;
+        checking: bool,
+    ) -> DeletionEffect {
+        // The last read already reflects this deletion; a key of the same name in it was put later.
+        if revision <= self.read_at && !mutant!(OldDeletionBelieved) {
+            return DeletionEffect::Nothing;
         }
-        if looking {
-            self.told.extend(gone.iter().map(|key| (revision, key.clone())));
+        if checking {
+            self.deleted_meanwhile.extend(deleted.iter().map(|key| (revision, key.clone())));
         }
-        let firm = self.is_firm();
-        let Some(Lookout { post, .. }) = &mut self.lookout else {
-            return Sighting::Nothing;
+        let live = self.is_live();
+        let Some(PredecessorWatch { predecessors, .. }) = &mut self.watch else {
+            return DeletionEffect::Nothing;
         };
-        match post {
-            Post::Far(_) => Sighting::Closer,
-            Post::Name(_) if gone.contains(own) && !mutant!(OwnEndOverlooked) => Sighting::Gone,
-            Post::Name(ahead) if firm && !ahead.is_empty() => {
-                ahead.retain(|key| !gone.contains(key));
-                self.first = ahead.is_empty().then_some(revision);
-                Sighting::Nothing
+        match predecessors {
+            Predecessors::Milestone(_) => DeletionEffect::MilestoneDeleted,
+            Predecessors::All(_) if deleted.contains(own) && !mutant!(OwnEndOverlooked) => {
+                DeletionEffect::OwnKeyDeleted
             }
-            // The answer will be put together with what was told.
-            Post::Name(_) if looking => Sighting::Nothing,
-            Post::Name(_) => Sighting::Unclear,
+            Predecessors::All(keys) if live && !keys.is_empty() => {
+                keys.retain(|key| !deleted.contains(key));
+                self.first_as_of = keys.is_empty().then_some(revision);
+                DeletionEffect::Nothing
+            }
+            // The answer will be combined with the deletions reported meanwhile.
+            Predecessors::All(_) if checking => DeletionEffect::Nothing,
+            Predecessors::All(_) => DeletionEffect::CheckPosition,
         }
     }
-}
-
-/// What is to be done about deletions that the lookout was told of.
-pub(in crate::protocol) enum Sighting {
-    Nothing,
-    /// Our own key went.
-    Gone,
-    /// It has to be read what they mean.
-    Unclear,
-    /// We may be near now.
-    Closer,
 }

@@ -1,4 +1,4 @@
-//! The session: one lease, its renewal, and the epoch that fences every request made under it.
+//! The session: a lease, its renewal, and the epoch that fences every request made under it.
 
 mod closing;
 mod lease;
@@ -6,44 +6,45 @@ mod revocation;
 
 use std::time::Duration;
 
-use self::lease::{ContenderKeys, Fence, SessionWatch, Tenure};
-use self::revocation::Revocations;
-use super::effects::{Outbox, Purpose, Watched};
-use super::mutants::mutant;
-use super::read::{self, Guard};
-use super::timers::Timer;
-use super::{Action, QueueId};
 use crate::clock::Time;
 use crate::error::LossReason;
 use crate::kv::{Answer, Failure, FailureClass, KeyValue, Request, Response, Revision, Span};
 
-/// First pause after a failed attempt to set up or to fence.
+use super::effects::{Effects, Purpose, Watched};
+use super::messages::{Action, QueueId};
+use super::mutants::mutant;
+use super::read::{self, Epoch};
+use super::timers::Timer;
+use lease::{ContenderKeys, Fence, Lease, SessionWatch};
+use revocation::Revocations;
+
+/// The first back-off after a failed attempt to set up a session or to begin a new epoch.
 const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
 
-/// What the whole protocol must do after the session handled something.
+/// What the session or a queue has found out that concerns the whole protocol.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum Verdict {
     Nothing,
-    /// The session stands (again): every queue may go on.
+    /// A session is established: every queue may go on.
     Up,
-    /// A fence is through: these queues may go on.
+    /// A new epoch has begun: these queues may go on.
     Fenced(Vec<QueueId>),
-    /// The store refuses a later epoch: tries in these queues cannot be decided.
+    /// The store refuses to begin a new epoch: tries in these queues cannot be decided.
     FenceRefused(Vec<QueueId>, Failure),
     /// The session is over: every hold is lost.
     Lost(LossReason),
-    /// There is no session, for this reason, and waiting does not help.
+    /// The store refuses a session for this reason, and waiting would not help.
     Refused(Failure),
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Session {
     state: State,
-    /// The highest raft term of all sessions, which only a mutant compares with.
+    /// The highest raft term of all sessions; only a mutant compares with it.
     #[cfg(test)]
     term: u64,
-    /// Attempts to set up that failed in a row.
+    /// Attempts to set up a session that failed in a row.
     failures: u32,
     revocations: Revocations,
 }
@@ -52,15 +53,15 @@ pub(super) struct Session {
 enum State {
     /// No session, waiting for `Timer::Connect`. Exits: Granting, Closed.
     Down,
-    /// A lease was asked for. Exits: Registering, Down, Closing.
+    /// The grant of a lease is in flight. Exits: Registering, Down, Closing.
     Granting,
-    /// The lease is there, its session key is on its way. Exits: Up, Down, Closing.
-    Registering(Tenure),
-    /// Exits: Down, Closing.
-    Up(Tenure),
-    /// Every lease is being revoked, the one that was asked for once it is known. Exits: Closed.
+    /// The lease is granted, the put of its session key is in flight. Exits: Up, Down, Closing.
+    Registering(Lease),
+    /// The session is established. Exits: Down, Closing.
+    Up(Lease),
+    /// Every lease is being revoked, also one whose grant is not answered yet. Exits: Closed.
     Closing {
-        /// A lease was asked for, and there is no answer yet.
+        /// The grant of a lease is in flight.
         granting: bool,
     },
     Closed,
@@ -77,18 +78,18 @@ impl Session {
         }
     }
 
-    /// The session, if it stands.
-    pub(super) fn tenure(&mut self) -> Option<&mut Tenure> {
+    /// The lease of the session, if it is established.
+    pub(super) fn lease(&mut self) -> Option<&mut Lease> {
         match &mut self.state {
-            State::Up(tenure) => Some(tenure),
+            State::Up(lease) => Some(lease),
             _ => None,
         }
     }
 
-    /// No key that was used so far is used again; see [`ContenderKeys`].
+    /// Stops the reuse of all keys that have been used so far; see [`ContenderKeys`].
     pub(super) fn retire_keys(&mut self) {
-        if let Some(tenure) = self.tenure() {
-            tenure.keys.retire();
+        if let Some(lease) = self.lease() {
+            lease.keys.retire();
         }
     }
 
@@ -97,32 +98,32 @@ impl Session {
     }
 
     pub(super) fn is_past_deadline(&self, now: Time) -> bool {
-        matches!(&self.state, State::Up(tenure) | State::Registering(tenure) if tenure.deadline <= now)
+        matches!(&self.state, State::Up(lease) | State::Registering(lease) if lease.deadline <= now)
     }
 
-    /// Whether the answer comes from a member that has missed an election which others have told this session of. Such a
-    /// member may answer a renewal for a lease that the new leader has given up (etcd #15247).
+    /// Whether the answer comes from a member that has missed an election, as answers of other members have shown. Such a
+    /// member may still renew a lease that has expired for the new leader (etcd #15247).
     pub(super) fn is_stale(&mut self, response: &Response) -> bool {
-        let (State::Registering(tenure) | State::Up(tenure)) = &mut self.state else {
+        let (State::Registering(lease) | State::Up(lease)) = &mut self.state else {
             return false;
         };
-        tenure.term = tenure.term.max(response.term);
+        lease.term = lease.term.max(response.term);
         #[cfg(test)]
         {
             self.term = self.term.max(response.term);
             if mutant!(TermOutlivesSession) {
-                tenure.term = self.term;
+                lease.term = self.term;
             }
         }
-        response.term < tenure.term && !mutant!(StaleTermBelieved)
+        response.term < lease.term && !mutant!(StaleTermBelieved)
     }
 
-    /// Asks for a lease, if there is none.
-    pub(super) fn connect(&mut self, now: Time, out: &mut Outbox) {
+    /// Requests a lease, if there is none.
+    pub(super) fn connect(&mut self, now: Time, effects: &mut Effects) {
         if matches!(self.state, State::Down) {
             self.state = State::Granting;
-            let ttl = out.config.ttl;
-            out.send(Purpose::GrantLease { sent: now }, Request::GrantLease { ttl });
+            let ttl = effects.config.ttl;
+            effects.send(Purpose::GrantLease { sent: now }, Request::GrantLease { ttl });
         }
     }
 
@@ -131,131 +132,129 @@ impl Session {
         now: Time,
         sent: Time,
         reply: Result<Response, Failure>,
-        out: &mut Outbox,
+        effects: &mut Effects,
     ) -> Verdict {
-        let (lease, ttl, term) = match reply {
+        let (id, ttl, term) = match reply {
             Ok(Response { answer: Answer::LeaseGranted { lease, ttl }, term, .. }) => (lease, ttl, term),
-            Ok(_) => return self.set_up_failed(now, read::garbled(), out),
-            Err(failure) => return self.set_up_failed(now, failure, out),
+            Ok(_) => return self.set_up_failed(now, read::malformed(), effects),
+            Err(failure) => return self.set_up_failed(now, failure, effects),
         };
         if let State::Closing { granting } = &mut self.state {
             *granting = false;
-            self.revocations.begin(now, lease, ttl, out);
+            self.revocations.begin(now, id, ttl, effects);
             return Verdict::Nothing;
         }
-        let deadline = (sent + ttl).saturating_sub(out.config.safety_margin);
-        let session_key = out.config.root.session_key(lease);
-        out.send(Purpose::PutSession, Request::Txn(read::put_session(&session_key, lease)));
-        out.timers.set(Timer::SessionDeadline, deadline);
-        let guard = Guard { session_key, epoch: 0 };
+        let deadline = (sent + ttl).saturating_sub(effects.config.safety_margin);
+        let session_key = effects.config.root.session_key(id);
+        effects.send(Purpose::PutSession, Request::Txn(read::put_session(&session_key, id)));
+        effects.timers.set(Timer::SessionDeadline, deadline);
+        let epoch = Epoch { session_key, revision: 0 };
         let fence = Some(Fence::default());
         let keys = ContenderKeys::default();
-        let tenure = Tenure { lease, ttl, term, deadline, guard, keys, fence, watch: None };
-        self.state = State::Registering(tenure);
-        // The renewals count from the grant, as the deadline does.
-        out.timers.set(Timer::Renew, sent + ttl / 3);
+        let lease = Lease { id, ttl, term, deadline, epoch, keys, fence, watch: None };
+        self.state = State::Registering(lease);
+        // Like the deadline, counted from the send of the grant.
+        effects.timers.set(Timer::Renew, sent + ttl / 3);
         Verdict::Nothing
     }
 
-    /// The session key was put: the first time, or again as a fence.
+    /// The put of the session key was answered: the first one, or a fence.
     pub(super) fn handle_put(
         &mut self,
         now: Time,
         reply: Result<Response, Failure>,
-        out: &mut Outbox,
+        effects: &mut Effects,
     ) -> Verdict {
-        let (State::Registering(tenure) | State::Up(tenure)) = &mut self.state else {
+        let (State::Registering(lease) | State::Up(lease)) = &mut self.state else {
             return Verdict::Nothing;
         };
         let response = match reply {
             Ok(response) => response,
-            Err(failure) => return self.put_failed(now, failure, out),
+            Err(failure) => return self.put_failed(now, failure, effects),
         };
-        tenure.guard.epoch = tenure.guard.epoch.max(response.revision);
-        let waiting = tenure.fence.take().map(|fence| fence.waiting).unwrap_or_default();
+        lease.epoch.revision = lease.epoch.revision.max(response.revision);
+        let waiting = lease.fence.take().map(|fence| fence.waiting).unwrap_or_default();
         if matches!(self.state, State::Up(_)) {
             return Verdict::Fenced(waiting);
         }
-        self.came_up(out)
+        self.establish(effects)
     }
 
-    fn came_up(&mut self, out: &mut Outbox) -> Verdict {
-        if let State::Registering(mut tenure) = std::mem::replace(&mut self.state, State::Down) {
-            let Tenure { lease, ttl, deadline, .. } = tenure;
-            let span = Span::Key(tenure.guard.session_key.clone());
-            // Not from a later revision: one that is still to come has etcd answer no request for progress on the
-            // whole stream (3.4.42, 3.5.22, 3.6.5 and later), which then looks dead.
+    fn establish(&mut self, effects: &mut Effects) -> Verdict {
+        if let State::Registering(mut lease) = std::mem::replace(&mut self.state, State::Down) {
+            let Lease { id, ttl, deadline, .. } = lease;
+            let span = Span::Key(lease.epoch.session_key.clone());
+            // Not from a later revision: while that is in the future, etcd answers no progress request on the whole
+            // stream (3.4.42, 3.5.22, 3.6.5 and later), and the stream looks dead.
             let ahead = Revision::from(mutant!(SessionWatchedFromFuture));
-            let id = out.watch(Watched::Session, span, tenure.guard.epoch + ahead);
-            tenure.watch = Some(SessionWatch { id, stood: false });
-            self.state = State::Up(tenure);
+            let watch = effects.watch(Watched::Session, span, lease.epoch.revision + ahead);
+            lease.watch = Some(SessionWatch { id: watch, confirmed: false });
+            self.state = State::Up(lease);
             self.failures = 0;
-            out.act(Action::SessionUp { lease, ttl, deadline });
-            out.timers.set(Timer::Silence, out.now + ttl / 3);
+            effects.act(Action::SessionUp { lease: id, ttl, deadline });
+            effects.timers.set(Timer::Silence, effects.now + ttl / 3);
         }
         Verdict::Up
     }
 
-    fn put_failed(&mut self, now: Time, failure: Failure, out: &mut Outbox) -> Verdict {
+    fn put_failed(&mut self, now: Time, failure: Failure, effects: &mut Effects) -> Verdict {
         match (failure.class, &mut self.state) {
             (FailureClass::LeaseGone, State::Up(_)) => Verdict::Lost(LossReason::SessionRevoked),
-            (FailureClass::NotDone | FailureClass::Unknown, State::Registering(tenure))
-            | (_, State::Up(tenure)) => {
-                let fence = tenure.fence.get_or_insert_default();
+            (FailureClass::NotDone | FailureClass::Unknown, State::Registering(lease))
+            | (_, State::Up(lease)) => {
+                let fence = lease.fence.get_or_insert_default();
                 fence.failures += 1;
-                let pause = out.back_off(FIRST_BACK_OFF, fence.failures);
-                out.timers.set(Timer::Fence, now + pause);
+                let pause = effects.back_off(FIRST_BACK_OFF, fence.failures);
+                effects.timers.set(Timer::Fence, now + pause);
                 if failure.is_final() {
                     Verdict::FenceRefused(fence.waiting.clone(), failure)
                 } else {
                     Verdict::Nothing
                 }
             }
-            (_, State::Registering(tenure)) => {
-                let (lease, ttl) = (tenure.lease, tenure.ttl);
-                self.revocations.begin(now, lease, ttl, out);
-                self.set_up_failed(now, failure, out)
+            (_, State::Registering(lease)) => {
+                let (id, ttl) = (lease.id, lease.ttl);
+                self.revocations.begin(now, id, ttl, effects);
+                self.set_up_failed(now, failure, effects)
             }
             _ => Verdict::Nothing,
         }
     }
 
-    /// Tries again later; a refusal that waiting does not mend is told to those who wait.
-    fn set_up_failed(&mut self, now: Time, failure: Failure, out: &mut Outbox) -> Verdict {
+    /// Retries later; if waiting would not help, the waiters are refused.
+    fn set_up_failed(&mut self, now: Time, failure: Failure, effects: &mut Effects) -> Verdict {
         if let State::Closing { granting } = &mut self.state {
             *granting = false;
-            self.end_if_done(out);
+            self.end_if_done(effects);
             return Verdict::Nothing;
         }
         self.state = State::Down;
         self.failures += 1;
-        lease::forget_requests(out);
-        let pause = out.back_off(FIRST_BACK_OFF, self.failures);
-        out.timers.set(Timer::Connect, now + pause);
-        out.act(Action::SessionFailed { failure: failure.clone() });
+        lease::forget_requests(effects);
+        let pause = effects.back_off(FIRST_BACK_OFF, self.failures);
+        effects.timers.set(Timer::Connect, now + pause);
+        effects.act(Action::SessionFailed { failure: failure.clone() });
         if failure.is_final() { Verdict::Refused(failure) } else { Verdict::Nothing }
     }
 
-    /// A store that is silent for a third of the time for which holds are assured is worth a word.
-    pub(super) fn check_silence(&self, now: Time, out: &mut Outbox) {
-        if let State::Up(tenure) = &self.state {
-            let assured = tenure.ttl.saturating_sub(out.config.safety_margin);
-            let check = out.contact.check_silence(now, tenure.deadline, assured);
-            out.timers.set(Timer::Silence, check.again);
+    /// Reports a store that has been silent for a third of the time for which holds are assured.
+    pub(super) fn check_silence(&self, now: Time, effects: &mut Effects) {
+        if let State::Up(lease) = &self.state {
+            let assured = lease.ttl.saturating_sub(effects.config.safety_margin);
+            let check = effects.contact.check_silence(now, lease.deadline, assured);
+            effects.timers.set(Timer::Silence, check.again);
             if let Some(action) = check.action {
-                out.act(action);
+                effects.act(action);
             }
         }
     }
 
-    /// Sends a renewal. Each attempt has a deadline of its own, so that a member that does not answer costs one
-    /// attempt, not the session.
-    pub(super) fn renew(&mut self, now: Time, out: &mut Outbox) {
-        if let State::Up(Tenure { lease, ttl, .. }) | State::Registering(Tenure { lease, ttl, .. }) =
-            &self.state
-        {
-            let request = Request::RenewLease { lease: *lease };
-            out.send_within(Purpose::Renew { sent: now }, request, *ttl / 6);
+    /// Sends a renewal. Each attempt has a timeout of its own, so that a member that does not answer costs one attempt,
+    /// not the session.
+    pub(super) fn renew(&mut self, now: Time, effects: &mut Effects) {
+        if let State::Up(Lease { id, ttl, .. }) | State::Registering(Lease { id, ttl, .. }) = &self.state {
+            let request = Request::RenewLease { lease: *id };
+            effects.send_within(Purpose::Renew { sent: now }, request, *ttl / 6);
         }
     }
 
@@ -265,51 +264,51 @@ impl Session {
         sent: Time,
         reply: Result<Response, Failure>,
         stale: bool,
-        out: &mut Outbox,
+        effects: &mut Effects,
     ) -> Verdict {
         let reply = reply.map(|response| response.answer);
         let up = matches!(self.state, State::Up(_));
-        let (State::Up(tenure) | State::Registering(tenure)) = &mut self.state else {
+        let (State::Up(lease) | State::Registering(lease)) = &mut self.state else {
             return Verdict::Nothing;
         };
         match reply {
             Ok(Answer::LeaseRenewed { ttl }) if !stale => {
-                tenure.ttl = ttl;
-                // Counted from the send: etcd started the TTL anew after that, whenever it did.
+                lease.ttl = ttl;
+                // Counted from the send: etcd has restarted the TTL some time after that.
                 let start = if mutant!(DeadlineFromReceipt) { now } else { sent };
-                let deadline = (start + ttl).saturating_sub(out.config.safety_margin);
-                if deadline > tenure.deadline {
-                    tenure.deadline = deadline;
-                    out.timers.set(Timer::SessionDeadline, deadline);
+                let deadline = (start + ttl).saturating_sub(effects.config.safety_margin);
+                if deadline > lease.deadline {
+                    lease.deadline = deadline;
+                    effects.timers.set(Timer::SessionDeadline, deadline);
                     if up {
-                        out.act(Action::ExtendSession { deadline });
+                        effects.act(Action::ExtendSession { deadline });
                     }
                 }
-                out.timers.set(Timer::Renew, (sent + ttl / 3).max(now));
+                effects.timers.set(Timer::Renew, (sent + ttl / 3).max(now));
                 Verdict::Nothing
             }
             Err(failure) if failure.class == FailureClass::LeaseGone => {
                 if up {
                     return Verdict::Lost(LossReason::SessionRevoked);
                 }
-                self.set_up_failed(now, failure, out)
+                self.set_up_failed(now, failure, effects)
             }
             _ => {
-                let pause = (tenure.ttl / 20).min(Duration::from_millis(500));
-                let pause = out.jittered(pause);
-                out.timers.set(Timer::Renew, now + pause);
+                let pause = (lease.ttl / 20).min(Duration::from_millis(500));
+                let pause = effects.jittered(pause);
+                effects.timers.set(Timer::Renew, now + pause);
                 Verdict::Nothing
             }
         }
     }
 
-    /// Wants a later epoch; the queue is told by [`Verdict::Fenced`].
-    pub(super) fn fence(&mut self, queue: QueueId, out: &mut Outbox) {
-        if let State::Up(tenure) = &mut self.state {
-            if tenure.fence.is_none() {
-                tenure.put_session_key(out);
+    /// Begins a new epoch; [`Verdict::Fenced`] names the queue when that is done.
+    pub(super) fn fence(&mut self, queue: QueueId, effects: &mut Effects) {
+        if let State::Up(lease) = &mut self.state {
+            if lease.fence.is_none() {
+                lease.put_session_key(effects);
             }
-            let fence = tenure.fence.get_or_insert_default();
+            let fence = lease.fence.get_or_insert_default();
             if !fence.waiting.contains(&queue) {
                 fence.waiting.push(queue);
             }
@@ -317,17 +316,17 @@ impl Session {
     }
 
     /// Puts the session key again after a failure.
-    pub(super) fn retry_put(&mut self, out: &mut Outbox) {
-        if let State::Up(tenure) | State::Registering(tenure) = &mut self.state {
-            tenure.put_session_key(out);
+    pub(super) fn retry_put(&mut self, effects: &mut Effects) {
+        if let State::Up(lease) | State::Registering(lease) = &mut self.state {
+            lease.put_session_key(effects);
         }
     }
 
-    /// A guarded request was refused: here is the session key as it is now.
-    pub(super) fn handle_refused(&mut self, session: Option<KeyValue>) -> Verdict {
+    /// A request was refused by its epoch compare; this is the session key now.
+    pub(super) fn handle_stale_epoch(&mut self, session: Option<KeyValue>) -> Verdict {
         match (&mut self.state, session) {
-            (State::Up(tenure), Some(kv)) => {
-                tenure.guard.epoch = tenure.guard.epoch.max(kv.mod_revision);
+            (State::Up(lease), Some(kv)) => {
+                lease.epoch.revision = lease.epoch.revision.max(kv.mod_revision);
                 Verdict::Nothing
             }
             (State::Up(_), None) => Verdict::Lost(LossReason::SessionRevoked),
@@ -335,55 +334,55 @@ impl Session {
         }
     }
 
-    pub(super) fn handle_watch_created(&mut self, out: &mut Outbox) {
-        if let State::Up(Tenure { watch: Some(watch), guard, .. }) = &mut self.state {
-            if watch.stood {
-                out.send(Purpose::CheckSession, Request::Txn(read::check_session(guard)));
+    pub(super) fn handle_watch_created(&mut self, effects: &mut Effects) {
+        if let State::Up(Lease { watch: Some(watch), epoch, .. }) = &mut self.state {
+            if watch.confirmed {
+                effects.send(Purpose::CheckSession, Request::Txn(read::check_session(epoch)));
             }
-            watch.stood = true;
+            watch.confirmed = true;
         }
     }
 
     pub(super) fn handle_checked(&mut self, reply: Result<Response, Failure>) -> Verdict {
         match reply.map(|response| response.answer) {
             Ok(Answer::Txn(answer)) => match read::session_checked(&answer) {
-                Some(session) => self.handle_refused(session),
+                Some(session) => self.handle_stale_epoch(session),
                 None => Verdict::Nothing,
             },
-            // Renewals and the next guarded request find out as well.
+            // Not repeated: renewals and the next write find out, too.
             _ => Verdict::Nothing,
         }
     }
 
-    /// Says that the session is over, if it stands: for all of its holds at once, before any part of it is given up.
-    /// [`lose`](Self::lose) or [`close`](Self::close) follows.
-    pub(super) fn announce_end(&self, reason: LossReason, out: &mut Outbox) {
+    /// Reports the end of the session, if it is established, so that all of its holds end at once and before any of its
+    /// keys is deleted. [`lose`](Self::lose) or [`close`](Self::close) follows.
+    pub(super) fn announce_end(&self, reason: LossReason, effects: &mut Effects) {
         if matches!(self.state, State::Up(_)) {
-            out.act(Action::SessionDown { reason });
+            effects.act(Action::SessionDown { reason });
         }
     }
 
-    /// Ends the session that stands; its end was announced before. A new one is asked for at once.
-    pub(super) fn lose(&mut self, now: Time, reason: LossReason, out: &mut Outbox) {
+    /// Ends the session, whose end was announced before, and sets up a new one.
+    pub(super) fn lose(&mut self, now: Time, reason: LossReason, effects: &mut Effects) {
         match std::mem::replace(&mut self.state, State::Down) {
-            State::Up(tenure) => {
-                tenure.clear(out);
+            State::Up(lease) => {
+                lease.clear(effects);
                 if reason == LossReason::SessionExpired {
-                    // The margin is the holders' time to stop. Where the network works again, or in one direction only,
-                    // an early revocation would hand their locks over within a moment.
-                    let margin = out.config.safety_margin;
-                    let pause = (tenure.deadline + margin).since(now).min(margin);
-                    self.revocations.begin_after(now, pause, (tenure.lease, tenure.ttl), out);
+                    // The safety margin is the holders' time to stop. If the network works again, or works in one
+                    // direction, a revocation before its end would hand their locks over at once.
+                    let margin = effects.config.safety_margin;
+                    let pause = (lease.deadline + margin).since(now).min(margin);
+                    self.revocations.begin_after(now, pause, (lease.id, lease.ttl), effects);
                 } else {
-                    self.revocations.begin(now, tenure.lease, tenure.ttl, out);
+                    self.revocations.begin(now, lease.id, lease.ttl, effects);
                 }
             }
-            State::Registering(tenure) => {
-                tenure.clear(out);
-                self.revocations.begin(now, tenure.lease, tenure.ttl, out);
+            State::Registering(lease) => {
+                lease.clear(effects);
+                self.revocations.begin(now, lease.id, lease.ttl, effects);
             }
             other => self.state = other,
         }
-        self.connect(now, out);
+        self.connect(now, effects);
     }
 }
