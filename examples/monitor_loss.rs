@@ -22,7 +22,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         guards.push(manager.new_lock(key)?.lock()?);
     }
     let session = manager.session();
-    println!("\nthree locks, one session: lease {:x}, {:.1?} left", session.lease_id, session.remaining);
+    println!(
+        "\nthree locks, one session: lease {:x}, {:.1?} left",
+        session.lease_id.unwrap_or_default(),
+        session.remaining
+    );
     // The work itself would have clones of these guards; here the monitor has the only ones.
     let monitor = thread::spawn(move || watch_over(guards));
 
@@ -38,7 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // The manager has a new session by itself; only the holds are gone.
     let again = manager.new_lock("orders")?.lock()?;
     println!("\n\"orders\" again, with a greater token: {}", again.token());
-    println!("the lease is another one: {:x}", manager.session().lease_id);
+    println!("the lease is another one: {:x}", manager.session().lease_id.unwrap_or_default());
     Ok(())
 }
 

@@ -86,7 +86,7 @@ pub enum LockError {
         /// Who held it at the end, if etcd could still tell.
         holder: Option<Box<LockInfo>>,
     },
-    /// Nobody holds the lock (any more).
+    /// To [`force_unlock`](crate::LockManager::force_unlock): nobody holds the lock.
     #[non_exhaustive]
     NotHeld {
         /// The lock's key.
@@ -175,7 +175,10 @@ pub enum LockError {
     },
     /// etcd's database is full (its NOSPACE alarm is on). Locks held stay held and can be released.
     NoSpace,
-    /// A defect of this library or of etcd; nothing a caller did.
+    /// The manager's I/O thread died, by a panic that is a defect of this library; the log has its message. Every hold of
+    /// the manager is lost. Connect anew.
+    Crashed,
+    /// A defect of this library or of etcd, or a thread that could not be started; nothing a caller did.
     #[non_exhaustive]
     Internal {
         /// What happened.
@@ -221,6 +224,7 @@ impl fmt::Display for LockError {
                 write!(f, "etcd denied permission while {doing}: {source}")
             }
             Self::NoSpace => f.write_str("etcd's database is full (its NOSPACE alarm is on)"),
+            Self::Crashed => f.write_str("the lock manager's I/O thread died; connect again"),
             Self::Internal { what } => write!(f, "internal error: {what}"),
         }
     }
@@ -280,6 +284,7 @@ impl LockError {
             Self::Unauthenticated { .. } => ErrorCode::Unauthenticated,
             Self::PermissionDenied { .. } => ErrorCode::PermissionDenied,
             Self::NoSpace => ErrorCode::NoSpace,
+            Self::Crashed => ErrorCode::Crashed,
             Self::Internal { .. } => ErrorCode::Internal,
         }
     }

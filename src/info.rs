@@ -50,8 +50,8 @@ pub struct LockInfo {
     /// When the holder asked for it, by its own clock; `None` for foreign clients.
     #[cfg_attr(feature = "serde", serde(with = "millis::since_epoch"))]
     pub created_at: Option<SystemTime>,
-    /// The holder's lease; 0 if its key has none and stays until it is deleted.
-    pub lease_id: i64,
+    /// The holder's lease; `None` if its key has none, and so stays until it is deleted.
+    pub lease_id: Option<i64>,
     /// How long the lease lasts if it is never renewed again; `None` where it was not asked for, or there is no lease.
     #[cfg_attr(feature = "serde", serde(with = "millis::duration"))]
     pub ttl_remaining: Option<Duration>,
@@ -103,7 +103,7 @@ impl LockInfo {
             pid: value.as_ref().map(|value| value.pid).filter(|&pid| pid != 0),
             thread: value.as_ref().map(|value| value.thread.clone()).filter(|thread| !thread.is_empty()),
             owner: value.map(|value| value.owner),
-            lease_id: holder.lease,
+            lease_id: Some(holder.lease).filter(|&lease| lease != 0),
             ttl_remaining,
             token: FencingToken::new(holder.create_revision),
             waiters: usize::try_from(waiters).unwrap_or(usize::MAX),
@@ -169,15 +169,13 @@ pub enum ForceUnlock {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SessionInfo {
-    /// The session's lease in etcd; 0 while there is none.
-    pub lease_id: i64,
-    /// The TTL that etcd granted, which may be more than was asked for.
+    /// The session's lease in etcd; `None` while there is no session, so that no hold is assured. An outage of etcd shows
+    /// here only when the assured time is over, and before that in [`last_answer`](Self::last_answer).
+    pub lease_id: Option<i64>,
+    /// The TTL that etcd granted, which may be more than was asked for; zero while there is no session.
     pub ttl: Duration,
-    /// How long the session is assured if etcd never answers again.
+    /// How long the session is assured if etcd never answers again; zero while there is no session.
     pub remaining: Duration,
-    /// Whether the session stands right now, so that holds are assured. An outage of etcd shows here only when the assured
-    /// time is over, and before that in [`last_answer`](Self::last_answer).
-    pub alive: bool,
     /// How long ago etcd answered last, a refusal included; `None` if it never has. A manager that has nothing else to ask
     /// renews its session every third of the TTL, so more than that is a sign of an outage.
     pub last_answer: Option<Duration>,
@@ -186,7 +184,22 @@ pub struct SessionInfo {
 impl SessionInfo {
     /// There is no session.
     pub(crate) fn none() -> Self {
-        Self { lease_id: 0, ttl: Duration::ZERO, remaining: Duration::ZERO, alive: false, last_answer: None }
+        Self { lease_id: None, ttl: Duration::ZERO, remaining: Duration::ZERO, last_answer: None }
+    }
+
+    /// Whether there is a session right now, so that holds are assured.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+    /// assert!(manager.session().is_alive());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn is_alive(&self) -> bool {
+        self.lease_id.is_some()
     }
 }
 

@@ -154,7 +154,7 @@ impl Inner {
             return SessionInfo::none();
         }
         let now = self.now();
-        SessionInfo { last_answer: self.report.counters.last_answer(now), ..self.report.session.info(now) }
+        SessionInfo { last_answer: self.report.stats.last_answer(now), ..self.report.session.info(now) }
     }
 
     pub(crate) fn now(&self) -> Time {
@@ -162,7 +162,8 @@ impl Inner {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        self.report.counters.snapshot()
+        // In a forked child the statistics may be locked for ever.
+        if self.check_process().is_err() { Stats::default() } else { self.report.stats.snapshot() }
     }
 
     pub(crate) fn send(&self, message: Message) -> Result<(), LockError> {

@@ -134,7 +134,7 @@ impl Mailbox {
         }
         match self.end() {
             End::Closed | End::Unconfirmed => LockError::Closed,
-            End::Not | End::Crashed => LockError::Internal { what: "the I/O thread died".into() },
+            End::Not | End::Crashed => LockError::Crashed,
         }
     }
 
@@ -293,11 +293,11 @@ mod tests {
         assert!(matches!(open.send(leave(1)), Err(LockError::Closed)));
         assert!(open.closing_result().is_ok());
         inbox.end(End::Crashed);
-        assert!(matches!(open.send(leave(1)), Err(LockError::Internal { .. })));
+        assert!(matches!(open.send(leave(1)), Err(LockError::Crashed)));
 
         let (open, inbox) = mailbox();
         drop(inbox);
-        assert!(matches!(open.send(leave(1)), Err(LockError::Internal { .. })));
+        assert!(matches!(open.send(leave(1)), Err(LockError::Crashed)));
     }
 
     #[test]

@@ -97,7 +97,7 @@ impl LockManager {
     /// [`lock_timeout`](DistributedLock::lock_timeout) for its time, [`try_lock`](DistributedLock::try_lock) and questions
     /// such as [`lock_info`](Self::lock_info) for [`request_timeout`](LockManagerOptions::request_timeout). A limit that runs
     /// out before there is a session is [`LockError::Unavailable`]. What etcd refuses, such as a wrong password, ends the
-    /// calls that wait with the error that `connect` would have been. `session().alive` tells whether there is a session.
+    /// calls that wait with the error that `connect` would have been. `session().is_alive()` tells whether there is a session.
     ///
     /// It finds less than `connect` does: a wrong scheme, or an untrusted certificate, is an etcd that cannot be reached.
     ///
@@ -119,7 +119,7 @@ impl LockManager {
     /// # fn main() -> Result<(), LockError> {
     /// // Nobody listens there yet.
     /// let manager = LockManager::connect_lazy(["http://127.0.0.1:1"], "/app/locks", Default::default())?;
-    /// assert!(!manager.session().alive);
+    /// assert!(!manager.session().is_alive());
     /// let late = manager.new_lock("jobs")?.lock_timeout(Duration::from_millis(50));
     /// assert_eq!(late.unwrap_err().code(), ErrorCode::Unavailable);
     /// manager.close()
@@ -158,7 +158,7 @@ impl LockManager {
     ///
     /// # Errors
     ///
-    /// [`LockError::InvalidKey`]; [`LockError::Closed`] or [`LockError::Internal`] if the manager has ended.
+    /// [`LockError::InvalidKey`]; [`LockError::Closed`] or [`LockError::Crashed`] if the manager has ended.
     ///
     /// # Examples
     ///
@@ -241,9 +241,9 @@ impl LockManager {
     /// # fn main() -> Result<(), etcd_lock::LockError> {
     /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
     /// let session = manager.session();
-    /// assert!(session.alive);
+    /// assert!(session.is_alive());
     /// assert!(session.remaining <= session.ttl);
-    /// println!("lease {:x}", session.lease_id);
+    /// println!("lease {:x?}", session.lease_id);
     /// # Ok(())
     /// # }
     /// ```
@@ -252,6 +252,8 @@ impl LockManager {
     }
 
     /// What this manager has done so far, without asking etcd.
+    ///
+    /// In a forked child all of them are zero: the manager is its parent's.
     ///
     /// # Examples
     ///
@@ -302,7 +304,7 @@ impl LockManager {
     ///
     /// - [`LockError::Unavailable`]: etcd did not confirm in time. Everything here has ended all the same; what is left
     ///   in etcd expires with the lease.
-    /// - [`LockError::Internal`]: the thread had died before.
+    /// - [`LockError::Crashed`]: the I/O thread had died before.
     ///
     /// # Examples
     ///
@@ -317,7 +319,7 @@ impl LockManager {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn close(self) -> Result<(), LockError> {
+    pub fn close(&self) -> Result<(), LockError> {
         self.inner.close()
     }
 }

@@ -167,6 +167,6 @@ mod tests {
         let pending = lock(&manager, "a").enqueue().unwrap();
         drop(io);
         pending.ready().recv().unwrap_err();
-        assert!(matches!(pending.wait(), Err(LockError::Internal { .. })));
+        assert!(matches!(pending.wait(), Err(LockError::Crashed)));
     }
 }

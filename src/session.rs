@@ -39,14 +39,12 @@ impl SessionCell {
         match &*self.0.lock() {
             None => SessionInfo::none(),
             Some(Standing { lease, ttl, deadline }) => {
-                let remaining = deadline.remaining(now);
-                SessionInfo {
-                    lease_id: *lease,
+                deadline.remaining(now).map_or_else(SessionInfo::none, |remaining| SessionInfo {
+                    lease_id: Some(*lease),
                     ttl: *ttl,
-                    remaining: remaining.unwrap_or_default(),
-                    alive: remaining.is_some(),
+                    remaining,
                     last_answer: None,
-                }
+                })
             }
         }
     }
@@ -63,14 +61,14 @@ mod tests {
     #[test]
     fn the_cell_shows_the_session_that_stands() {
         let cell = SessionCell::default();
-        assert_eq!(cell.info(at(1)).lease_id, 0);
+        assert_eq!(cell.info(at(1)).lease_id, None);
         let deadline = Arc::new(Deadline::new(at(10)));
         cell.up(7, Duration::from_secs(12), Arc::clone(&deadline));
         let info = cell.info(at(4));
-        assert_eq!((info.lease_id, info.alive, info.remaining), (7, true, Duration::from_secs(6)));
-        assert!(!cell.info(at(11)).alive);
+        assert_eq!((info.lease_id, info.remaining), (Some(7), Duration::from_secs(6)));
+        assert!(!cell.info(at(11)).is_alive());
         cell.down(LossReason::Closed);
         assert!(!deadline.is_live(at(1)));
-        assert!(!cell.info(at(1)).alive);
+        assert!(!cell.info(at(1)).is_alive());
     }
 }

@@ -1,8 +1,8 @@
 //! Counters and gauges of a manager.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use crate::clock::Time;
 use crate::error::LossReason;
@@ -10,7 +10,7 @@ use crate::kv::{Failure, FailureClass, Request, Response};
 
 /// What a manager has done so far, and what it holds right now; from [`LockManager::stats`](crate::LockManager::stats).
 ///
-/// Each number is exact, but the numbers are read one after another: while other threads work they may not add up.
+/// All numbers are of one instant.
 ///
 /// # Examples
 ///
@@ -69,6 +69,16 @@ pub struct LossCounts {
 }
 
 impl LossCounts {
+    pub(crate) fn of(&mut self, reason: LossReason) -> &mut u64 {
+        match reason {
+            LossReason::SessionExpired => &mut self.session_expired,
+            LossReason::SessionRevoked => &mut self.session_revoked,
+            LossReason::ForceUnlocked => &mut self.force_unlocked,
+            LossReason::Closed => &mut self.closed,
+            LossReason::Crashed => &mut self.crashed,
+        }
+    }
+
     /// All lost holds.
     pub fn total(&self) -> u64 {
         self.session_expired + self.session_revoked + self.force_unlocked + self.closed + self.crashed
@@ -96,6 +106,17 @@ pub struct RpcCounts {
 }
 
 impl RpcCounts {
+    fn of(&mut self, kind: RpcKind) -> &mut u64 {
+        match kind {
+            RpcKind::LeaseGrant => &mut self.lease_grant,
+            RpcKind::LeaseRenew => &mut self.lease_renew,
+            RpcKind::LeaseRevoke => &mut self.lease_revoke,
+            RpcKind::LeaseTimeToLive => &mut self.lease_time_to_live,
+            RpcKind::Delete => &mut self.delete,
+            RpcKind::Txn => &mut self.txn,
+        }
+    }
+
     /// All requests.
     pub fn total(&self) -> u64 {
         self.lease_grant
@@ -108,102 +129,49 @@ impl RpcCounts {
     }
 }
 
-/// What [`Stats`] is read from; counted on the I/O thread, where things are done.
+/// The statistics of a manager while they are written: by the I/O thread, and by the watchdog where that hangs.
 #[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) acquired: AtomicU64,
-    pub(crate) released: AtomicU64,
-    pub(crate) timed_out: AtomicU64,
-    pub(crate) waiting: AtomicU64,
-    pub(crate) held: AtomicU64,
-    pub(crate) sessions: AtomicU64,
-    pub(crate) watches: AtomicU64,
-    lost: Lost,
-    rpcs: Rpcs,
-    rpc_failures: Rpcs,
-    /// When etcd answered last, in nanoseconds of the clock; 0: never.
-    answered: AtomicU64,
-}
+pub(crate) struct StatsCell(Mutex<Recorded>);
 
 #[derive(Debug, Default)]
-struct Lost {
-    session_expired: AtomicU64,
-    session_revoked: AtomicU64,
-    force_unlocked: AtomicU64,
-    closed: AtomicU64,
-    crashed: AtomicU64,
+struct Recorded {
+    stats: Stats,
+    /// When etcd answered last.
+    answered: Option<Time>,
 }
 
-#[derive(Debug, Default)]
-struct Rpcs {
-    lease_grant: AtomicU64,
-    lease_renew: AtomicU64,
-    lease_revoke: AtomicU64,
-    lease_time_to_live: AtomicU64,
-    delete: AtomicU64,
-    txn: AtomicU64,
-}
-
-/// One more.
-pub(crate) fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Relaxed);
-}
-
-impl Counters {
-    pub(crate) fn count_lost(&self, reason: LossReason) {
-        count(match reason {
-            LossReason::SessionExpired => &self.lost.session_expired,
-            LossReason::SessionRevoked => &self.lost.session_revoked,
-            LossReason::ForceUnlocked => &self.lost.force_unlocked,
-            LossReason::Closed => &self.lost.closed,
-            LossReason::Crashed => &self.lost.crashed,
-        });
+impl StatsCell {
+    pub(crate) fn record(&self, change: impl FnOnce(&mut Stats)) {
+        change(&mut self.0.lock().stats);
     }
 
     /// Counts a request, and returns how its failure is counted.
     pub(crate) fn count_request(&self, request: &Request) -> RpcKind {
         let kind = RpcKind::of(request);
-        count(self.rpcs.of(kind));
+        self.record(|stats| *stats.rpcs.of(kind) += 1);
         kind
     }
 
     /// A request was answered, or has failed. A refusal is an answer; no leader and no connection are none.
     pub(crate) fn count_reply(&self, now: Time, kind: RpcKind, reply: &Result<Response, Failure>) {
-        if reply.is_err() {
-            count(self.rpc_failures.of(kind));
-        }
         let silent =
             |failure: &Failure| matches!(failure.class, FailureClass::NotDone | FailureClass::Unknown);
+        let mut recorded = self.0.lock();
+        if reply.is_err() {
+            *recorded.stats.rpc_failures.of(kind) += 1;
+        }
         if !reply.as_ref().is_err_and(silent) {
-            self.answered.fetch_max(now.as_nanos(), Relaxed);
+            recorded.answered = recorded.answered.max(Some(now));
         }
     }
 
     /// How long ago etcd answered last; `None`: never yet.
     pub(crate) fn last_answer(&self, now: Time) -> Option<Duration> {
-        let answered = self.answered.load(Relaxed);
-        (answered > 0).then(|| now.since(Time::from_nanos(answered)))
+        self.0.lock().answered.map(|answered| now.since(answered))
     }
 
     pub(crate) fn snapshot(&self) -> Stats {
-        let get = |counter: &AtomicU64| counter.load(Relaxed);
-        Stats {
-            acquired: get(&self.acquired),
-            released: get(&self.released),
-            lost: LossCounts {
-                session_expired: get(&self.lost.session_expired),
-                session_revoked: get(&self.lost.session_revoked),
-                force_unlocked: get(&self.lost.force_unlocked),
-                closed: get(&self.lost.closed),
-                crashed: get(&self.lost.crashed),
-            },
-            timed_out: get(&self.timed_out),
-            waiting: get(&self.waiting),
-            held: get(&self.held),
-            sessions: get(&self.sessions),
-            rpcs: self.rpcs.snapshot(get(&self.watches)),
-            rpc_failures: self.rpc_failures.snapshot(0),
-        }
+        self.0.lock().stats
     }
 }
 
@@ -231,39 +199,13 @@ impl RpcKind {
     }
 }
 
-impl Rpcs {
-    fn of(&self, kind: RpcKind) -> &AtomicU64 {
-        match kind {
-            RpcKind::LeaseGrant => &self.lease_grant,
-            RpcKind::LeaseRenew => &self.lease_renew,
-            RpcKind::LeaseRevoke => &self.lease_revoke,
-            RpcKind::LeaseTimeToLive => &self.lease_time_to_live,
-            RpcKind::Delete => &self.delete,
-            RpcKind::Txn => &self.txn,
-        }
-    }
-
-    fn snapshot(&self, watch: u64) -> RpcCounts {
-        let get = |kind| self.of(kind).load(Relaxed);
-        RpcCounts {
-            lease_grant: get(RpcKind::LeaseGrant),
-            lease_renew: get(RpcKind::LeaseRenew),
-            lease_revoke: get(RpcKind::LeaseRevoke),
-            lease_time_to_live: get(RpcKind::LeaseTimeToLive),
-            delete: get(RpcKind::Delete),
-            txn: get(RpcKind::Txn),
-            watch,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_loss_and_every_request_has_its_own_counter() {
-        let counters = Counters::default();
+        let cell = StatsCell::default();
         for reason in [
             LossReason::SessionExpired,
             LossReason::SessionRevoked,
@@ -271,12 +213,12 @@ mod tests {
             LossReason::Closed,
             LossReason::Crashed,
         ] {
-            counters.count_lost(reason);
+            cell.record(|stats| *stats.lost.of(reason) += 1);
         }
-        counters.count_request(&Request::RenewLease { lease: 1 });
-        counters.count_request(&Request::Txn(Default::default()));
-        counters.count_request(&Request::Txn(Default::default()));
-        let stats = counters.snapshot();
+        cell.count_request(&Request::RenewLease { lease: 1 });
+        cell.count_request(&Request::Txn(Default::default()));
+        cell.count_request(&Request::Txn(Default::default()));
+        let stats = cell.snapshot();
         let each =
             LossCounts { session_expired: 1, session_revoked: 1, force_unlocked: 1, closed: 1, crashed: 1 };
         assert_eq!(stats.lost, each);
@@ -287,18 +229,17 @@ mod tests {
 
     #[test]
     fn a_failure_counts_by_kind_and_only_what_etcd_said_is_an_answer() {
-        let counters = Counters::default();
+        let cell = StatsCell::default();
         let at = |secs| Time::default() + Duration::from_secs(secs);
-        assert_eq!(counters.last_answer(at(1)), None);
-        let renewal = counters.count_request(&Request::RenewLease { lease: 1 });
-        let fail =
-            |at, class| counters.count_reply(at, renewal, &Err(Failure::new(class, "as the test wants")));
+        assert_eq!(cell.last_answer(at(1)), None);
+        let renewal = cell.count_request(&Request::RenewLease { lease: 1 });
+        let fail = |at, class| cell.count_reply(at, renewal, &Err(Failure::new(class, "as the test wants")));
         fail(at(2), FailureClass::NotDone);
         fail(at(3), FailureClass::Unknown);
-        assert_eq!(counters.last_answer(at(4)), None);
+        assert_eq!(cell.last_answer(at(4)), None);
         fail(at(5), FailureClass::PermissionDenied);
-        assert_eq!(counters.last_answer(at(7)), Some(Duration::from_secs(2)));
-        let failures = counters.snapshot().rpc_failures;
+        assert_eq!(cell.last_answer(at(7)), Some(Duration::from_secs(2)));
+        let failures = cell.snapshot().rpc_failures;
         assert_eq!((failures.lease_renew, failures.total()), (3, 3));
     }
 }

@@ -36,6 +36,8 @@ pub enum ErrorCode {
     PermissionDenied,
     /// [`LockError::NoSpace`](crate::LockError::NoSpace)
     NoSpace,
+    /// [`LockError::Crashed`](crate::LockError::Crashed)
+    Crashed,
     /// [`LockError::Internal`](crate::LockError::Internal)
     Internal,
 }
@@ -65,6 +67,7 @@ impl ErrorCode {
             Self::Unauthenticated => "UNAUTHENTICATED",
             Self::PermissionDenied => "PERMISSION_DENIED",
             Self::NoSpace => "NO_SPACE",
+            Self::Crashed => "CRASHED",
             Self::Internal => "INTERNAL",
         }
     }

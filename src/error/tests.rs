@@ -92,7 +92,8 @@ fn every_text_names_what_where_and_why() {
              \"/app/a\")",
         ),
         (LockError::NoSpace, "etcd's database is full (its NOSPACE alarm is on)"),
-        (LockError::Internal { what: "the I/O thread died".into() }, "internal error: the I/O thread died"),
+        (LockError::Crashed, "the lock manager's I/O thread died; connect again"),
+        (LockError::Internal { what: "no thread for I/O".into() }, "internal error: no thread for I/O"),
     ];
     for (error, text) in table {
         assert_eq!(error.to_string(), text);

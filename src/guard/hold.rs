@@ -202,6 +202,9 @@ impl Hold {
 
     /// The key in etcd that is this hold. It exists as long as etcd grants the lock to it.
     ///
+    /// A session uses a key again after a release, so the key alone does not name a hold: whoever checks in etcd whether
+    /// this hold still stands compares the key's *create revision* with [`token`](Self::token).
+    ///
     /// # Examples
     ///
     /// ```
@@ -304,7 +307,9 @@ impl Hold {
         match mailbox::wait_for(&answer, Instant::now().checked_add(self.lock.manager().request_timeout())) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(ReleaseFailure::Lost(reason))) => Err(LockError::Expired { key: key.into(), reason }),
-            Ok(Err(ReleaseFailure::NotHeld)) => Err(LockError::NotHeld { key: key.into() }),
+            Ok(Err(ReleaseFailure::NotHeld)) => {
+                Err(LockError::Expired { key: key.into(), reason: LossReason::ForceUnlocked })
+            }
             Ok(Err(ReleaseFailure::Failed(failure))) => Err(io::lock_error(failure, &doing())),
             Err(RecvTimeoutError::Timeout) => Err(LockError::Unavailable {
                 doing: doing(),

@@ -70,12 +70,12 @@ impl LockGuard {
     ///
     /// # Errors
     ///
-    /// - [`LockError::Expired`]: the hold was lost before; what was done under it may not have been exclusive.
-    /// - [`LockError::NotHeld`]: its key was already deleted in etcd by somebody else.
+    /// - [`LockError::Expired`]: the hold was lost before; what was done under it may not have been exclusive. The reason is
+    ///   [`LossReason::ForceUnlocked`](crate::LossReason::ForceUnlocked) where its key was already deleted in etcd.
     /// - [`LockError::Unavailable`]: etcd did not confirm in time. The release goes on in the background, and the key
     ///   is gone at the latest when its lease expires.
     /// - [`LockError::PermissionDenied`], [`LockError::Unauthenticated`]: etcd refused.
-    /// - [`LockError::Internal`]: the I/O thread died.
+    /// - [`LockError::Crashed`]: the I/O thread died.
     ///
     /// # Examples
     ///

@@ -151,7 +151,8 @@ fn unlock_tells_what_etcd_said() {
     assert!(unlock_answered(Ok(())).is_ok());
     let lost = unlock_answered(Err(ReleaseFailure::Lost(LossReason::SessionRevoked)));
     assert!(matches!(lost, Err(LockError::Expired { reason: LossReason::SessionRevoked, .. })));
-    assert!(matches!(unlock_answered(Err(ReleaseFailure::NotHeld)), Err(LockError::NotHeld { .. })));
+    let deleted = unlock_answered(Err(ReleaseFailure::NotHeld));
+    assert!(matches!(deleted, Err(LockError::Expired { reason: LossReason::ForceUnlocked, .. })));
     let failure = Failure::new(FailureClass::PermissionDenied, "no");
     let denied = unlock_answered(Err(ReleaseFailure::Failed(failure)));
     assert!(matches!(denied, Err(LockError::PermissionDenied { .. })));
@@ -190,7 +191,7 @@ fn unlocking_after_the_end_of_the_i_o_thread_says_how_it_ended() {
 
     let (_manager, guard, _hold, io) = self::guard();
     drop(io);
-    assert!(matches!(guard.unlock(), Err(LockError::Internal { .. })));
+    assert!(matches!(guard.unlock(), Err(LockError::Crashed)));
 }
 
 #[test]

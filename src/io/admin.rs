@@ -118,10 +118,12 @@ pub(crate) async fn force_unlock<S: Store>(
     match evicted {
         Eviction::Done(info) => {
             let owner = info.owner.as_deref().unwrap_or("a foreign client");
+            let lease =
+                info.lease_id.map_or_else(|| "no lease".to_owned(), |lease| format!("lease {lease:x}"));
             log::warn!(
                 target: LOG,
-                "lock {:?} force-unlocked by us ({scope:?}): {owner} had it (lease {:x}, token {})",
-                info.key, info.lease_id, info.token
+                "lock {:?} force-unlocked by us ({scope:?}): {owner} had it ({lease}, token {})",
+                info.key, info.token
             );
             Ok(info)
         }

@@ -9,18 +9,18 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use super::{Store, WatchOrder};
 use crate::clock::Clock;
 use crate::kv::{Failure, Request, Response, WatchEvent};
-use crate::stats::Counters;
+use crate::stats::StatsCell;
 
 #[derive(Clone, Debug)]
 pub(super) struct Metered<S> {
     store: S,
-    counters: Arc<Counters>,
+    stats: Arc<StatsCell>,
     clock: Clock,
 }
 
 impl<S> Metered<S> {
-    pub(super) fn new(store: S, counters: Arc<Counters>, clock: Clock) -> Self {
-        Self { store, counters, clock }
+    pub(super) fn new(store: S, stats: Arc<StatsCell>, clock: Clock) -> Self {
+        Self { store, stats, clock }
     }
 }
 
@@ -30,12 +30,12 @@ impl<S: Store> Store for Metered<S> {
         request: Request,
         timeout: Duration,
     ) -> impl Future<Output = Result<Response, Failure>> + Send + 'static {
-        let kind = self.counters.count_request(&request);
-        let (counters, clock) = (Arc::clone(&self.counters), self.clock.clone());
+        let kind = self.stats.count_request(&request);
+        let (stats, clock) = (Arc::clone(&self.stats), self.clock.clone());
         let call = self.store.call(request, timeout);
         async move {
             let reply = call.await;
-            counters.count_reply(clock.now(), kind, &reply);
+            stats.count_reply(clock.now(), kind, &reply);
             reply
         }
     }

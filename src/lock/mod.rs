@@ -67,7 +67,7 @@ impl DistributedLock {
     /// - [`LockError::AlreadyHeld`]: that limit ran out while somebody else held it.
     /// - [`LockError::Unavailable`]: it ran out while etcd could not be reached.
     /// - [`LockError::PermissionDenied`], [`LockError::Unauthenticated`], [`LockError::NoSpace`]: etcd refused.
-    /// - [`LockError::Closed`]: the manager was closed. [`LockError::Internal`]: its I/O thread died.
+    /// - [`LockError::Closed`]: the manager was closed. [`LockError::Crashed`]: its I/O thread died.
     ///
     /// # Examples
     ///
@@ -279,7 +279,7 @@ impl DistributedLock {
     ///
     /// # Errors
     ///
-    /// [`LockError::Closed`], [`LockError::Internal`]. Everything else comes from [`PendingLock::wait`].
+    /// [`LockError::Closed`], [`LockError::Crashed`]. Everything else comes from [`PendingLock::wait`].
     ///
     /// # Examples
     ///
@@ -301,8 +301,10 @@ impl DistributedLock {
         PendingLock::ask(&self.shared, &self.options, self.limits(self.shared.manager.now(), None))
     }
 
-    /// Whether some guard of this manager holds the lock right now, on any thread. No I/O: what other processes hold
-    /// is [`LockManager::lock_info`](crate::LockManager::lock_info)'s to say.
+    /// Asks about this process only: whether some guard of this manager holds the lock right now, on any thread.
+    ///
+    /// `false` does not mean that the lock is free: for holders in other processes ask
+    /// [`LockManager::lock_info`](crate::LockManager::lock_info). This does no I/O.
     ///
     /// # Examples
     ///

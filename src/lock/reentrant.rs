@@ -149,7 +149,7 @@ impl ReentrantLock {
         self.again_or(|lock| lock.lock_timeout_or_cancel(timeout, cancel))
     }
 
-    /// As [`DistributedLock::is_locked`].
+    /// Asks about this process only, as [`DistributedLock::is_locked`].
     pub fn is_locked(&self) -> bool {
         self.lock.is_locked()
     }

@@ -15,7 +15,7 @@ impl LockManager {
     /// # Errors
     ///
     /// [`LockError::InvalidKey`], [`LockError::Unavailable`], [`LockError::PermissionDenied`],
-    /// [`LockError::Unauthenticated`], [`LockError::Closed`], [`LockError::Internal`].
+    /// [`LockError::Unauthenticated`], [`LockError::Closed`], [`LockError::Crashed`].
     ///
     /// # Examples
     ///

@@ -120,7 +120,7 @@ mod tests {
             assert!(guard.is_held() && next.ready().try_recv().is_err_and(|error| error.is_empty()));
             store.advance(Duration::from_secs(2));
             assert!(guard.done().recv_timeout(AT_ONCE).is_err_and(|error| error.is_disconnected()));
-            assert!(!guard.is_held() && !cut_off.session().alive);
+            assert!(!guard.is_held() && !cut_off.session().is_alive());
             assert_eq!(guard.loss(), Some(LossReason::SessionExpired));
             assert!(next.ready().try_recv().is_err_and(|error| error.is_empty()), "told before the next one");
             store.advance(TTL);

@@ -344,7 +344,7 @@ fn a_session_expires_as_its_holder_sees_it_and_is_revoked_behind_its_back() {
         assert_ne!(holder.session().lease_id, session);
         let stats = holder.stats();
         assert_eq!((stats.sessions, stats.lost.total()), (2, 2));
-        assert!(other.session().alive && other.stats().sessions == 1);
+        assert!(other.session().is_alive() && other.stats().sessions == 1);
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
@@ -16,7 +15,7 @@ use crate::info::FencingToken;
 use crate::kv::{Key, Revision};
 use crate::name::LockName;
 use crate::protocol::HoldId;
-use crate::stats::{Counters, count};
+use crate::stats::StatsCell;
 
 /// The longest the watchdog sleeps while something is held: a condition variable's timer stands still while the machine
 /// is suspended, the deadline does not.
@@ -31,7 +30,7 @@ pub(crate) struct HoldTable {
     table: Mutex<Table>,
     /// The watchdog has to look earlier than it meant to.
     sooner: Condvar,
-    counters: Arc<Counters>,
+    stats: Arc<StatsCell>,
 }
 
 #[derive(Debug)]
@@ -64,7 +63,7 @@ pub(crate) struct Ended {
 }
 
 impl HoldTable {
-    pub(crate) fn new(counters: Arc<Counters>) -> Self {
+    pub(crate) fn new(stats: Arc<StatsCell>) -> Self {
         let table = Table {
             holds: HashMap::new(),
             open: 0,
@@ -72,12 +71,12 @@ impl HoldTable {
             next_look: None,
             shut: None,
         };
-        Self { table: Mutex::new(table), sooner: Condvar::new(), counters }
+        Self { table: Mutex::new(table), sooner: Condvar::new(), stats }
     }
 
     /// Whether nothing is held, as far as anybody has found out.
     pub(crate) fn is_empty(&self) -> bool {
-        self.counters.held.load(Relaxed) == 0
+        self.table.lock().open == 0
     }
 
     pub(crate) fn get(&self, hold: HoldId) -> Option<Arc<HoldState>> {
@@ -117,18 +116,20 @@ impl HoldTable {
         let session = Arc::clone(&table.session);
         let state = Arc::new(HoldState::new(name, FencingToken::new(token), key, closed, session));
         let mut listed = Listed { state: Arc::clone(&state), done: Some(done) };
-        count(&self.counters.acquired);
         table.open += 1;
+        self.stats.record(|stats| {
+            stats.acquired += 1;
+            stats.held = table.open;
+        });
         // Looked at under the lock that the sweep of an ended session takes after the end: whichever of the two comes
         // second closes this `done()`.
         match table.session.look(now).and_then(|_| table.session.instant()) {
             Ok(due) => self.wake_watchdog_before(&table, due),
             Err(lost) => {
-                listed.close(Some(lost), &mut table.open, &self.counters);
+                listed.close(Some(lost), &mut table.open, &self.stats);
             }
         }
         table.holds.insert(hold, listed);
-        self.note_open(&table);
         state
     }
 
@@ -136,7 +137,7 @@ impl HoldTable {
     pub(crate) fn end(&self, hold: HoldId, lost: Option<LossReason>) -> Option<Ended> {
         let mut table = self.table.lock();
         let mut listed = table.holds.remove(&hold)?;
-        let lost = listed.close(lost, &mut table.open, &self.counters);
+        let lost = listed.close(lost, &mut table.open, &self.stats);
         Some(Ended { state: listed.state, lost })
     }
 
@@ -145,7 +146,7 @@ impl HoldTable {
     pub(crate) fn end_session(&self, reason: LossReason) -> Vec<Ended> {
         let mut table = self.table.lock();
         table.session.end(reason);
-        table.close_all(&self.counters);
+        table.close_all(&self.stats);
         let holds = std::mem::take(&mut table.holds);
         drop(table);
         let ended = |(_, Listed { state, .. }): (HoldId, Listed)| Ended { lost: state.lost(), state };
@@ -157,7 +158,7 @@ impl HoldTable {
         let mut table = self.table.lock();
         table.shut.get_or_insert(reason);
         table.session.end(reason);
-        table.close_all(&self.counters);
+        table.close_all(&self.stats);
         self.sooner.notify_all();
     }
 
@@ -191,7 +192,7 @@ impl HoldTable {
             return None;
         }
         let Some(left) = table.session.remaining(now) else {
-            table.close_all(&self.counters);
+            table.close_all(&self.stats);
             return None;
         };
         let pause = left.min(LONGEST_SLEEP);
@@ -213,10 +214,6 @@ impl HoldTable {
         }
     }
 
-    fn note_open(&self, table: &Table) {
-        self.counters.held.store(table.open, Relaxed);
-    }
-
     /// The watchdog's timer fires, if it is due.
     #[cfg(test)]
     pub(crate) fn fire_timer(&self, now: Time) {
@@ -229,25 +226,27 @@ impl HoldTable {
 
 impl Table {
     /// Closes every `done()` that is open; the session has ended before. Allocates nothing.
-    fn close_all(&mut self, counters: &Counters) {
+    fn close_all(&mut self, stats: &StatsCell) {
         for listed in self.holds.values_mut() {
-            listed.close(None, &mut self.open, counters);
+            listed.close(None, &mut self.open, stats);
         }
     }
 }
 
 impl Listed {
     /// Ends the hold, and then closes `done()`: whoever sees it closed finds out why. Returns how the hold ended.
-    fn close(&mut self, lost: Option<LossReason>, open: &mut u64, counters: &Counters) -> Option<LossReason> {
+    fn close(&mut self, lost: Option<LossReason>, open: &mut u64, stats: &StatsCell) -> Option<LossReason> {
         let lost = self.state.end(lost);
         if let Some(done) = self.done.take() {
             *open -= 1;
             // Counted before anybody can see it closed.
-            counters.held.store(*open, Relaxed);
-            match lost {
-                None => count(&counters.released),
-                Some(reason) => counters.count_lost(reason),
-            }
+            stats.record(|stats| {
+                stats.held = *open;
+                match lost {
+                    None => stats.released += 1,
+                    Some(reason) => *stats.lost.of(reason) += 1,
+                }
+            });
             drop(done);
         }
         lost

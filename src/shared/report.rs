@@ -7,12 +7,12 @@ use super::tickets::Tickets;
 use crate::clock::Sleeper;
 use crate::error::LossReason;
 use crate::session::SessionCell;
-use crate::stats::Counters;
+use crate::stats::StatsCell;
 
 /// What callers can read of the I/O thread's work, and what has to be ended for them even where that thread hangs.
 #[derive(Debug)]
 pub(crate) struct Report {
-    pub(crate) counters: Arc<Counters>,
+    pub(crate) stats: Arc<StatsCell>,
     pub(crate) session: SessionCell,
     pub(crate) holds: HoldTable,
     pub(crate) tickets: Tickets,
@@ -20,12 +20,12 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn new() -> Self {
-        let counters = Arc::new(Counters::default());
+        let stats = Arc::new(StatsCell::default());
         Self {
             session: SessionCell::default(),
-            holds: HoldTable::new(Arc::clone(&counters)),
-            tickets: Tickets::new(Arc::clone(&counters)),
-            counters,
+            holds: HoldTable::new(Arc::clone(&stats)),
+            tickets: Tickets::new(Arc::clone(&stats)),
+            stats,
         }
     }
 

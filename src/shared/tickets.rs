@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use oneshot::Sender;
 use parking_lot::Mutex;
@@ -11,7 +10,7 @@ use super::hold_state::HoldState;
 use crate::command::{Grant, Left, Reply};
 use crate::error::LossReason;
 use crate::protocol::{Refusal, ReleaseFailure, Ticket};
-use crate::stats::{Counters, count};
+use crate::stats::StatsCell;
 
 /// Every ticket from its `Acquire` to its last answer.
 ///
@@ -19,7 +18,7 @@ use crate::stats::{Counters, count};
 #[derive(Debug)]
 pub(crate) struct Tickets {
     table: Mutex<Table>,
-    counters: Arc<Counters>,
+    stats: Arc<StatsCell>,
 }
 
 #[derive(Debug, Default)]
@@ -41,8 +40,8 @@ enum State {
 }
 
 impl Tickets {
-    pub(crate) fn new(counters: Arc<Counters>) -> Self {
-        Self { table: Mutex::default(), counters }
+    pub(crate) fn new(stats: Arc<StatsCell>) -> Self {
+        Self { table: Mutex::default(), stats }
     }
 
     pub(crate) fn wait(&self, ticket: Ticket, reply: Reply) {
@@ -73,7 +72,7 @@ impl Tickets {
         match self.remove(ticket) {
             Some(State::Waiting(reply)) => {
                 if matches!(refusal, Refusal::Timeout { .. }) {
-                    count(&self.counters.timed_out);
+                    self.stats.record(|stats| stats.timed_out += 1);
                 }
                 reply.answer(Err(refusal));
             }
@@ -147,6 +146,6 @@ impl Tickets {
     }
 
     fn note_waiting(&self, table: &Table) {
-        self.counters.waiting.store(table.waiting, Relaxed);
+        self.stats.record(|stats| stats.waiting = table.waiting);
     }
 }

@@ -11,7 +11,7 @@ use crate::support::manager::{
     connect, connect_with, enqueue, goes_on_waiting, granted, lock, options, wait_for_contenders,
     wait_until_done,
 };
-use crate::support::{Etcd, Raw, SOON, eventually, fresh_root, shared};
+use crate::support::{Etcd, Raw, SOON, eventually, fresh_root, lease_of, shared};
 
 const BOTH: [ForceUnlock; 2] = [ForceUnlock::Lock, ForceUnlock::Session];
 
@@ -71,7 +71,7 @@ fn a_foreign_holder_is_shown_with_what_etcd_knows() {
     let kv = raw.get(theirs.key()).unwrap();
     let info = seen(&manager, "a");
     assert_eq!((info.owner, info.created_at, info.waiters), (None, None, 0));
-    assert_eq!((info.lease_id, info.token.as_u64()), (kv.lease, kv.create_revision.unsigned_abs()));
+    assert_eq!((info.lease_id, info.token.as_u64()), (Some(kv.lease), kv.create_revision.unsigned_abs()));
     assert!(info.ttl_remaining.is_some_and(|ttl| ttl <= Duration::from_secs(5)));
 
     let _behind = ctl.queue_for_lock(&format!("{root}/a"));
@@ -84,7 +84,7 @@ fn a_foreign_holder_is_shown_with_what_etcd_knows() {
         let name = format!("by-hand-{n}");
         let token = raw.put(&format!("{root}/{name}/somebody"), value, 0);
         let info = seen(&manager, &name);
-        assert_eq!((info.owner, info.created_at, info.lease_id), (None, None, 0), "{value:?}");
+        assert_eq!((info.owner, info.created_at, info.lease_id), (None, None, None), "{value:?}");
         assert_eq!((info.ttl_remaining, info.token.as_u64()), (None, token.unsigned_abs()));
         assert!(manager.new_lock(&name).unwrap().try_lock().unwrap().is_none());
     }
@@ -160,12 +160,12 @@ fn force_unlock_of_the_session_takes_all_that_the_holder_has() {
     let elsewhere = lock(&waiter, "c");
     let place = enqueue(&holder, "c");
     wait_for_contenders(&raw, &format!("{root}/c/"), 2);
-    let lease = holder.session().lease_id;
+    let lease = lease_of(&holder);
 
     let evicted = admin.force_unlock("a", ForceUnlock::Session).unwrap();
     assert_eq!(
         (evicted.owner.as_deref(), evicted.lease_id, evicted.token),
-        (Some("holder"), lease, lost.token())
+        (Some("holder"), Some(lease), lost.token())
     );
     assert!(raw.ttl(lease).is_none());
     for guard in [&lost, &also_lost] {
@@ -207,7 +207,7 @@ fn a_foreign_lock_and_a_key_without_a_lease_can_be_force_unlocked_in_both_scopes
         let next = enqueue(&manager, "a");
         wait_for_contenders(&raw, &format!("{root}/a/"), 2);
         let evicted = manager.force_unlock("a", scope).unwrap();
-        assert_eq!((evicted.owner, evicted.lease_id, evicted.waiters), (None, lease, 1));
+        assert_eq!((evicted.owner, evicted.lease_id, evicted.waiters), (None, Some(lease), 1));
         assert!(granted(next).is_held());
         assert!(raw.get(theirs.key()).is_none());
         assert_eq!(raw.ttl(lease).is_some(), scope == ForceUnlock::Lock);
@@ -220,7 +220,7 @@ fn a_foreign_lock_and_a_key_without_a_lease_can_be_force_unlocked_in_both_scopes
         let next = enqueue(&manager, "b");
         goes_on_waiting(&next);
         let evicted = manager.force_unlock("b", scope).unwrap();
-        assert_eq!((evicted.lease_id, evicted.ttl_remaining), (0, None));
+        assert_eq!((evicted.lease_id, evicted.ttl_remaining), (None, None));
         assert_eq!((evicted.owner, evicted.token.as_u64()), (None, token.unsigned_abs()));
         assert!(granted(next).is_held());
         assert!(raw.get(&key).is_none());

@@ -252,7 +252,7 @@ fn a_role_with_too_few_rights_is_denied_by_each_call() {
     denied("list_locks", manager.list_locks("").err());
     denied("force_unlock", manager.force_unlock("a", ForceUnlock::Lock).err());
     // The manager as such is in order.
-    assert!(manager.session().alive);
+    assert!(manager.session().is_alive());
     manager.close().unwrap();
 }
 

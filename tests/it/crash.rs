@@ -84,7 +84,7 @@ fn crash(backend: &Backend, line: &str, cause: impl FnOnce(&LockManager) + Send)
         cause(&manager);
         for wait in waits {
             eventually(SOON, "a call that waits ends", || wait.is_finished());
-            assert!(is_internal(wait.join().unwrap()));
+            assert!(is_crashed(wait.join().unwrap()));
         }
     });
     for guard in [&guard, &kept] {
@@ -93,16 +93,16 @@ fn crash(backend: &Backend, line: &str, cause: impl FnOnce(&LockManager) + Send)
         assert!(is_lost(guard.ensure(Duration::ZERO)));
     }
     assert!(disconnects(pending.ready()));
-    assert!(is_internal(pending.wait()));
+    assert!(is_crashed(pending.wait()));
     every_call_fails(&manager, &busy);
-    assert!(is_internal(held.lock()));
+    assert!(is_crashed(held.lock()));
     assert!(is_lost(guard.unlock()));
     drop(kept);
     let stats = manager.stats();
     assert_eq!((stats.held, stats.waiting, stats.acquired), (0, 0, stats.released + stats.lost.total()));
     assert!(stats.lost.crashed >= 2, "{stats:?}");
 
-    assert!(is_internal(manager.clone().close()));
+    assert!(is_crashed(manager.clone().close()));
     eventually(SOON, "the thread is gone", || threads_named("etcd-lock-io") == threads - 1);
     drop((manager, held, busy));
     assert!(in_the_way.is_held(), "others are not concerned");
@@ -110,18 +110,18 @@ fn crash(backend: &Backend, line: &str, cause: impl FnOnce(&LockManager) + Send)
 
 /// `lock` is one of which this thread has no guard.
 fn every_call_fails(manager: &LockManager, lock: &DistributedLock) {
-    assert!(!manager.session().alive);
-    assert!(is_internal(lock.lock()) && is_internal(lock.try_lock()) && is_internal(lock.enqueue()));
-    assert!(is_internal(lock.lock_timeout(SOON)) && is_internal(lock.lock_or_cancel(&never())));
+    assert!(!manager.session().is_alive());
+    assert!(is_crashed(lock.lock()) && is_crashed(lock.try_lock()) && is_crashed(lock.enqueue()));
+    assert!(is_crashed(lock.lock_timeout(SOON)) && is_crashed(lock.lock_or_cancel(&never())));
     assert!(!lock.is_locked());
-    assert!(is_internal(manager.new_lock("new")));
-    assert!(is_internal(manager.lock_info("held")));
-    assert!(is_internal(manager.list_locks("")));
-    assert!(is_internal(manager.force_unlock("held", ForceUnlock::Lock)));
+    assert!(is_crashed(manager.new_lock("new")));
+    assert!(is_crashed(manager.lock_info("held")));
+    assert!(is_crashed(manager.list_locks("")));
+    assert!(is_crashed(manager.force_unlock("held", ForceUnlock::Lock)));
 }
 
-fn is_internal(result: Result<impl Sized, LockError>) -> bool {
-    matches!(result, Err(LockError::Internal { .. }))
+fn is_crashed(result: Result<impl Sized, LockError>) -> bool {
+    matches!(result, Err(LockError::Crashed))
 }
 
 fn is_lost(result: Result<impl Sized, LockError>) -> bool {
@@ -139,7 +139,7 @@ fn a_crash_at_a_grant_ends_every_hold_and_every_call(backend: &Backend) {
                 assert!(is_lost(guard.unlock()));
             }
             // The crash came between the grant and its arrival.
-            Err(error) => assert!(is_internal(Err::<(), _>(error))),
+            Err(error) => assert!(is_crashed(Err::<(), _>(error))),
         }
     });
 }
@@ -148,8 +148,8 @@ fn a_crash_at_a_grant_ends_every_hold_and_every_call(backend: &Backend) {
 fn a_crash_at_a_question_ends_every_hold_and_every_call(backend: &Backend) {
     crash(backend, r#"lock "fatal" asked for"#, |manager| {
         let fatal = manager.new_lock("fatal").unwrap();
-        assert!(is_internal(fatal.lock_timeout(SOON)));
-        assert!(is_internal(fatal.lock()));
+        assert!(is_crashed(fatal.lock_timeout(SOON)));
+        assert!(is_crashed(fatal.lock()));
     });
 }
 
@@ -172,11 +172,11 @@ fn a_crash_at_the_close_still_ends_it(backend: &Backend) {
     let closing = manager.clone();
     let closed = within(SOON, "close returns", move || closing.close());
     assert!(FATAL.lock().unwrap().is_none(), "it came to the crash");
-    assert!(closed.is_ok() || is_internal(closed));
+    assert!(closed.is_ok() || is_crashed(closed));
     assert!(disconnects(guard.done()));
     assert!(matches!(guard.loss(), Some(LossReason::Closed | LossReason::Crashed)));
     drop(guard);
-    assert!(matches!(lock.lock(), Err(LockError::Closed | LockError::Internal { .. })));
+    assert!(matches!(lock.lock(), Err(LockError::Closed | LockError::Crashed)));
 }
 
 /// Nobody renews the lease any more: the next holder gets the lock after it, and the old one has long been told.
@@ -187,7 +187,7 @@ fn what_a_crash_leaves_in_the_store_goes_with_the_lease(backend: &Backend) {
     let pending = other.new_lock("a").unwrap().enqueue().unwrap();
     backend.wait_for_contenders("a", 2);
     crash_at(r#"lock "fatal" asked for"#);
-    assert!(is_internal(manager.new_lock("fatal").unwrap().lock_timeout(SOON)));
+    assert!(is_crashed(manager.new_lock("fatal").unwrap().lock_timeout(SOON)));
     assert!(disconnects(guard.done()));
     assert!(!guard.is_held());
     assert!(disconnects(pending.ready()));

@@ -129,7 +129,7 @@ fn after_close_every_guard_is_lost_and_every_call_says_so(backend: &Backend) {
     assert!(is_closed(manager.new_lock("b")));
     assert!(is_closed(manager.lock_info("a")) && is_closed(manager.list_locks("")));
     assert!(is_closed(manager.force_unlock("a", ForceUnlock::Lock)));
-    assert!(!manager.session().alive);
+    assert!(!manager.session().is_alive());
     assert_eq!(backend.contenders("a") + backend.contenders("granted"), 0);
 }
 

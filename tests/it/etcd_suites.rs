@@ -15,7 +15,7 @@ use crate::support::manager::{
     connect, enqueue, goes_on_waiting, granted, lock, wait_for_contenders, wait_until_done,
 };
 use crate::support::setup::Access;
-use crate::support::{Cluster, Raw, SOON, fresh_root, shared};
+use crate::support::{Cluster, Raw, SOON, fresh_root, lease_of, shared};
 
 /// A manager for each of `count` clients, at one member or spread over all of them.
 fn managers(cluster: &Cluster, spread: bool, root: &str, count: usize) -> Vec<LockManager> {
@@ -107,7 +107,7 @@ fn when_the_middle_waiter_dies_the_next_still_waits_for_the_holder() {
         let waiting = enqueue(&next, "a");
         wait_for_contenders(&raw, &keys, 3);
 
-        let session = victim.session().lease_id;
+        let session = lease_of(&victim);
         let key = raw.keys(&keys).into_iter().find(|kv| kv.lease == session).unwrap();
         match end {
             End::Closed => victim.clone().close().unwrap(),
@@ -179,7 +179,7 @@ fn a_waiter_whose_lease_is_revoked_loses_its_place() {
     wait_for_contenders(&raw, &keys, 2);
     let overtaking = enqueue(&third, "my-lock");
     wait_for_contenders(&raw, &keys, 3);
-    let lost = second.session().lease_id;
+    let lost = lease_of(&second);
     raw.revoke(lost);
     // It is back, at the end.
     wait_for_contenders(&raw, &keys, 3);

@@ -11,7 +11,7 @@ use crate::support::manager::{
     connect, enqueue, goes_on_waiting, granted, lock, wait_for_contenders, wait_until_done,
 };
 use crate::support::witness::{What, Witness};
-use crate::support::{Raw, SOON, eventually, fresh_root, shared};
+use crate::support::{Raw, SOON, eventually, fresh_root, lease_of, shared};
 
 /// The token that a foreign holder would show.
 fn token_of(raw: &Raw, key: &str) -> u64 {
@@ -124,7 +124,7 @@ fn the_lock_of_a_revoked_session_goes_to_etcdctl() {
     let guard = lock(&manager, "a");
     let theirs = Etcdctl::new(shared().access()).queue_for_lock(&format!("{root}/a"));
     wait_for_contenders(&raw, &format!("{root}/a/"), 2);
-    raw.revoke(manager.session().lease_id);
+    raw.revoke(lease_of(&manager));
     wait_until_done(&guard);
     let theirs = theirs.wait(SOON).expect("the lock is free");
     assert!(token_of(&raw, theirs.key()) > guard.token().as_u64());

@@ -77,7 +77,7 @@ fn a_program_that_starts_before_etcd_gets_its_lock_when_etcd_comes() {
         wait_for_waiting(&manager, 1);
         etcd.restart();
         let guard = waiting.join().unwrap();
-        assert!(guard.is_held() && manager.session().alive);
+        assert!(guard.is_held() && manager.session().is_alive());
         guard.unlock().unwrap();
     });
     let rival = connect(etcd.access(), "/locks");
@@ -162,7 +162,7 @@ fn one_that_never_had_a_session_is_closed_and_dropped_at_once() {
 fn it_has_a_session_without_being_asked_and_leaves_none() {
     let root = fresh_root("lazy");
     let manager = lazy_at(shared().access(), &root);
-    eventually(SOON, "a session", || manager.session().alive);
+    eventually(SOON, "a session", || manager.session().is_alive());
     assert!(lock(&manager, "job").is_held());
     let other = connect(shared().access(), &root);
     manager.close().unwrap();

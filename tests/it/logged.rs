@@ -7,7 +7,7 @@ use log::Level;
 
 use crate::support::logs::Logs;
 use crate::support::process::alone;
-use crate::support::{Backend, SOON, disconnects, eventually, on_both_stores, take};
+use crate::support::{Backend, SOON, disconnects, eventually, lease_of, on_both_stores, take};
 
 on_both_stores! {
     a_long_wait_names_its_holder_once,
@@ -107,7 +107,7 @@ fn taking_and_giving_back_is_debug_and_logged_when_it_is_done(backend: &Backend)
 fn a_guard_that_is_alive_at_a_clean_close_is_no_warning(backend: &Backend) {
     let manager = backend.manager();
     let name = unique(backend, "alive");
-    let (logs, lease) = (of_lock(&name), format!("lease {:x}", manager.session().lease_id));
+    let (logs, lease) = (of_lock(&name), format!("lease {:x}", lease_of(&manager)));
     let closed = Logs::with(&format!("session closed, {lease}"));
     let guard = take(&manager.new_lock(&name).unwrap());
     manager.close().unwrap();
@@ -121,7 +121,7 @@ fn nothing_unconfirmed_is_logged_as_done(backend: &Backend) {
     let limit = Duration::from_millis(300);
     let manager = backend.manager_with(LockManagerOptions::default().close_timeout(limit));
     let name = unique(backend, "cut");
-    let lease = manager.session().lease_id;
+    let lease = lease_of(&manager);
     let (logs, closed) = (of_lock(&name), Logs::with(&format!("session closed, lease {lease:x}")));
     let unconfirmed = Logs::with("did not confirm within 300ms");
     let guard = take(&manager.new_lock(&name).unwrap());

@@ -7,7 +7,7 @@ use etcd_lock::{LockGuard, LockManager, LossReason};
 use crate::support::manager::{
     connect, connect_with, enqueue, granted, lock, options, wait_for_contenders, wait_until_done,
 };
-use crate::support::{Etcd, Raw, SOON, eventually, fresh_root, shared};
+use crate::support::{Etcd, Raw, SOON, eventually, fresh_root, lease_of, shared};
 
 const LOCKS: usize = 100;
 
@@ -39,7 +39,7 @@ fn a_hundred_locks_share_one_lease_one_renewal_and_one_watch_stream() {
     assert!(took < ttl, "two renewals in {took:?} are too few");
 
     assert!(guards.iter().all(|guard| guard.is_held()));
-    let lease = manager.session().lease_id;
+    let lease = lease_of(&manager);
     assert_eq!(raw.leases(), [lease]);
     let keys = raw.keys("/locks/");
     assert_eq!(keys.len(), LOCKS + 1, "the locks and the session");
@@ -62,12 +62,12 @@ fn a_revoked_lease_ends_every_guard_and_is_replaced_by_itself() {
     let guards = hold_a_hundred(&manager);
     let elsewhere = enqueue(&other, "lock-0");
     wait_for_contenders(&raw, &format!("{root}/lock-0/"), 2);
-    let lost = manager.session();
+    let lost = lease_of(&manager);
     let taken = std::thread::scope(|scope| {
         // Waits behind this process's own hold, so in no queue in etcd; it does not notice the loss.
         let local = scope.spawn(|| manager.new_lock("lock-1").unwrap().lock_timeout(SOON).unwrap());
         eventually(SOON, "a local waiter", || manager.stats().waiting == 1);
-        raw.revoke(lost.lease_id);
+        raw.revoke(lost);
         local.join().unwrap()
     });
     for guard in &guards {
@@ -80,10 +80,10 @@ fn a_revoked_lease_ends_every_guard_and_is_replaced_by_itself() {
 
     // Nothing had to be done for the next session.
     let new = lock(&manager, "another");
-    let session = manager.session();
-    assert!(session.alive && session.lease_id != lost.lease_id);
-    assert_eq!(raw.get(new.etcd_key()).unwrap().lease, session.lease_id);
-    assert!(!raw.leases().contains(&lost.lease_id) && raw.leases().contains(&session.lease_id));
+    let session = lease_of(&manager);
+    assert_ne!(session, lost);
+    assert_eq!(raw.get(new.etcd_key()).unwrap().lease, session);
+    assert!(!raw.leases().contains(&lost) && raw.leases().contains(&session));
     let stats = manager.stats();
     assert_eq!((stats.sessions, stats.rpcs.lease_grant), (2, 2));
     assert_eq!((stats.lost.session_revoked, stats.lost.total()), (LOCKS as u64, LOCKS as u64));
@@ -101,14 +101,14 @@ fn a_deleted_session_key_ends_every_guard_too() {
     let (root, raw) = (fresh_root("session"), Raw::connect(shared().access()));
     let manager = connect(shared().access(), &root);
     let guards = hold_a_hundred(&manager);
-    let lost = manager.session().lease_id;
+    let lost = lease_of(&manager);
     assert_eq!(raw.delete_prefix(&format!("{root}/")), LOCKS as u64 + 1);
     for guard in &guards {
         wait_until_done(guard);
     }
     drop(guards);
     let guard = lock(&manager, "lock-0");
-    assert_ne!(manager.session().lease_id, lost);
+    assert_ne!(lease_of(&manager), lost);
     assert!(raw.get(guard.etcd_key()).is_some());
     eventually(SOON, "the old lease is revoked", || !raw.leases().contains(&lost));
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use etcd_lock::{LockError, LockManager, LockManagerOptions, LossReason};
 
 use crate::support::{
-    Backend, SOON, disconnects, eventually, on_both_stores, take, take_elsewhere, wait_for_waiting,
+    Backend, SOON, disconnects, eventually, lease_of, on_both_stores, take, take_elsewhere, wait_for_waiting,
 };
 
 on_both_stores! {
@@ -25,13 +25,13 @@ on_both_stores! { own_server:
 fn wait_for_session_after(manager: &LockManager, lost: i64) {
     eventually(SOON, "the next session stands", || {
         let session = manager.session();
-        session.alive && session.lease_id != lost
+        session.is_alive() && session.lease_id != Some(lost)
     });
 }
 
 /// Whether the key belongs to the session that stands now.
 fn is_of_this_session(key: &str, manager: &LockManager) -> bool {
-    key.contains(&format!("/{:x}-", manager.session().lease_id))
+    key.contains(&format!("/{:x}-", lease_of(manager)))
 }
 
 fn a_lost_session_ends_every_guard_and_is_replaced(backend: &Backend) {
@@ -40,7 +40,7 @@ fn a_lost_session_ends_every_guard_and_is_replaced(backend: &Backend) {
     let guards: Vec<_> = locks.iter().map(take).collect();
     let clone = guards[0].clone();
     let first = manager.session();
-    assert!(first.alive && is_of_this_session(guards[0].etcd_key(), &manager));
+    assert!(first.is_alive() && is_of_this_session(guards[0].etcd_key(), &manager));
     backend.end_session(&manager);
     for guard in &guards {
         assert!(disconnects(guard.done()));
@@ -49,7 +49,7 @@ fn a_lost_session_ends_every_guard_and_is_replaced(backend: &Backend) {
     }
     assert!(locks.iter().all(|lock| !lock.is_locked()));
     assert_eq!(clone.loss(), Some(LossReason::SessionRevoked));
-    wait_for_session_after(&manager, first.lease_id);
+    wait_for_session_after(&manager, first.lease_id.expect("there was a session"));
     assert_eq!((manager.stats().sessions, manager.stats().held), (2, 0));
 
     let tokens: Vec<_> = guards.iter().map(|guard| guard.token()).collect();
@@ -68,14 +68,14 @@ fn a_lost_session_ends_every_guard_and_is_replaced(backend: &Backend) {
 fn a_lost_session_is_nothing_to_other_managers(backend: &Backend) {
     let (manager, other) = (backend.manager(), backend.manager());
     let guard = take(&other.new_lock("a").unwrap());
-    let session = other.session().lease_id;
+    let session = lease_of(&other);
     let lost = take(&manager.new_lock("b").unwrap());
     backend.end_session(&manager);
     assert!(disconnects(lost.done()));
     // What was lost here is free there.
     assert!(take(&other.new_lock("b").unwrap()).token() > lost.token());
     assert!(guard.is_held() && guard.loss().is_none());
-    assert_eq!((other.session().lease_id, other.stats().sessions), (session, 1));
+    assert_eq!((lease_of(&other), other.stats().sessions), (session, 1));
 }
 
 fn waiters_stay_queued_and_get_the_lock_under_the_next_session(backend: &Backend) {
@@ -86,7 +86,7 @@ fn waiters_stay_queued_and_get_the_lock_under_the_next_session(backend: &Backend
     backend.wait_for_contenders("a", 2);
     let second = lock.enqueue().unwrap();
     wait_for_waiting(&manager, 2);
-    let lease = manager.session().lease_id;
+    let lease = lease_of(&manager);
 
     backend.end_session(&manager);
     wait_for_session_after(&manager, lease);
@@ -133,7 +133,7 @@ fn a_waiter_whose_session_is_lost_keeps_its_own_time_limit(backend: &Backend) {
     thread::scope(|scope| {
         let call = scope.spawn(|| lock.lock_timeout(limit));
         wait_for_waiting(&manager, 1);
-        let lease = manager.session().lease_id;
+        let lease = lease_of(&manager);
         backend.end_session(&manager);
         wait_for_session_after(&manager, lease);
         let refused = call.join().unwrap();
@@ -178,7 +178,7 @@ fn a_manager_that_is_cut_off_gives_up_its_holds_by_itself_and_comes_back(backend
     let lasted = begun.elapsed();
     assert_eq!((guard.loss(), guard.is_held()), (Some(LossReason::SessionExpired), false));
     assert!(lasted >= promised, "assured for {promised:?}, given up after {lasted:?}");
-    assert!(!manager.session().alive);
+    assert!(!manager.session().is_alive());
     assert_eq!(manager.stats().lost.session_expired, 1);
 
     backend.rejoin(&manager);

@@ -7,7 +7,7 @@ use etcd_lock::{ErrorCode, ForceUnlock, LockError, LockInfo, LockState, LockView
 
 use crate::support::manager::{connect, connect_with, enqueue, lock, options, wait_for_contenders};
 use crate::support::setup::Access;
-use crate::support::{Etcd, Raw, Setup, fresh_root, shared};
+use crate::support::{Etcd, Raw, Setup, fresh_root, lease_of, shared};
 
 #[track_caller]
 fn view(access: &Access, root: &str) -> LockViewer {
@@ -29,7 +29,7 @@ fn a_viewer_sees_what_a_manager_sees_and_leaves_no_trace() {
     let manager = connect(etcd.access(), root);
     let _guards = [lock(&manager, "a"), lock(&manager, "a/b")];
     let keys = raw.keys("");
-    assert_eq!(raw.leases(), [manager.session().lease_id]);
+    assert_eq!(raw.leases(), [lease_of(&manager)]);
 
     let viewer = view(etcd.access(), "/locks/");
     assert_eq!(viewer.root(), root);
@@ -42,7 +42,7 @@ fn a_viewer_sees_what_a_manager_sees_and_leaves_no_trace() {
     assert!(viewer.queue("free").unwrap().is_empty());
     assert_eq!(viewer.lock_info("").unwrap_err().code(), ErrorCode::InvalidKey);
     assert_eq!(raw.keys(""), keys);
-    assert_eq!(raw.leases(), [manager.session().lease_id]);
+    assert_eq!(raw.leases(), [lease_of(&manager)]);
 }
 
 /// The create revision decides, not the key, and a foreign client has its place like everybody else.

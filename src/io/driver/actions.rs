@@ -12,7 +12,6 @@ use crate::io::{Store, WatchOrder};
 use crate::kv::{Failure, FailureClass};
 use crate::protocol::Action;
 use crate::shared::Deadline;
-use crate::stats::count;
 
 impl<S: Store> Driver<S> {
     /// Does everything the protocol wants done.
@@ -49,7 +48,7 @@ impl<S: Store> Driver<S> {
             }
             // The watches' task ends with this driver only; that it has ended is seen in `finish`.
             Action::Watch { id, spec } => {
-                count(&self.report.counters.watches);
+                self.report.stats.record(|stats| stats.rpcs.watch += 1);
                 let _ = self.watch_orders.send(WatchOrder::Open { id, spec });
             }
             Action::Unwatch { id } => {
@@ -60,7 +59,7 @@ impl<S: Store> Driver<S> {
                 let deadline = Arc::new(Deadline::new(deadline));
                 self.report.holds.begin_session(Arc::clone(&deadline));
                 self.report.session.up(lease, ttl, deadline);
-                count(&self.report.counters.sessions);
+                self.report.stats.record(|stats| stats.sessions += 1);
                 self.lines.push(Line::SessionUp { lease, ttl });
                 if let Some(startup) = self.startup.take()
                     && startup.ready() == Err(Abandoned)
@@ -85,7 +84,7 @@ impl<S: Store> Driver<S> {
             }
             Action::SessionDown { reason } => {
                 if reason == LossReason::Closed {
-                    self.closing_session = Some(self.report.session.info(self.settings.clock.now()).lease_id);
+                    self.closing_session = self.report.session.info(self.settings.clock.now()).lease_id;
                 }
                 self.report.session.down(reason);
                 let ended = self.report.holds.end_session(reason);

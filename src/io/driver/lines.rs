@@ -97,8 +97,8 @@ pub(super) struct SlowWait {
     pub(super) waited: Duration,
     pub(super) holder: Option<CurrentHolder>,
     pub(super) waiting_here: usize,
-    /// This manager's own lease.
-    pub(super) own_lease: LeaseId,
+    /// This manager's own lease, if it has a session.
+    pub(super) own_lease: Option<LeaseId>,
 }
 
 impl fmt::Display for SlowWait {
@@ -114,7 +114,7 @@ impl fmt::Display for SlowWait {
         let mut about: Vec<String> = Vec::new();
         match (info.pid, info.thread) {
             _ if kv.lease == 0 => about.push("without a lease: it stays until its key is deleted".into()),
-            (_, Some(thread)) if kv.lease == *own_lease => {
+            (_, Some(thread)) if Some(kv.lease) == *own_lease => {
                 about.push(format!("this process, thread {thread}"))
             }
             (Some(pid), _) => about.push(format!("pid {pid}")),
@@ -148,7 +148,14 @@ mod tests {
         let kv = KeyValue { key: "/app/jobs/1f-1".into(), value, create_revision: 9, mod_revision: 9, lease };
         let name = LockName::parse(&root, "jobs").unwrap();
         let holder = Some(CurrentHolder { kv, waiters: 3 });
-        SlowWait { name, waited: Duration::from_secs(30), holder, waiting_here: 2, own_lease }.to_string()
+        SlowWait {
+            name,
+            waited: Duration::from_secs(30),
+            holder,
+            waiting_here: 2,
+            own_lease: Some(own_lease),
+        }
+        .to_string()
     }
 
     fn ours() -> Vec<u8> {
@@ -181,8 +188,13 @@ mod tests {
     #[test]
     fn a_wait_while_nobody_can_say_who_holds_it_is_told_too() {
         let name = LockName::parse(&Root::parse("/app").unwrap(), "jobs").unwrap();
-        let slow =
-            SlowWait { name, waited: Duration::from_secs(30), holder: None, waiting_here: 1, own_lease: 0 };
+        let slow = SlowWait {
+            name,
+            waited: Duration::from_secs(30),
+            holder: None,
+            waiting_here: 1,
+            own_lease: None,
+        };
         let line = slow.to_string();
         assert!(line.contains("etcd does not say who holds it; 1 waiting"), "{line}");
     }

@@ -113,7 +113,7 @@ impl<S: Store> Driver<S> {
             Done::Watches
         });
         Self {
-            store: Metered::new(store, Arc::clone(&report.counters), settings.clock.clone()),
+            store: Metered::new(store, Arc::clone(&report.stats), settings.clock.clone()),
             protocol,
             settings,
             inbox,

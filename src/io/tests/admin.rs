@@ -48,7 +48,7 @@ async fn a_lock_shows_its_holder_and_its_waiters() {
     contend(&etcd, "a", two, 3, "host/4").await;
     let info = admin::lock_info(&etcd, &root(), &name("a/b"), LONG).await.unwrap().unwrap();
     assert_eq!((info.key.as_str(), info.owner.as_deref()), ("a/b", Some("host/1")));
-    assert_eq!((info.lease_id, info.waiters, info.token.as_u64() as i64), (one, 2, token));
+    assert_eq!((info.lease_id, info.waiters, info.token.as_u64() as i64), (Some(one), 2, token));
     assert_eq!(info.created_at, Some(UNIX_EPOCH + Duration::from_secs(1_700_000_000)));
     assert!(info.ttl_remaining.is_some_and(|ttl| ttl.as_secs() >= 50));
     assert!(info.created_at < Some(SystemTime::now()));
@@ -60,7 +60,7 @@ async fn a_key_without_a_lease_is_a_lock_that_stays() {
     let etcd = connect(&cluster.urls()).await;
     put_key(&etcd, "/app/a/by-hand", 0).await;
     let info = admin::lock_info(&etcd, &root(), &name("a"), LONG).await.unwrap().unwrap();
-    assert_eq!((info.lease_id, info.ttl_remaining, info.owner), (0, None, None));
+    assert_eq!((info.lease_id, info.ttl_remaining, info.owner), (None, None, None));
     for scope in [ForceUnlock::Session, ForceUnlock::Lock] {
         put_key(&etcd, "/app/a/by-hand", 0).await;
         let evicted = admin::force_unlock(&etcd, &root(), &name("a"), scope, LONG).await.unwrap();
@@ -146,12 +146,12 @@ async fn force_unlock_takes_exactly_what_it_says() {
     contend(&etcd, "a", two, 1, "two").await;
     let evicted = admin::force_unlock(&etcd, &root(), &lock("a"), ForceUnlock::Lock, LONG).await.unwrap();
     assert_eq!((evicted.owner.as_deref(), evicted.token.as_u64() as i64), (Some("one"), first));
-    assert_eq!((evicted.lease_id, evicted.waiters), (one, 1));
+    assert_eq!((evicted.lease_id, evicted.waiters), (Some(one), 1));
     assert_eq!(keys(&etcd, range(Span::Prefix(key("/app/")))).await.len(), 2, "b of one, a of two");
 
     contend(&etcd, "c", two, 2, "two").await;
     let evicted = admin::force_unlock(&etcd, &root(), &lock("a"), ForceUnlock::Session, LONG).await.unwrap();
-    assert_eq!((evicted.owner.as_deref(), evicted.lease_id), (Some("two"), two));
+    assert_eq!((evicted.owner.as_deref(), evicted.lease_id), (Some("two"), Some(two)));
     let left = admin::list_locks(&etcd, &root(), "", LONG).await.unwrap();
     assert_eq!(left.iter().map(|info| info.key.as_str()).collect::<Vec<_>>(), ["b"]);
 }
@@ -319,7 +319,7 @@ async fn locks_of_etcdctl_are_seen_and_can_be_broken() {
         assert!(Instant::now() < limit);
     };
     assert_eq!((info.owner.as_ref(), info.created_at), (None, None));
-    assert!(held.ends_with(&format!("/{:x}", info.lease_id)), "{held} {info:?}");
+    assert!(held.ends_with(&format!("/{:x}", info.lease_id.unwrap())), "{held} {info:?}");
     assert!(info.ttl_remaining.is_some());
     assert_eq!(admin::list_locks(&etcd, &root(), "", LONG).await.unwrap().len(), 1);
 
@@ -328,7 +328,7 @@ async fn locks_of_etcdctl_are_seen_and_can_be_broken() {
     assert_eq!((evicted.lease_id, evicted.waiters), (info.lease_id, 1));
     let next = waiter.held_key();
     assert!(next.starts_with("/app/jobs/") && next != held, "{next}");
-    let gone = call(&etcd, Request::RenewLease { lease: info.lease_id }).await.unwrap_err();
+    let gone = call(&etcd, Request::RenewLease { lease: info.lease_id.unwrap() }).await.unwrap_err();
     assert_eq!(gone.class, FailureClass::LeaseGone);
 }
 

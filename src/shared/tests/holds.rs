@@ -11,7 +11,7 @@ use crate::kv::Key;
 use crate::name::{LockName, Root};
 use crate::protocol::HoldId;
 use crate::shared::{Deadline, HoldState, HoldTable};
-use crate::stats::Counters;
+use crate::stats::StatsCell;
 
 /// Long enough for any machine, short enough to end a test that would hang.
 const SOON: Duration = Duration::from_secs(20);
@@ -21,8 +21,8 @@ fn at(secs: u64) -> Time {
 }
 
 /// A table whose session is assured until second 10.
-fn table() -> (Arc<Counters>, HoldTable) {
-    let counters = Arc::new(Counters::default());
+fn table() -> (Arc<StatsCell>, HoldTable) {
+    let counters = Arc::new(StatsCell::default());
     let table = HoldTable::new(Arc::clone(&counters));
     table.begin_session(Arc::new(Deadline::new(at(10))));
     (counters, table)

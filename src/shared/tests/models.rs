@@ -93,7 +93,7 @@ use crate::error::LossReason;
 use crate::kv::Key;
 use crate::name::{LockName, Root};
 use crate::protocol::HoldId;
-use crate::stats::Counters;
+use crate::stats::StatsCell;
 use deadline::Deadline;
 use hold_state::HoldState;
 use holds::HoldTable;
@@ -115,7 +115,7 @@ fn at(secs: u64) -> Time {
 
 /// A table whose session is assured until second 10.
 fn table() -> Arc<HoldTable> {
-    let table = HoldTable::new(Arc::new(Counters::default()));
+    let table = HoldTable::new(Arc::new(StatsCell::default()));
     table.begin_session(Arc::new(Deadline::new(at(10))));
     Arc::new(table)
 }

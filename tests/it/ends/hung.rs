@@ -74,7 +74,7 @@ fn with_a_hung_i_o_thread_a_holder_is_told_in_time(backend: &Backend) {
     assert!(told < next.1, "the next one had it {:?} before", told - next.1);
     assert!(!guard.is_held() && guard.remaining().is_zero() && next.0.token() > guard.token());
     assert_eq!(guard.loss(), Some(LossReason::SessionExpired));
-    assert!(!manager.session().alive);
+    assert!(!manager.session().is_alive());
     assert_eq!((manager.stats().held, manager.stats().lost.session_expired), (0, 1));
     let lost = guard.unlock();
     assert!(matches!(lost, Err(LockError::Expired { reason: LossReason::SessionExpired, .. })), "{lost:?}");

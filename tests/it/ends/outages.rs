@@ -51,7 +51,7 @@ fn close_is_bounded_while_nothing_answers_and_says_so(backend: &Backend) {
     let guard = take(&lock);
     backend.cut_off(&manager);
     let closing = manager.clone();
-    let (result, took) = within(5 * BOUND, "close returns", || {
+    let (result, took) = within(5 * BOUND, "close returns", move || {
         let begun = Instant::now();
         (closing.close(), begun.elapsed())
     });
@@ -146,7 +146,7 @@ fn an_outage_is_told_as_one_in_errors_logs_and_counters() {
 
             let warned =
                 crate::support::wait::eventually_some(OUTAGE_TTL / 2, "a warning", || silent.lines().pop());
-            assert!(guard.is_held() && manager.session().alive, "long before the loss");
+            assert!(guard.is_held() && manager.session().is_alive(), "long before the loss");
             assert!(killed.elapsed() < OUTAGE_TTL / 2);
             assert!(
                 warned.1.contains(&etcd.endpoint()) && warned.1.contains("assured for another"),

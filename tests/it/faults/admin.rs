@@ -9,7 +9,7 @@ use crate::support::etcdctl::Etcdctl;
 use crate::support::stalls;
 use crate::support::told::Told;
 use crate::support::witness::{What, Witness};
-use crate::support::{Raw, Referee, eventually, fresh_root, shared};
+use crate::support::{Raw, Referee, eventually, fresh_root, lease_of, shared};
 
 const TTL: Duration = Duration::from_secs(5);
 const SOON: Duration = Duration::from_secs(20);
@@ -41,12 +41,12 @@ fn set_up() -> Scene {
 
 impl Scene {
     fn lease(&self, manager: &LockManager) -> String {
-        format!("{:x}", manager.session().lease_id)
+        format!("{:x}", lease_of(manager))
     }
 
     /// Waits until this manager has a contender under the name, and gives its key.
     fn contender(&self, manager: &LockManager, name: &str, but_not: &str) -> (String, Instant) {
-        let prefix = format!("{}/{name}/{:x}-", self.root, manager.session().lease_id);
+        let prefix = format!("{}/{name}/{:x}-", self.root, lease_of(manager));
         let seen = self.witness.wait_for(SOON, "a contender", |seen| {
             seen.key.starts_with(&prefix) && seen.key != but_not && matches!(seen.what, What::Put { .. })
         });
@@ -134,7 +134,7 @@ fn a_waiter_whose_key_went_queues_up_again_within_a_second() {
             let old = key.rsplit('/').next().unwrap().split('-').next().unwrap().to_owned();
             eventually(SOON, "a new session", || {
                 let session = scene.manager.session();
-                session.alive && format!("{:x}", session.lease_id) != old
+                session.lease_id.is_some_and(|lease| format!("{lease:x}") != old)
             });
         }
         let (new_key, back) = scene.contender(&scene.manager, "x", &key);
@@ -179,7 +179,7 @@ fn a_waiter_is_never_granted_a_dead_key() {
         match raw.get(guard.etcd_key()) {
             Some(kv) => {
                 assert_eq!(kv.create_revision.unsigned_abs(), guard.token().as_u64());
-                assert_eq!(kv.lease, scene.manager.session().lease_id);
+                assert_eq!(kv.lease, lease_of(&scene.manager));
                 scene.referee.use_and_unlock(guard, REQUEST_TIMEOUT).unwrap();
                 granted_alive += 1;
             }

@@ -10,7 +10,7 @@ use crate::support::doors::options;
 use crate::support::process::alone;
 use crate::support::proxy::Loss;
 use crate::support::referee::{ends_with_its_lease, nothing_left};
-use crate::support::{Etcd, Proxy, Raw, Referee, eventually, fresh_root, wait, within};
+use crate::support::{Etcd, Proxy, Raw, Referee, eventually, fresh_root, lease_of, wait, within};
 
 /// The end of everything that is known to end.
 const LONG: Duration = Duration::from_secs(60);
@@ -216,10 +216,10 @@ fn a_lost_answer_to_a_grant_costs_a_lease_for_one_ttl() {
         let manager = setting.connect();
         assert_eq!(setting.proxy.lost_answers(), 1);
         assert_eq!(setting.etcd.requests("LeaseGrant"), 2, "{loss:?}: the lost answer was another");
-        let own = manager.session().lease_id;
+        let own = lease_of(&manager);
         let ttl = Duration::from_secs(TTL);
         ends_with_its_lease(ttl, "the other lease has expired", || setting.raw.leases() == [own]);
-        assert!(manager.session().alive);
+        assert!(manager.session().is_alive());
         within(LONG, "a lock", {
             let lock = manager.new_lock("x").unwrap();
             move || drop(lock.lock().unwrap())

@@ -45,7 +45,7 @@ fn a_forked_child_touches_none_of_its_parent_s_locks() {
                     assert!(manager.new_lock("y").is_err() && manager.lock_info("x").is_err());
                     assert!(matches!(viewer.lock_info("x"), Err(LockError::Forked)));
                     drop(viewer);
-                    assert!(!manager.session().alive);
+                    assert!(!manager.session().is_alive());
                     assert!(waiting.ready().try_recv().is_err_and(|error| error.is_disconnected()));
                     for (nth, clone) in clones.iter().enumerate() {
                         let told = clone.recv_timeout(Duration::from_secs(10));

@@ -7,7 +7,7 @@ use etcd_lock::{LockError, LockManager};
 use crate::faults::ground;
 use crate::support::stalls::{self, assert_within};
 use crate::support::witness::{Seen, What, Witness};
-use crate::support::{Cluster, Proxy, Raw, eventually, fresh_root};
+use crate::support::{Cluster, Proxy, Raw, eventually, fresh_root, lease_of};
 
 const TTL: Duration = Duration::from_secs(5);
 /// A deposed leader that goes on may revoke what it has not seen renewed for a TTL (etcd #15247): the stop, and the age of
@@ -83,7 +83,7 @@ impl Parked {
 
     /// The contenders of the caller that were put so far.
     fn orphans(&self) -> Vec<Seen> {
-        let lease = format!("{:x}-", self.caller.session().lease_id);
+        let lease = format!("{:x}-", lease_of(&self.caller));
         let is_ours = |seen: &Seen| {
             seen.key.starts_with(&(self.prefix() + &lease)) && matches!(seen.what, What::Put { .. })
         };
@@ -157,7 +157,7 @@ fn an_acquire_carried_out_late_by_a_deposed_leader_is_taken_back() {
 fn an_acquire_given_up_for_good_never_takes_effect() {
     let parked = Parked::new(Rank::Follower, Duration::from_millis(700));
     parked.time_out_while_stopped();
-    let session = format!("{}/~session/{:x}", parked.root, parked.caller.session().lease_id);
+    let session = format!("{}/~session/{:x}", parked.root, lease_of(&parked.caller));
     parked.witness.wait_for(SOON, "the session key is put again", |seen| {
         seen.key == session && matches!(seen.what, What::Put { .. })
     });

@@ -94,7 +94,7 @@ fn a_lock_of_the_backup_can_be_broken_at_once() {
     Etcdctl::new(etcd.access()).put(&format!("{root}/x/by-hand"), "");
     etcd.restore(&back_up(&etcd), Some("another"));
     let broken = manager.force_unlock("x", ForceUnlock::Lock).unwrap();
-    assert_eq!((broken.key.as_str(), broken.lease_id), ("x", 0));
+    assert_eq!((broken.key.as_str(), broken.lease_id), ("x", None));
     assert!(manager.lock_info("x").unwrap().is_none());
     drop(manager);
     assert_nothing_left(etcd.access(), &root, TTL);

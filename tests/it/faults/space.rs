@@ -8,7 +8,7 @@ use crate::faults::ground::{REQUEST_TIMEOUT, assert_nothing_left, connect, optio
 use crate::support::etcdctl::Etcdctl;
 use crate::support::proxy::{Loss, Proxy};
 use crate::support::stalls::assert_within;
-use crate::support::{Etcd, Raw, Referee, Setup, eventually, fresh_root, within};
+use crate::support::{Etcd, Raw, Referee, Setup, eventually, fresh_root, lease_of, within};
 
 const TTL: Duration = Duration::from_secs(3);
 const SOON: Duration = Duration::from_secs(20);
@@ -135,7 +135,7 @@ fn a_session_comes_back_when_there_is_space_again() {
     let lock = manager.new_lock("x").unwrap();
     let guard = lock.lock().unwrap();
     fill(&raw);
-    raw.revoke(manager.session().lease_id);
+    raw.revoke(lease_of(&manager));
     assert!(guard.done().recv_timeout(SOON).is_err_and(|error| error.is_disconnected()));
     drop(guard);
     let limit = Duration::from_secs(5);

@@ -41,7 +41,7 @@ fn a_key_without_a_lease_is_named_and_can_be_taken_away() {
     let manager = connect(shared().access(), &root, TTL);
     let created = raw.put(&format!("{root}/x/stray"), "left behind", 0);
     let holder = blocker(&manager, "x");
-    assert_eq!((holder.lease_id, holder.owner, holder.created_at), (0, None, None));
+    assert_eq!((holder.lease_id, holder.owner, holder.created_at), (None, None, None));
     assert_eq!(holder.token.as_u64(), created.unsigned_abs());
     assert_eq!(holder.ttl_remaining, None);
     assert!(manager.new_lock("x").unwrap().try_lock().unwrap().is_none());
@@ -67,7 +67,7 @@ fn a_foreign_holder_and_we_exclude_each_other() {
     let etcdctl = Etcdctl::new(access);
     let foreign = etcdctl.lock_process(&format!("{root}/x"));
     let holder = blocker(&manager, "x");
-    assert!(holder.lease_id != 0 && holder.owner.is_none(), "{holder:?}");
+    assert!(holder.lease_id.is_some() && holder.owner.is_none(), "{holder:?}");
     assert_eq!(manager.lock_info("x").unwrap().unwrap().token, holder.token);
     let pending = manager.new_lock("x").unwrap().enqueue().unwrap();
     foreign.release();
@@ -93,15 +93,15 @@ fn a_huge_value_is_no_trouble() {
     let lease = raw.grant(60);
     raw.put(&format!("{root}/x/{lease:x}"), vec![0xff; 5 << 20], lease);
     let holder = blocker(&manager, "x");
-    assert_eq!((holder.lease_id, holder.owner), (lease, None));
+    assert_eq!((holder.lease_id, holder.owner), (Some(lease), None));
     let info = manager.lock_info("x").unwrap().unwrap();
-    assert_eq!((info.lease_id, info.waiters), (lease, 0));
+    assert_eq!((info.lease_id, info.waiters), (Some(lease), 0));
     assert_eq!(manager.list_locks("").unwrap().len(), 1);
     let pending = manager.new_lock("x").unwrap().enqueue().unwrap();
     // Ours behind theirs, and theirs behind ours.
     let behind = raw.grant(60);
     let evicted = manager.force_unlock("x", ForceUnlock::Session).unwrap();
-    assert_eq!(evicted.lease_id, lease);
+    assert_eq!(evicted.lease_id, Some(lease));
     let guard = pending.wait().unwrap();
     raw.put(&format!("{root}/x/{behind:x}"), vec![0xff; 5 << 20], behind);
     assert_eq!(manager.lock_info("x").unwrap().unwrap().waiters, 1);

@@ -1,5 +1,6 @@
 //! The two stores on which one body of a test shows the same behaviour: a real etcd, and the library's own in memory.
 
+use super::lease_of;
 use std::thread;
 use std::time::Duration;
 
@@ -110,7 +111,7 @@ impl Backend {
     #[track_caller]
     pub(crate) fn end_session(&self, manager: &LockManager) {
         match &self.kind {
-            Kind::Etcd { raw, .. } => raw.revoke(manager.session().lease_id),
+            Kind::Etcd { raw, .. } => raw.revoke(lease_of(manager)),
             Kind::Memory { store, .. } => store.revoke_session(manager),
         }
     }

@@ -82,3 +82,9 @@ pub(crate) fn wait_for_contenders(raw: &Raw, keys: &str, count: u64) {
 pub(crate) fn wait_until_done(guard: &LockGuard) {
     assert!(disconnects(guard.done()), "{guard:?} is not done");
 }
+
+/// The lease of the manager's session, which must be there.
+#[track_caller]
+pub(crate) fn lease_of(manager: &LockManager) -> i64 {
+    manager.session().lease_id.expect("there is a session")
+}

@@ -49,6 +49,7 @@ pub(crate) use backend::{
 pub(crate) use cluster::Cluster;
 pub(crate) use doors::Doors;
 pub(crate) use etcd::Etcd;
+pub(crate) use manager::lease_of;
 pub(crate) use proxy::Proxy;
 pub(crate) use raw::Raw;
 pub(crate) use referee::Referee;

@@ -21,7 +21,7 @@ fn closing_ends_everything_for_every_handle() {
     assert!(matches!(guard.unlock(), Err(LockError::Expired { reason: LossReason::Closed, .. })));
     assert!(matches!(clone.new_lock("b"), Err(LockError::Closed)));
     assert!(matches!(clone.list_locks(""), Err(LockError::Closed)));
-    assert!(!clone.session().alive);
+    assert!(!clone.session().is_alive());
     assert_eq!(clone.stats().lost.closed, 1);
     assert!(lock(&other).try_lock().unwrap().is_some(), "the keys are gone");
     clone.close().unwrap();

@@ -8,7 +8,7 @@ use fastrand::Rng;
 use crate::support::oracle::now;
 use crate::support::proxy::{Loss, Way};
 use crate::support::wait::eventually_some;
-use crate::support::{Access, Cluster, Proxy, Raw, eventually};
+use crate::support::{Access, Cluster, Proxy, Raw, eventually, lease_of};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -153,7 +153,7 @@ impl Chaos {
     }
 
     fn revoke(&mut self, stage: &Stage<'_>, manager: usize) {
-        let lease = stage.managers[manager].session().lease_id;
+        let lease = lease_of(&stage.managers[manager]);
         let Some(raw) = stage.raw().filter(|_| lease != 0) else { return };
         self.evictions.taken.push((format!("{lease:x}"), now()));
         // Not found where it has ended meanwhile.

@@ -212,7 +212,7 @@ fn release(guard: LockGuard, rng: &mut Rng) {
     match outcome {
         Ok(()) => {}
         // Lost at that very moment, taken away, or not confirmed in time.
-        Err(LockError::Expired { .. } | LockError::NotHeld { .. } | LockError::Unavailable { .. }) => {}
+        Err(LockError::Expired { .. } | LockError::Unavailable { .. }) => {}
         Err(other) => panic!("{other:?}"),
     }
 }
