@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::world::World;
 use crate::kv::{Answer, FailureClass, Op, Request, Response, Txn, TxnAnswer};
-use crate::protocol::{Patience, Refusal, ReleaseFailure, Ticket};
+use crate::protocol::{Refusal, ReleaseFailure, Ticket, WaitLimits};
 
 #[test]
 fn a_try_that_comes_with_the_release_gets_the_lock() {
@@ -170,7 +170,7 @@ fn several_tries_at_once_are_answered_by_what_each_of_them_can_know() {
     let mut world = World::with(1);
     let first = world.try_lock(0, "a", 1);
     let second = world.try_lock(0, "a", 2);
-    let patient = world.ask(0, "a", 3, Patience::default());
+    let patient = world.ask(0, "a", 3, WaitLimits::default());
     world.settle();
     assert!(world.holds(0, first));
     assert_eq!(world.refusal(0, second), Some(Refusal::Held));
@@ -182,8 +182,8 @@ fn several_tries_at_once_are_answered_by_what_each_of_them_can_know() {
 #[test]
 fn a_budget_that_ends_without_a_session_is_no_contention_even_if_the_holder_can_be_asked_for() {
     let mut world = World::unconnected(1);
-    let patience = Patience { budget: Some(world.now + Duration::from_millis(300)), ..Patience::default() };
-    let ticket = world.ask(0, "a", 1, patience);
+    let limits = WaitLimits { budget: Some(world.now + Duration::from_millis(300)), ..WaitLimits::default() };
+    let ticket = world.ask(0, "a", 1, limits);
     world.fail(0, FailureClass::NotDone);
     world.pass_alone(Duration::from_millis(300));
     // The read of the holder comes through: there is none.
@@ -203,8 +203,8 @@ fn a_waiter_that_was_queued_is_told_of_contention_even_if_the_holder_s_name_come
     let mut world = World::with(2);
     world.lock(1, "a", 1);
     world.settle();
-    let patience = Patience { budget: Some(world.now + Duration::from_millis(300)), ..Patience::default() };
-    let ticket = world.ask(0, "a", 1, patience);
+    let limits = WaitLimits { budget: Some(world.now + Duration::from_millis(300)), ..WaitLimits::default() };
+    let ticket = world.ask(0, "a", 1, limits);
     world.pass(Duration::from_millis(299));
     world.pass_alone(Duration::from_millis(100));
     assert_eq!(world.refusal(0, ticket), Some(Refusal::AlreadyHeld { holder: None }));

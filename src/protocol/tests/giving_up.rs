@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::world::World;
 use crate::kv::FailureClass;
-use crate::protocol::{Patience, Refusal};
+use crate::protocol::{Refusal, WaitLimits};
 
 const GRACE: Duration = Duration::from_millis(30);
 
@@ -55,11 +55,11 @@ fn a_wait_that_ends_while_the_store_cannot_be_asked_says_why_whichever_limit_it_
         world.lock(1, "a", 1);
         world.settle();
         let at = Some(world.now + Duration::from_secs(3));
-        let patience = match limited {
-            "deadline" => Patience { deadline: at, ..Patience::default() },
-            _ => Patience { budget: at, ..Patience::default() },
+        let limits = match limited {
+            "deadline" => WaitLimits { deadline: at, ..WaitLimits::default() },
+            _ => WaitLimits { budget: at, ..WaitLimits::default() },
         };
-        let waiter = world.ask(0, "a", 1, patience);
+        let waiter = world.ask(0, "a", 1, limits);
         world.settle();
         // It is in the queue, and then the store goes away.
         world.fail_for(0, Duration::from_secs(3) + GRACE, FailureClass::NotDone);
@@ -84,19 +84,19 @@ fn a_wait_behind_a_hold_of_this_process_ends_in_contention_whatever_the_store_do
 #[test]
 fn the_retries_end_in_already_held_or_in_unavailable() {
     let mut world = World::with(2);
-    let budget = |world: &World| Patience {
+    let budget = |world: &World| WaitLimits {
         budget: Some(world.now + Duration::from_millis(300)),
-        ..Patience::default()
+        ..WaitLimits::default()
     };
     world.lock(0, "a", 1);
     world.settle();
-    let patience = budget(&world);
-    let contended = world.ask(1, "a", 1, patience);
+    let limits = budget(&world);
+    let contended = world.ask(1, "a", 1, limits);
     world.pass(Duration::from_millis(300));
     assert!(matches!(world.refusal(1, contended), Some(Refusal::AlreadyHeld { holder: Some(_) })));
 
-    let patience = budget(&world);
-    let unheard = world.ask(1, "b", 1, patience);
+    let limits = budget(&world);
+    let unheard = world.ask(1, "b", 1, limits);
     world.pass_alone(Duration::from_millis(300) + GRACE);
     assert!(matches!(world.refusal(1, unheard), Some(Refusal::Unavailable(_))));
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::node::Outcome;
 use super::world::World;
 use crate::kv::FailureClass;
-use crate::protocol::requests::NEAR;
-use crate::protocol::{Patience, Refusal, Ticket};
+use crate::protocol::read::WATCH_ALL_UP_TO;
+use crate::protocol::{Refusal, Ticket, WaitLimits};
 
 /// Every node asks for the lock, one after the other.
 fn queue_up(world: &mut World) -> Vec<Ticket> {
@@ -85,7 +85,7 @@ fn a_release_and_the_next_acquire_that_arrive_together_leave_together() {
     let before = world.count(0, "txn");
     // Both commands are handled before the first action is asked for.
     let now = world.now;
-    let leave = crate::protocol::Command::Leave { ticket: first, confirm: false };
+    let leave = crate::protocol::Command::Abandon { ticket: first, confirm: false };
     world.nodes[0].protocol.handle_command(now, leave);
     let second = world.lock(0, "a", 1);
     world.settle();
@@ -185,7 +185,7 @@ fn a_predecessor_that_goes_before_its_watch_stands_is_not_missed() {
 
 #[test]
 fn whoever_is_near_takes_over_without_a_read() {
-    let mut world = World::with(NEAR + 1);
+    let mut world = World::with(WATCH_ALL_UP_TO + 1);
     let tickets = queue_up(&mut world);
     for (node, &ticket) in tickets.iter().enumerate() {
         assert!(world.holds(node, ticket));
@@ -201,7 +201,7 @@ fn whoever_is_far_finds_out_in_time_that_it_came_near() {
     let tickets = queue_up(&mut world);
     for (node, &ticket) in tickets.iter().enumerate() {
         assert!(world.holds(node, ticket));
-        let reads = usize::from(node > NEAR);
+        let reads = usize::from(node > WATCH_ALL_UP_TO);
         assert_eq!(world.count(node, "txn"), 1 + reads, "manager {node}");
         world.leave(node, ticket);
         world.settle();
@@ -349,7 +349,7 @@ fn names_that_nobody_uses_any_more_leave_nothing_in_memory() {
     let mut world = World::with(1);
     for i in 0..1000 {
         let name = format!("n{i}");
-        let ticket = world.ask(0, &name, 1, Patience::default());
+        let ticket = world.ask(0, &name, 1, WaitLimits::default());
         world.settle();
         world.leave(0, ticket);
         world.settle();

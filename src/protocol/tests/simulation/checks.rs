@@ -8,7 +8,7 @@ use super::world::{World, root};
 use crate::clock::Time;
 use crate::kv::{Key, LeaseId, Order, Range, Revision, Span};
 use crate::name::LockName;
-use crate::protocol::{HoldId, Patience, Refusal, Ticket};
+use crate::protocol::{HoldId, Refusal, Ticket, WaitLimits};
 use crate::store::memory::model::Model;
 
 /// A ticket that gave up is answered within the grace for its farewell.
@@ -61,7 +61,7 @@ struct Asked {
     node: usize,
     worker: usize,
     name: LockName,
-    patience: Patience,
+    limits: WaitLimits,
     at: Time,
     left: bool,
 }
@@ -91,10 +91,10 @@ impl Checks {
         node: usize,
         worker: usize,
         name: &LockName,
-        patience: Patience,
+        limits: WaitLimits,
         at: Time,
     ) {
-        self.asked.insert(ticket, Asked { node, worker, name: name.clone(), patience, at, left: false });
+        self.asked.insert(ticket, Asked { node, worker, name: name.clone(), limits, at, left: false });
     }
 
     pub(super) fn left(&mut self, ticket: Ticket) {
@@ -201,7 +201,7 @@ impl World {
     fn check_local_order(&self, node: usize, granted: &Asked) -> Result<(), Violation> {
         let local = self.local(node);
         let overtaken = self.checks.asked.iter().find(|(_, other)| {
-            let limit = [other.patience.deadline, other.patience.budget].into_iter().flatten().min();
+            let limit = [other.limits.deadline, other.limits.budget].into_iter().flatten().min();
             other.node == node
                 && other.name == granted.name
                 && other.worker != granted.worker
@@ -279,12 +279,12 @@ impl World {
             return Err(Violation::new(format!("{ticket:?} is refused without having asked")));
         };
         let local = self.local(node);
-        let limit = [asked.patience.deadline, asked.patience.budget].into_iter().flatten().min();
+        let limit = [asked.limits.deadline, asked.limits.budget].into_iter().flatten().min();
         let due = limit.is_some_and(|limit| limit <= local);
         let fits = match refusal {
-            Refusal::Held => asked.patience.try_only,
-            Refusal::Timeout { .. } => due && asked.patience.deadline == limit,
-            Refusal::AlreadyHeld { .. } => due && asked.patience.budget == limit,
+            Refusal::Held => asked.limits.try_only,
+            Refusal::Timeout { .. } => due && asked.limits.deadline == limit,
+            Refusal::AlreadyHeld { .. } => due && asked.limits.budget == limit,
             Refusal::Unavailable(_) => due,
             Refusal::Cancelled => asked.left,
             Refusal::Failed(_) => self.checks.was_full,

@@ -11,7 +11,7 @@ use crate::clock::Time;
 use crate::error::LossReason;
 use crate::kv::{Key, LeaseId, Order, Range, Revision};
 use crate::name::LockName;
-use crate::protocol::{HoldId, Holder, Refusal, ReleaseFailure, Ticket};
+use crate::protocol::{CurrentHolder, HoldId, Refusal, ReleaseFailure, Ticket};
 
 /// A wait of this length, in weather without faults, was long enough for every answer that it depends on.
 const ANSWERED: Duration = Duration::from_millis(150);
@@ -263,7 +263,7 @@ impl World {
     }
 
     /// The holder that was named was the first at some time of the call, and if it is of this manager, for a ticket.
-    fn was_holder(&self, ticket: Ticket, claim: &Claim, holder: &Holder) -> bool {
+    fn was_holder(&self, ticket: Ticket, claim: &Claim, holder: &CurrentHolder) -> bool {
         let (key, created) = (&holder.kv.key, holder.kv.create_revision);
         let is_it = |contender: &Contender| contender.key == *key && contender.created == created;
         let mut there = self.truth.queues(self.index_of(&claim.name), claim.asked).iter();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::state::{Caller, Choice, InFlight, State, Step, TTL, contenders, name};
 use crate::kv::{Failure, FailureClass, WatchEvent};
-use crate::protocol::{Acquire, Command, Patience, Ticket};
+use crate::protocol::{Acquire, Command, Ticket, WaitLimits};
 use crate::store::memory::model::Notice;
 
 impl State {
@@ -79,7 +79,7 @@ impl State {
             ticket,
             name: name(),
             thread: thread as u64,
-            patience: Patience { try_only, deadline: None, budget: None },
+            limits: WaitLimits { try_only, deadline: None, budget: None },
             retry_interval: Duration::from_millis(100),
             warn_after: None,
             since: self.now,
@@ -96,7 +96,7 @@ impl State {
             Caller::Idle | Caller::Leaving { .. } => return,
         };
         *caller = Caller::Leaving { ticket, held, lost: false };
-        self.sides[node].protocol.handle_command(self.now, Command::Leave { ticket, confirm: true });
+        self.sides[node].protocol.handle_command(self.now, Command::Abandon { ticket, confirm: true });
     }
 
     fn execute(&mut self, node: usize, at: usize) -> Step {

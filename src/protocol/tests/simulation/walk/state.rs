@@ -166,7 +166,7 @@ impl State {
                 ttl: TTL,
                 safety_margin: TTL / 10,
                 request_timeout: Duration::from_secs(1),
-                steps_in_flight: 1,
+                writes_in_flight: 1,
                 seed: 1,
             }),
             lease: None,
