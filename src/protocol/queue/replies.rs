@@ -58,7 +58,7 @@ impl Queue {
     fn write_refused(&mut self, epoch: Revision, session: Option<KeyValue>, cx: &mut Context<'_>) -> Verdict {
         match &session {
             Some(session) if session.mod_revision < epoch => Verdict::Lost(LossReason::SessionRevoked),
-            // An answer from an old state; to repeat the request at once would bring the same.
+            // Answered from an old state; repeating the request at once would get the same answer.
             Some(session) if session.mod_revision == epoch => {
                 self.back_off_write(read::stale(), cx);
                 Verdict::Nothing
@@ -98,7 +98,7 @@ impl Queue {
                 }
                 cx.session.retire_keys();
             }
-            FailureClass::NoSpace if !mutant!(NoSpaceTakenForNotDone) && self.is_out_of_space(&sent) => {
+            FailureClass::NoSpace if !mutant!(NoSpaceTakenForNotDone) && self.can_do_without_space(&sent) => {
                 self.write_out_of_space(&sent, failure, cx);
                 return Verdict::Nothing;
             }
@@ -122,8 +122,8 @@ impl Queue {
         Verdict::Nothing
     }
 
-    /// Whether the writes can be changed into ones that do not need space.
-    fn is_out_of_space(&self, sent: &SentWrite) -> bool {
+    /// Whether the queue has something better to do than to retry the write until there is space.
+    fn can_do_without_space(&self, sent: &SentWrite) -> bool {
         sent.puts_contender || self.stale_keys.iter().any(|stale| sent.deletes(&stale.key) && !stale.plain)
     }
 

@@ -305,11 +305,11 @@ impl World {
         self.ask(id, lock, thread, WaitLimits { try_only: true, deadline: None, budget })
     }
 
-    pub(super) fn leave(&mut self, id: NodeId, ticket: Ticket) {
+    pub(super) fn abandon(&mut self, id: NodeId, ticket: Ticket) {
         self.command(id, Command::Abandon { ticket, confirm: false });
     }
 
-    pub(super) fn leave_and_confirm(&mut self, id: NodeId, ticket: Ticket) {
+    pub(super) fn abandon_and_confirm(&mut self, id: NodeId, ticket: Ticket) {
         self.command(id, Command::Abandon { ticket, confirm: true });
     }
 

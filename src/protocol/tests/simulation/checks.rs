@@ -33,7 +33,7 @@ impl fmt::Display for Violation {
 /// What is believed, asked and forfeited at the moment.
 #[derive(Debug, Default)]
 pub(super) struct Checks {
-    holds: BTreeMap<(usize, HoldId), Held>,
+    holds: BTreeMap<(usize, HoldId), GrantedHold>,
     asked: BTreeMap<Ticket, Asked>,
     last_token: BTreeMap<String, Revision>,
     /// Keys that an administrator took away, and when.
@@ -47,7 +47,7 @@ pub(super) struct Checks {
 }
 
 #[derive(Debug)]
-struct Held {
+struct GrantedHold {
     name: LockName,
     key: Key,
     token: Revision,
@@ -63,7 +63,7 @@ struct Asked {
     name: LockName,
     limits: WaitLimits,
     at: Time,
-    left: bool,
+    abandoned: bool,
 }
 
 /// What an administrator takes away.
@@ -94,12 +94,12 @@ impl Checks {
         limits: WaitLimits,
         at: Time,
     ) {
-        self.asked.insert(ticket, Asked { node, worker, name: name.clone(), limits, at, left: false });
+        self.asked.insert(ticket, Asked { node, worker, name: name.clone(), limits, at, abandoned: false });
     }
 
-    pub(super) fn left(&mut self, ticket: Ticket) {
+    pub(super) fn abandoned(&mut self, ticket: Ticket) {
         if let Some(asked) = self.asked.get_mut(&ticket) {
-            asked.left = true;
+            asked.abandoned = true;
         }
     }
 
@@ -187,7 +187,7 @@ impl World {
             }
             *last = token;
         }
-        let held = Held { name: name.clone(), key, token, worker: asked.worker, forfeited: taken };
+        let held = GrantedHold { name: name.clone(), key, token, worker: asked.worker, forfeited: taken };
         self.checks.holds.insert((node, hold), held);
         Ok(())
     }
@@ -206,7 +206,7 @@ impl World {
                 && other.name == granted.name
                 && other.worker != granted.worker
                 && other.at < granted.at
-                && !other.left
+                && !other.abandoned
                 && limit.is_none_or(|limit| local < limit)
         });
         match overtaken {
@@ -286,7 +286,7 @@ impl World {
             Refusal::Timeout { .. } => due && asked.limits.deadline == limit,
             Refusal::AlreadyHeld { .. } => due && asked.limits.budget == limit,
             Refusal::Unavailable(_) => due,
-            Refusal::Cancelled => asked.left,
+            Refusal::Cancelled => asked.abandoned,
             Refusal::Failed(_) => self.checks.was_full,
             Refusal::Closed => self.nodes[node].closed || self.winding_down,
         };

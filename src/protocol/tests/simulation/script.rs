@@ -19,7 +19,7 @@ enum State {
     Waiting(Ticket),
     Holding(Ticket),
     /// Gave up or released, and waits to hear that it is done.
-    Leaving(Ticket),
+    Ending(Ticket),
 }
 
 impl Worker {
@@ -39,13 +39,13 @@ impl World {
             State::Idle => self.ask(node, worker),
             State::Waiting(ticket) => {
                 // It was to give up some time after it asked.
-                self.nodes[node].workers[worker].state = State::Leaving(ticket);
-                self.checks.left(ticket);
+                self.nodes[node].workers[worker].state = State::Ending(ticket);
+                self.checks.abandoned(ticket);
                 self.truth.ended(ticket);
                 self.post(node, Command::Abandon { ticket, confirm: true });
             }
             State::Holding(ticket) => self.let_go(node, worker, ticket),
-            State::Leaving(_) => {}
+            State::Ending(_) => {}
         }
     }
 
@@ -98,7 +98,7 @@ impl World {
         let it = &mut self.nodes[node];
         let life = it.life;
         if confirm {
-            it.workers[worker].state = State::Leaving(ticket);
+            it.workers[worker].state = State::Ending(ticket);
         } else {
             it.workers[worker].state = State::Idle;
             self.schedule(after, Event::Work { node, life, worker });
@@ -108,7 +108,7 @@ impl World {
 
     fn worker_of(&self, node: usize, ticket: Ticket) -> Option<usize> {
         self.nodes[node].workers.iter().position(|worker| {
-            matches!(worker.state, State::Waiting(t) | State::Holding(t) | State::Leaving(t) if t == ticket)
+            matches!(worker.state, State::Waiting(t) | State::Holding(t) | State::Ending(t) if t == ticket)
         })
     }
 
