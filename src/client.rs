@@ -14,7 +14,7 @@ use crate::error::{Cause, LockError, LossReason};
 use crate::info::SessionInfo;
 use crate::name::{LockName, Root};
 use crate::options::LockManagerOptions;
-use crate::protocol::{Config, IN_FLIGHT, Ticket};
+use crate::protocol::{Config, Ticket, WRITES_IN_FLIGHT};
 use crate::shared::mailbox::{Mailbox, mailbox};
 use crate::shared::message::{Message, Query};
 use crate::shared::report::Report;
@@ -63,7 +63,7 @@ impl Client {
                 ttl: options.ttl,
                 safety_margin: options.margin(),
                 request_timeout: options.request_timeout,
-                steps_in_flight: IN_FLIGHT,
+                writes_in_flight: WRITES_IN_FLIGHT,
                 seed: fastrand::u64(..),
             },
             settings: Settings {

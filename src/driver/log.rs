@@ -9,7 +9,7 @@ use crate::info::LockInfo;
 use crate::kv::{Failure, LeaseId, Revision};
 use crate::log_target::LOG;
 use crate::name::LockName;
-use crate::protocol::{Holder, Ticket};
+use crate::protocol::{CurrentHolder, Ticket};
 use crate::shared::hold_state::HoldState;
 use crate::shared::hold_table::Ended;
 
@@ -96,7 +96,7 @@ impl Line {
 pub(super) struct SlowWait {
     pub(super) name: LockName,
     pub(super) waited: Duration,
-    pub(super) holder: Option<Holder>,
+    pub(super) holder: Option<CurrentHolder>,
     pub(super) waiting_here: usize,
     /// This manager's own lease, if it has a session.
     pub(super) own_lease: Option<LeaseId>,
@@ -107,7 +107,7 @@ impl fmt::Display for SlowWait {
         let Self { name, waited, holder, waiting_here, own_lease } = self;
         let name = name.as_str();
         write!(f, "waiting for lock {name:?} for {waited:.1?}")?;
-        let Some(Holder { kv, waiters }) = holder else {
+        let Some(CurrentHolder { kv, waiters }) = holder else {
             return write!(f, "; etcd does not say who holds it; {waiting_here} waiting in this process");
         };
         let info = LockInfo::from_holder(name, kv, *waiters, None);
@@ -148,7 +148,7 @@ mod tests {
         let root = Root::parse("/app").unwrap();
         let kv = KeyValue { key: "/app/jobs/1f-1".into(), value, create_revision: 9, mod_revision: 9, lease };
         let name = LockName::parse(&root, "jobs").unwrap();
-        let holder = Some(Holder { kv, waiters: 3 });
+        let holder = Some(CurrentHolder { kv, waiters: 3 });
         SlowWait {
             name,
             waited: Duration::from_secs(30),

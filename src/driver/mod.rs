@@ -257,7 +257,7 @@ impl<S: Store> Driver<S> {
             Message::Acquire { acquire, reply } => self.acquire(now, acquire, reply),
             Message::Leave { ticket, reply } => {
                 let confirm = self.report.tickets.leave(ticket, reply);
-                self.protocol.handle_command(now, Command::Leave { ticket, confirm });
+                self.protocol.handle_command(now, Command::Abandon { ticket, confirm });
             }
             Message::Close => self.begin_to_close(now),
             // Whoever asks while the manager is closing sees the channel close.
@@ -295,7 +295,7 @@ impl<S: Store> Driver<S> {
         if self.closing.is_none() {
             self.inbox.end(Service::Closed);
             let limit = self.settings.close_timeout;
-            self.nothing_to_keep = self.protocol.has_left_nothing();
+            self.nothing_to_keep = self.protocol.owns_nothing();
             self.closing = Some(now + if self.nothing_to_keep { limit.min(NOTHING_TO_KEEP) } else { limit });
             self.protocol.handle_command(now, Command::Close);
         }

@@ -285,7 +285,7 @@ mod tests {
                 ttl: options.ttl,
                 safety_margin: options.margin(),
                 request_timeout: SOON,
-                steps_in_flight: 1,
+                writes_in_flight: 1,
                 seed: 1,
             },
             settings: Settings { root, request_timeout: SOON, close_timeout: SOON, clock: clock.clone() },

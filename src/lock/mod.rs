@@ -28,7 +28,7 @@ use waiter::Waiter;
 use crate::clock::Time;
 use crate::error::LockError;
 use crate::options::LockOptions;
-use crate::protocol::Patience;
+use crate::protocol::WaitLimits;
 
 /// A lock of a [`LockManager`](crate::LockManager): at most one process or thread anywhere holds it at a time.
 ///
@@ -93,7 +93,7 @@ impl DistributedLock {
     /// # }
     /// ```
     pub fn lock(&self) -> Result<LockGuard, LockError> {
-        self.acquire(self.patience(self.shared.client.now(), None), None)
+        self.acquire(self.limits(self.shared.client.now(), None), None)
     }
 
     /// Takes the lock if nobody has it; `None` if somebody does, or waits for it. Never joins the queue.
@@ -160,7 +160,7 @@ impl DistributedLock {
     /// ```
     pub fn lock_timeout(&self, timeout: Duration) -> Result<LockGuard, LockError> {
         let now = self.shared.client.now();
-        self.acquire(self.patience(now, now.checked_add(timeout)), None)
+        self.acquire(self.limits(now, now.checked_add(timeout)), None)
     }
 
     /// Takes the lock, waiting for it until `deadline`. See [`lock_timeout`](Self::lock_timeout).
@@ -221,7 +221,7 @@ impl DistributedLock {
     /// # }
     /// ```
     pub fn lock_or_cancel(&self, cancel: &Receiver<()>) -> Result<LockGuard, LockError> {
-        self.acquire(self.patience(self.shared.client.now(), None), Some(cancel))
+        self.acquire(self.limits(self.shared.client.now(), None), Some(cancel))
     }
 
     /// Takes the lock, waiting for it at most `timeout`, and until `cancel` has a message (which is taken) or is
@@ -270,7 +270,7 @@ impl DistributedLock {
         cancel: &Receiver<()>,
     ) -> Result<LockGuard, LockError> {
         let now = self.shared.client.now();
-        self.acquire(self.patience(now, now.checked_add(timeout)), Some(cancel))
+        self.acquire(self.limits(now, now.checked_add(timeout)), Some(cancel))
     }
 
     /// Takes a place in the queue and returns at once. Dropping the [`PendingLock`] leaves the queue.
@@ -303,7 +303,7 @@ impl DistributedLock {
     /// # }
     /// ```
     pub fn enqueue(&self) -> Result<PendingLock, LockError> {
-        PendingLock::ask(&self.shared, &self.options, self.patience(self.shared.client.now(), None))
+        PendingLock::ask(&self.shared, &self.options, self.limits(self.shared.client.now(), None))
     }
 
     /// Asks about this process only: whether some guard of this manager holds the lock right now, on any thread.
@@ -332,26 +332,26 @@ impl DistributedLock {
     }
 
     /// How long a call waits that has no limit but `deadline` and the options.
-    fn patience(&self, now: Time, deadline: Option<Time>) -> Patience {
+    fn limits(&self, now: Time, deadline: Option<Time>) -> WaitLimits {
         let budget = self.options.budget().and_then(|budget| now.checked_add(budget));
-        Patience { try_only: false, deadline, budget }
+        WaitLimits { try_only: false, deadline, budget }
     }
 
     /// [`try_lock`](Self::try_lock), with [`LockError::AlreadyHeld`] instead of `None`.
     fn take_if_free(&self) -> Result<LockGuard, LockError> {
         let budget = self.shared.client.now().checked_add(self.shared.client.request_timeout());
-        self.acquire(Patience { try_only: true, deadline: None, budget }, None)
+        self.acquire(WaitLimits { try_only: true, deadline: None, budget }, None)
     }
 
     /// What all the ways to take the lock have in common.
-    fn acquire(&self, patience: Patience, cancel: Option<&Receiver<()>>) -> Result<LockGuard, LockError> {
+    fn acquire(&self, limits: WaitLimits, cancel: Option<&Receiver<()>>) -> Result<LockGuard, LockError> {
         if let Some(cancel) = cancel
             && cancel.try_recv() != Err(TryRecvError::Empty)
         {
             return Err(LockError::Cancelled { key: self.key().into() });
         }
         loop {
-            let ask = |ready| Waiter::ask(&self.shared, &self.options, patience, ready);
+            let ask = |ready| Waiter::ask(&self.shared, &self.options, limits, ready);
             let guard = match cancel {
                 None => ask(None)?.wait()?,
                 Some(cancel) => {

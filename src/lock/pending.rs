@@ -10,7 +10,7 @@ use super::holds::Holds;
 use super::waiter::Waiter;
 use crate::error::LockError;
 use crate::options::LockOptions;
-use crate::protocol::Patience;
+use crate::protocol::WaitLimits;
 use crate::shared::process;
 
 /// A place in a lock's queue, from [`DistributedLock::enqueue`](crate::DistributedLock::enqueue). Dropping it leaves
@@ -44,10 +44,10 @@ impl PendingLock {
     pub(crate) fn ask(
         lock: &Arc<Holds>,
         options: &LockOptions,
-        patience: Patience,
+        limits: WaitLimits,
     ) -> Result<Self, LockError> {
         let (decided, ready) = crossbeam_channel::bounded(0);
-        let waiter = Waiter::ask(lock, options, patience, Some(decided))?;
+        let waiter = Waiter::ask(lock, options, limits, Some(decided))?;
         Ok(Self { waiter, ready })
     }
 

@@ -15,7 +15,7 @@ use crate::clock::Time;
 use crate::error::{Cause, LockError, lock_error};
 use crate::info::LockInfo;
 use crate::options::LockOptions;
-use crate::protocol::{Acquire, Holder, Patience, Refusal, Ticket};
+use crate::protocol::{Acquire, CurrentHolder, Refusal, Ticket, WaitLimits};
 use crate::shared::async_hint::about_to_block;
 use crate::shared::message::{Message, Outcome, Reply};
 
@@ -54,7 +54,7 @@ impl Waiter {
     pub(crate) fn ask(
         lock: &Arc<Holds>,
         options: &LockOptions,
-        patience: Patience,
+        limits: WaitLimits,
         ready: Option<Sender<()>>,
     ) -> Result<Self, LockError> {
         let asked = lock.client.now();
@@ -64,15 +64,15 @@ impl Waiter {
             ticket,
             name: lock.name.clone(),
             thread: CallerThread::current().0,
-            patience,
+            limits,
             retry_interval: options.retry_interval,
             // A try does not wait for the lock.
-            warn_after: (!patience.try_only).then_some(options.warn_after),
+            warn_after: (!limits.try_only).then_some(options.warn_after),
             since: asked,
             asked_at: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
         };
         lock.client.mailbox.send(Message::Acquire { acquire, reply: Reply { outcome: sender, ready } })?;
-        let limit = [patience.deadline, patience.budget].into_iter().flatten().min();
+        let limit = [limits.deadline, limits.budget].into_iter().flatten().min();
         let give_up = limit.and_then(|limit| Instant::now().checked_add(limit.since(asked) + GIVE_UP_GRACE));
         Ok(Self {
             lock: Arc::clone(lock),
@@ -174,8 +174,8 @@ fn acquiring(key: &str) -> String {
 }
 
 fn error_of_refusal(refusal: Refusal, key: &str) -> LockError {
-    let info = |holder: Option<Holder>| {
-        holder.map(|Holder { kv, waiters }| Box::new(LockInfo::from_holder(key, &kv, waiters, None)))
+    let info = |holder: Option<CurrentHolder>| {
+        holder.map(|CurrentHolder { kv, waiters }| Box::new(LockInfo::from_holder(key, &kv, waiters, None)))
     };
     let key_text = key.to_owned();
     match refusal {

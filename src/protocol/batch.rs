@@ -1,39 +1,40 @@
-//! Group commit: steps that are ready together leave together, in one transaction and one raft commit.
+//! Group commit: writes that are ready together are sent together, in one transaction and one raft commit.
 //!
-//! Nothing waits for company. While only a few requests ([`IN_FLIGHT`]) are under way, a step leaves at once, alone if it
-//! is alone; what becomes ready while the store is busy is the next batch, and leaves at once when it is full.
+//! No write is delayed to fill a batch. While fewer than [`WRITES_IN_FLIGHT`] transactions are in flight, a write is sent
+//! at once, even alone. Writes that become ready while the store is busy form the next batch, which is sent when an
+//! answer arrives, or at once when it is full.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+use super::effects::Purpose;
+use super::messages::{QueueId, RequestId};
 use super::mutants::mutant;
-use super::outbox::Purpose;
-use super::queue::{Cx, Queue};
-use super::requests::Guard;
-use super::step::{self, Step, StepAnswer};
-use super::{QueueId, RequestId};
+use super::queue::{Context, Queue};
+use super::read::Epoch;
+use super::write::{self, Write, WriteAnswer};
 use crate::clock::Time;
 use crate::kv::{Failure, FailureClass, Response, Revision};
 use crate::name::LockName;
 
-/// So many requests with steps at once. One more than the store works on hides the way there and back; many more would
-/// only make the batches smaller.
-pub(crate) const IN_FLIGHT: usize = 3;
+/// Maximum write transactions in flight. A few keep the store busy during a round trip; many more would only make the
+/// batches smaller.
+pub(crate) const WRITES_IN_FLIGHT: usize = 3;
 
-/// So many if the next one is full: there is nothing for it to wait for.
+/// The same if the next batch is full, since waiting cannot make it larger.
 const FULL_IN_FLIGHT: usize = 8;
 
-/// So many operations in a batch. etcd allows 128 (`--max-txn-ops`) and counts those of the levels together; the
-/// largest entry has 2.
+/// Maximum operations in a batch. etcd allows 128 (`--max-txn-ops`) and counts nested ones as well; the largest nested
+/// transaction has 2.
 const MOST_OPERATIONS: usize = 100;
 const _: () = assert!(MOST_OPERATIONS + 2 <= 128);
 
-/// A name that was refused goes alone for this long; permissions rarely change.
+/// How long writes of a name without permission are sent alone; permissions rarely change.
 const DENIED_FOR: Duration = Duration::from_secs(60);
-/// Not more names than this are remembered: they are the caller's choice.
+/// Maximum names remembered for that; bounded, because callers choose the names.
 const MOST_DENIED: usize = 1_000;
 
-/// The steps that are under way, and the queues that wait to take one.
+/// The write transactions in flight, and the queues that have a write to send.
 #[derive(Clone, Debug)]
 pub(super) struct Batches {
     ready: VecDeque<QueueId>,
@@ -42,8 +43,8 @@ pub(super) struct Batches {
     denied: DeniedNames,
 }
 
-/// Names that a batch was refused for. Their steps go alone for a while, so that they do not cost their neighbours a
-/// request each, batch after batch.
+/// Names for which permission was denied. Their writes are sent alone for a while; otherwise each of them would make etcd
+/// refuse a whole batch, whose other writes would have to be sent again one by one.
 #[derive(Clone, Debug, Default)]
 struct DeniedNames(HashMap<LockName, Time>);
 
@@ -60,19 +61,19 @@ impl DeniedNames {
     }
 }
 
-/// The steps of one request.
+/// The writes of one transaction.
 #[derive(Clone, Debug)]
 pub(super) struct Batch {
     epoch: Revision,
-    steps: Vec<Step>,
+    writes: Vec<Write>,
 }
 
-/// What a reply means for one step of its batch.
+/// What the reply to a batch means for one of its writes.
 #[derive(Clone, Debug)]
-pub(super) enum Fate {
-    Answered(StepAnswer),
+pub(super) enum WriteOutcome {
+    Answered(WriteAnswer),
     Failed(Failure),
-    /// Not done, through no fault of its own that is known: it is to be taken again.
+    /// Not carried out, and not known to be at fault: send it again, alone or in a batch.
     Again {
         alone: bool,
     },
@@ -88,115 +89,116 @@ impl Batches {
         }
     }
 
-    /// What is under way, in an order of its own.
+    /// Its state in a canonical order; see [`Protocol::sketch`](super::Protocol::sketch).
     #[cfg(test)]
     pub(super) fn sketch(&self) -> String {
         let in_flight: std::collections::BTreeMap<_, _> = self.in_flight.iter().collect();
         format!("{:?} {in_flight:?} {:?}", self.ready, self.most_operations)
     }
 
-    /// The queue wants to take a step.
+    /// Adds the queue to those that have a write to send, if it has one.
     pub(super) fn enlist(&mut self, queue: &mut Queue) {
         if queue.enlist() {
             self.ready.push_back(queue.id());
         }
     }
 
-    /// Sends what is ready, as far as the store is not busy.
-    pub(super) fn send(&mut self, queues: &mut HashMap<QueueId, Box<Queue>>, cx: &mut Cx<'_>) {
+    /// Sends what is ready, up to the maximum in flight.
+    pub(super) fn send(&mut self, queues: &mut HashMap<QueueId, Box<Queue>>, cx: &mut Context<'_>) {
         while !self.ready.is_empty() && self.in_flight.len() < self.most_in_flight(cx) {
-            let Some(guard) = cx.session.tenure().map(|tenure| tenure.guard.clone()) else {
+            let Some(epoch) = cx.session.lease().map(|lease| lease.epoch.clone()) else {
                 return;
             };
-            let steps = self.collect(queues, &guard, cx);
-            if steps.is_empty() {
+            let writes = self.collect(queues, &epoch, cx);
+            if writes.is_empty() {
                 continue;
             }
-            let id = cx.out.send(Purpose::Steps, step::request(&guard, &steps));
-            self.in_flight.insert(id, Batch { epoch: guard.epoch, steps });
+            let id = cx.effects.send(Purpose::Writes, write::request(&epoch, &writes));
+            self.in_flight.insert(id, Batch { epoch: epoch.revision, writes });
         }
     }
 
-    fn most_in_flight(&self, cx: &Cx<'_>) -> usize {
+    fn most_in_flight(&self, cx: &Context<'_>) -> usize {
         let full = self.ready.len() >= self.most_operations;
-        if full { FULL_IN_FLIGHT } else { cx.out.config.steps_in_flight }
+        if full { FULL_IN_FLIGHT } else { cx.effects.config.writes_in_flight }
     }
 
     fn collect(
         &mut self,
         queues: &mut HashMap<QueueId, Box<Queue>>,
-        guard: &Guard,
-        cx: &mut Cx<'_>,
-    ) -> Vec<Step> {
-        let mut steps: Vec<Step> = Vec::new();
+        epoch: &Epoch,
+        cx: &mut Context<'_>,
+    ) -> Vec<Write> {
+        let mut writes: Vec<Write> = Vec::new();
         let mut operations = 0;
         while let Some(&id) = self.ready.front() {
-            // Gone meanwhile: whoever wanted something has left.
+            // Dropped meanwhile, because all its waiters have given up.
             let Some(queue) = queues.get_mut(&id) else {
                 self.ready.pop_front();
                 continue;
             };
             let most = self.most_operations;
-            let alone = queue.goes_alone(guard.epoch) || self.denied.contains(queue.name(), cx.now);
+            let alone = queue.must_go_alone(epoch.revision) || self.denied.contains(queue.name(), cx.now);
             let fits = operations + queue.operations_within(most) <= most && !alone;
-            if !steps.is_empty() && !fits {
+            if !writes.is_empty() && !fits {
                 break;
             }
             self.ready.pop_front();
-            if let Some(step) = queue.take_step(guard, most, cx) {
-                operations += step.operations();
-                steps.push(step);
+            if let Some(write) = queue.take_write(epoch, most, cx) {
+                operations += write.operations();
+                writes.push(write);
                 if alone {
                     break;
                 }
             }
         }
-        steps
+        writes
     }
 
-    /// What the reply to one of these requests means, for each queue that had a step in it.
+    /// What the reply to a transaction means for each queue that had a write in it.
     pub(super) fn handle_reply(
         &mut self,
         id: RequestId,
         reply: Result<Response, Failure>,
         queues: &HashMap<QueueId, Box<Queue>>,
         now: Time,
-    ) -> Vec<(QueueId, Fate)> {
-        let Some(Batch { epoch, steps }) = self.in_flight.remove(&id) else {
+    ) -> Vec<(QueueId, WriteOutcome)> {
+        let Some(Batch { epoch, writes }) = self.in_flight.remove(&id) else {
             return Vec::new();
         };
-        let ids = steps.iter().map(|step| step.queue);
+        let ids = writes.iter().map(|write| write.queue);
         let failure = match reply {
             Ok(response) => {
-                let answers = step::answers(epoch, &steps, &response);
-                return ids.zip(answers.into_iter().map(Fate::Answered)).collect();
+                let answers = write::answers(epoch, &writes, &response);
+                return ids.zip(answers.into_iter().map(WriteOutcome::Answered)).collect();
             }
             Err(failure) => failure,
         };
-        let operations: usize = steps.iter().map(Step::operations).sum();
+        let operations: usize = writes.iter().map(Write::operations).sum();
         match failure.class {
             FailureClass::TooManyOperations if operations > 1 => {
                 self.most_operations = (operations / 2).clamp(1, self.most_operations);
-                return ids.map(|queue| (queue, Fate::Again { alone: false })).collect();
+                return ids.map(|queue| (queue, WriteOutcome::Again { alone: false })).collect();
             }
-            // It may have been carried out, so each of them has to see to it.
+            // It may have been carried out, so every queue has to handle that.
             FailureClass::NoSpace if !mutant!(NoSpaceTakenForNotDone) => {}
-            // One of them may be at fault. Nothing was done, so each can be taken again, to be told apart.
-            _ if steps.len() > 1 && failure.is_final() => {
-                return ids.map(|queue| (queue, Fate::Again { alone: true })).collect();
+            // One of the writes may be at fault. None was carried out, so each is sent again alone, to find out which.
+            _ if writes.len() > 1 && failure.is_final() => {
+                return ids.map(|queue| (queue, WriteOutcome::Again { alone: true })).collect();
             }
             FailureClass::PermissionDenied => {
-                let name = steps.first().and_then(|step| queues.get(&step.queue)).map(|queue| queue.name());
+                let name =
+                    writes.first().and_then(|write| queues.get(&write.queue)).map(|queue| queue.name());
                 if let Some(name) = name {
                     self.denied.add(name.clone(), now);
                 }
             }
             _ => {}
         }
-        ids.map(|queue| (queue, Fate::Failed(failure.clone()))).collect()
+        ids.map(|queue| (queue, WriteOutcome::Failed(failure.clone()))).collect()
     }
 
-    /// The session is over: nothing that is under way matters any more.
+    /// The session is over: forgets all that is ready or in flight.
     pub(super) fn clear(&mut self) {
         self.ready.clear();
         self.in_flight.clear();

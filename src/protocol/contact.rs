@@ -1,18 +1,18 @@
-//! Whether the store answers: since when it does not, and why.
+//! Whether the store answers; if not, since when and why.
 
 use std::time::Duration;
 
-use super::Action;
+use super::messages::Action;
 use crate::clock::Time;
 use crate::kv::{Failure, FailureClass};
 
-/// A request without an answer for this long is a sign that the store is silent; slow commits take less.
+/// A request that is unanswered for this long shows that the store is silent; even slow commits take less.
 const SLOW_ANSWER: Duration = Duration::from_secs(1);
 
-/// How often a store that may be silent is looked at again.
+/// How often a store that may be silent is checked again.
 const CHECK_AGAIN: Duration = Duration::from_millis(500);
 
-/// What the answers of the store show of its health.
+/// When the store answered last, and what has failed since.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Contact {
     last_answer: Time,
@@ -20,11 +20,11 @@ pub(super) struct Contact {
     asked: Option<Time>,
     /// Why the latest request since the last answer failed.
     failure: Option<Failure>,
-    /// [`Action::StoreSilent`] was told, [`Action::StoreAnswers`] not yet.
+    /// [`Action::StoreSilent`] was reported, [`Action::StoreAnswers`] not yet.
     reported: bool,
 }
 
-/// When to look again whether the store is silent, and what to tell now.
+/// When to check again, and what to report now.
 pub(super) struct SilenceCheck {
     pub(super) again: Time,
     pub(super) action: Option<Action>,
@@ -35,7 +35,7 @@ impl Contact {
         self.asked.get_or_insert(now);
     }
 
-    /// A request was answered or has failed. A refusal is an answer; no leader and no connection are none.
+    /// A request was answered or failed. A refusal is an answer; "no leader" and "no connection" are not.
     pub(super) fn replied(&mut self, now: Time, failure: Option<&Failure>) -> Option<Action> {
         if let Some(failure) = failure
             && matches!(failure.class, FailureClass::NotDone | FailureClass::Unknown)
@@ -47,7 +47,7 @@ impl Contact {
         before.reported.then(|| Action::StoreAnswers { after: now.since(before.last_answer) })
     }
 
-    /// Why the store cannot be asked right now; `None` if there is no sign that it cannot.
+    /// Why requests cannot be answered right now; `None` if nothing shows that they cannot.
     pub(super) fn trouble(&self, now: Time) -> Option<Failure> {
         let silent = || {
             let since = self.asked.filter(|asked| now.since(*asked) >= SLOW_ANSWER)?;
@@ -57,7 +57,7 @@ impl Contact {
         self.failure.clone().or_else(silent)
     }
 
-    /// Tells, once, that the store has been silent for a third of the time for which holds are assured.
+    /// Reports, once per outage, that the store has been silent for a third of the time for which holds are assured.
     pub(super) fn check_silence(&mut self, now: Time, deadline: Time, assured: Duration) -> SilenceCheck {
         let due = self.last_answer + assured / 3;
         if now < due {

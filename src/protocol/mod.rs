@@ -1,236 +1,347 @@
 //! The lock protocol as a state machine without I/O, threads or a clock.
 //!
-//! Time and events come in as arguments, [`Action`]s come out of [`Protocol::poll_action`]. One `Protocol` is one
-//! session's side of everything: its lease, and a queue for every name that is in use.
+//! Time and events are arguments of the `handle_*` methods of [`Protocol`]; [`Action`]s come out of
+//! [`Protocol::poll_action`]. A `Protocol` has one session, whose lease all of its keys are attached to, and one
+//! [`Queue`] for every lock name in use. The session knows no queue and the queues do not know each other: what one part
+//! must cause in another is returned as a [`Verdict`], and carried out here.
+
+mod messages;
+mod session;
+
+mod contender;
+mod queue;
 
 mod batch;
+mod read;
+mod write;
+
 mod contact;
-mod machine;
-pub(crate) mod mutants;
-mod outbox;
-mod queue;
-mod requests;
-mod revocation;
-mod session;
-mod step;
-mod tenure;
+mod effects;
 mod timers;
 
-use std::time::Duration;
+pub(crate) mod mutants;
 
-pub(crate) use batch::IN_FLIGHT;
-pub(crate) use machine::Protocol;
+use std::collections::HashMap;
+
+pub(crate) use batch::WRITES_IN_FLIGHT;
+pub(crate) use messages::{
+    Acquire, Action, Command, Config, CurrentHolder, HoldId, Refusal, ReleaseFailure, RequestId, Ticket,
+    WaitLimits,
+};
 
 use crate::clock::Time;
 use crate::error::LossReason;
-use crate::kv::{Failure, Key, KeyValue, LeaseId, Request, Revision, WatchId, WatchSpec};
-use crate::name::{LockName, Root};
+use crate::kv::{Failure, Response, WatchEvent};
+use crate::name::LockName;
 
-/// What one protocol instance is told at its start.
+use batch::Batches;
+use effects::{Effects, Purpose, Watched};
+use messages::QueueId;
+use mutants::mutant;
+use queue::{Context, Queue};
+use session::{Session, Verdict};
+use timers::Timer;
+
+/// One session's side of the lock protocol.
+///
+/// The driver passes events to the `handle_*` methods, then carries out actions from [`poll_action`](Self::poll_action)
+/// until there are none, and calls [`handle_timeout`](Self::handle_timeout) at [`next_timeout`](Self::next_timeout).
 #[derive(Clone, Debug)]
-pub(crate) struct Config {
-    pub(crate) root: Root,
-    pub(crate) owner: String,
-    pub(crate) pid: u32,
-    pub(crate) ttl: Duration,
-    pub(crate) safety_margin: Duration,
-    /// One attempt of one request.
-    pub(crate) request_timeout: Duration,
-    /// So many requests that change locks at once; what is ready meanwhile is the next batch.
-    pub(crate) steps_in_flight: usize,
-    /// Seeds the jitter of back-offs and fallbacks.
-    pub(crate) seed: u64,
+pub(crate) struct Protocol {
+    session: Session,
+    /// Boxed, because up to half of a hash table's slots are empty.
+    queues: HashMap<QueueId, Box<Queue>>,
+    names: HashMap<LockName, QueueId>,
+    /// Queues whose state changed. They advance in `poll_action`, when the driver has passed on all of its events, so
+    /// that events that arrive together (a release and the next acquire, say) end up in one write.
+    touched: Vec<QueueId>,
+    batches: Batches,
+    effects: Effects,
+    now: Time,
 }
 
-/// Names one call of `lock` and its kin, from the call until the guard it may get is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Ticket(pub(crate) u64);
+impl Protocol {
+    pub(crate) fn new(config: Config) -> Self {
+        Self {
+            session: Session::new(),
+            queues: HashMap::new(),
+            names: HashMap::new(),
+            touched: Vec::new(),
+            batches: Batches::new(),
+            effects: Effects::new(config),
+            now: Time::default(),
+        }
+    }
 
-/// Names one hold: from its grant to its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct HoldId(pub(crate) u64);
+    /// Begins to set up a session.
+    pub(crate) fn handle_start(&mut self, now: Time) {
+        self.advance_clock(now);
+        self.session.connect(now, &mut self.effects);
+    }
 
-/// Names one request to the store; its reply carries the same id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct RequestId(pub(crate) u64);
+    pub(crate) fn handle_command(&mut self, now: Time, command: Command) {
+        self.advance_clock(now);
+        match command {
+            Command::Acquire(acquire) if self.session.is_closing() => {
+                self.effects.refuse(acquire.ticket, Refusal::Closed);
+            }
+            Command::Acquire(acquire) => self.acquire(acquire),
+            Command::Abandon { ticket, confirm } => self.abandon(ticket, confirm),
+            Command::Close => self.close(),
+        }
+    }
 
-/// Names the queue of one lock name while it is in use; never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct QueueId(u64);
+    pub(crate) fn handle_reply(&mut self, now: Time, id: RequestId, reply: Result<Response, Failure>) {
+        self.advance_clock(now);
+        if let Some(action) = self.effects.contact.replied(now, reply.as_ref().err()) {
+            self.effects.act(action);
+        }
+        // Unknown ids belong to requests that are no longer of interest, as after the loss of their session.
+        let Some(purpose) = self.effects.take_purpose(id) else {
+            return;
+        };
+        let stale = reply.as_ref().is_ok_and(|response| self.session.is_stale(response));
+        let (session, effects) = (&mut self.session, &mut self.effects);
+        let verdict = match purpose {
+            Purpose::GrantLease { sent } => session.handle_granted(now, sent, reply, effects),
+            Purpose::PutSession => session.handle_put(now, reply, effects),
+            Purpose::Renew { sent } => session.handle_renewed(now, sent, reply, stale, effects),
+            Purpose::CheckSession => session.handle_checked(reply),
+            Purpose::Revoke { lease } => {
+                session.handle_revoked(now, lease, &reply, effects);
+                Verdict::Nothing
+            }
+            Purpose::Writes => return self.handle_writes(id, reply),
+            Purpose::CheckPosition(id) => {
+                self.in_queue(id, |queue, cx| queue.handle_position_check(reply, cx))
+            }
+            Purpose::ReadHolder(id) => self.in_queue(id, |queue, cx| {
+                queue.handle_holder_read(reply, cx);
+                Verdict::Nothing
+            }),
+        };
+        self.apply(verdict);
+    }
 
-/// What callers ask for.
-#[derive(Clone, Debug)]
-pub(crate) enum Command {
-    /// Get the lock for this ticket. Ends in [`Action::Grant`] or [`Action::Refuse`], once.
-    Acquire(Acquire),
-    /// The ticket is not wanted any more, whether it waits or was granted.
-    /// With `confirm`, the ticket's answer follows: [`Action::Refuse`] where it waited (when its place in the queue is
-    /// given up), [`Action::Confirm`] where it held.
-    Leave { ticket: Ticket, confirm: bool },
-    /// End everything: holds are lost, waiters refused, the lease revoked; [`Action::Closed`] when that is done.
-    Close,
-}
+    pub(crate) fn handle_watch(&mut self, now: Time, event: WatchEvent) {
+        self.advance_clock(now);
+        let id = match event {
+            WatchEvent::Created { watch, .. } | WatchEvent::Deleted { watch, .. } => watch,
+        };
+        let Some(watched) = self.effects.watched(id) else {
+            return;
+        };
+        match (watched, event) {
+            (Watched::Session, WatchEvent::Created { .. }) => {
+                self.session.handle_watch_created(&mut self.effects);
+            }
+            (Watched::Session, WatchEvent::Deleted { .. }) => {
+                self.apply(Verdict::Lost(LossReason::SessionRevoked));
+            }
+            (Watched::Predecessors(id), WatchEvent::Created { revision, .. }) => {
+                self.change_queue(id, |queue, cx| queue.predecessor_watch_created(revision, cx));
+            }
+            (Watched::Predecessors(id), WatchEvent::Deleted { keys, revision, .. }) => {
+                self.change_queue(id, |queue, cx| queue.predecessors_deleted(&keys, revision, cx));
+            }
+            (Watched::OwnKey(id), WatchEvent::Created { .. }) => {
+                self.change_queue(id, |queue, cx| queue.own_watch_created(cx));
+            }
+            (Watched::OwnKey(id), WatchEvent::Deleted { revision, .. }) => {
+                self.change_queue(id, |queue, cx| queue.own_key_deleted(revision, cx));
+            }
+        }
+    }
 
-#[derive(Clone, Debug)]
-pub(crate) struct Acquire {
-    pub(crate) ticket: Ticket,
-    pub(crate) name: LockName,
-    /// The calling thread's number; for people who look at the key.
-    pub(crate) thread: u64,
-    pub(crate) patience: Patience,
-    /// First back-off step after a failed request.
-    pub(crate) retry_interval: Duration,
-    /// Tell by [`Action::SlowWait`] when it waits this long; `None`: never.
-    pub(crate) warn_after: Option<Duration>,
-    /// When the caller asked.
-    pub(crate) since: Time,
-    /// The same as time since the Unix epoch; for people who look at the key.
-    pub(crate) asked_at: Duration,
-}
+    /// A caller's thread saw the deadline pass before a renewal could extend it, so the holds have ended already.
+    pub(crate) fn handle_expired(&mut self, now: Time) {
+        self.advance_clock(now);
+        if self.session.lease().is_some() {
+            self.apply(Verdict::Lost(LossReason::SessionExpired));
+        }
+    }
 
-/// How long a ticket waits, and what it says when it stops waiting.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Patience {
-    /// Never join the queue: have the lock at once, or [`Refusal::Held`].
-    pub(crate) try_only: bool,
-    /// Give up at this time with [`Refusal::Timeout`], or with [`Refusal::Unavailable`] if the store did not say that it
-    /// is held; `None`: never.
-    pub(crate) deadline: Option<Time>,
-    /// The same with [`Refusal::AlreadyHeld`].
-    pub(crate) budget: Option<Time>,
-}
+    pub(crate) fn handle_timeout(&mut self, now: Time) {
+        self.advance_clock(now);
+        while let Some(timer) = self.effects.timers.take_due(now) {
+            match timer {
+                Timer::SessionDeadline => self.apply(Verdict::Lost(LossReason::SessionExpired)),
+                Timer::Silence => self.session.check_silence(now, &mut self.effects),
+                Timer::SlowWait(ticket) => self.in_queue_of(ticket, Queue::report_slow_wait),
+                Timer::Renew => self.session.renew(now, &mut self.effects),
+                Timer::Connect => self.session.connect(now, &mut self.effects),
+                Timer::Fence => self.session.retry_put(&mut self.effects),
+                Timer::Revoke(lease) => self.session.retry_revoke(lease, &mut self.effects),
+                Timer::WaitLimit(ticket) => self.in_queue_of(ticket, Queue::reach_wait_limit),
+                Timer::EndGrace(ticket) => self.in_queue_of(ticket, Queue::end_grace),
+                Timer::Retry(id) => self.change_queue(id, Queue::retry),
+                Timer::Recheck(id) => self.change_queue(id, Queue::recheck_position),
+                Timer::AwaitLossReason(id) => self.change_queue(id, Queue::stop_awaiting_loss_reason),
+                Timer::OwnWatch(id) => self.change_queue(id, Queue::watch_own_key),
+            }
+        }
+    }
 
-/// What the outside must do, in order.
-#[derive(Clone, Debug)]
-pub(crate) enum Action {
-    /// Carry out a request; its reply (or failure, after `timeout` at the latest) goes to `handle_reply`.
-    Send {
-        id: RequestId,
-        request: Request,
-        timeout: Duration,
-        /// It is about the session itself: it must not wait for others to be answered.
-        urgent: bool,
-    },
-    /// Open a watch / forget one.
-    Watch {
-        id: WatchId,
-        spec: WatchSpec,
-    },
-    Unwatch {
-        id: WatchId,
-    },
+    /// The next action to carry out; `None` until another event is handled.
+    pub(crate) fn poll_action(&mut self) -> Option<Action> {
+        for id in std::mem::take(&mut self.touched) {
+            let mut cx = Context { now: self.now, session: &mut self.session, effects: &mut self.effects };
+            if let Some(queue) = self.queues.get_mut(&id) {
+                queue.advance(&mut cx);
+                if queue.is_over() {
+                    self.names.remove(queue.name());
+                    self.queues.remove(&id);
+                } else {
+                    self.batches.enlist(queue);
+                }
+            }
+        }
+        let mut cx = Context { now: self.now, session: &mut self.session, effects: &mut self.effects };
+        self.batches.send(&mut self.queues, &mut cx);
+        self.effects.pop_action()
+    }
 
-    /// A session stands; holds are assured until `deadline`.
-    SessionUp {
-        lease: LeaseId,
-        ttl: Duration,
-        deadline: Time,
-    },
-    /// The session is assured until `deadline`. Where a caller's thread has already seen the old deadline pass,
-    /// the answer is `handle_expired`.
-    ExtendSession {
-        deadline: Time,
-    },
-    /// Setting up a session failed; it is tried again by itself.
-    SessionFailed {
-        failure: Failure,
-    },
-    /// The store has not answered for a third of the time for which holds are assured. Told once, until it answers.
-    StoreSilent {
-        /// How long it has not.
-        since: Duration,
-        failure: Failure,
-        /// How long holds are still assured.
-        assured: Duration,
-    },
-    /// It answers again, after that long.
-    StoreAnswers {
-        after: Duration,
-    },
-    /// The session is over, and with it every hold that was granted since its `SessionUp`, all of them at one instant;
-    /// no `EndHold` follows for these.
-    SessionDown {
-        reason: LossReason,
-    },
+    /// Nothing of ours is in the store, as far as we know, so closing needs no request.
+    pub(crate) fn owns_nothing(&self) -> bool {
+        self.session.owns_nothing()
+    }
 
-    /// The ticket has the lock.
-    Grant {
-        ticket: Ticket,
-        hold: HoldId,
-        name: LockName,
-        key: Key,
-        token: Revision,
-    },
-    /// The ticket has waited for as long as it wanted to be told of, and goes on waiting.
-    SlowWait {
-        name: LockName,
-        waited: Duration,
-        /// Who has the lock, if the store could tell.
-        holder: Option<Holder>,
-        /// So many tickets wait for it here, this one included.
-        waiting_here: usize,
-    },
-    /// The ticket does not get the lock.
-    Refuse {
-        ticket: Ticket,
-        refusal: Refusal,
-    },
-    /// The store has confirmed that a released hold's key is gone.
-    Released {
-        name: LockName,
-        token: Revision,
-    },
-    /// The hold is over though its session stands: released if `lost` is `None`. Its `done()` closes now.
-    EndHold {
-        hold: HoldId,
-        lost: Option<LossReason>,
-    },
-    /// The answer to a `Leave` with `confirm` of a ticket that was granted.
-    Confirm {
-        ticket: Ticket,
-        result: Result<(), ReleaseFailure>,
-    },
+    pub(crate) fn next_timeout(&self) -> Option<Time> {
+        self.effects.timers.next()
+    }
 
-    /// Everything is over; nothing will follow.
-    Closed,
-}
+    /// There are no holds, no waiters, and no keys still to be deleted.
+    #[cfg(test)]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.queues.is_empty()
+    }
 
-/// Why a ticket did not get the lock.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    /// To a `try_only` ticket: somebody else has the lock.
-    Held,
-    /// The time limit of the caller ran out while somebody had the lock.
-    Timeout { waited: Duration, holder: Option<Holder> },
-    /// The retries ran out while somebody had the lock.
-    AlreadyHeld { holder: Option<Holder> },
-    /// A limit of the caller ran out while the store could not be asked whether somebody has the lock.
-    Unavailable(Failure),
-    /// The caller left.
-    Cancelled,
-    /// The manager was closed.
-    Closed,
-    /// The store refused for good.
-    Failed(Failure),
-}
+    /// All state that future behaviour depends on, in a canonical order: protocols whose sketches differ only in ids and
+    /// times behave alike.
+    #[cfg(test)]
+    pub(crate) fn sketch(&self) -> String {
+        let queues: std::collections::BTreeMap<_, _> = self.queues.iter().collect();
+        let (batches, effects) = (self.batches.sketch(), self.effects.sketch());
+        format!("{queues:?} {:?} {batches} {:?} {effects}", self.touched, self.session)
+    }
 
-/// Who has the lock, as far as the store told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Holder {
-    pub(crate) kv: KeyValue,
-    /// Contenders behind it.
-    pub(crate) waiters: u64,
-}
+    /// Advances the clock. A session deadline that has passed by then takes effect before the event that is about to be
+    /// handled, even if that is the answer to a renewal.
+    fn advance_clock(&mut self, now: Time) {
+        self.now = self.now.max(now);
+        self.effects.now = self.now;
+        if self.session.is_past_deadline(now) && !mutant!(AnswersBeforeDeadline) {
+            self.apply(Verdict::Lost(LossReason::SessionExpired));
+        }
+    }
 
-/// What became of a release that its caller waited for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum ReleaseFailure {
-    /// The hold had been lost before, or its session ended before the release was confirmed.
-    Lost(LossReason),
-    /// The key was gone already: somebody had deleted it.
-    NotHeld,
-    /// The store refused for good.
-    Failed(Failure),
+    fn acquire(&mut self, acquire: Acquire) {
+        let id = match self.names.get(&acquire.name) {
+            Some(&id) => id,
+            None => {
+                let id = QueueId(self.effects.next_id());
+                self.names.insert(acquire.name.clone(), id);
+                self.queues.insert(id, Box::new(Queue::new(id, acquire.name.clone())));
+                id
+            }
+        };
+        self.change_queue(id, |queue, cx| queue.acquire(acquire, cx));
+    }
+
+    fn abandon(&mut self, ticket: Ticket, confirm: bool) {
+        if self.effects.tickets.contains_key(&ticket) {
+            self.in_queue_of(ticket, |queue, ticket, cx| queue.abandon(ticket, confirm, cx));
+        } else if confirm {
+            // Its hold was lost or it was refused, and that action was emitted before this one.
+            let result = Err(ReleaseFailure::NotHeld);
+            self.effects.act(Action::Confirm { ticket, result });
+        }
+    }
+
+    fn close(&mut self) {
+        if self.session.is_closing() {
+            return;
+        }
+        self.batches.clear();
+        self.session.announce_end(LossReason::Closed, &mut self.effects);
+        for id in self.queue_ids() {
+            self.change_queue(id, Queue::close);
+        }
+        self.session.close(self.now, &mut self.effects);
+    }
+
+    fn handle_writes(&mut self, id: RequestId, reply: Result<Response, Failure>) {
+        for (queue, outcome) in self.batches.handle_reply(id, reply, &self.queues, self.now) {
+            let verdict = self.in_queue(queue, |queue, cx| queue.handle_write(outcome, cx));
+            self.apply(verdict);
+        }
+    }
+
+    fn apply(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Nothing => {}
+            Verdict::Up => self.touched.extend(self.queue_ids()),
+            Verdict::Fenced(waiting) => {
+                for id in waiting {
+                    self.change_queue(id, Queue::retry);
+                }
+            }
+            Verdict::FenceRefused(waiting, failure) => {
+                for id in waiting {
+                    self.change_queue(id, |queue, cx| queue.fence_refused(&failure, cx));
+                }
+            }
+            Verdict::Lost(reason) => {
+                self.batches.clear();
+                self.effects.forget_requests(|purpose| purpose == Purpose::Writes);
+                self.session.announce_end(reason, &mut self.effects);
+                for id in self.queue_ids() {
+                    self.change_queue(id, |queue, cx| queue.lose_session(reason, cx));
+                }
+                self.session.lose(self.now, reason, &mut self.effects);
+            }
+            Verdict::Refused(failure) => {
+                let refusal = Refusal::Failed(failure);
+                for id in self.queue_ids() {
+                    self.change_queue(id, |queue, cx| queue.refuse_waiters(&refusal, cx));
+                }
+            }
+        }
+    }
+
+    /// In order of creation, so that the same events always cause the same actions.
+    fn queue_ids(&self) -> Vec<QueueId> {
+        let mut ids: Vec<QueueId> = self.queues.keys().copied().collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    fn in_queue_of(&mut self, ticket: Ticket, change: impl FnOnce(&mut Queue, Ticket, &mut Context<'_>)) {
+        if let Some(&id) = self.effects.tickets.get(&ticket) {
+            self.change_queue(id, |queue, cx| change(queue, ticket, cx));
+        }
+    }
+
+    fn change_queue(&mut self, id: QueueId, change: impl FnOnce(&mut Queue, &mut Context<'_>)) {
+        let verdict = self.in_queue(id, |queue, cx| {
+            change(queue, cx);
+            Verdict::Nothing
+        });
+        self.apply(verdict);
+    }
+
+    fn in_queue(
+        &mut self,
+        id: QueueId,
+        change: impl FnOnce(&mut Queue, &mut Context<'_>) -> Verdict,
+    ) -> Verdict {
+        let mut cx = Context { now: self.now, session: &mut self.session, effects: &mut self.effects };
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return Verdict::Nothing;
+        };
+        self.touched.push(id);
+        change(queue, &mut cx)
+    }
 }
 
 #[cfg(test)]

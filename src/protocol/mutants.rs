@@ -1,7 +1,7 @@
-//! Defects that can be switched on in tests, to show that the simulation finds them.
+//! Defects that tests can switch on, to show that the simulation finds them.
 //!
-//! Outside tests [`mutant!`] is the constant `false` and the list does not exist, so no defect can be compiled into a
-//! build that anybody uses.
+//! Outside tests, [`mutant!`] is the constant `false` and the list does not exist, so no defect is compiled into a
+//! release.
 
 /// Whether a defect of [`Mutant`] is switched on.
 #[cfg(test)]
@@ -31,59 +31,59 @@ mod listed {
     /// A defect of the protocol.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(crate) enum Mutant {
-        /// The deadline counts from when the answer came, not from when the renewal was sent.
+        /// The deadline is counted from the receipt of the answer, not from the send of the renewal.
         DeadlineFromReceipt,
-        /// Answers that arrive with or after the deadline count before it.
+        /// Answers that arrive at or after the deadline are handled before the deadline.
         AnswersBeforeDeadline,
-        /// A member that has missed an election is believed.
+        /// Renewals answered by a member that has missed an election count.
         StaleTermBelieved,
-        /// Guarded requests leave the compare of the epoch out.
+        /// Requests do not compare the epoch.
         EpochNotCompared,
-        /// A request without an answer is taken for one that was not carried out.
+        /// An unanswered request is regarded as not carried out.
         UnknownTakenForNotDone,
-        /// A key that a delayed request could bring back is deleted without a new epoch.
+        /// A key that a delayed request could put again is deleted without a new epoch.
         DeletedWithoutFence,
-        /// A waiter takes the news of its watch for all the news, whatever may have been missed.
+        /// Every watch of predecessors is trusted to be complete.
         PromotedWithoutRead,
-        /// A waiter takes what it is told of the past for news.
+        /// A reported deletion that predates the last read counts.
         OldDeletionBelieved,
-        /// A watch that stands long after the read is taken to begin where the read left off.
+        /// A watch that is confirmed after another read was sent is trusted.
         LateWatchBelieved,
-        /// A waiter that is told that its own key went together with the one before takes the lock.
+        /// A contender whose own key is deleted together with its predecessor takes the lock.
         OwnEndOverlooked,
-        /// It is tested that the key exists, not that it is the one that was put.
+        /// Reads test that our key exists, not that its create revision is ours.
         ExistenceForCreateRevision,
-        /// What may have been missed before a watch stood, or while it was broken, is never looked for.
+        /// Events missed before a watch was confirmed, or while its stream was broken, are never read up on.
         MissedEventsIgnored,
-        /// A ticket that is given up after its grant keeps the lock.
+        /// A ticket that is abandoned after its grant keeps the lock.
         AbandonIgnoredAfterGrant,
-        /// The next local thread takes over with the key of the one before.
+        /// The next local waiter enters with a key that is still to be deleted.
         KeyReusedAtHandOver,
-        /// A key is used again that a request without an answer names, so a late delete of the old one hits the new.
+        /// A key named in an unanswered request is reused, so a late delete hits its new use.
         KeyReusedUnanswered,
-        /// A try leaves together with the delete of an earlier key of ours, and finds that key.
+        /// A try is sent together with the delete of a stale key of ours, and finds that key.
         TryBesideOwnDelete,
-        /// A try is refused by an answer that is older than its question.
+        /// A try is refused because of a write that was sent before the call.
         TryRefusedByOldNews,
-        /// "No space" is taken for an answer that says that nothing was done.
+        /// "No space" is regarded as proof that nothing was carried out.
         NoSpaceTakenForNotDone,
-        /// A key that a delayed request could bring back keeps others waiting until there is a new epoch.
+        /// A key that a delayed request could put again is not deleted before there is a new epoch, and blocks others.
         ReleaseWaitsForFence,
-        /// A step takes all keys that must go, whatever the store allows.
+        /// A write deletes all stale keys at once, whatever the limit of operations.
         DeletesNotCut,
         /// A release does not compare the create revision.
         DeletedByNameAlone,
-        /// A key is used again after a delete that does not compare its create revision.
+        /// A key is reused after a delete that does not compare its create revision.
         KeyReusedAfterPlainDelete,
-        /// The end of an earlier use of a key is taken for the end of this one.
+        /// The reported deletion of an earlier use of a key counts for its current use.
         ReplayedDeletionBelieved,
-        /// An answer that is older than the key speaks for it.
+        /// A read that is older than what is known of the contender counts.
         StaleReadBelieved,
-        /// A key that is believed to be deleted is not deleted again.
+        /// A key that was reported deleted by somebody else is not deleted once more.
         DeletedKeyForgotten,
-        /// The highest term of earlier sessions counts for the next, whatever has become of the cluster.
+        /// The highest raft term of earlier sessions counts for the next session.
         TermOutlivesSession,
-        /// The session is watched from a revision that is still to come.
+        /// The session key is watched from a future revision.
         SessionWatchedFromFuture,
     }
 

@@ -1,41 +1,43 @@
-//! When the protocol wants to be woken, and what for.
+//! The timers of the protocol: what is to be done at which time.
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::{QueueId, Ticket};
+use super::messages::{QueueId, Ticket};
 use crate::clock::Time;
 use crate::kv::LeaseId;
 
-/// One thing to do at a time. Each is set at most once; setting it again moves it.
+/// What is to be done. Each timer is set at most once; setting it again moves it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Timer {
-    /// The session is over unless a renewal was answered before.
+    /// End the session, unless a renewal is answered before.
     SessionDeadline,
-    /// Renew the lease, or try again to.
+    /// Renew the lease, or retry that.
     Renew,
-    /// Try again to set up a session.
+    /// Retry to set up a session.
     Connect,
-    /// Try again to put the session key.
+    /// Retry to put the session key.
     Fence,
-    /// Try again to revoke a lease that is not used any more.
+    /// Revoke the lease of a session that is over, or retry that.
     Revoke(LeaseId),
-    /// Look whether the store is silent.
+    /// Check whether the store is silent.
     Silence,
-    /// The ticket has waited so long that somebody should know.
+    /// Report that the ticket has waited for its `warn_after`.
     SlowWait(Ticket),
-    /// The ticket waits no longer.
-    Patience(Ticket),
-    /// The departing ticket gets its answer, complete or not.
-    Depart(Ticket),
-    /// Try the queue's step again.
+    /// The ticket has reached its deadline or used up its retries.
+    WaitLimit(Ticket),
+    /// Answer the ticket that gives up, with what is known by now.
+    EndGrace(Ticket),
+    /// Retry the queue's write.
     Retry(QueueId),
-    /// Look where our contender stands, whatever the watch says.
-    Fallback(QueueId),
-    /// The contender is old enough to be worth a watch of its own.
+    /// Read the position of the contender, even if its watch has reported nothing.
+    Recheck(QueueId),
+    /// End the hold whose key was deleted; no other reason has been reported in time.
+    AwaitLossReason(QueueId),
+    /// Watch the contender's own key, which is old enough to be worth it.
     OwnWatch(QueueId),
 }
 
-/// The set timers, in order of time.
+/// The timers that are set, in order of time.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Timers {
     at: HashMap<Timer, Time>,
@@ -49,7 +51,7 @@ impl Timers {
         self.order.insert((at, timer));
     }
 
-    /// True if it was set.
+    /// Returns whether it was set.
     pub(super) fn clear(&mut self, timer: Timer) -> bool {
         let at = self.at.remove(&timer);
         at.is_some_and(|at| self.order.remove(&(at, timer)))

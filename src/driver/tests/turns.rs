@@ -20,7 +20,7 @@ fn crowded() -> (Driver<MemoryClient>, Mailbox, Started) {
         ttl: SOON,
         safety_margin: MS,
         request_timeout: SOON,
-        steps_in_flight: 1,
+        writes_in_flight: 1,
         seed: 1,
     };
     let (mailbox, inbox) = mailbox(&Arc::default());

@@ -67,32 +67,32 @@ fn a_hold_tells_how_long_it_was_waited_for_and_how_long_it_has_lasted() {
 }
 
 #[test]
-fn patience_is_what_the_call_and_the_options_say() {
+fn limits_are_what_the_call_and_the_options_say() {
     let (locks, io) = scripted_locks();
-    let patience = |lock: &DistributedLock, call: &(dyn Fn(&DistributedLock) + Sync)| {
-        let mut patience = None;
-        meanwhile(|| call(lock), || patience = Some(io.refuse(Refusal::Cancelled).patience));
-        patience.unwrap()
+    let limits = |lock: &DistributedLock, call: &(dyn Fn(&DistributedLock) + Sync)| {
+        let mut limits = None;
+        meanwhile(|| call(lock), || limits = Some(io.refuse(Refusal::Cancelled).limits));
+        limits.unwrap()
     };
     let forever = lock(&locks, "a");
     let within = |at: Option<Time>, secs: u64| {
         let left = at.unwrap().since(clock::now());
         left <= Duration::from_secs(secs) && left + SOON > Duration::from_secs(secs)
     };
-    assert_eq!(patience(&forever, &|lock| drop(lock.lock())), Patience::default());
-    let tried = patience(&forever, &|lock| drop(lock.try_lock()));
+    assert_eq!(limits(&forever, &|lock| drop(lock.lock())), WaitLimits::default());
+    let tried = limits(&forever, &|lock| drop(lock.try_lock()));
     assert!(tried.try_only && tried.deadline.is_none() && within(tried.budget, 5));
-    let timed = patience(&forever, &|lock| drop(lock.lock_timeout(Duration::from_secs(60))));
+    let timed = limits(&forever, &|lock| drop(lock.lock_timeout(Duration::from_secs(60))));
     assert!(!timed.try_only && timed.budget.is_none() && within(timed.deadline, 60));
-    let overflow = patience(&forever, &|lock| drop(lock.lock_timeout(Duration::MAX)));
-    assert_eq!(overflow, Patience::default());
+    let overflow = limits(&forever, &|lock| drop(lock.lock_timeout(Duration::MAX)));
+    assert_eq!(overflow, WaitLimits::default());
 
     let options = LockOptions::default().retry_interval(Duration::from_secs(9)).max_retries(10);
     let limited = lock_with(&locks, "a", options);
-    let both = patience(&limited, &|lock| drop(lock.lock_timeout(Duration::from_secs(60))));
+    let both = limits(&limited, &|lock| drop(lock.lock_timeout(Duration::from_secs(60))));
     assert!(within(both.budget, 90) && within(both.deadline, 60));
     assert!(within(
-        patience(&limited, &|lock| drop(lock.lock_or_cancel(&crossbeam_channel::never()))).budget,
+        limits(&limited, &|lock| drop(lock.lock_or_cancel(&crossbeam_channel::never()))).budget,
         90
     ));
 }
@@ -128,7 +128,7 @@ fn an_error_names_the_holder() {
         mod_revision: 42,
         lease: 1,
     };
-    let holder = Some(crate::protocol::Holder { kv, waiters: 2 });
+    let holder = Some(crate::protocol::CurrentHolder { kv, waiters: 2 });
     let error = meanwhile(
         || lock.lock_timeout(SOON).unwrap_err(),
         || drop(io.refuse(Refusal::Timeout { waited: MS, holder })),

@@ -1,78 +1,75 @@
-//! One lock name while it is in use: the threads that wait here, and the one key with which they stand in etcd.
+//! The queue of one lock name: the waiters of this process, and the one contender that they have in etcd.
 //!
-//! The threads of this process wait in a local queue and cost etcd nothing; whoever is in front contends for all of
-//! them. Events change the state, and [`Queue::advance`] then decides from the state alone what to ask of the store:
-//! at most one step (delete what must go,
-//! enter who wants in) is in flight for a name.
+//! The threads of this process wait in a local queue that costs etcd nothing; one key stands for all of them. Events
+//! only change the state. [`Queue::advance`] then decides, from the state alone, what to ask of the store. At most one
+//! write (deletes of stale keys, the put of a contender) is in flight for a name.
 
-mod contender;
-mod debris;
-mod departures;
-mod place;
+mod giving_up;
 mod replies;
-mod steps;
+mod standing;
 mod waiter;
+mod writes;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use self::contender::{Contender, Hold, Stage};
-use self::debris::Debris;
-use self::departures::Departing;
-use self::steps::SentStep;
+use self::giving_up::GivingUp;
 use self::waiter::Waiter;
+use self::writes::SentWrite;
+use super::contender::stale_key::StaleKey;
+use super::contender::{Contender, Held, Stage};
+use super::effects::Effects;
+use super::messages::{Acquire, Action, HoldId, QueueId, Refusal, ReleaseFailure, Ticket};
 use super::mutants::mutant;
-use super::outbox::Outbox;
 use super::session::Session;
 use super::timers::Timer;
-use super::{Acquire, Action, HoldId, QueueId, Refusal, ReleaseFailure, Ticket};
 use crate::clock::Time;
 use crate::error::LossReason;
 use crate::kv::{Failure, Revision};
 use crate::name::LockName;
 
-/// A contender this old gets a watch on its own key; shorter holds pay nothing.
+/// A contender of this age gets a watch of its own key; shorter holds do not pay for one.
 const OWN_WATCH_AGE: Duration = Duration::from_millis(100);
 
-/// The pause before a step is tried again where no waiter names one.
+/// The first back-off after a failure, if there is no waiter that names one.
 const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
 
-/// What a queue works with.
-pub(super) struct Cx<'a> {
+/// What a queue needs of its surroundings to handle an event.
+pub(super) struct Context<'a> {
     pub(super) now: Time,
     pub(super) session: &'a mut Session,
-    pub(super) out: &'a mut Outbox,
+    pub(super) effects: &'a mut Effects,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Queue {
     id: QueueId,
     name: LockName,
-    /// In order of arrival; the first one contends in etcd.
+    /// In order of arrival. The contender acquires the lock for the first one.
     waiters: VecDeque<Waiter>,
     contender: Option<Contender>,
-    /// Keys of ours that must go.
-    debris: Vec<Debris>,
-    step: Progress,
-    /// It is among those that wait to take a step.
+    stale_keys: Vec<StaleKey>,
+    write: WriteState,
+    /// In the list of queues that have a write to send.
     enlisted: bool,
+    /// A batch with this queue's write was refused, so its next write must be a request of its own.
     alone: bool,
-    /// Steps and looks that failed in a row.
+    /// Writes and reads that failed in a row.
     failures: u32,
     last_failure: Option<Failure>,
-    /// Tickets that gave up and get their answer within a short grace.
-    departing: Vec<Departing>,
+    /// Tickets that have given up and are answered within a short grace period.
+    giving_up: Vec<GivingUp>,
     /// When the read of the holder that is in flight was sent.
-    inspecting: Option<Time>,
-    /// Waiters that are told of once the holder's name is known.
+    holder_read_sent: Option<Time>,
+    /// Tickets whose long wait is reported once the holder has been read.
     slow: Vec<Ticket>,
 }
 
-/// Where the queue is with the one step that it may have under way.
+/// The state of the queue's one write.
 #[derive(Clone, Debug)]
-enum Progress {
+enum WriteState {
     Idle,
-    InFlight(SentStep),
+    InFlight(SentWrite),
     /// Until `Timer::Retry`.
     BackingOff,
 }
@@ -84,14 +81,14 @@ impl Queue {
             name,
             waiters: VecDeque::new(),
             contender: None,
-            debris: Vec::new(),
-            step: Progress::Idle,
+            stale_keys: Vec::new(),
+            write: WriteState::Idle,
             enlisted: false,
             alone: false,
             failures: 0,
             last_failure: None,
-            departing: Vec::new(),
-            inspecting: None,
+            giving_up: Vec::new(),
+            holder_read_sent: None,
             slow: Vec::new(),
         }
     }
@@ -104,217 +101,219 @@ impl Queue {
         &self.name
     }
 
-    /// Nobody wants or owes anything here.
+    /// There are no waiters and no keys, so the queue can be dropped.
     pub(super) fn is_over(&self) -> bool {
         self.waiters.is_empty()
             && self.contender.is_none()
-            && self.debris.is_empty()
-            && self.departing.is_empty()
+            && self.stale_keys.is_empty()
+            && self.giving_up.is_empty()
     }
 
-    /// Somebody here waits in the queue, not only for an answer to a try.
+    /// There is a waiter other than a `try_only` ticket.
     fn has_queued_waiter(&self) -> bool {
-        self.waiters.iter().any(|waiter| !waiter.patience.try_only)
+        self.waiters.iter().any(|waiter| !waiter.limits.try_only)
     }
 
-    pub(super) fn acquire(&mut self, acquire: Acquire, cx: &mut Cx<'_>) {
+    pub(super) fn acquire(&mut self, acquire: Acquire, cx: &mut Context<'_>) {
         let ticket = acquire.ticket;
         let queued = self.has_queued_waiter();
-        if acquire.patience.try_only
+        if acquire.limits.try_only
             && let Some(contender) = &self.contender
         {
             let held = match contender.stage {
                 Stage::Held(_) => true,
-                // Our own place in the queue, as long as somebody here wants it.
+                // An earlier caller of this process is queued.
                 Stage::Queued(_) => queued,
                 Stage::Entering => false,
             };
             if held {
-                cx.out.refuse(ticket, Refusal::Held);
+                cx.effects.refuse(ticket, Refusal::Held);
                 return;
             }
         }
-        cx.out.tickets.insert(ticket, self.id);
-        let limits = [acquire.patience.deadline, acquire.patience.budget];
+        cx.effects.tickets.insert(ticket, self.id);
+        let limits = [acquire.limits.deadline, acquire.limits.budget];
         if let Some(limit) = limits.into_iter().flatten().min() {
-            cx.out.timers.set(Timer::Patience(ticket), limit);
+            cx.effects.timers.set(Timer::WaitLimit(ticket), limit);
         }
         if let Some(at) = acquire.warn_after.and_then(|after| acquire.since.checked_add(after)) {
-            cx.out.timers.set(Timer::SlowWait(ticket), at);
+            cx.effects.timers.set(Timer::SlowWait(ticket), at);
         }
         self.waiters.push_back(Waiter::new(acquire));
     }
 
-    /// The ticket is not wanted any more, whatever has become of it.
-    pub(super) fn leave(&mut self, ticket: Ticket, confirm: bool, cx: &mut Cx<'_>) {
+    /// The caller no longer needs the ticket, whether it waits, gives up or holds the lock.
+    pub(super) fn abandon(&mut self, ticket: Ticket, confirm: bool, cx: &mut Context<'_>) {
         if let Some(at) = self.waiters.iter().position(|waiter| waiter.ticket == ticket) {
             self.waiters.remove(at);
-            cx.out.forget_ticket(ticket);
+            cx.effects.forget_ticket(ticket);
             if confirm {
-                self.depart(Departing::cancelled(ticket), cx);
+                self.give_up(GivingUp::cancelled(ticket), cx);
             }
-        } else if let Some(at) = self.departing.iter().position(|departing| departing.ticket == ticket) {
+        } else if let Some(at) = self.giving_up.iter().position(|giving_up| giving_up.ticket == ticket) {
             if confirm {
-                self.departing[at].cancel();
+                self.giving_up[at].cancel();
             } else {
-                self.departing.remove(at);
-                cx.out.forget_ticket(ticket);
+                self.giving_up.remove(at);
+                cx.effects.forget_ticket(ticket);
             }
         } else {
-            self.leave_hold(ticket, confirm, cx);
+            self.release_hold(ticket, confirm, cx);
         }
     }
 
-    fn leave_hold(&mut self, ticket: Ticket, confirm: bool, cx: &mut Cx<'_>) {
-        let Some(hold) = self.contender.as_mut().and_then(Contender::hold_mut) else {
+    fn release_hold(&mut self, ticket: Ticket, confirm: bool, cx: &mut Context<'_>) {
+        let Some(hold) = self.contender.as_mut().and_then(Contender::held_mut) else {
             return;
         };
         if mutant!(AbandonIgnoredAfterGrant) {
             return;
         }
         if hold.ticket == ticket {
-            cx.out.act(Action::EndHold { hold: hold.id, lost: None });
-            cx.out.forget_ticket(ticket);
-            // They asked before it was let go.
+            cx.effects.act(Action::EndHold { hold: hold.id, lost: None });
+            cx.effects.forget_ticket(ticket);
+            // They asked before it was released.
             self.waiters.iter_mut().for_each(|waiter| waiter.kept_out = true);
             let (token, confirm) = (hold.token, if confirm { vec![ticket] } else { Vec::new() });
             self.discard_contender(confirm, cx);
-            if let Some(debris) = self.debris.last_mut() {
-                debris.released = Some(token);
+            if let Some(stale) = self.stale_keys.last_mut() {
+                stale.released = Some(token);
             }
         }
     }
 
-    /// Decides from the state alone what is to be done next.
-    pub(super) fn advance(&mut self, cx: &mut Cx<'_>) {
+    /// Decides, from the state alone, what to do next.
+    pub(super) fn advance(&mut self, cx: &mut Context<'_>) {
         self.take_if_first(cx);
         self.drop_unwanted_contender(cx);
-        self.fence_debris(cx);
-        self.settle_departures(cx);
+        self.fence_stale_keys(cx);
+        self.answer_given_up(cx);
     }
 
-    /// The contender has the lock for the first waiter, as the store's revision `as_of` shows.
-    fn hold(&mut self, token: Revision, as_of: Revision, cx: &mut Cx<'_>) {
-        let id = HoldId(cx.out.next_id());
+    /// The contender has the lock as of this revision; the first waiter is granted it.
+    fn hold(&mut self, token: Revision, as_of: Revision, cx: &mut Context<'_>) {
+        let id = HoldId(cx.effects.next_id());
         let Some(contender) = &mut self.contender else {
             return;
         };
-        contender.leave_lookout(cx.out);
-        // It is in the store now; ten thousand of them need not be here as well.
+        contender.unwatch_predecessors(cx.effects);
+        // The value is in the store now; ten thousand holds need not keep it in memory.
         contender.value = Vec::new();
-        cx.out.timers.clear(Timer::Fallback(self.id));
+        cx.effects.timers.clear(Timer::Recheck(self.id));
         let Some(ticket) = self.waiters.pop_front().map(|waiter| waiter.ticket) else {
-            // Whoever wanted it has left meanwhile.
+            // All waiters have given up meanwhile.
             if let Some(contender) = self.contender.take() {
-                self.debris.push(Debris { created: Some(token), ..contender.retire(self.id, cx.out) });
+                self.stale_keys
+                    .push(StaleKey { created: Some(token), ..contender.into_stale_key(self.id, cx.effects) });
             }
             return;
         };
-        cx.out.timers.clear(Timer::Patience(ticket));
-        cx.out.timers.clear(Timer::SlowWait(ticket));
+        cx.effects.timers.clear(Timer::WaitLimit(ticket));
+        cx.effects.timers.clear(Timer::SlowWait(ticket));
         let (name, key) = (self.name.clone(), contender.key.clone());
-        cx.out.act(Action::Grant { ticket, hold: id, name, key, token });
-        contender.stage = Stage::Held(Hold { id, token, as_of, ticket, doomed: None });
+        cx.effects.act(Action::Grant { ticket, hold: id, name, key, token });
+        contender.stage = Stage::Held(Held { id, token, as_of, ticket, deleted_at: None });
         if contender.own_watch.is_none() {
-            cx.out.timers.set(Timer::OwnWatch(self.id), cx.now + OWN_WATCH_AGE);
+            cx.effects.timers.set(Timer::OwnWatch(self.id), cx.now + OWN_WATCH_AGE);
         }
         self.refuse_tries(|_| true, cx);
     }
 
-    /// Somebody has the lock, so those who only try do not get it.
-    fn refuse_tries(&mut self, which: impl Fn(Ticket) -> bool, cx: &mut Cx<'_>) {
+    /// Refuses `try_only` tickets: the lock is held or others are queued.
+    fn refuse_tries(&mut self, which: impl Fn(Ticket) -> bool, cx: &mut Context<'_>) {
         self.waiters.retain(|waiter| {
-            let refused = waiter.patience.try_only && which(waiter.ticket);
+            let refused = waiter.limits.try_only && which(waiter.ticket);
             if refused {
-                cx.out.refuse(waiter.ticket, Refusal::Held);
+                cx.effects.refuse(waiter.ticket, Refusal::Held);
             }
             !refused
         });
     }
 
-    /// The store has answered a step: there was somebody before us. That speaks for the tries that had asked by then.
-    fn refuse_tries_of(&mut self, asked: &[Ticket], cx: &mut Cx<'_>) {
+    /// A write was answered: the contender had predecessors. This answers the tries that had been made when the write
+    /// was sent (`asked`), and the later ones only if a caller of this process is queued.
+    fn refuse_tries_of(&mut self, asked: &[Ticket], cx: &mut Context<'_>) {
         let queued = self.has_queued_waiter() || mutant!(TryRefusedByOldNews);
         self.refuse_tries(|ticket| queued || asked.contains(&ticket), cx);
     }
 
-    pub(super) fn refuse_waiters(&mut self, refusal: &Refusal, cx: &mut Cx<'_>) {
+    pub(super) fn refuse_waiters(&mut self, refusal: &Refusal, cx: &mut Context<'_>) {
         for waiter in self.waiters.drain(..) {
-            cx.out.refuse(waiter.ticket, refusal.clone());
+            cx.effects.refuse(waiter.ticket, refusal.clone());
         }
     }
 
-    /// Our key has to go; who is in `confirm` hears when it is gone.
-    fn discard_contender(&mut self, confirm: Vec<Ticket>, cx: &mut Cx<'_>) {
+    /// The contender's key must be deleted; the tickets in `confirm` are answered when it is.
+    fn discard_contender(&mut self, confirm: Vec<Ticket>, cx: &mut Context<'_>) {
         if let Some(contender) = self.contender.take() {
-            self.debris.push(Debris { confirm, ..contender.retire(self.id, cx.out) });
+            self.stale_keys.push(StaleKey { confirm, ..contender.into_stale_key(self.id, cx.effects) });
         }
     }
 
-    /// Our key is not there; only a delayed copy of a request could still bring it back.
-    fn forget_contender(&mut self, cx: &mut Cx<'_>) {
+    /// The contender's key does not exist, so it need not be deleted, unless a delayed request could still put it.
+    fn forget_contender(&mut self, cx: &mut Context<'_>) {
         if let Some(contender) = self.contender.take() {
-            let debris = contender.retire(self.id, cx.out);
-            if debris.dirty.is_some() {
-                self.debris.push(debris);
+            let stale = contender.into_stale_key(self.id, cx.effects);
+            if stale.unanswered_epoch.is_some() {
+                self.stale_keys.push(stale);
             }
         }
     }
 
-    /// Ends the hold, if there is one, although its guards are still there.
-    fn lose_hold(&mut self, reason: LossReason, out: &mut Outbox) {
-        if let Some(hold) = self.forget_holder(out) {
-            out.act(Action::EndHold { hold, lost: Some(reason) });
+    /// Ends the hold, if there is one, as lost.
+    fn lose_hold(&mut self, reason: LossReason, effects: &mut Effects) {
+        if let Some(hold) = self.forget_holder(effects) {
+            effects.act(Action::EndHold { hold, lost: Some(reason) });
         }
     }
 
-    /// The hold, if there is one, whose guards have nothing left to release.
-    fn forget_holder(&self, out: &mut Outbox) -> Option<HoldId> {
-        let hold = self.contender.as_ref().and_then(Contender::hold)?;
-        out.forget_ticket(hold.ticket);
+    /// Forgets the ticket of the hold, if there is one: its guard has nothing to release any more.
+    fn forget_holder(&self, effects: &mut Effects) -> Option<HoldId> {
+        let hold = self.contender.as_ref().and_then(Contender::held)?;
+        effects.forget_ticket(hold.ticket);
         Some(hold.id)
     }
 
-    /// The session is over, and with it the hold: [`Action::SessionDown`] ended all of them. Whatever this name had in
-    /// etcd is deleted with its lease. The waiters stay.
-    pub(super) fn lose_session(&mut self, reason: LossReason, cx: &mut Cx<'_>) {
-        self.forget_holder(cx.out);
+    /// The session is over, and [`Action::SessionDown`] has ended its holds. Our keys are deleted with the lease. The
+    /// waiters stay, and enter again under the next session.
+    pub(super) fn lose_session(&mut self, reason: LossReason, cx: &mut Context<'_>) {
+        self.forget_holder(cx.effects);
         if let Some(contender) = self.contender.take() {
-            contender.retire(self.id, cx.out);
+            contender.into_stale_key(self.id, cx.effects);
         }
-        self.step = Progress::Idle;
+        self.write = WriteState::Idle;
         self.enlisted = false;
         self.alone = false;
         self.failures = 0;
-        cx.out.timers.clear(Timer::Retry(self.id));
-        for debris in self.debris.drain(..) {
-            for ticket in debris.confirm {
-                cx.out.act(Action::Confirm { ticket, result: Err(ReleaseFailure::Lost(reason)) });
+        cx.effects.timers.clear(Timer::Retry(self.id));
+        for stale in self.stale_keys.drain(..) {
+            for ticket in stale.confirm {
+                cx.effects.act(Action::Confirm { ticket, result: Err(ReleaseFailure::Lost(reason)) });
             }
         }
     }
 
-    /// Nothing here will be answered any more.
-    pub(super) fn close(&mut self, cx: &mut Cx<'_>) {
+    /// The protocol is closing: refuses everyone.
+    pub(super) fn close(&mut self, cx: &mut Context<'_>) {
         self.lose_session(LossReason::Closed, cx);
         self.refuse_waiters(&Refusal::Closed, cx);
-        for departing in self.departing.drain(..) {
-            cx.out.refuse(departing.ticket, Refusal::Closed);
+        for giving_up in self.giving_up.drain(..) {
+            cx.effects.refuse(giving_up.ticket, Refusal::Closed);
         }
     }
 
-    /// Ends a back-off: its time is over, or the store was just heard of.
-    pub(super) fn retry(&mut self, cx: &mut Cx<'_>) {
-        if matches!(self.step, Progress::BackingOff) {
-            self.step = Progress::Idle;
-            cx.out.timers.clear(Timer::Retry(self.id));
+    /// Ends the back-off: its time is over, or the epoch that it waited for is there.
+    pub(super) fn retry(&mut self, cx: &mut Context<'_>) {
+        if matches!(self.write, WriteState::BackingOff) {
+            self.write = WriteState::Idle;
+            cx.effects.timers.clear(Timer::Retry(self.id));
         }
     }
 
-    fn back_off(&mut self, failure: Failure, cx: &mut Cx<'_>) -> Duration {
+    fn back_off(&mut self, failure: Failure, cx: &mut Context<'_>) -> Duration {
         self.failures += 1;
         self.last_failure = Some(failure);
         let first = self.waiters.front().map_or(FIRST_BACK_OFF, |front| front.retry_interval);
-        cx.out.back_off(first, self.failures)
+        cx.effects.back_off(first, self.failures)
     }
 }

@@ -4,11 +4,11 @@ use std::ops::Deref;
 
 use crate::protocol::Acquire;
 
-/// A ticket that waits, and what is known of its wait.
+/// A ticket that waits, and what is known about its wait.
 #[derive(Clone, Debug)]
 pub(super) struct Waiter {
     acquire: Acquire,
-    /// A hold of this process has kept it from the lock since it asked.
+    /// A hold of this process has kept it out since it asked.
     pub(super) kept_out: bool,
 }
 

@@ -1,16 +1,16 @@
-//! The end of the session for good: every lease is given back.
+//! Closing: the session ends for good, and every lease is revoked.
 
+use super::lease::Lease;
 use super::{Session, State};
 use crate::clock::Time;
 use crate::kv::{Failure, LeaseId, Response};
-use crate::protocol::Action;
-use crate::protocol::outbox::Outbox;
-use crate::protocol::tenure::Tenure;
+use crate::protocol::effects::Effects;
+use crate::protocol::messages::Action;
 use crate::protocol::timers::Timer;
 
 impl Session {
-    pub(in crate::protocol) fn retry_revoke(&mut self, lease: LeaseId, out: &mut Outbox) {
-        self.revocations.send(lease, out);
+    pub(in crate::protocol) fn retry_revoke(&mut self, lease: LeaseId, effects: &mut Effects) {
+        self.revocations.send(lease, effects);
     }
 
     pub(in crate::protocol) fn handle_revoked(
@@ -18,20 +18,20 @@ impl Session {
         now: Time,
         lease: LeaseId,
         reply: &Result<Response, Failure>,
-        out: &mut Outbox,
+        effects: &mut Effects,
     ) {
-        if self.revocations.handle_reply(now, lease, reply, out) {
-            self.end_if_done(out);
+        if self.revocations.handle_reply(now, lease, reply, effects) {
+            self.end_if_done(effects);
         }
     }
 
     /// Ends the session for good; its end was announced before.
-    pub(in crate::protocol) fn close(&mut self, now: Time, out: &mut Outbox) {
-        out.timers.clear(Timer::Connect);
+    pub(in crate::protocol) fn close(&mut self, now: Time, effects: &mut Effects) {
+        effects.timers.clear(Timer::Connect);
         match std::mem::replace(&mut self.state, State::Closed) {
-            State::Up(tenure) | State::Registering(tenure) => {
-                tenure.clear(out);
-                self.close_lease(now, &tenure, out);
+            State::Up(lease) | State::Registering(lease) => {
+                lease.clear(effects);
+                self.close_lease(now, &lease, effects);
             }
             State::Granting => self.state = State::Closing { granting: true },
             State::Down => self.state = State::Closing { granting: false },
@@ -40,26 +40,26 @@ impl Session {
                 return;
             }
         }
-        // The holders of an earlier session were given time to stop; now they have been told to.
-        self.revocations.hurry(out);
-        self.end_if_done(out);
+        // Holders of an earlier session were given time to stop; a close does not wait for that.
+        self.revocations.begin_all_now(effects);
+        self.end_if_done(effects);
     }
 
-    fn close_lease(&mut self, now: Time, tenure: &Tenure, out: &mut Outbox) {
+    fn close_lease(&mut self, now: Time, lease: &Lease, effects: &mut Effects) {
         self.state = State::Closing { granting: false };
-        self.revocations.begin(now, tenure.lease, tenure.ttl, out);
+        self.revocations.begin(now, lease.id, lease.ttl, effects);
     }
 
-    /// Every lease is gone that a close has to wait for, this session's and earlier ones'.
-    pub(super) fn end_if_done(&mut self, out: &mut Outbox) {
+    /// Ends the close once all leases are revoked, those of earlier sessions, too.
+    pub(super) fn end_if_done(&mut self, effects: &mut Effects) {
         if matches!(self.state, State::Closing { granting: false }) && self.revocations.is_empty() {
             self.state = State::Closed;
-            out.act(Action::Closed);
+            effects.act(Action::Closed);
         }
     }
 
-    /// Nothing that is known of stands in the store: there is neither a session nor one that is still to be revoked.
-    pub(in crate::protocol) fn has_left_nothing(&self) -> bool {
+    /// No lease is known that exists in the store.
+    pub(in crate::protocol) fn owns_nothing(&self) -> bool {
         matches!(self.state, State::Down | State::Granting | State::Closed) && self.revocations.is_empty()
     }
 }

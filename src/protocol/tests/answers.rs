@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::world::World;
 use crate::kv::{Answer, FailureClass, Op, Request, Response, Txn, TxnAnswer};
-use crate::protocol::{Patience, Refusal, ReleaseFailure, Ticket};
+use crate::protocol::{Refusal, ReleaseFailure, Ticket, WaitLimits};
 
 #[test]
 fn a_try_that_comes_with_the_release_gets_the_lock() {
@@ -13,7 +13,7 @@ fn a_try_that_comes_with_the_release_gets_the_lock() {
     world.settle();
     let mut second = None;
     world.together(0, |world| {
-        world.leave(0, first);
+        world.abandon(0, first);
         second = Some(world.try_lock(0, "a", 1));
     });
     world.settle();
@@ -26,7 +26,7 @@ fn a_try_waits_for_a_key_of_ours_that_still_needs_its_fence() {
     let given_up = world.lock(0, "a", 1);
     let parked = world.lose_answer(0);
     world.carry_out_late(&parked);
-    world.leave(0, given_up);
+    world.abandon(0, given_up);
     let ticket = world.try_lock(0, "a", 2);
     world.settle();
     world.pass(Duration::from_millis(500));
@@ -40,9 +40,9 @@ fn a_try_is_not_refused_by_an_answer_that_is_older_than_the_question() {
     world.settle();
     let given_up = world.lock(0, "a", 1);
     let (request, behind) = world.carry_out(0);
-    world.leave(1, elsewhere);
+    world.abandon(1, elsewhere);
     world.settle_node(1);
-    world.leave(0, given_up);
+    world.abandon(0, given_up);
     // Nobody holds the lock and nobody waits for it from here on.
     let ticket = world.try_lock(0, "a", 2);
     world.deliver(0, request, behind);
@@ -59,7 +59,7 @@ fn a_try_does_not_join_the_queue_with_the_contender_of_somebody_who_left() {
     world.settle();
     let mut tried = None;
     world.together(0, |world| {
-        world.leave(0, waiter);
+        world.abandon(0, waiter);
         tried = Some(world.try_lock(0, "a", 2));
     });
     world.settle();
@@ -85,7 +85,7 @@ fn a_hand_over_that_was_carried_out_and_answered_with_no_space_is_a_release_all_
     let first = world.lock(0, "a", 1);
     world.settle();
     let second = world.lock(0, "a", 2);
-    world.leave_and_confirm(0, first);
+    world.abandon_and_confirm(0, first);
     world.carry_out_and_say_no_space(0);
     assert!(matches!(world.refusal(0, second), Some(Refusal::Failed(_))));
     world.settle();
@@ -103,7 +103,7 @@ fn a_release_says_that_somebody_else_had_deleted_the_key_even_if_it_is_there_aga
     // A stranger's key of the same name is not ours to delete.
     let put = Op::Put { key: held.key.clone(), value: Vec::new(), lease: 0 };
     world.carry_out_late(&Request::Txn(Txn { then: vec![put], ..Txn::default() }));
-    world.leave_and_confirm(0, ticket);
+    world.abandon_and_confirm(0, ticket);
     world.settle();
     assert_eq!(world.nodes[0].confirms[&ticket], Err(ReleaseFailure::NotHeld));
     assert_eq!(world.contenders("a").len(), 1);
@@ -114,7 +114,7 @@ fn a_second_copy_of_a_release_does_not_end_a_later_hold_under_the_same_key() {
     let mut world = World::with(1);
     let first = world.lock(0, "a", 1);
     world.settle();
-    world.leave(0, first);
+    world.abandon(0, first);
     let (_, release) = world.nodes[0].sent.front().cloned().unwrap();
     world.settle();
     let second = world.lock(0, "a", 1);
@@ -149,7 +149,7 @@ fn an_acquire_whose_caller_left_meanwhile_is_taken_back_by_its_create_revision()
     let mut world = World::with(1);
     let unwanted = world.lock(0, "a", 1);
     let (request, reply) = world.carry_out(0);
-    world.leave(0, unwanted);
+    world.abandon(0, unwanted);
     world.deliver(0, request, reply);
     assert!(matches!(world.nodes[0].sent.front(), Some((_, Request::Txn(_)))));
     world.settle();
@@ -170,11 +170,11 @@ fn several_tries_at_once_are_answered_by_what_each_of_them_can_know() {
     let mut world = World::with(1);
     let first = world.try_lock(0, "a", 1);
     let second = world.try_lock(0, "a", 2);
-    let patient = world.ask(0, "a", 3, Patience::default());
+    let patient = world.ask(0, "a", 3, WaitLimits::default());
     world.settle();
     assert!(world.holds(0, first));
     assert_eq!(world.refusal(0, second), Some(Refusal::Held));
-    world.leave(0, first);
+    world.abandon(0, first);
     world.settle();
     assert!(world.holds(0, patient));
 }
@@ -182,8 +182,8 @@ fn several_tries_at_once_are_answered_by_what_each_of_them_can_know() {
 #[test]
 fn a_budget_that_ends_without_a_session_is_no_contention_even_if_the_holder_can_be_asked_for() {
     let mut world = World::unconnected(1);
-    let patience = Patience { budget: Some(world.now + Duration::from_millis(300)), ..Patience::default() };
-    let ticket = world.ask(0, "a", 1, patience);
+    let limits = WaitLimits { budget: Some(world.now + Duration::from_millis(300)), ..WaitLimits::default() };
+    let ticket = world.ask(0, "a", 1, limits);
     world.fail(0, FailureClass::NotDone);
     world.pass_alone(Duration::from_millis(300));
     // The read of the holder comes through: there is none.
@@ -203,8 +203,8 @@ fn a_waiter_that_was_queued_is_told_of_contention_even_if_the_holder_s_name_come
     let mut world = World::with(2);
     world.lock(1, "a", 1);
     world.settle();
-    let patience = Patience { budget: Some(world.now + Duration::from_millis(300)), ..Patience::default() };
-    let ticket = world.ask(0, "a", 1, patience);
+    let limits = WaitLimits { budget: Some(world.now + Duration::from_millis(300)), ..WaitLimits::default() };
+    let ticket = world.ask(0, "a", 1, limits);
     world.pass(Duration::from_millis(299));
     world.pass_alone(Duration::from_millis(100));
     assert_eq!(world.refusal(0, ticket), Some(Refusal::AlreadyHeld { holder: None }));
@@ -213,7 +213,7 @@ fn a_waiter_that_was_queued_is_told_of_contention_even_if_the_holder_s_name_come
 /// In one turn, the manager learns that the other one's key is gone and that `limit` has passed since now.
 fn let_go_as_the_time_runs_out(world: &mut World, elsewhere: Ticket, limit: Duration) {
     world.nodes[0].deaf = true;
-    world.leave(1, elsewhere);
+    world.abandon(1, elsewhere);
     world.settle_node(1);
     world.now = world.now + limit;
     world.together(0, |world| {
@@ -245,7 +245,7 @@ fn a_waiter_that_inherited_the_place_of_its_process_is_told_of_contention() {
     // Until nothing is read any more: the watch is known to be served.
     world.pass(Duration::from_millis(300));
     let heir = world.lock_within(0, "a", 2, Duration::from_millis(100));
-    world.leave(0, first);
+    world.abandon(0, first);
     let_go_as_the_time_runs_out(&mut world, elsewhere, Duration::from_millis(100));
     let refusal = world.refusal(0, heir);
     assert!(matches!(refusal, Some(Refusal::Timeout { holder: None, .. })), "{refusal:?}");
@@ -259,7 +259,7 @@ fn a_key_of_ours_that_is_on_its_way_out_is_not_named_as_the_holder() {
     let waiter = world.lock_within(0, "a", 1, Duration::from_millis(300));
     world.settle();
     world.nodes[0].deaf = true;
-    world.leave(1, elsewhere);
+    world.abandon(1, elsewhere);
     world.settle_node(1);
     world.pass_alone(Duration::from_millis(300));
     // The read of the holder finds our own key; the answer to its delete arrives first.
@@ -284,7 +284,7 @@ fn whoever_was_kept_out_by_others_of_its_process_is_told_of_contention() {
     let next = world.lock_within(0, "a", 2, Duration::from_millis(300));
     let last = world.lock_within(0, "a", 3, Duration::from_millis(300));
     world.pass(Duration::from_millis(290));
-    world.leave(0, held);
+    world.abandon(0, held);
     // The hand-over is under way when their limits end.
     world.pass_alone(Duration::from_millis(100));
     for ticket in [next, last] {
@@ -298,7 +298,7 @@ fn whoever_asked_after_the_release_was_not_kept_out_by_it() {
     let mut world = World::with(1);
     let held = world.lock(0, "a", 1);
     world.settle();
-    world.leave(0, held);
+    world.abandon(0, held);
     let late = world.lock_within(0, "a", 2, Duration::from_millis(300));
     world.pass_alone(Duration::from_millis(400));
     assert!(matches!(world.refusal(0, late), Some(Refusal::Unavailable(_))));
@@ -309,16 +309,16 @@ fn what_was_read_before_a_ticket_asked_says_nothing_about_its_wait() {
     let mut world = World::with(2);
     let elsewhere = world.lock(1, "a", 1);
     world.settle();
-    let left = world.lock(0, "a", 1);
+    let given_up = world.lock(0, "a", 1);
     world.settle();
     world.nodes[0].deaf = true;
-    world.leave(1, elsewhere);
+    world.abandon(1, elsewhere);
     world.settle_node(1);
     world.now = world.now + Duration::from_millis(1);
     // Nobody has the lock any more, which this process has not heard.
     let mut late = None;
     world.together(0, |world| {
-        world.leave(0, left);
+        world.abandon(0, given_up);
         late = Some(world.lock_within(0, "a", 2, Duration::from_millis(5)));
     });
     world.pass_alone(Duration::from_millis(50));
@@ -368,7 +368,7 @@ fn a_holder_that_was_read_before_a_ticket_asked_is_not_named_to_it() {
     let at = world.nodes[0].sent.iter().position(|(_, request)| is_inspection(request)).expect("it is read");
     let (inspection, request) = world.nodes[0].sent.remove(at).unwrap();
     let read = world.model.execute(world.now, &request);
-    world.leave(1, elsewhere);
+    world.abandon(1, elsewhere);
     world.settle_node(1);
     world.pass_alone(Duration::from_millis(1));
     let late = world.lock_within(0, "a", 2, Duration::from_millis(5));

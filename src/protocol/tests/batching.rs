@@ -23,7 +23,7 @@ fn a_lone_lock_leaves_at_once_and_what_comes_while_the_store_is_busy_leaves_toge
     assert_eq!(world.count(0, "txn"), 4);
     assert!(tickets.iter().all(|&ticket| world.holds(0, ticket)));
     for &ticket in &tickets {
-        world.leave(0, ticket);
+        world.abandon(0, ticket);
     }
     world.settle();
     assert_eq!(world.count(0, "txn"), 8);
@@ -51,7 +51,7 @@ fn a_batch_hands_over_in_the_same_commit() {
     let second: Vec<Ticket> = (0..20).map(|i| world.lock(0, &format!("n{i}"), 100)).collect();
     let before = world.count(0, "txn");
     for &ticket in &first {
-        world.leave(0, ticket);
+        world.abandon(0, ticket);
     }
     world.settle();
     assert_eq!(world.count(0, "txn") - before, 4);
@@ -87,7 +87,7 @@ fn a_name_that_was_denied_does_not_break_up_later_batches() {
         world.settle();
         for &ticket in &tickets {
             if world.holds(0, ticket) {
-                world.leave(0, ticket);
+                world.abandon(0, ticket);
             }
         }
         world.settle();
@@ -108,7 +108,7 @@ fn a_store_with_a_smaller_limit_is_found_out_and_respected() {
     world.settle();
     assert!(tickets.iter().all(|&ticket| world.holds(0, ticket)));
     for &ticket in &tickets {
-        world.leave(0, ticket);
+        world.abandon(0, ticket);
     }
     world.settle();
     let before = world.count(0, "txn");

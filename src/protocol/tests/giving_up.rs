@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::world::World;
 use crate::kv::FailureClass;
-use crate::protocol::{Patience, Refusal};
+use crate::protocol::{Refusal, WaitLimits};
 
 const GRACE: Duration = Duration::from_millis(30);
 
@@ -35,7 +35,7 @@ fn a_timeout_while_another_local_thread_still_waits_leaves_the_place_to_it() {
     world.pass(Duration::from_millis(300));
     assert!(matches!(world.refusal(1, hasty), Some(Refusal::Timeout { holder: Some(_), .. })));
     assert_eq!(world.contenders("a")[1], place);
-    world.leave(0, holder);
+    world.abandon(0, holder);
     world.settle();
     assert!(world.holds(1, patient));
 }
@@ -55,11 +55,11 @@ fn a_wait_that_ends_while_the_store_cannot_be_asked_says_why_whichever_limit_it_
         world.lock(1, "a", 1);
         world.settle();
         let at = Some(world.now + Duration::from_secs(3));
-        let patience = match limited {
-            "deadline" => Patience { deadline: at, ..Patience::default() },
-            _ => Patience { budget: at, ..Patience::default() },
+        let limits = match limited {
+            "deadline" => WaitLimits { deadline: at, ..WaitLimits::default() },
+            _ => WaitLimits { budget: at, ..WaitLimits::default() },
         };
-        let waiter = world.ask(0, "a", 1, patience);
+        let waiter = world.ask(0, "a", 1, limits);
         world.settle();
         // It is in the queue, and then the store goes away.
         world.fail_for(0, Duration::from_secs(3) + GRACE, FailureClass::NotDone);
@@ -84,19 +84,19 @@ fn a_wait_behind_a_hold_of_this_process_ends_in_contention_whatever_the_store_do
 #[test]
 fn the_retries_end_in_already_held_or_in_unavailable() {
     let mut world = World::with(2);
-    let budget = |world: &World| Patience {
+    let budget = |world: &World| WaitLimits {
         budget: Some(world.now + Duration::from_millis(300)),
-        ..Patience::default()
+        ..WaitLimits::default()
     };
     world.lock(0, "a", 1);
     world.settle();
-    let patience = budget(&world);
-    let contended = world.ask(1, "a", 1, patience);
+    let limits = budget(&world);
+    let contended = world.ask(1, "a", 1, limits);
     world.pass(Duration::from_millis(300));
     assert!(matches!(world.refusal(1, contended), Some(Refusal::AlreadyHeld { holder: Some(_) })));
 
-    let patience = budget(&world);
-    let unheard = world.ask(1, "b", 1, patience);
+    let limits = budget(&world);
+    let unheard = world.ask(1, "b", 1, limits);
     world.pass_alone(Duration::from_millis(300) + GRACE);
     assert!(matches!(world.refusal(1, unheard), Some(Refusal::Unavailable(_))));
 }
@@ -106,7 +106,7 @@ fn leaving_while_the_timeout_still_looks_for_the_holder_is_answered() {
     let mut world = World::with(1);
     let ticket = world.lock_within(0, "a", 1, Duration::from_millis(300));
     world.pass_alone(Duration::from_millis(300));
-    world.leave_and_confirm(0, ticket);
+    world.abandon_and_confirm(0, ticket);
     world.pass(GRACE);
     assert_eq!(world.refusal(0, ticket), Some(Refusal::Cancelled));
 }
@@ -115,7 +115,7 @@ fn leaving_while_the_timeout_still_looks_for_the_holder_is_answered() {
 fn leaving_before_there_is_a_session_leaves_no_trace() {
     let mut world = World::unconnected(1);
     let ticket = world.lock(0, "a", 1);
-    world.leave_and_confirm(0, ticket);
+    world.abandon_and_confirm(0, ticket);
     world.settle();
     assert_eq!(world.refusal(0, ticket), Some(Refusal::Cancelled));
     assert!(world.nodes[0].protocol.is_idle());
@@ -126,7 +126,7 @@ fn leaving_before_there_is_a_session_leaves_no_trace() {
 fn leaving_while_the_acquire_is_in_flight_leaves_no_key() {
     let mut world = World::with(1);
     let ticket = world.lock(0, "a", 1);
-    world.leave_and_confirm(0, ticket);
+    world.abandon_and_confirm(0, ticket);
     assert_eq!(world.refusal(0, ticket), None, "the key may still come");
     world.settle();
     assert_eq!(world.refusal(0, ticket), Some(Refusal::Cancelled));
@@ -140,7 +140,7 @@ fn leaving_at_the_moment_of_the_grant_releases_it() {
     let (request, reply) = world.carry_out(0);
     world.deliver(0, request, reply);
     assert!(world.holds(0, ticket));
-    world.leave_and_confirm(0, ticket);
+    world.abandon_and_confirm(0, ticket);
     world.settle();
     assert!(!world.holds(0, ticket));
     assert_eq!(world.nodes[0].confirms[&ticket], Ok(()));
@@ -151,7 +151,7 @@ fn leaving_at_the_moment_of_the_grant_releases_it() {
 fn whoever_comes_while_an_unwanted_acquire_is_in_flight_takes_it_over() {
     let mut world = World::with(1);
     let first = world.lock(0, "a", 1);
-    world.leave(0, first);
+    world.abandon(0, first);
     let second = world.lock(0, "a", 2);
     let before = world.count(0, "txn");
     world.settle();
@@ -164,7 +164,7 @@ fn unlocking_confirms_once_the_key_is_gone_and_tells_if_it_was_gone_before() {
     let mut world = World::with(1);
     let ticket = world.lock(0, "a", 1);
     world.settle();
-    world.leave_and_confirm(0, ticket);
+    world.abandon_and_confirm(0, ticket);
     assert!(world.nodes[0].confirms.is_empty());
     world.settle();
     assert_eq!(world.nodes[0].confirms[&ticket], Ok(()));
@@ -173,7 +173,7 @@ fn unlocking_confirms_once_the_key_is_gone_and_tells_if_it_was_gone_before() {
     world.settle();
     let key = world.contenders("a")[0].key.clone();
     world.delete(key);
-    world.leave_and_confirm(0, ticket);
+    world.abandon_and_confirm(0, ticket);
     world.settle();
     assert!(world.nodes[0].confirms[&ticket].is_err());
 }
@@ -183,7 +183,7 @@ fn a_release_that_fails_is_tried_until_it_is_done() {
     let mut world = World::with(1);
     let ticket = world.lock(0, "a", 1);
     world.settle();
-    world.leave_and_confirm(0, ticket);
+    world.abandon_and_confirm(0, ticket);
     world.fail(0, FailureClass::NotDone);
     world.pass(Duration::from_millis(100));
     assert_eq!(world.nodes[0].confirms[&ticket], Ok(()));

@@ -45,7 +45,7 @@ fn a_release_is_not_refused_for_lack_of_space() {
     let mut world = World::with(1);
     let ticket = world.lock(0, "a", 1);
     world.settle();
-    world.leave_and_confirm(0, ticket);
+    world.abandon_and_confirm(0, ticket);
     // etcd 3.4 and 3.5 before 3.5.7 refuse a transaction that only deletes, but no plain delete.
     world.fail(0, FailureClass::NoSpace);
     world.settle();
@@ -77,7 +77,7 @@ fn a_release_that_needs_a_fence_frees_the_lock_at_once_while_no_fence_can_be_mad
         let mut world = World::with(1);
         let ticket = hold_that_needs_a_fence(&mut world);
         refuse(&mut world);
-        world.leave_and_confirm(0, ticket);
+        world.abandon_and_confirm(0, ticket);
         world.pass(Duration::from_secs(2));
         assert!(world.contenders("a").is_empty());
         assert_eq!(world.nodes[0].confirms.get(&ticket), None, "a late copy could bring it back");
@@ -95,7 +95,7 @@ fn a_copy_that_comes_between_an_early_delete_and_the_fence_goes_with_the_last_de
     let ticket = world.lock(0, "a", 1);
     let parked = world.lose_some_txn(0).expect("the acquire is under way");
     world.pass(Duration::from_millis(200));
-    world.leave_and_confirm(0, ticket);
+    world.abandon_and_confirm(0, ticket);
     // The early delete is carried out unheard, and then the copy.
     let release = world.lose_some_txn(0).expect("the release is under way");
     world.carry_out_late(&release);
@@ -131,7 +131,7 @@ fn more_keys_to_delete_than_a_transaction_may_have_go_one_after_the_other() {
         world.pass_alone(Duration::from_millis(100));
         answer_all_but_fences(&mut world);
         assert!(world.holds(0, ticket));
-        world.leave(0, ticket);
+        world.abandon(0, ticket);
         answer_all_but_fences(&mut world);
     }
     let last = world.lock(0, "a", 1);
@@ -146,7 +146,7 @@ fn the_end_of_an_earlier_use_of_a_key_does_not_end_the_hold() {
     let earlier = world.lock(0, "a", 1);
     world.settle();
     let key = world.contenders("a")[0].key.clone();
-    world.leave(0, earlier);
+    world.abandon(0, earlier);
     world.settle();
     let ended = world.model.revision();
     let held = world.lock(0, "a", 1);
@@ -194,7 +194,7 @@ fn an_answer_older_than_the_key_says_nothing_about_it() {
     world.deliver(0, look, Ok(older_answer(before)));
     world.nodes[0].deaf = false;
     world.pass(Duration::from_secs(3));
-    world.leave(1, elsewhere);
+    world.abandon(1, elsewhere);
     world.pass(Duration::from_secs(3));
     assert_eq!(world.token(0, waiter), Some(created), "its place is the first one");
 }
@@ -204,7 +204,7 @@ fn a_full_store_is_told_at_once_also_where_an_earlier_key_waits_for_its_fence() 
     let mut world = World::with(1);
     let ticket = hold_that_needs_a_fence(&mut world);
     world.model.set_no_space(true);
-    world.leave(0, ticket);
+    world.abandon(0, ticket);
     // The early delete is refused as a transaction, and carried out as a plain delete.
     world.fail(0, FailureClass::NoSpace);
     world.settle();

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::node::Outcome;
 use super::world::World;
 use crate::kv::FailureClass;
-use crate::protocol::requests::NEAR;
-use crate::protocol::{Patience, Refusal, Ticket};
+use crate::protocol::read::WATCH_ALL_UP_TO;
+use crate::protocol::{Refusal, Ticket, WaitLimits};
 
 /// Every node asks for the lock, one after the other.
 fn queue_up(world: &mut World) -> Vec<Ticket> {
@@ -25,7 +25,7 @@ fn an_uncontended_lock_and_its_release_cost_one_transaction_each() {
     let ticket = world.lock(0, "a", 1);
     world.settle();
     assert!(world.holds(0, ticket));
-    world.leave(0, ticket);
+    world.abandon(0, ticket);
     world.settle();
     assert_eq!((world.count(0, "txn"), world.count(0, "delete")), (2, 0));
     assert!(world.contenders("a").is_empty());
@@ -56,7 +56,7 @@ fn managers_get_the_lock_in_the_order_of_their_keys_with_growing_tokens() {
         let token = world.token(node, tickets[node]).unwrap();
         assert!(token > last);
         last = token;
-        world.leave(node, tickets[node]);
+        world.abandon(node, tickets[node]);
         world.settle();
     }
 }
@@ -70,7 +70,7 @@ fn a_hand_over_between_local_threads_is_one_transaction() {
     world.settle();
     assert_eq!(world.contenders("a").len(), 1, "local waiters cost etcd nothing");
     let before = world.count(0, "txn");
-    world.leave(0, first);
+    world.abandon(0, first);
     world.settle();
     assert!(world.holds(0, second));
     assert_eq!((world.count(0, "txn") - before, world.count(0, "delete")), (1, 0));
@@ -85,8 +85,8 @@ fn a_release_and_the_next_acquire_that_arrive_together_leave_together() {
     let before = world.count(0, "txn");
     // Both commands are handled before the first action is asked for.
     let now = world.now;
-    let leave = crate::protocol::Command::Leave { ticket: first, confirm: false };
-    world.nodes[0].protocol.handle_command(now, leave);
+    let abandon = crate::protocol::Command::Abandon { ticket: first, confirm: false };
+    world.nodes[0].protocol.handle_command(now, abandon);
     let second = world.lock(0, "a", 1);
     world.settle();
     assert!(world.holds(0, second));
@@ -101,11 +101,11 @@ fn a_process_goes_to_the_back_of_the_queue_when_its_next_thread_takes_over() {
     let second = world.lock(0, "a", 2);
     let elsewhere = world.lock(1, "a", 1);
     world.settle();
-    world.leave(0, first);
+    world.abandon(0, first);
     world.settle();
     assert!(world.holds(1, elsewhere));
     assert_eq!(world.token(0, second), None);
-    world.leave(1, elsewhere);
+    world.abandon(1, elsewhere);
     world.settle();
     assert!(world.holds(0, second));
 }
@@ -119,7 +119,7 @@ fn whoever_asks_for_what_its_process_holds_waits_its_turn() {
     assert!(world.holds(0, first) && !world.holds(0, again));
     let tried = world.try_lock(0, "a", 1);
     assert_eq!(world.refusal(0, tried), Some(Refusal::Held));
-    world.leave(0, first);
+    world.abandon(0, first);
     world.settle();
     assert!(world.token(0, again) > world.token(0, first));
 }
@@ -143,7 +143,7 @@ fn a_try_right_after_a_release_finds_the_lock_free() {
     let mut world = World::with(1);
     let first = world.lock(0, "a", 1);
     world.settle();
-    world.leave(0, first);
+    world.abandon(0, first);
     let tried = world.try_lock(0, "a", 1);
     world.settle();
     assert!(world.holds(0, tried));
@@ -176,7 +176,7 @@ fn a_predecessor_that_goes_before_its_watch_stands_is_not_missed() {
     let waiter = world.lock(1, "a", 1);
     // The waiter's acquire is carried out, the holder leaves, and only then the answer arrives and the watch opens.
     let (request, reply) = world.carry_out(1);
-    world.leave(0, holder);
+    world.abandon(0, holder);
     world.answer(0);
     world.deliver(1, request, reply);
     world.settle();
@@ -185,12 +185,12 @@ fn a_predecessor_that_goes_before_its_watch_stands_is_not_missed() {
 
 #[test]
 fn whoever_is_near_takes_over_without_a_read() {
-    let mut world = World::with(NEAR + 1);
+    let mut world = World::with(WATCH_ALL_UP_TO + 1);
     let tickets = queue_up(&mut world);
     for (node, &ticket) in tickets.iter().enumerate() {
         assert!(world.holds(node, ticket));
         assert_eq!(world.count(node, "txn"), 1, "the acquire alone");
-        world.leave(node, ticket);
+        world.abandon(node, ticket);
         world.settle();
     }
 }
@@ -201,9 +201,9 @@ fn whoever_is_far_finds_out_in_time_that_it_came_near() {
     let tickets = queue_up(&mut world);
     for (node, &ticket) in tickets.iter().enumerate() {
         assert!(world.holds(node, ticket));
-        let reads = usize::from(node > NEAR);
+        let reads = usize::from(node > WATCH_ALL_UP_TO);
         assert_eq!(world.count(node, "txn"), 1 + reads, "manager {node}");
-        world.leave(node, ticket);
+        world.abandon(node, ticket);
         world.settle();
     }
 }
@@ -214,12 +214,12 @@ fn a_read_that_is_answered_late_does_not_bring_back_who_went_meanwhile() {
     let tickets = queue_up(&mut world);
     world.pass_alone(Duration::from_millis(10));
     let (request, reply) = world.carry_out(2);
-    world.leave(0, tickets[0]);
+    world.abandon(0, tickets[0]);
     world.answer(0);
     world.hear(2);
     world.deliver(2, request, reply);
     world.settle();
-    world.leave(1, tickets[1]);
+    world.abandon(1, tickets[1]);
     world.settle();
     assert!(world.holds(2, tickets[2]));
 }
@@ -228,7 +228,7 @@ fn a_read_that_is_answered_late_does_not_bring_back_who_went_meanwhile() {
 fn a_waiter_that_heard_of_one_hand_over_need_not_look_for_the_next() {
     let mut world = World::with(3);
     let tickets = queue_up(&mut world);
-    world.leave(0, tickets[0]);
+    world.abandon(0, tickets[0]);
     world.pass(Duration::from_millis(900));
     assert!(world.holds(1, tickets[1]));
     assert_eq!(world.count(2, "txn"), 1, "the acquire alone");
@@ -256,7 +256,7 @@ fn what_is_told_of_the_past_is_no_news() {
     let mut world = World::with(2);
     let first = world.lock(0, "a", 1);
     world.settle();
-    world.leave(0, first);
+    world.abandon(0, first);
     world.settle();
     let released_at = world.model.revision();
     let again = world.lock(0, "a", 1);
@@ -277,7 +277,7 @@ fn a_watch_that_stands_late_is_not_relied_on_without_a_read() {
     world.nodes[1].deaf = true;
     let waiter = world.lock(1, "a", 1);
     world.pass(Duration::from_millis(10));
-    world.leave(0, holder);
+    world.abandon(0, holder);
     world.settle();
     let dead = world.contenders("a")[0].clone();
     world.delete(dead.key);
@@ -294,7 +294,7 @@ fn a_watch_that_died_in_silence_delays_a_hand_over_but_does_not_strand_the_waite
     let waiter = world.lock(1, "a", 1);
     world.settle();
     world.nodes[1].deaf = true;
-    world.leave(0, holder);
+    world.abandon(0, holder);
     world.settle();
     assert!(!world.holds(1, waiter));
     world.pass(Duration::from_secs(2));
@@ -305,10 +305,10 @@ fn a_watch_that_died_in_silence_delays_a_hand_over_but_does_not_strand_the_waite
 fn a_waiter_whose_predecessor_leaves_the_queue_waits_on() {
     let mut world = World::with(3);
     let tickets = queue_up(&mut world);
-    world.leave(1, tickets[1]);
+    world.abandon(1, tickets[1]);
     world.settle();
     assert!(world.holds(0, tickets[0]) && !world.holds(2, tickets[2]));
-    world.leave(0, tickets[0]);
+    world.abandon(0, tickets[0]);
     world.settle();
     assert!(world.holds(2, tickets[2]));
 }
@@ -335,7 +335,7 @@ fn a_release_goes_through_alone_where_the_next_acquire_is_refused() {
     let first = world.lock(0, "a", 1);
     world.settle();
     let second = world.lock(0, "a", 2);
-    world.leave(0, first);
+    world.abandon(0, first);
     world.fail(0, FailureClass::NoSpace);
     assert!(matches!(world.nodes[0].outcomes[&second], Outcome::Refused(Refusal::Failed(_))));
     world.settle();
@@ -349,9 +349,9 @@ fn names_that_nobody_uses_any_more_leave_nothing_in_memory() {
     let mut world = World::with(1);
     for i in 0..1000 {
         let name = format!("n{i}");
-        let ticket = world.ask(0, &name, 1, Patience::default());
+        let ticket = world.ask(0, &name, 1, WaitLimits::default());
         world.settle();
-        world.leave(0, ticket);
+        world.abandon(0, ticket);
         world.settle();
     }
     assert!(world.nodes[0].protocol.is_idle());

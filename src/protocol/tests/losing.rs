@@ -100,7 +100,7 @@ fn a_session_whose_epoch_has_gone_back_with_a_restored_store_is_replaced() {
     // The epoch moves after the backup was made.
     let given_up = world.lock(0, "a", 1);
     world.lose_some_txn(0).expect("the acquire is under way");
-    world.leave(0, given_up);
+    world.abandon(0, given_up);
     world.pass(Duration::from_millis(500));
     let held = world.lock(0, "b", 1);
     world.settle();
@@ -160,7 +160,7 @@ fn an_expired_session_is_replaced_and_its_lease_revoked_after_its_holds_ended() 
     world.pass(MARGIN);
     assert!(world.holds(1, elsewhere));
     assert_eq!(world.refusal(0, waiter), None, "waiters stay");
-    world.leave(1, elsewhere);
+    world.abandon(1, elsewhere);
     world.settle();
     assert!(world.holds(0, waiter));
     assert!(!world.holds(0, held), "a lost hold stays lost");
@@ -204,7 +204,7 @@ fn a_waiter_whose_session_is_revoked_queues_again_under_the_next() {
     world.model.expire_lease(lease);
     world.settle();
     assert_eq!(world.contenders("a").len(), 2);
-    world.leave(0, holder);
+    world.abandon(0, holder);
     world.settle();
     assert!(world.holds(1, waiter));
 }
@@ -222,7 +222,7 @@ fn a_forced_unlock_is_told_and_the_next_one_gets_the_lock() {
     world.settle();
     assert_eq!(world.loss(0, held), Some(LossReason::ForceUnlocked));
     assert!(world.holds(1, elsewhere));
-    world.leave(1, elsewhere);
+    world.abandon(1, elsewhere);
     world.settle();
     assert!(world.holds(0, local));
 }
@@ -280,7 +280,7 @@ fn a_waiter_whose_key_is_deleted_queues_again_and_is_never_granted_on_the_dead_k
     world.settle();
     let alive = world.contenders("a")[1].clone();
     assert_ne!(alive.key, dead.key);
-    world.leave(0, holder);
+    world.abandon(0, holder);
     world.settle();
     assert_eq!(world.token(1, waiter), Some(alive.create_revision));
 }
@@ -295,7 +295,7 @@ fn a_waiter_that_was_told_of_its_key_s_end_is_not_granted_by_an_older_answer() {
     let dead = world.contenders("a")[1].clone();
     // The holder leaves before the waiter's watch stands, so the waiter looks; and before the answer arrives its key is
     // deleted and it is told.
-    world.leave(0, holder);
+    world.abandon(0, holder);
     world.answer(0);
     world.deliver(1, acquire, queued);
     world.hear(1);

@@ -45,7 +45,7 @@ impl Node {
             ttl: TTL,
             safety_margin: MARGIN,
             request_timeout: Duration::from_secs(5),
-            steps_in_flight: crate::protocol::IN_FLIGHT,
+            writes_in_flight: crate::protocol::WRITES_IN_FLIGHT,
             seed: 7,
         };
         Self {

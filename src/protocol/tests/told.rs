@@ -56,7 +56,7 @@ fn a_wait_that_ends_in_time_is_not_told() {
     world.settle();
     let waiter = world.lock(0, "a", 1);
     world.pass(WARN_AFTER / 2);
-    world.leave(1, elsewhere);
+    world.abandon(1, elsewhere);
     world.settle();
     assert!(world.holds(0, waiter));
     world.pass(WARN_AFTER);

@@ -30,7 +30,7 @@ fn a_repeated_acquire_that_queued_finds_its_predecessor_behind_later_arrivals() 
     let later = world.lock(2, "a", 1);
     world.pass(Duration::from_millis(100));
     assert_eq!(world.contenders("a").len(), 3);
-    world.leave(0, holder);
+    world.abandon(0, holder);
     world.settle();
     assert!(world.holds(1, waiter) && !world.holds(2, later));
 }
@@ -42,7 +42,7 @@ fn a_copy_of_a_repeated_acquire_cannot_bring_the_key_back_after_the_release() {
     let parked = world.lose_answer(0);
     world.pass(Duration::from_millis(100));
     assert!(world.holds(0, ticket));
-    world.leave(0, ticket);
+    world.abandon(0, ticket);
     world.settle();
     assert!(world.contenders("a").is_empty());
     world.carry_out_late(&parked);
@@ -57,7 +57,7 @@ fn a_copy_that_arrives_between_the_fence_and_the_delete_is_gone_with_it() {
     let mut world = World::with(1);
     let ticket = world.lock(0, "a", 1);
     let parked = world.lose_answer(0);
-    world.leave_and_confirm(0, ticket);
+    world.abandon_and_confirm(0, ticket);
     // The fence is under way; the copy is carried out before it.
     world.carry_out_late(&parked);
     assert_eq!(world.contenders("a").len(), 1);
@@ -75,7 +75,7 @@ fn a_key_is_used_again_unless_a_request_that_names_it_went_unanswered() {
         let ticket = world.lock(0, "a", 1);
         world.settle();
         keys.push(world.contenders("a")[0].key.clone());
-        world.leave(0, ticket);
+        world.abandon(0, ticket);
         if round == 2 {
             world.lose_answer(0);
             world.pass(Duration::from_millis(200));
@@ -92,7 +92,7 @@ fn an_acquire_given_up_unheard_can_never_take_effect() {
     let mut world = World::with(1);
     let ticket = world.lock(0, "a", 1);
     let parked = world.lose_answer(0);
-    world.leave_and_confirm(0, ticket);
+    world.abandon_and_confirm(0, ticket);
     world.pass(Duration::from_millis(200));
     assert_eq!(world.refusal(0, ticket), Some(Refusal::Cancelled));
     world.carry_out_late(&parked);
@@ -108,7 +108,7 @@ fn a_try_given_up_unheard_can_never_take_effect() {
     let parked = world.lose_answer(0);
     world.pass(Duration::from_millis(200));
     assert_eq!(world.refusal(0, ticket), Some(Refusal::Held));
-    world.leave(1, elsewhere);
+    world.abandon(1, elsewhere);
     world.settle();
     world.carry_out_late(&parked);
     assert!(world.contenders("a").is_empty());
@@ -134,7 +134,7 @@ fn a_fence_that_takes_effect_late_costs_a_refused_request_a_second_try_and_nobod
     let mut world = World::with(1);
     let ticket = world.lock(0, "a", 1);
     world.lose_answer(0);
-    world.leave(0, ticket);
+    world.abandon(0, ticket);
     // The put of the session key goes unanswered, is repeated, and its first copy is carried out last.
     let parked_fence = world.lose_answer(0);
     world.pass(Duration::from_millis(300));
@@ -153,7 +153,7 @@ fn many_given_up_names_share_one_fence() {
     }
     let before = world.count(0, "txn");
     for &ticket in &tickets {
-        world.leave(0, ticket);
+        world.abandon(0, ticket);
     }
     world.settle();
     world.pass(Duration::from_secs(1));
@@ -167,7 +167,7 @@ fn a_delete_carried_out_unheard_still_counts_as_a_release() {
     let mut world = World::with(1);
     let ticket = world.lock(0, "a", 1);
     world.settle();
-    world.leave_and_confirm(0, ticket);
+    world.abandon_and_confirm(0, ticket);
     let delete = world.lose_answer(0);
     world.carry_out_late(&delete);
     world.pass(Duration::from_millis(100));
@@ -180,7 +180,7 @@ fn a_hand_over_whose_answer_is_lost_is_repeated_whole() {
     let first = world.lock(0, "a", 1);
     world.settle();
     let second = world.lock(0, "a", 2);
-    world.leave(0, first);
+    world.abandon(0, first);
     let request = world.lose_answer(0);
     world.carry_out_late(&request);
     let created = world.contenders("a")[0].create_revision;
@@ -193,7 +193,7 @@ fn an_acquire_that_certainly_was_not_done_needs_no_fence() {
     let mut world = World::with(1);
     let ticket = world.lock(0, "a", 1);
     world.fail(0, FailureClass::NotDone);
-    world.leave_and_confirm(0, ticket);
+    world.abandon_and_confirm(0, ticket);
     assert_eq!(world.refusal(0, ticket), Some(Refusal::Cancelled));
     assert!(world.nodes[0].sent.is_empty());
 }

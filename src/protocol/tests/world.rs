@@ -10,7 +10,7 @@ use crate::kv::{
     WatchEvent,
 };
 use crate::name::{LockName, Root};
-use crate::protocol::{Acquire, Action, Command, Patience, Refusal, RequestId, Ticket};
+use crate::protocol::{Acquire, Action, Command, Refusal, RequestId, Ticket, WaitLimits};
 use crate::store::memory::model::{Model, Notice};
 
 pub(super) const TTL: Duration = Duration::from_secs(10);
@@ -274,14 +274,14 @@ impl World {
         }
     }
 
-    pub(super) fn ask(&mut self, id: NodeId, lock: &str, thread: u64, patience: Patience) -> Ticket {
+    pub(super) fn ask(&mut self, id: NodeId, lock: &str, thread: u64, limits: WaitLimits) -> Ticket {
         self.next_ticket += 1;
         let ticket = Ticket(self.next_ticket);
         let acquire = Acquire {
             ticket,
             name: name(lock),
             thread,
-            patience,
+            limits,
             retry_interval: Duration::from_millis(100),
             warn_after: Some(WARN_AFTER),
             since: self.now,
@@ -292,25 +292,25 @@ impl World {
     }
 
     pub(super) fn lock(&mut self, id: NodeId, lock: &str, thread: u64) -> Ticket {
-        self.ask(id, lock, thread, Patience::default())
+        self.ask(id, lock, thread, WaitLimits::default())
     }
 
     pub(super) fn lock_within(&mut self, id: NodeId, lock: &str, thread: u64, limit: Duration) -> Ticket {
         let deadline = Some(self.now + limit);
-        self.ask(id, lock, thread, Patience { deadline, ..Patience::default() })
+        self.ask(id, lock, thread, WaitLimits { deadline, ..WaitLimits::default() })
     }
 
     pub(super) fn try_lock(&mut self, id: NodeId, lock: &str, thread: u64) -> Ticket {
         let budget = Some(self.now + Duration::from_secs(5));
-        self.ask(id, lock, thread, Patience { try_only: true, deadline: None, budget })
+        self.ask(id, lock, thread, WaitLimits { try_only: true, deadline: None, budget })
     }
 
-    pub(super) fn leave(&mut self, id: NodeId, ticket: Ticket) {
-        self.command(id, Command::Leave { ticket, confirm: false });
+    pub(super) fn abandon(&mut self, id: NodeId, ticket: Ticket) {
+        self.command(id, Command::Abandon { ticket, confirm: false });
     }
 
-    pub(super) fn leave_and_confirm(&mut self, id: NodeId, ticket: Ticket) {
-        self.command(id, Command::Leave { ticket, confirm: true });
+    pub(super) fn abandon_and_confirm(&mut self, id: NodeId, ticket: Ticket) {
+        self.command(id, Command::Abandon { ticket, confirm: true });
     }
 
     /// Commands that arrive together: what the protocol wants is carried out after the last.

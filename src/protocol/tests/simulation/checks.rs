@@ -8,7 +8,7 @@ use super::world::{World, root};
 use crate::clock::Time;
 use crate::kv::{Key, LeaseId, Order, Range, Revision, Span};
 use crate::name::LockName;
-use crate::protocol::{HoldId, Patience, Refusal, Ticket};
+use crate::protocol::{HoldId, Refusal, Ticket, WaitLimits};
 use crate::store::memory::model::Model;
 
 /// A ticket that gave up is answered within the grace for its farewell.
@@ -33,7 +33,7 @@ impl fmt::Display for Violation {
 /// What is believed, asked and forfeited at the moment.
 #[derive(Debug, Default)]
 pub(super) struct Checks {
-    holds: BTreeMap<(usize, HoldId), Held>,
+    holds: BTreeMap<(usize, HoldId), GrantedHold>,
     asked: BTreeMap<Ticket, Asked>,
     last_token: BTreeMap<String, Revision>,
     /// Keys that an administrator took away, and when.
@@ -47,7 +47,7 @@ pub(super) struct Checks {
 }
 
 #[derive(Debug)]
-struct Held {
+struct GrantedHold {
     name: LockName,
     key: Key,
     token: Revision,
@@ -61,9 +61,9 @@ struct Asked {
     node: usize,
     worker: usize,
     name: LockName,
-    patience: Patience,
+    limits: WaitLimits,
     at: Time,
-    left: bool,
+    abandoned: bool,
 }
 
 /// What an administrator takes away.
@@ -91,15 +91,15 @@ impl Checks {
         node: usize,
         worker: usize,
         name: &LockName,
-        patience: Patience,
+        limits: WaitLimits,
         at: Time,
     ) {
-        self.asked.insert(ticket, Asked { node, worker, name: name.clone(), patience, at, left: false });
+        self.asked.insert(ticket, Asked { node, worker, name: name.clone(), limits, at, abandoned: false });
     }
 
-    pub(super) fn left(&mut self, ticket: Ticket) {
+    pub(super) fn abandoned(&mut self, ticket: Ticket) {
         if let Some(asked) = self.asked.get_mut(&ticket) {
-            asked.left = true;
+            asked.abandoned = true;
         }
     }
 
@@ -187,7 +187,7 @@ impl World {
             }
             *last = token;
         }
-        let held = Held { name: name.clone(), key, token, worker: asked.worker, forfeited: taken };
+        let held = GrantedHold { name: name.clone(), key, token, worker: asked.worker, forfeited: taken };
         self.checks.holds.insert((node, hold), held);
         Ok(())
     }
@@ -201,12 +201,12 @@ impl World {
     fn check_local_order(&self, node: usize, granted: &Asked) -> Result<(), Violation> {
         let local = self.local(node);
         let overtaken = self.checks.asked.iter().find(|(_, other)| {
-            let limit = [other.patience.deadline, other.patience.budget].into_iter().flatten().min();
+            let limit = [other.limits.deadline, other.limits.budget].into_iter().flatten().min();
             other.node == node
                 && other.name == granted.name
                 && other.worker != granted.worker
                 && other.at < granted.at
-                && !other.left
+                && !other.abandoned
                 && limit.is_none_or(|limit| local < limit)
         });
         match overtaken {
@@ -279,14 +279,14 @@ impl World {
             return Err(Violation::new(format!("{ticket:?} is refused without having asked")));
         };
         let local = self.local(node);
-        let limit = [asked.patience.deadline, asked.patience.budget].into_iter().flatten().min();
+        let limit = [asked.limits.deadline, asked.limits.budget].into_iter().flatten().min();
         let due = limit.is_some_and(|limit| limit <= local);
         let fits = match refusal {
-            Refusal::Held => asked.patience.try_only,
-            Refusal::Timeout { .. } => due && asked.patience.deadline == limit,
-            Refusal::AlreadyHeld { .. } => due && asked.patience.budget == limit,
+            Refusal::Held => asked.limits.try_only,
+            Refusal::Timeout { .. } => due && asked.limits.deadline == limit,
+            Refusal::AlreadyHeld { .. } => due && asked.limits.budget == limit,
             Refusal::Unavailable(_) => due,
-            Refusal::Cancelled => asked.left,
+            Refusal::Cancelled => asked.abandoned,
             Refusal::Failed(_) => self.checks.was_full,
             Refusal::Closed => self.nodes[node].closed || self.winding_down,
         };

@@ -11,7 +11,7 @@ use crate::store::memory::model::Space;
 
 /// One thing that goes wrong, or gets well again.
 #[derive(Clone, Debug)]
-pub(super) enum Fault {
+pub(super) enum InjectedFault {
     /// The manager's way to the store changes.
     Link {
         node: usize,
@@ -63,50 +63,50 @@ pub(super) fn sessions() -> Span {
 }
 
 impl World {
-    pub(super) fn strike(&mut self, fault: Fault) {
+    pub(super) fn strike(&mut self, fault: InjectedFault) {
         self.tally.faults += 1;
         self.disturbed = self.now;
         self.note(|| format!("fault: {fault:?}"));
         match fault {
-            Fault::Link { node, link } => {
+            InjectedFault::Link { node, link } => {
                 let before = self.nodes[node].link;
                 self.nodes[node].link = link;
                 if link.is_bad() {
                     let after = self.below(self.ttl * 2);
                     let healed = Link { unreliable: before.unreliable, ..Link::default() };
-                    self.schedule(after, Event::Fault(Fault::Link { node, link: healed }));
+                    self.schedule(after, Event::Fault(InjectedFault::Link { node, link: healed }));
                 }
             }
-            Fault::BreakStream(node) => self.break_stream(node),
-            Fault::StallStream(node) => self.stall(node),
+            InjectedFault::BreakStream(node) => self.break_stream(node),
+            InjectedFault::StallStream(node) => self.stall(node),
             // What arrives meanwhile is kept until the end of the pause, in its order; so that end does not come nearer.
-            Fault::Pause(node, pause) => {
+            InjectedFault::Pause(node, pause) => {
                 self.nodes[node].paused_until = self.nodes[node].paused_until.max(self.now + pause);
             }
-            Fault::Suspend(node, pause) => {
+            InjectedFault::Suspend(node, pause) => {
                 let until = self.nodes[node].paused_until.max(self.now + pause);
                 let it = &mut self.nodes[node];
                 (it.paused_until, it.overslept) = (until, self.now + pause * 2);
             }
-            Fault::Jump(node, forward) => {
+            InjectedFault::Jump(node, forward) => {
                 let it = &mut self.nodes[node];
                 it.jumped += forward;
                 it.jumped_at = self.now;
             }
-            Fault::Crash(node) => self.crash(node),
-            Fault::Restart(node) => self.start(node),
-            Fault::Expire(node) => {
+            InjectedFault::Crash(node) => self.crash(node),
+            InjectedFault::Restart(node) => self.start(node),
+            InjectedFault::Expire(node) => {
                 let local = self.local(node);
                 let it = &mut self.nodes[node];
                 it.seen_over |= it.deadline.is_some_and(|deadline| local >= deadline);
             }
-            Fault::RevokeLease => self.revoke_some_lease(),
-            Fault::DeleteContender => self.delete_some(false),
-            Fault::DeleteName => self.delete_name(),
-            Fault::DeleteSessionKey => self.delete_some(true),
-            Fault::LeaderChange => self.change_leader(),
-            Fault::StaleMemberGone => self.stale_term = None,
-            Fault::TermBack => {
+            InjectedFault::RevokeLease => self.revoke_some_lease(),
+            InjectedFault::DeleteContender => self.delete_some(false),
+            InjectedFault::DeleteName => self.delete_name(),
+            InjectedFault::DeleteSessionKey => self.delete_some(true),
+            InjectedFault::LeaderChange => self.change_leader(),
+            InjectedFault::StaleMemberGone => self.stale_term = None,
+            InjectedFault::TermBack => {
                 self.term = 1;
                 self.stale_term = None;
                 self.model.set_term(self.term);
@@ -116,28 +116,28 @@ impl World {
                     self.break_stream(node);
                 }
             }
-            Fault::Compact => {
+            InjectedFault::Compact => {
                 let _ = self.model.compact(self.model.revision());
             }
-            Fault::Full { applied } => {
+            InjectedFault::Full { applied } => {
                 self.model.set_space(if applied { Space::FoundOutAfterwards } else { Space::Full });
                 self.checks.was_full = true;
                 let after = self.below(self.ttl);
-                self.schedule(after, Event::Fault(Fault::NotFull));
+                self.schedule(after, Event::Fault(InjectedFault::NotFull));
             }
-            Fault::NotFull => self.model.set_space(Space::Enough),
-            Fault::Deny(span) => {
+            InjectedFault::NotFull => self.model.set_space(Space::Enough),
+            InjectedFault::Deny(span) => {
                 self.model.deny(Some(span));
                 self.checks.was_full = true;
                 self.denied = true;
                 let after = self.below(self.ttl);
-                self.schedule(after, Event::Fault(Fault::Allow));
+                self.schedule(after, Event::Fault(InjectedFault::Allow));
             }
-            Fault::Allow => {
+            InjectedFault::Allow => {
                 self.model.deny(None);
                 self.denied = false;
             }
-            Fault::Foreign => self.foreign_comes(),
+            InjectedFault::Foreign => self.foreign_comes(),
         }
     }
 
@@ -170,7 +170,7 @@ impl World {
         it.lease = None;
         it.seen_term = 0;
         let after = self.below(self.ttl);
-        self.schedule(after, Event::Fault(Fault::Restart(node)));
+        self.schedule(after, Event::Fault(InjectedFault::Restart(node)));
     }
 
     fn revoke_some_lease(&mut self) {
@@ -221,7 +221,7 @@ impl World {
         if self.rng.bool() {
             self.stale_term = Some(self.term - 1);
             let after = self.below(self.ttl);
-            self.schedule(after, Event::Fault(Fault::StaleMemberGone));
+            self.schedule(after, Event::Fault(InjectedFault::StaleMemberGone));
         }
     }
 }

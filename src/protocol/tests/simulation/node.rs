@@ -92,7 +92,7 @@ pub(super) fn new_protocol(rng: &mut fastrand::Rng, ttl: Duration) -> Protocol {
         ttl,
         safety_margin: (ttl / 10).max(Duration::from_millis(250)),
         request_timeout: Duration::from_secs(1),
-        steps_in_flight: rng.usize(1..=3),
+        writes_in_flight: rng.usize(1..=3),
         seed: rng.u64(..),
     })
 }

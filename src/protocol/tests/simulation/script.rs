@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::world::{Event, World};
-use crate::protocol::{Acquire, Command, Patience, Ticket};
+use crate::protocol::{Acquire, Command, Ticket, WaitLimits};
 
 /// A thread of a manager. Its script goes on when it is answered, and after pauses.
 #[derive(Debug, Default)]
@@ -19,7 +19,7 @@ enum State {
     Waiting(Ticket),
     Holding(Ticket),
     /// Gave up or released, and waits to hear that it is done.
-    Leaving(Ticket),
+    Ending(Ticket),
 }
 
 impl Worker {
@@ -39,13 +39,13 @@ impl World {
             State::Idle => self.ask(node, worker),
             State::Waiting(ticket) => {
                 // It was to give up some time after it asked.
-                self.nodes[node].workers[worker].state = State::Leaving(ticket);
-                self.checks.left(ticket);
+                self.nodes[node].workers[worker].state = State::Ending(ticket);
+                self.checks.abandoned(ticket);
                 self.truth.ended(ticket);
-                self.post(node, Command::Leave { ticket, confirm: true });
+                self.post(node, Command::Abandon { ticket, confirm: true });
             }
             State::Holding(ticket) => self.let_go(node, worker, ticket),
-            State::Leaving(_) => {}
+            State::Ending(_) => {}
         }
     }
 
@@ -55,15 +55,15 @@ impl World {
         let after = |limit: Duration| Some(local + limit);
         let limit = self.below(Duration::from_secs(4));
         let kind = self.rng.u8(0..8);
-        let patience = match if self.weather.tries && kind < 6 { 0 } else { kind } {
-            0 => Patience { try_only: true, deadline: None, budget: after(Duration::from_secs(1)) },
-            1 | 2 => Patience { deadline: after(limit), ..Patience::default() },
-            3 => Patience { budget: after(limit), ..Patience::default() },
-            _ => Patience::default(),
+        let limits = match if self.weather.tries && kind < 6 { 0 } else { kind } {
+            0 => WaitLimits { try_only: true, deadline: None, budget: after(Duration::from_secs(1)) },
+            1 | 2 => WaitLimits { deadline: after(limit), ..WaitLimits::default() },
+            3 => WaitLimits { budget: after(limit), ..WaitLimits::default() },
+            _ => WaitLimits::default(),
         };
         let gives_up = self.chance(0.15);
-        self.acquire(node, worker, &name, patience);
-        if gives_up && !patience.try_only {
+        self.acquire(node, worker, &name, limits);
+        if gives_up && !limits.try_only {
             // Often at the very moment of the grant.
             let after = if self.rng.bool() { Duration::from_millis(3) } else { Duration::from_secs(3) };
             let (after, life) = (self.below(after), self.nodes[node].life);
@@ -71,18 +71,18 @@ impl World {
         }
     }
 
-    fn acquire(&mut self, node: usize, worker: usize, name: &crate::name::LockName, patience: Patience) {
+    fn acquire(&mut self, node: usize, worker: usize, name: &crate::name::LockName, limits: WaitLimits) {
         let ticket = self.next_ticket();
         let since = self.local(node);
-        self.note(|| format!("manager {node} thread {worker} asks for {name:?} as {ticket:?}: {patience:?}"));
-        self.checks.asked(ticket, node, worker, name, patience, self.now);
-        self.truth.asked(ticket, node, name, patience.try_only, self.now);
+        self.note(|| format!("manager {node} thread {worker} asks for {name:?} as {ticket:?}: {limits:?}"));
+        self.checks.asked(ticket, node, worker, name, limits, self.now);
+        self.truth.asked(ticket, node, name, limits.try_only, self.now);
         self.nodes[node].workers[worker].state = State::Waiting(ticket);
         let acquire = Acquire {
             ticket,
             name: name.clone(),
             thread: worker as u64,
-            patience,
+            limits,
             retry_interval: Duration::from_millis(100),
             warn_after: Some(Duration::from_secs(2)),
             since,
@@ -98,17 +98,17 @@ impl World {
         let it = &mut self.nodes[node];
         let life = it.life;
         if confirm {
-            it.workers[worker].state = State::Leaving(ticket);
+            it.workers[worker].state = State::Ending(ticket);
         } else {
             it.workers[worker].state = State::Idle;
             self.schedule(after, Event::Work { node, life, worker });
         }
-        self.post(node, Command::Leave { ticket, confirm });
+        self.post(node, Command::Abandon { ticket, confirm });
     }
 
     fn worker_of(&self, node: usize, ticket: Ticket) -> Option<usize> {
         self.nodes[node].workers.iter().position(|worker| {
-            matches!(worker.state, State::Waiting(t) | State::Holding(t) | State::Leaving(t) if t == ticket)
+            matches!(worker.state, State::Waiting(t) | State::Holding(t) | State::Ending(t) if t == ticket)
         })
     }
 

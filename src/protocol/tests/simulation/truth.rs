@@ -11,7 +11,7 @@ use crate::clock::Time;
 use crate::error::LossReason;
 use crate::kv::{Key, LeaseId, Order, Range, Revision};
 use crate::name::LockName;
-use crate::protocol::{HoldId, Holder, Refusal, ReleaseFailure, Ticket};
+use crate::protocol::{CurrentHolder, HoldId, Refusal, ReleaseFailure, Ticket};
 
 /// A wait of this length, in weather without faults, was long enough for every answer that it depends on.
 const ANSWERED: Duration = Duration::from_millis(150);
@@ -25,7 +25,7 @@ pub(super) struct Truth {
     standing: BTreeSet<Ticket>,
     holds: BTreeMap<(usize, HoldId), Vec<Ticket>>,
     /// For each name, every queue that etcd had, from its stamp to that of the next.
-    queues: Vec<Vec<Queue>>,
+    queues: Vec<Vec<ObservedQueue>>,
     /// The store's revision that the last queues are of.
     revision: Revision,
     /// Which manager deleted a contender; `None`: somebody else, or the end of its lease.
@@ -53,13 +53,13 @@ struct Claim {
 }
 
 #[derive(Debug)]
-struct Queue {
+struct ObservedQueue {
     stamp: u64,
-    contenders: Vec<Contender>,
+    contenders: Vec<ObservedContender>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Contender {
+struct ObservedContender {
     key: Key,
     created: Revision,
     lease: LeaseId,
@@ -149,7 +149,7 @@ impl Truth {
     }
 
     /// The queues that etcd had for the name at some time since `since`.
-    fn queues(&self, name: usize, since: u64) -> &[Queue] {
+    fn queues(&self, name: usize, since: u64) -> &[ObservedQueue] {
         let queues = self.queues.get(name).map(Vec::as_slice).unwrap_or_default();
         let first = queues.partition_point(|queue| queue.stamp <= since).saturating_sub(1);
         &queues[first..]
@@ -195,12 +195,12 @@ impl World {
                     )));
                 }
             }
-            self.truth.queues[name].push(Queue { stamp, contenders });
+            self.truth.queues[name].push(ObservedQueue { stamp, contenders });
         }
         Ok(())
     }
 
-    fn contenders(&self, name: &LockName) -> Vec<Contender> {
+    fn contenders(&self, name: &LockName) -> Vec<ObservedContender> {
         let range = Range {
             span: name.contenders(),
             order: Order::OldestFirst,
@@ -210,7 +210,9 @@ impl World {
             keys_only: true,
         };
         let found = self.model.read(&range).unwrap_or_default().kvs.into_iter();
-        found.map(|kv| Contender { key: kv.key, created: kv.create_revision, lease: kv.lease }).collect()
+        found
+            .map(|kv| ObservedContender { key: kv.key, created: kv.create_revision, lease: kv.lease })
+            .collect()
     }
 
     /// P9: what the refusal says was so at some time of the call.
@@ -263,9 +265,9 @@ impl World {
     }
 
     /// The holder that was named was the first at some time of the call, and if it is of this manager, for a ticket.
-    fn was_holder(&self, ticket: Ticket, claim: &Claim, holder: &Holder) -> bool {
+    fn was_holder(&self, ticket: Ticket, claim: &Claim, holder: &CurrentHolder) -> bool {
         let (key, created) = (&holder.kv.key, holder.kv.create_revision);
-        let is_it = |contender: &Contender| contender.key == *key && contender.created == created;
+        let is_it = |contender: &ObservedContender| contender.key == *key && contender.created == created;
         let mut there = self.truth.queues(self.index_of(&claim.name), claim.asked).iter();
         // Where reads may be stale, so may be the holder's name.
         if !there.any(|queue| queue.contenders.first().is_some_and(is_it)) {
@@ -291,7 +293,7 @@ impl World {
         let Some((_, hold, key, token)) = claim.granted.clone().filter(|_| !claim.lost) else {
             return Ok(());
         };
-        let contender = |other: &Contender| other.key == key && other.created == token;
+        let contender = |other: &ObservedContender| other.key == key && other.created == token;
         let there = self.contenders(&claim.name).iter().any(contender);
         let sharing = self.truth.holds.get(&(node, hold)).into_iter().flatten();
         let shared = sharing.into_iter().any(|other| self.truth.standing.contains(other));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::faults::Fault;
+use super::faults::InjectedFault;
 use super::network::Link;
 use super::world::{Event, World};
 use crate::name::LockName;
@@ -206,48 +206,48 @@ impl World {
         }
     }
 
-    fn pick_fault(&mut self, kinds: &[Kind]) -> Fault {
+    fn pick_fault(&mut self, kinds: &[Kind]) -> InjectedFault {
         let node = self.rng.usize(..self.nodes.len());
         let ttl = self.ttl;
         match self.rng.choice(kinds).copied().unwrap_or(Kind::Foreign) {
             Kind::Cut => {
                 let link = self.nodes[node].link;
                 let (requests_lost, answers_lost) = (self.rng.bool(), self.rng.bool());
-                Fault::Link { node, link: Link { requests_lost, answers_lost, ..link } }
+                InjectedFault::Link { node, link: Link { requests_lost, answers_lost, ..link } }
             }
             Kind::Slow => self.slow_link(node),
-            Kind::BreakStream => Fault::BreakStream(node),
-            Kind::StallStream => Fault::StallStream(node),
-            Kind::Pause => Fault::Pause(node, self.below(ttl * 2)),
-            Kind::Suspend => Fault::Suspend(node, self.below(ttl * 2)),
-            Kind::Jump => Fault::Jump(node, self.below(ttl * 2)),
-            Kind::Crash => Fault::Crash(node),
-            Kind::Expire => Fault::Expire(node),
-            Kind::RevokeLease => Fault::RevokeLease,
-            Kind::DeleteContender => Fault::DeleteContender,
-            Kind::DeleteName => Fault::DeleteName,
-            Kind::DeleteSessionKey => Fault::DeleteSessionKey,
-            Kind::LeaderChange => Fault::LeaderChange,
-            Kind::TermBack => Fault::TermBack,
-            Kind::Compact => Fault::Compact,
-            Kind::Full => Fault::Full { applied: self.rng.bool() },
+            Kind::BreakStream => InjectedFault::BreakStream(node),
+            Kind::StallStream => InjectedFault::StallStream(node),
+            Kind::Pause => InjectedFault::Pause(node, self.below(ttl * 2)),
+            Kind::Suspend => InjectedFault::Suspend(node, self.below(ttl * 2)),
+            Kind::Jump => InjectedFault::Jump(node, self.below(ttl * 2)),
+            Kind::Crash => InjectedFault::Crash(node),
+            Kind::Expire => InjectedFault::Expire(node),
+            Kind::RevokeLease => InjectedFault::RevokeLease,
+            Kind::DeleteContender => InjectedFault::DeleteContender,
+            Kind::DeleteName => InjectedFault::DeleteName,
+            Kind::DeleteSessionKey => InjectedFault::DeleteSessionKey,
+            Kind::LeaderChange => InjectedFault::LeaderChange,
+            Kind::TermBack => InjectedFault::TermBack,
+            Kind::Compact => InjectedFault::Compact,
+            Kind::Full => InjectedFault::Full { applied: self.rng.bool() },
             Kind::Deny => {
                 let name = self.rng.usize(..=self.names.len());
-                Fault::Deny(
+                InjectedFault::Deny(
                     self.names.get(name).map(LockName::contenders).unwrap_or_else(super::faults::sessions),
                 )
             }
-            Kind::Foreign => Fault::Foreign,
+            Kind::Foreign => InjectedFault::Foreign,
         }
     }
 
-    fn slow_link(&mut self, node: usize) -> Fault {
+    fn slow_link(&mut self, node: usize) -> InjectedFault {
         let slow = self.below(Duration::from_secs(2));
         let (slow_requests, slow_answers) = match self.rng.u8(0..3) {
             0 => (slow, slow),
             1 => (slow, Duration::ZERO),
             _ => (Duration::ZERO, slow),
         };
-        Fault::Link { node, link: Link { slow_requests, slow_answers, ..self.nodes[node].link } }
+        InjectedFault::Link { node, link: Link { slow_requests, slow_answers, ..self.nodes[node].link } }
     }
 }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
 use super::checks::{Checks, Violation};
-use super::faults::Fault;
+use super::faults::InjectedFault;
 use super::foreign::Foreign;
 use super::liveness::Liveness;
 use super::network::LONGEST_PARKED;
@@ -86,7 +86,7 @@ pub(super) enum Event {
     },
     /// A foreign contender goes on.
     Foreign(usize),
-    Fault(Fault),
+    Fault(InjectedFault),
 }
 
 pub(super) struct World {
@@ -318,8 +318,9 @@ impl World {
     /// Faults that are still planned will not happen.
     pub(super) fn drop_faults(&mut self) {
         // A manager that is down comes up again.
-        self.bodies
-            .retain(|_, event| !matches!(event, Event::Fault(fault) if !matches!(fault, Fault::Restart(_))));
+        self.bodies.retain(
+            |_, event| !matches!(event, Event::Fault(fault) if !matches!(fault, InjectedFault::Restart(_))),
+        );
     }
 
     pub(super) fn next_ticket(&mut self) -> Ticket {

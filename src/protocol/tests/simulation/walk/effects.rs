@@ -2,13 +2,13 @@
 
 use std::fmt::Write;
 
-use super::state::{Caller, InFlight, Scope, Side, State, Step, contenders, everything};
+use super::state::{Caller, Checked, InFlight, Scope, Side, State, contenders, everything};
 use crate::kv::{Key, LeaseId, Request, Revision};
 use crate::protocol::{Action, HoldId, Refusal, ReleaseFailure, Ticket};
 
 impl State {
     /// Carries out what the protocol wants.
-    pub(super) fn act(&mut self, node: usize) -> Step {
+    pub(super) fn act(&mut self, node: usize) -> Checked {
         self.sides[node].busy = false;
         while let Some(action) = self.sides[node].protocol.poll_action() {
             self.perform(node, action)?;
@@ -17,7 +17,7 @@ impl State {
         self.check()
     }
 
-    pub(super) fn perform(&mut self, node: usize, action: Action) -> Step {
+    pub(super) fn perform(&mut self, node: usize, action: Action) -> Checked {
         let side = &mut self.sides[node];
         match action {
             Action::Send { id, request, .. } => {
@@ -72,7 +72,7 @@ impl State {
         hold: HoldId,
         key: Key,
         token: Revision,
-    ) -> Step {
+    ) -> Checked {
         if token <= self.last_token {
             return Err(format!("P4: token {token} after {}", self.last_token));
         }
@@ -82,7 +82,7 @@ impl State {
             return Err(format!("P5: {ticket:?} is granted and not asked for"));
         };
         match caller {
-            Caller::Leaving { held, .. } => *held = Some((hold, key, token)),
+            Caller::Ending { held, .. } => *held = Some((hold, key, token)),
             _ => *caller = Caller::Holding { ticket, hold, key, token },
         }
         self.note_who_is_kept_out();
@@ -94,13 +94,13 @@ impl State {
         node: usize,
         ticket: Ticket,
         result: &Result<(), ReleaseFailure>,
-    ) -> Step {
+    ) -> Checked {
         let there = contenders(&self.model);
         let Some(caller) = self.sides[node].threads.iter_mut().find(|caller| caller.ticket() == Some(ticket))
         else {
             return Ok(());
         };
-        let Caller::Leaving { held, lost, .. } = std::mem::replace(caller, Caller::Idle) else {
+        let Caller::Ending { held, lost, .. } = std::mem::replace(caller, Caller::Idle) else {
             return Err(format!("P9: {ticket:?} is confirmed and did not leave"));
         };
         let Some((_, key, token)) = held else { return Ok(()) };
@@ -117,7 +117,7 @@ impl State {
     }
 
     /// P1, P2 and P6, in every state.
-    pub(super) fn check(&self) -> Step {
+    pub(super) fn check(&self) -> Checked {
         let there = contenders(&self.model);
         for (node, side) in self.sides.iter().enumerate() {
             let assured = side.deadline.is_some_and(|deadline| self.now < deadline);
@@ -170,12 +170,12 @@ impl State {
 }
 
 impl Side {
-    pub(super) fn refuse(&mut self, ticket: Ticket, refusal: &Refusal) -> Step {
+    pub(super) fn refuse(&mut self, ticket: Ticket, refusal: &Refusal) -> Checked {
         let Some(caller) = self.threads.iter_mut().find(|caller| caller.ticket() == Some(ticket)) else {
             return Err(format!("P5: {ticket:?} is refused and did not ask"));
         };
         match (std::mem::replace(caller, Caller::Idle), refusal) {
-            (Caller::Leaving { .. }, _) => Ok(()),
+            (Caller::Ending { .. }, _) => Ok(()),
             (Caller::Waiting { try_only: true, kept_out: true, .. }, Refusal::Held) => Ok(()),
             (caller, refusal) => Err(format!("P9: {caller:?} is refused for {refusal:?}")),
         }
@@ -198,7 +198,7 @@ impl Caller {
     pub(super) fn ticket(&self) -> Option<Ticket> {
         match self {
             Self::Idle => None,
-            Self::Waiting { ticket, .. } | Self::Holding { ticket, .. } | Self::Leaving { ticket, .. } => {
+            Self::Waiting { ticket, .. } | Self::Holding { ticket, .. } | Self::Ending { ticket, .. } => {
                 Some(*ticket)
             }
         }
@@ -206,7 +206,7 @@ impl Caller {
 
     pub(super) fn hold(&self) -> Option<HoldId> {
         match self {
-            Self::Holding { hold, .. } | Self::Leaving { held: Some((hold, ..)), .. } => Some(*hold),
+            Self::Holding { hold, .. } | Self::Ending { held: Some((hold, ..)), .. } => Some(*hold),
             _ => None,
         }
     }
@@ -215,7 +215,7 @@ impl Caller {
     pub(super) fn lose(&mut self) {
         match self {
             Self::Holding { .. } => *self = Self::Idle,
-            Self::Leaving { lost, held: Some(_), .. } => *lost = true,
+            Self::Ending { lost, held: Some(_), .. } => *lost = true,
             _ => {}
         }
     }

@@ -2,19 +2,19 @@
 
 use std::time::Duration;
 
-use super::state::{Caller, Choice, InFlight, State, Step, TTL, contenders, name};
+use super::state::{Caller, Checked, Choice, InFlight, State, TTL, contenders, name};
 use crate::kv::{Failure, FailureClass, WatchEvent};
-use crate::protocol::{Acquire, Command, Patience, Ticket};
+use crate::protocol::{Acquire, Command, Ticket, WaitLimits};
 use crate::store::memory::model::Notice;
 
 impl State {
     /// Lets it happen; `Err` says which promise broke. With `wait`, the manager does not act on it yet.
-    pub(super) fn happen(&mut self, choice: Choice, wait: bool) -> Step {
+    pub(super) fn happen(&mut self, choice: Choice, wait: bool) -> Checked {
         let (now, node) = (self.now, choice.node());
         match choice {
             Choice::Lock { thread, .. } => self.ask(node, thread, false),
             Choice::Try { thread, .. } => self.ask(node, thread, true),
-            Choice::Leave { thread, .. } => self.leave(node, thread),
+            Choice::Abandon { thread, .. } => self.abandon(node, thread),
             Choice::Execute { at, .. } => return self.execute(node, at),
             Choice::Repeat { at, .. } => {
                 self.scope.repeated -= 1;
@@ -79,7 +79,7 @@ impl State {
             ticket,
             name: name(),
             thread: thread as u64,
-            patience: Patience { try_only, deadline: None, budget: None },
+            limits: WaitLimits { try_only, deadline: None, budget: None },
             retry_interval: Duration::from_millis(100),
             warn_after: None,
             since: self.now,
@@ -88,18 +88,18 @@ impl State {
         self.sides[node].protocol.handle_command(self.now, Command::Acquire(acquire));
     }
 
-    fn leave(&mut self, node: usize, thread: usize) {
+    fn abandon(&mut self, node: usize, thread: usize) {
         let caller = &mut self.sides[node].threads[thread];
         let (ticket, held) = match caller.clone() {
             Caller::Waiting { ticket, .. } => (ticket, None),
             Caller::Holding { ticket, hold, key, token } => (ticket, Some((hold, key, token))),
-            Caller::Idle | Caller::Leaving { .. } => return,
+            Caller::Idle | Caller::Ending { .. } => return,
         };
-        *caller = Caller::Leaving { ticket, held, lost: false };
-        self.sides[node].protocol.handle_command(self.now, Command::Leave { ticket, confirm: true });
+        *caller = Caller::Ending { ticket, held, lost: false };
+        self.sides[node].protocol.handle_command(self.now, Command::Abandon { ticket, confirm: true });
     }
 
-    fn execute(&mut self, node: usize, at: usize) -> Step {
+    fn execute(&mut self, node: usize, at: usize) -> Checked {
         let it = &mut self.sides[node].requests[at];
         let reply = self.model.execute(self.now, &it.request);
         if it.unheard {
@@ -110,7 +110,7 @@ impl State {
         self.after_the_store()
     }
 
-    fn expire(&mut self, node: usize) -> Step {
+    fn expire(&mut self, node: usize) -> Checked {
         self.scope.expiries -= 1;
         if let (Some(lease), Some(due)) = (self.sides[node].lease, self.model.next_expiry()) {
             // The other's lease is renewed meanwhile, or as good as.
@@ -121,7 +121,7 @@ impl State {
         self.after_the_store()
     }
 
-    fn after_the_store(&mut self) -> Step {
+    fn after_the_store(&mut self) -> Checked {
         while let Some((watcher, notice)) = self.model.poll_notice() {
             for side in &mut self.sides {
                 let open = side.open.iter().find(|&(_, &open)| open == watcher);

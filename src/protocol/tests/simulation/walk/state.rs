@@ -45,7 +45,7 @@ pub(super) enum Choice {
         node: usize,
         thread: usize,
     },
-    Leave {
+    Abandon {
         node: usize,
         thread: usize,
     },
@@ -146,14 +146,14 @@ pub(super) enum Caller {
         key: Key,
         token: Revision,
     },
-    Leaving {
+    Ending {
         ticket: Ticket,
         held: Option<(HoldId, Key, Revision)>,
         lost: bool,
     },
 }
 
-pub(super) type Step = Result<(), String>;
+pub(super) type Checked = Result<(), String>;
 
 impl State {
     /// Both sessions are up and watched, and nobody has asked for anything.
@@ -166,7 +166,7 @@ impl State {
                 ttl: TTL,
                 safety_margin: TTL / 10,
                 request_timeout: Duration::from_secs(1),
-                steps_in_flight: 1,
+                writes_in_flight: 1,
                 seed: 1,
             }),
             lease: None,
@@ -238,7 +238,7 @@ impl State {
                         choices.extend([Choice::Lock { node, thread }, Choice::Try { node, thread }]);
                     }
                     Caller::Waiting { try_only: false, .. } | Caller::Holding { .. } => {
-                        choices.push(Choice::Leave { node, thread });
+                        choices.push(Choice::Abandon { node, thread });
                     }
                     _ => {}
                 }
@@ -264,7 +264,7 @@ impl State {
             choice,
             Choice::Lock { .. }
                 | Choice::Try { .. }
-                | Choice::Leave { .. }
+                | Choice::Abandon { .. }
                 | Choice::Answer { .. }
                 | Choice::GiveUp { .. }
                 | Choice::Tell { .. }
@@ -279,7 +279,7 @@ impl Choice {
         match self {
             Self::Lock { node, .. }
             | Self::Try { node, .. }
-            | Self::Leave { node, .. }
+            | Self::Abandon { node, .. }
             | Self::Execute { node, .. }
             | Self::Repeat { node, .. }
             | Self::Answer { node, .. }

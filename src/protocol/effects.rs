@@ -1,15 +1,15 @@
-//! What the parts of the protocol have in common: the way out, the timers, and who waits for what.
+//! What the session and the queues cause: actions, requests, watches and timers, and what each of them was for.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use super::contact::Contact;
+use super::messages::{Action, Config, QueueId, Refusal, RequestId, Ticket};
 use super::timers::{Timer, Timers};
-use super::{Action, Config, QueueId, Refusal, RequestId, Ticket};
 use crate::clock::Time;
 use crate::kv::{LeaseId, Request, Span, WatchId, WatchSpec};
 
-/// What a request was sent for: where its reply goes.
+/// What a request was sent for, which decides where its reply goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     GrantLease {
@@ -20,18 +20,18 @@ pub(super) enum Purpose {
         sent: Time,
     },
     CheckSession,
-    /// Revoke a lease that nobody uses any more.
+    /// Revoke the lease of a session that is over.
     Revoke {
         lease: LeaseId,
     },
-    /// Steps of one or more queues; `Batches` knows which.
-    Steps,
-    Look(QueueId),
-    Inspect(QueueId),
+    /// Writes of one or more queues; `Batches` knows which.
+    Writes,
+    CheckPosition(QueueId),
+    ReadHolder(QueueId),
 }
 
 impl Purpose {
-    /// Queues have the others, and depend on these.
+    /// Requests of the session are urgent, because the queues depend on it.
     fn is_of_session(self) -> bool {
         match self {
             Self::GrantLease { .. }
@@ -39,29 +39,29 @@ impl Purpose {
             | Self::Renew { .. }
             | Self::CheckSession
             | Self::Revoke { .. } => true,
-            Self::Steps | Self::Look(_) | Self::Inspect(_) => false,
+            Self::Writes | Self::CheckPosition(_) | Self::ReadHolder(_) => false,
         }
     }
 }
 
-/// Whose watch it is.
+/// What a watch is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Watched {
     Session,
-    /// Those before our contender.
-    Place(QueueId),
-    /// Our contender's own key.
-    Own(QueueId),
+    /// The predecessors of the queue's contender.
+    Predecessors(QueueId),
+    /// The key of the queue's contender.
+    OwnKey(QueueId),
 }
 
-/// The way out of the protocol, shared by its session and its queues.
+/// Everything that the session and the queues cause outside of themselves.
 #[derive(Clone, Debug)]
-pub(super) struct Outbox {
+pub(super) struct Effects {
     pub(super) config: Config,
     pub(super) timers: Timers,
     pub(super) contact: Contact,
     pub(super) now: Time,
-    /// Where each live ticket is: waiting, departing or holding in that queue.
+    /// The queue of each ticket that waits, gives up or holds.
     pub(super) tickets: HashMap<Ticket, QueueId>,
     actions: VecDeque<Action>,
     requests: HashMap<RequestId, Purpose>,
@@ -70,7 +70,7 @@ pub(super) struct Outbox {
     rng: fastrand::Rng,
 }
 
-impl Outbox {
+impl Effects {
     pub(super) fn new(config: Config) -> Self {
         let rng = fastrand::Rng::with_seed(config.seed);
         Self {
@@ -87,7 +87,7 @@ impl Outbox {
         }
     }
 
-    /// What is under way, in an order of its own.
+    /// Its state in a canonical order; see [`Protocol::sketch`](super::Protocol::sketch).
     #[cfg(test)]
     pub(super) fn sketch(&self) -> String {
         let timers = self.timers.sketch();
@@ -97,7 +97,7 @@ impl Outbox {
         format!("{tickets:?} {requests:?} {watches:?} {:?} {timers}", self.actions)
     }
 
-    /// A number never given before, for requests, watches, holds, queues.
+    /// A number never used before, for requests, watches, holds and queues.
     pub(super) fn next_id(&mut self) -> u64 {
         self.last_id += 1;
         self.last_id
@@ -123,12 +123,12 @@ impl Outbox {
         id
     }
 
-    /// What the request was for; `None` if nobody waits for its reply any more.
+    /// What the request was for; `None` if its reply is of no interest any more.
     pub(super) fn take_purpose(&mut self, id: RequestId) -> Option<Purpose> {
         self.requests.remove(&id)
     }
 
-    /// Nobody waits for these replies any more.
+    /// The replies to these requests are of no interest any more.
     pub(super) fn forget_requests(&mut self, which: impl Fn(Purpose) -> bool) {
         self.requests.retain(|_, &mut purpose| !which(purpose));
     }
@@ -150,12 +150,12 @@ impl Outbox {
         }
     }
 
-    /// `None` for a watch that was given up: its late events mean nothing.
+    /// `None` for a watch that was closed, whose late events are ignored.
     pub(super) fn watched(&self, id: WatchId) -> Option<Watched> {
         self.watches.get(&id).copied()
     }
 
-    /// Answers a ticket for the last time.
+    /// Refuses a ticket, which is its last answer.
     pub(super) fn refuse(&mut self, ticket: Ticket, refusal: Refusal) {
         self.forget_ticket(ticket);
         self.act(Action::Refuse { ticket, refusal });
@@ -163,13 +163,13 @@ impl Outbox {
 
     pub(super) fn forget_ticket(&mut self, ticket: Ticket) {
         self.tickets.remove(&ticket);
-        self.timers.clear(Timer::Patience(ticket));
-        self.timers.clear(Timer::Depart(ticket));
+        self.timers.clear(Timer::WaitLimit(ticket));
+        self.timers.clear(Timer::EndGrace(ticket));
         self.timers.clear(Timer::SlowWait(ticket));
     }
 
-    /// The pause before the next attempt after `failures` failed ones: doubling from `first` to 2 s, jittered by half,
-    /// so that clients that failed together do not come back together.
+    /// The pause after `failures` failed attempts in a row: doubling from `first` to 2 s, jittered by half, so that clients
+    /// that failed together do not retry together.
     pub(super) fn back_off(&mut self, first: Duration, failures: u32) -> Duration {
         const LONGEST: Duration = Duration::from_secs(2);
         let doubled = first.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LONGEST);

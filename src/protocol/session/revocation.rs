@@ -1,21 +1,21 @@
-//! Leases of sessions that are over, on their way out.
+//! Leases of sessions that are over, until they are revoked.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::outbox::{Outbox, Purpose};
-use super::timers::Timer;
 use crate::clock::Time;
 use crate::kv::{Failure, FailureClass, LeaseId, Request, Response};
+use crate::protocol::effects::{Effects, Purpose};
+use crate::protocol::timers::Timer;
 
-/// First pause after a failed attempt.
+/// The first back-off after a failed attempt.
 const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
 
-/// A lease that cannot be revoked has expired by itself this long after its TTL: etcd notices within half a second,
-/// and deletes at most 500 leases in each.
+/// A lease that cannot be revoked has expired by itself this long after its TTL: etcd checks every half second, and
+/// expires at most 500 leases each time.
 const EXPIRY_SLACK: Duration = Duration::from_secs(2);
 
-/// The leases being revoked, so that their keys are in nobody's way until they would expire.
+/// The leases to be revoked, so that their keys do not block others until the leases expire.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Revocations(HashMap<LeaseId, Revocation>);
 
@@ -26,52 +26,52 @@ struct Revocation {
 }
 
 impl Revocations {
-    /// Begins to revoke. Every hold under the lease must be over.
-    pub(super) fn begin(&mut self, now: Time, lease: LeaseId, ttl: Duration, out: &mut Outbox) {
+    /// Revokes the lease. All holds under it must have ended.
+    pub(super) fn begin(&mut self, now: Time, lease: LeaseId, ttl: Duration, effects: &mut Effects) {
         self.0.insert(lease, Revocation { until: now + ttl + EXPIRY_SLACK, failures: 0 });
-        self.send(lease, out);
+        self.send(lease, effects);
     }
 
-    /// Will begin to revoke after a while: a holder that was just told of its loss has that long to stop.
+    /// Revokes the lease after a pause, in which holders that have just lost their hold can stop.
     pub(super) fn begin_after(
         &mut self,
         now: Time,
         pause: Duration,
         (lease, ttl): (LeaseId, Duration),
-        out: &mut Outbox,
+        effects: &mut Effects,
     ) {
         self.0.insert(lease, Revocation { until: now + ttl + EXPIRY_SLACK, failures: 0 });
-        out.timers.set(Timer::Revoke(lease), now + pause);
+        effects.timers.set(Timer::Revoke(lease), now + pause);
     }
 
-    /// Nothing is left to revoke.
+    /// There is nothing to revoke.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Nobody has to be given time any more: what was to be revoked later is revoked now.
-    pub(super) fn hurry(&mut self, out: &mut Outbox) {
+    /// Revokes now what was to be revoked after a pause or is to be retried.
+    pub(super) fn begin_all_now(&mut self, effects: &mut Effects) {
         let mut waiting: Vec<LeaseId> = self.0.keys().copied().collect();
-        waiting.retain(|&lease| out.timers.clear(Timer::Revoke(lease)));
+        waiting.retain(|&lease| effects.timers.clear(Timer::Revoke(lease)));
         waiting.sort_unstable();
         for lease in waiting {
-            self.send(lease, out);
+            self.send(lease, effects);
         }
     }
 
-    pub(super) fn send(&mut self, lease: LeaseId, out: &mut Outbox) {
+    pub(super) fn send(&mut self, lease: LeaseId, effects: &mut Effects) {
         if self.0.contains_key(&lease) {
-            out.send(Purpose::Revoke { lease }, Request::RevokeLease { lease });
+            effects.send(Purpose::Revoke { lease }, Request::RevokeLease { lease });
         }
     }
 
-    /// Whether the lease is done with: gone, or not to be revoked by us.
+    /// Returns whether this was the last attempt: the lease is gone, or cannot be revoked by us.
     pub(super) fn handle_reply(
         &mut self,
         now: Time,
         lease: LeaseId,
         reply: &Result<Response, Failure>,
-        out: &mut Outbox,
+        effects: &mut Effects,
     ) -> bool {
         let Some(revocation) = self.0.get_mut(&lease) else {
             return false;
@@ -80,8 +80,8 @@ impl Revocations {
             && now < revocation.until
         {
             revocation.failures += 1;
-            let pause = out.back_off(FIRST_BACK_OFF, revocation.failures);
-            out.timers.set(Timer::Revoke(lease), now + pause);
+            let pause = effects.back_off(FIRST_BACK_OFF, revocation.failures);
+            effects.timers.set(Timer::Revoke(lease), now + pause);
             return false;
         }
         self.0.remove(&lease);

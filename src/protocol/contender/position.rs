@@ -1,0 +1,262 @@
+//! A queued contender's position: its predecessors, and the watch that reports their deletion.
+//!
+//! With only a few predecessors ([`Predecessors::All`]), a contender watches the whole prefix of the name. One watch
+//! reports all their deletions and our own, in revision order. So when it reports that the last predecessor is deleted
+//! and has not reported our own key before that, we hold the lock, and no read is needed. That is true only while the
+//! watch is live and has missed nothing since the read that listed the predecessors; see [`WatchTrust`]. Otherwise the
+//! position is read again.
+//!
+//! Farther back it watches one key only ([`Predecessors::Milestone`]), and reads its position when that is deleted:
+//! hundreds of waiters need not all receive an event for every hand-over.
+
+use std::time::Duration;
+
+use crate::clock::Time;
+use crate::kv::{Key, Revision, Span, WatchId};
+use crate::protocol::effects::{Effects, Watched};
+use crate::protocol::messages::QueueId;
+use crate::protocol::mutants::mutant;
+use crate::protocol::read::Predecessors;
+
+/// A queued contender reads its position this long after the last read (less up to half of it, at random), so that a
+/// watch that has died silently delays a hand-over but cannot stop it.
+pub(in crate::protocol) const RECHECK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// A watch opened while the store is writing can miss its start: etcd then serves it only from its next tick on, which
+/// comes every 100 ms. So until the watch of the prefix has reported something, the position is read this soon, then
+/// after twice the time, and so on...
+const FIRST_EARLY_CHECK: Duration = Duration::from_millis(10);
+/// ...this many times.
+const EARLY_CHECKS: u32 = 4;
+
+/// A contender's position in the queue of its name.
+#[derive(Clone, Debug)]
+pub(in crate::protocol) struct Position {
+    /// The create revision of our key.
+    pub(in crate::protocol) created: Revision,
+    /// The store's revision as of the last read of our predecessors.
+    read_at: Revision,
+    /// When that read was sent.
+    pub(in crate::protocol) read_sent: Time,
+    /// That read showed a predecessor of another session. Every caller that had asked by then was kept out by it, even if
+    /// its deletion has been reported since.
+    pub(in crate::protocol) was_behind: bool,
+    /// Deletions reported since the read in flight was sent, with their revisions; its answer may predate them.
+    deleted_meanwhile: Vec<(Revision, Key)>,
+    watch: Option<PredecessorWatch>,
+    /// We have no predecessors any more, as of this revision.
+    first_as_of: Option<Revision>,
+}
+
+/// The watch that reports when predecessors are deleted.
+#[derive(Clone, Debug)]
+struct PredecessorWatch {
+    id: WatchId,
+    trust: WatchTrust,
+    /// `All` with no keys: not read yet, or none left.
+    predecessors: Predecessors,
+    /// Early reads of the position so far; see [`FIRST_EARLY_CHECK`].
+    early_checks: u32,
+}
+
+/// Whether the events of a watch can be relied on to be complete and current.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WatchTrust {
+    /// The watch is not confirmed yet. Exits: Live, if it is confirmed at exactly the revision of the last read;
+    /// Gapped, if at another one; Overtaken, if a read is sent first.
+    Unconfirmed,
+    /// Unconfirmed, and a read has been sent since: its start revision may come from a lagging member, so re-read on
+    /// confirmation. Exit: Gapped.
+    Overtaken,
+    /// Confirmed, but not at the revision of the last read: events in between may be missing, or the member that serves
+    /// the watch lags behind. Exit: Verifying.
+    Gapped,
+    /// Gapped, and a read has been sent since, whose answer closes the gap. Exits: Live; Gapped, if the watch is
+    /// reopened.
+    Verifying,
+    /// The watch reports everything that happens after the last read. Exit: Gapped, if the watch is reopened.
+    Live,
+}
+
+/// What a reported deletion means for a queued contender.
+pub(in crate::protocol) enum DeletionEffect {
+    Nothing,
+    /// Our own key was deleted.
+    OwnKeyDeleted,
+    /// The watch is not trusted, so only a read can tell.
+    CheckPosition,
+    /// The milestone was deleted: few predecessors are left.
+    MilestoneDeleted,
+}
+
+impl Position {
+    pub(in crate::protocol) fn new(created: Revision, read_at: Revision, read_sent: Time) -> Self {
+        Self {
+            created,
+            read_at,
+            read_sent,
+            was_behind: false,
+            deleted_meanwhile: Vec::new(),
+            watch: None,
+            first_as_of: None,
+        }
+    }
+
+    /// The revision as of which we have no predecessors, if that is so.
+    pub(in crate::protocol) fn first_as_of(&self) -> Option<Revision> {
+        self.first_as_of
+    }
+
+    fn is_live(&self) -> bool {
+        let live = self.watch.as_ref().is_some_and(|watch| watch.trust == WatchTrust::Live);
+        live || mutant!(PromotedWithoutRead)
+    }
+
+    /// Whether an answer of this revision predates the last read.
+    pub(in crate::protocol) fn is_older_than_last_read(&self, revision: Revision) -> bool {
+        revision < self.read_at
+    }
+
+    /// A read of our position is being sent.
+    pub(in crate::protocol) fn check_sent(&mut self) {
+        self.deleted_meanwhile.clear();
+        if let Some(PredecessorWatch { trust, .. }) = &mut self.watch {
+            *trust = match *trust {
+                WatchTrust::Unconfirmed if !mutant!(LateWatchBelieved) => WatchTrust::Overtaken,
+                WatchTrust::Gapped => WatchTrust::Verifying,
+                other => other,
+            };
+        }
+    }
+
+    /// A read at `revision` returned these predecessors.
+    pub(in crate::protocol) fn predecessors_read(
+        &mut self,
+        mut predecessors: Predecessors,
+        revision: Revision,
+        queue: QueueId,
+        prefix: Span,
+        effects: &mut Effects,
+    ) {
+        self.read_at = self.read_at.max(revision);
+        if let Some(PredecessorWatch { trust: trust @ WatchTrust::Verifying, .. }) = &mut self.watch {
+            *trust = WatchTrust::Live;
+        }
+        if let Predecessors::All(keys) = &mut predecessors {
+            keys.retain(|key| {
+                !self.deleted_meanwhile.iter().any(|(at, deleted)| *at > revision && deleted == key)
+            });
+        }
+        let last_deletion = self.deleted_meanwhile.iter().map(|&(at, _)| at).max();
+        self.deleted_meanwhile.clear();
+        self.watch_predecessors(predecessors, queue, prefix, effects);
+        let first =
+            self.is_live() && matches!(&self.watch, Some(watch) if watch.predecessors.is_known_empty());
+        self.first_as_of = first.then_some(last_deletion.map_or(self.read_at, |at| at.max(self.read_at)));
+    }
+
+    /// Watches these predecessors, with the open watch if it covers them.
+    pub(in crate::protocol) fn watch_predecessors(
+        &mut self,
+        predecessors: Predecessors,
+        queue: QueueId,
+        prefix: Span,
+        effects: &mut Effects,
+    ) {
+        if let Some(watch) =
+            self.watch.as_mut().filter(|watch| watch.predecessors.has_same_watch_as(&predecessors))
+        {
+            watch.predecessors = predecessors;
+            return;
+        }
+        self.unwatch_predecessors(effects);
+        let span = match &predecessors {
+            Predecessors::All(_) => prefix,
+            Predecessors::Milestone(key) => Span::Key(key.clone()),
+        };
+        // From the current revision on, not from a past one: etcd serves only a watch that need not catch up at once.
+        let id = effects.watch(Watched::Predecessors(queue), span, 0);
+        let trust = WatchTrust::Unconfirmed;
+        self.watch = Some(PredecessorWatch { id, trust, predecessors, early_checks: 0 });
+    }
+
+    pub(in crate::protocol) fn unwatch_predecessors(&mut self, effects: &mut Effects) {
+        if let Some(watch) = self.watch.take() {
+            effects.unwatch(watch.id);
+        }
+    }
+
+    /// The watch was created, or created anew after its stream broke, and reports everything after `revision`. Returns
+    /// whether the position must be read because something may have been missed.
+    pub(in crate::protocol) fn watch_created(&mut self, revision: Revision) -> bool {
+        let Some(watch) = &mut self.watch else {
+            return false;
+        };
+        let complete = watch.trust == WatchTrust::Unconfirmed && revision == self.read_at;
+        let complete = complete || mutant!(MissedEventsIgnored);
+        watch.trust = if complete { WatchTrust::Live } else { WatchTrust::Gapped };
+        !complete || watch.predecessors.is_known_empty()
+    }
+
+    /// When to read the position again if the watch reports nothing.
+    pub(in crate::protocol) fn recheck_after(&mut self) -> Duration {
+        match &mut self.watch {
+            Some(PredecessorWatch { predecessors: Predecessors::All(_), early_checks, .. })
+                if *early_checks < EARLY_CHECKS =>
+            {
+                *early_checks += 1;
+                FIRST_EARLY_CHECK * (1 << (*early_checks - 1))
+            }
+            _ => RECHECK_INTERVAL,
+        }
+    }
+
+    /// The watch of the prefix has reported something of `revision`, so etcd serves it live and early checks are not
+    /// needed any more. Returns whether they were needed until now.
+    pub(in crate::protocol) fn note_watch_served(&mut self, revision: Revision) -> bool {
+        match &mut self.watch {
+            Some(PredecessorWatch { predecessors: Predecessors::All(_), early_checks, .. })
+                if revision > self.read_at =>
+            {
+                std::mem::replace(early_checks, EARLY_CHECKS) < EARLY_CHECKS
+            }
+            _ => false,
+        }
+    }
+
+    /// The watch reported that these keys were deleted at `revision`. `own` is our key; `checking`: a read of the
+    /// position is in flight.
+    pub(in crate::protocol) fn keys_deleted(
+        &mut self,
+        own: &Key,
+        deleted: &[Key],
+        revision: Revision,
+        checking: bool,
+    ) -> DeletionEffect {
+        // The last read already reflects this deletion; a key of the same name in it was put later.
+        if revision <= self.read_at && !mutant!(OldDeletionBelieved) {
+            return DeletionEffect::Nothing;
+        }
+        if checking {
+            self.deleted_meanwhile.extend(deleted.iter().map(|key| (revision, key.clone())));
+        }
+        let live = self.is_live();
+        let Some(PredecessorWatch { predecessors, .. }) = &mut self.watch else {
+            return DeletionEffect::Nothing;
+        };
+        match predecessors {
+            Predecessors::Milestone(_) => DeletionEffect::MilestoneDeleted,
+            Predecessors::All(_) if deleted.contains(own) && !mutant!(OwnEndOverlooked) => {
+                DeletionEffect::OwnKeyDeleted
+            }
+            Predecessors::All(keys) if live && !keys.is_empty() => {
+                keys.retain(|key| !deleted.contains(key));
+                self.first_as_of = keys.is_empty().then_some(revision);
+                DeletionEffect::Nothing
+            }
+            // The answer will be combined with the deletions reported meanwhile.
+            Predecessors::All(_) if checking => DeletionEffect::Nothing,
+            Predecessors::All(_) => DeletionEffect::CheckPosition,
+        }
+    }
+}

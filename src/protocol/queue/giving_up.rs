@@ -1,0 +1,235 @@
+//! Tickets that have given up: their key is deleted, and their answer names the holder of the lock.
+
+use std::time::Duration;
+
+use super::{Context, Queue};
+use crate::clock::Time;
+use crate::kv::{Answer, Failure, FailureClass, Request, Response};
+use crate::protocol::contender::Stage;
+use crate::protocol::effects::Purpose;
+use crate::protocol::read;
+use crate::protocol::timers::Timer;
+use crate::protocol::{Action, CurrentHolder, Refusal, Ticket};
+
+/// How long a ticket that has given up waits for the deletion of its key and the name of the holder: a few round trips.
+/// A call must not exceed its own limit by more than 50 ms.
+const GRACE: Duration = Duration::from_millis(30);
+
+/// A ticket that has given up, and is answered soon.
+#[derive(Clone, Debug)]
+pub(super) struct GivingUp {
+    pub(super) ticket: Ticket,
+    /// When its caller made the call.
+    since: Time,
+    reason: GiveUpReason,
+    contention: Contention,
+    /// The answer of the read of the holder, once it is there.
+    holder_read: Option<Result<Option<CurrentHolder>, Failure>>,
+}
+
+/// What was known, when the ticket gave up, about others that kept it out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Contention {
+    Unknown,
+    /// Callers of this process were waiting before it; whether the store answers is not known.
+    LocalWaiters,
+    /// Our contender had a predecessor when the store was last read, or a hold of this process kept the ticket out.
+    Contended,
+    /// The lock is held by this process.
+    HeldHere,
+}
+
+#[derive(Clone, Debug)]
+enum GiveUpReason {
+    Cancelled,
+    /// The deadline passed.
+    Deadline,
+    /// The retries ran out.
+    Budget,
+}
+
+impl GivingUp {
+    pub(super) fn cancelled(ticket: Ticket) -> Self {
+        Self {
+            ticket,
+            since: Time::default(),
+            reason: GiveUpReason::Cancelled,
+            contention: Contention::Unknown,
+            holder_read: None,
+        }
+    }
+
+    /// The caller does not want the name of the holder any more.
+    pub(super) fn cancel(&mut self) {
+        self.reason = GiveUpReason::Cancelled;
+    }
+
+    fn wants_holder(&self) -> bool {
+        !matches!(self.reason, GiveUpReason::Cancelled) && self.holder_read.is_none()
+    }
+}
+
+impl Queue {
+    /// The ticket has reached its deadline or used up its retries.
+    pub(in crate::protocol) fn reach_wait_limit(&mut self, ticket: Ticket, cx: &mut Context<'_>) {
+        let Some(at) = self.waiters.iter().position(|waiter| waiter.ticket == ticket) else {
+            return;
+        };
+        let contention = self.contention(at);
+        let Some(waiter) = self.waiters.remove(at) else {
+            return;
+        };
+        let (limits, since) = (waiter.limits, waiter.since);
+        if limits.try_only {
+            let failure = self.why_unavailable(cx);
+            cx.effects.refuse(ticket, Refusal::Unavailable(failure));
+            return;
+        }
+        let timed_out = limits.deadline.is_some_and(|deadline| deadline <= cx.now);
+        let reason = if timed_out { GiveUpReason::Deadline } else { GiveUpReason::Budget };
+        self.give_up(GivingUp { ticket, since, reason, contention, holder_read: None }, cx);
+    }
+
+    pub(super) fn give_up(&mut self, giving_up: GivingUp, cx: &mut Context<'_>) {
+        cx.effects.tickets.insert(giving_up.ticket, self.id);
+        cx.effects.timers.set(Timer::EndGrace(giving_up.ticket), cx.now + GRACE);
+        if giving_up.wants_holder() {
+            self.read_holder(cx);
+        }
+        self.giving_up.push(giving_up);
+    }
+
+    /// Reads the holder of the lock; at most one such read is in flight.
+    fn read_holder(&mut self, cx: &mut Context<'_>) {
+        if self.holder_read_sent.is_none() {
+            self.holder_read_sent = Some(cx.now);
+            cx.effects.send(Purpose::ReadHolder(self.id), Request::Txn(read::holder(&self.name)));
+        }
+    }
+
+    pub(in crate::protocol) fn handle_holder_read(
+        &mut self,
+        reply: Result<Response, Failure>,
+        cx: &mut Context<'_>,
+    ) {
+        let sent = self.holder_read_sent.take().unwrap_or(cx.now);
+        let holder_read =
+            match reply.map(|response| response.answer) {
+                Ok(Answer::Txn(answer)) => Ok(read::holder_answer(&answer)
+                    .map(|(kv, waiters)| CurrentHolder { kv: kv.clone(), waiters })),
+                Ok(_) => Ok(None),
+                Err(failure) => Err(failure),
+            };
+        // A first key of this session that has no hold is about to be deleted, so it is not a holder.
+        let own_lease = cx.session.lease().map(|lease| lease.id);
+        let held = self.contender.as_ref().and_then(|own| Some((&own.key, own.held()?.token)));
+        let stays = |holder: &CurrentHolder| {
+            let named = (&holder.kv.key, holder.kv.create_revision);
+            Some(holder.kv.lease) != own_lease || held == Some(named)
+        };
+        let holder_read = holder_read.map(|holder| holder.filter(stays));
+        for giving_up in self.giving_up.iter_mut().filter(|giving_up| giving_up.wants_holder()) {
+            // A read sent before the call says nothing about its wait.
+            if giving_up.since <= sent {
+                giving_up.holder_read = Some(holder_read.clone());
+            }
+        }
+        if self.giving_up.iter().any(GivingUp::wants_holder) {
+            self.read_holder(cx);
+        }
+        self.report_slow_waits(holder_read.as_ref().ok().and_then(Option::as_ref), cx);
+    }
+
+    /// Answers the tickets whose key is deleted and whose holder is known.
+    pub(super) fn answer_given_up(&mut self, cx: &mut Context<'_>) {
+        let key_gone =
+            self.stale_keys.is_empty() && self.contender.as_ref().is_none_or(|own| self.is_wanted(own));
+        let (done, waiting) = std::mem::take(&mut self.giving_up)
+            .into_iter()
+            .partition(|giving_up| key_gone && !giving_up.wants_holder());
+        self.giving_up = waiting;
+        let done: Vec<GivingUp> = done;
+        for giving_up in done {
+            self.answer(giving_up, cx);
+        }
+    }
+
+    /// The grace period is over: answers the ticket with what is known.
+    pub(in crate::protocol) fn end_grace(&mut self, ticket: Ticket, cx: &mut Context<'_>) {
+        if let Some(at) = self.giving_up.iter().position(|giving_up| giving_up.ticket == ticket) {
+            let giving_up = self.giving_up.remove(at);
+            self.answer(giving_up, cx);
+        }
+    }
+
+    fn answer(&self, giving_up: GivingUp, cx: &mut Context<'_>) {
+        let GivingUp { ticket, since, reason, contention, holder_read } = giving_up;
+        if let GiveUpReason::Cancelled = reason {
+            cx.effects.refuse(ticket, Refusal::Cancelled);
+            return;
+        }
+        let held = match (contention, holder_read) {
+            (_, Some(Ok(holder @ Some(_)))) => Ok(holder),
+            (Contention::HeldHere, _) => Ok(None),
+            (_, Some(Err(failure))) => Err(failure),
+            (Contention::Contended, Some(Ok(None)) | None) | (Contention::LocalWaiters, Some(Ok(None))) => {
+                cx.effects.contact.trouble(cx.now).map_or(Ok(None), Err)
+            }
+            (Contention::Unknown, Some(Ok(None)) | None) | (Contention::LocalWaiters, None) => {
+                Err(self.why_unavailable(cx))
+            }
+        };
+        let refusal = match (held, reason) {
+            (Err(failure), _) => Refusal::Unavailable(failure),
+            (Ok(holder), GiveUpReason::Deadline) => Refusal::Timeout { waited: cx.now.since(since), holder },
+            (Ok(holder), _) => Refusal::AlreadyHeld { holder },
+        };
+        cx.effects.refuse(ticket, refusal);
+    }
+
+    /// What is known about others that keep out the waiter with this index.
+    fn contention(&self, at: usize) -> Contention {
+        let since = self.waiters.get(at).map(|waiter| waiter.since);
+        let mut local = self.waiters.iter().take(at).any(|before| !before.limits.try_only);
+        let kept_out = self.waiters.get(at).is_some_and(|waiter| waiter.kept_out);
+        let queued = match self.contender.as_ref().map(|contender| &contender.stage) {
+            Some(Stage::Held(_)) => return Contention::HeldHere,
+            // A read sent before this ticket's call says nothing about its wait. But then the contender was put for an
+            // earlier caller of this process, which has given up meanwhile.
+            Some(Stage::Queued(position)) => {
+                let read_since = since.is_some_and(|since| position.read_sent >= since);
+                local |= !read_since;
+                read_since && position.was_behind
+            }
+            Some(Stage::Entering) | None => false,
+        };
+        match self.last_failure {
+            Some(_) => Contention::Unknown,
+            None if kept_out || queued => Contention::Contended,
+            None if local => Contention::LocalWaiters,
+            None => Contention::Unknown,
+        }
+    }
+
+    fn why_unavailable(&self, cx: &Context<'_>) -> Failure {
+        let silent = || Failure::new(FailureClass::NotDone, "etcd has not answered in time");
+        self.last_failure.clone().or_else(|| cx.effects.contact.trouble(cx.now)).unwrap_or_else(silent)
+    }
+
+    /// The ticket has waited for its `warn_after`: reads the holder, to report both.
+    pub(in crate::protocol) fn report_slow_wait(&mut self, ticket: Ticket, cx: &mut Context<'_>) {
+        self.slow.push(ticket);
+        self.read_holder(cx);
+    }
+
+    fn report_slow_waits(&mut self, holder: Option<&CurrentHolder>, cx: &mut Context<'_>) {
+        let waiting_here = self.waiters.len();
+        for ticket in std::mem::take(&mut self.slow) {
+            // Unless it was answered meanwhile.
+            if let Some(waiter) = self.waiters.iter().find(|waiter| waiter.ticket == ticket) {
+                let (name, waited) = (self.name.clone(), cx.now.since(waiter.since));
+                cx.effects.act(Action::SlowWait { name, waited, holder: holder.cloned(), waiting_here });
+            }
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The protocol's reads and what their answers mean, and the epoch that fences all requests of a session.
+//!
+//! Every request that could put a key compares the session's epoch, which is the mod revision of the session key. Once
+//! that key is put again, no older request can take effect, wherever it is delayed.
+
+use super::mutants::mutant;
+use crate::kv::{
+    Compare, Failure, FailureClass, Field, Key, KeyValue, LeaseId, Op, OpResult, Order, Range, Revision,
+    Span, Txn, TxnAnswer,
+};
+use crate::name::LockName;
+
+/// The session key and its mod revision, which requests compare.
+#[derive(Clone, Debug)]
+pub(super) struct Epoch {
+    pub(super) session_key: Key,
+    pub(super) revision: Revision,
+}
+
+/// With at most this many predecessors, a contender watches the whole prefix of the name.
+pub(super) const WATCH_ALL_UP_TO: usize = 7;
+/// Farther back it watches one key, chosen so that this many predecessors remain once it is deleted.
+const LEFT_BY_MILESTONE: usize = 2;
+
+/// The predecessors of a contender, as far as it has to know them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Predecessors {
+    /// All of them, at most [`WATCH_ALL_UP_TO`].
+    All(Vec<Key>),
+    /// There are more. Once this one is deleted, [`LEFT_BY_MILESTONE`] remain, or fewer if some of those gave up.
+    Milestone(Key),
+}
+
+impl Predecessors {
+    /// From the newest `WATCH_ALL_UP_TO + 1` keys that are older than ours; `None` if there are none.
+    pub(super) fn of(newest_first: &[KeyValue]) -> Option<Self> {
+        match newest_first {
+            [] => None,
+            few if few.len() <= WATCH_ALL_UP_TO => {
+                Some(Self::All(few.iter().map(|kv| kv.key.clone()).collect()))
+            }
+            many => many.get(LEFT_BY_MILESTONE).map(|kv| Self::Milestone(kv.key.clone())),
+        }
+    }
+
+    /// None that are known of.
+    pub(super) fn is_known_empty(&self) -> bool {
+        matches!(self, Self::All(keys) if keys.is_empty())
+    }
+
+    /// Whether the same watch reports the deletions of both.
+    pub(super) fn has_same_watch_as(&self, other: &Self) -> bool {
+        self == other || matches!((self, other), (Self::All(_), Self::All(_)))
+    }
+}
+
+/// The answer of [`check_position`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum PositionAnswer {
+    /// The epoch has changed; this is the session key now.
+    StaleEpoch {
+        session: Option<KeyValue>,
+    },
+    /// The contender has no predecessors.
+    First,
+    Behind(Predecessors),
+    /// The contender's key does not exist any more.
+    KeyGone,
+    Malformed,
+}
+
+/// Reads whether `key` (created at `created`) still exists, and its nearest predecessors. Never test the key's mere
+/// existence: a key that was deleted and put again is another contender.
+pub(super) fn check_position(epoch: &Epoch, name: &LockName, key: &Key, created: Revision) -> Txn {
+    Txn {
+        when: epoch_unchanged(epoch),
+        then: vec![
+            read_key(key),
+            Op::Range(Range {
+                max_create_revision: created - 1,
+                ..keys(name.contenders(), Order::NewestFirst, WATCH_ALL_UP_TO as u32 + 1)
+            }),
+        ],
+        otherwise: vec![read_key(&epoch.session_key)],
+    }
+}
+
+pub(super) fn position_answer(created: Revision, answer: &TxnAnswer) -> PositionAnswer {
+    match (answer.succeeded, &answer.results[..]) {
+        (false, [OpResult::Range(session)]) => {
+            PositionAnswer::StaleEpoch { session: session.kvs.first().cloned() }
+        }
+        (true, [OpResult::Range(own), OpResult::Range(before)]) => {
+            if own.kvs.first().is_none_or(|own| !is_ours(own, created)) {
+                return PositionAnswer::KeyGone;
+            }
+            Predecessors::of(&before.kvs).map_or(PositionAnswer::First, PositionAnswer::Behind)
+        }
+        _ => PositionAnswer::Malformed,
+    }
+}
+
+fn is_ours(own: &KeyValue, created: Revision) -> bool {
+    own.create_revision == created || mutant!(ExistenceForCreateRevision)
+}
+
+/// Reads the holder of the lock, with its value, and the number of contenders.
+pub(super) fn holder(name: &LockName) -> Txn {
+    let range = Range { keys_only: false, ..keys(name.contenders(), Order::OldestFirst, 1) };
+    Txn { then: vec![Op::Range(range)], ..Txn::default() }
+}
+
+/// The answer of [`holder`]: the first contender, and how many are behind it.
+pub(super) fn holder_answer(answer: &TxnAnswer) -> Option<(&KeyValue, u64)> {
+    match &answer.results[..] {
+        [OpResult::Range(range)] => range.kvs.first().map(|first| (first, range.count.saturating_sub(1))),
+        _ => None,
+    }
+}
+
+/// Puts the session key, which begins a new epoch. Fails if the lease is gone.
+pub(super) fn put_session(session_key: &Key, lease: LeaseId) -> Txn {
+    let put = Op::Put { key: session_key.clone(), value: Vec::new(), lease };
+    Txn { then: vec![put], ..Txn::default() }
+}
+
+/// Reads only whether the epoch has changed.
+pub(super) fn check_session(epoch: &Epoch) -> Txn {
+    Txn { when: epoch_unchanged(epoch), then: Vec::new(), otherwise: vec![read_key(&epoch.session_key)] }
+}
+
+/// The answer of [`check_session`]: `None` if the epoch has not changed, else the session key as it is now.
+pub(super) fn session_checked(answer: &TxnAnswer) -> Option<Option<KeyValue>> {
+    match (answer.succeeded, &answer.results[..]) {
+        (false, [OpResult::Range(session)]) => Some(session.kvs.first().cloned()),
+        _ => None,
+    }
+}
+
+/// The failure of a write whose answer does not have the form of the request: what was carried out is unknown.
+pub(super) fn malformed_write() -> Failure {
+    Failure { class: FailureClass::Unknown, ..malformed() }
+}
+
+/// The failure of a read whose answer does not have the form of the request.
+pub(super) fn malformed() -> Failure {
+    Failure::new(FailureClass::Refused, "etcd's answer does not fit the request")
+}
+
+/// The failure of a request that was answered from an older state than one before, as a defective etcd does after a
+/// pause (etcd #20418).
+pub(super) fn stale() -> Failure {
+    Failure::new(FailureClass::NotDone, "etcd answered with an older state than before")
+}
+
+pub(super) fn epoch_unchanged(epoch: &Epoch) -> Vec<Compare> {
+    if mutant!(EpochNotCompared) {
+        return Vec::new();
+    }
+    let span = Span::Key(epoch.session_key.clone());
+    vec![Compare { span, field: Field::ModRevision, equals: epoch.revision }]
+}
+
+pub(super) fn contenders(name: &LockName, order: Order, limit: u32) -> Op {
+    Op::Range(keys(name.contenders(), order, limit))
+}
+
+pub(super) fn read_key(key: &Key) -> Op {
+    Op::Range(keys(Span::Key(key.clone()), Order::ByKey, 1))
+}
+
+fn keys(span: Span, order: Order, limit: u32) -> Range {
+    // Without the values: a foreign contender's can be as large as etcd allows.
+    Range { span, order, limit, max_create_revision: 0, at_revision: 0, keys_only: true }
+}
