@@ -7,9 +7,9 @@ use crate::clock::Time;
 use crate::kv::{Answer, Failure, FailureClass, Request, Response};
 use crate::protocol::contender::Stage;
 use crate::protocol::effects::Purpose;
+use crate::protocol::messages::{Action, CurrentHolder, Refusal, Ticket};
 use crate::protocol::read;
 use crate::protocol::timers::Timer;
-use crate::protocol::{Action, CurrentHolder, Refusal, Ticket};
 
 /// How long a ticket that has given up waits for the deletion of its key and the name of the holder: a few round trips.
 /// A call must not exceed its own limit by more than 50 ms.

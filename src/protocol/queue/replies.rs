@@ -5,12 +5,12 @@ use super::{Context, Queue, WriteState};
 use crate::error::LossReason;
 use crate::kv::{Failure, FailureClass, KeyValue, Revision};
 use crate::protocol::batch::WriteOutcome;
+use crate::protocol::messages::{Action, Refusal, ReleaseFailure};
 use crate::protocol::mutants::mutant;
 use crate::protocol::read;
 use crate::protocol::session::Verdict;
 use crate::protocol::timers::Timer;
 use crate::protocol::write::PutOutcome;
-use crate::protocol::{Action, Refusal, ReleaseFailure};
 
 impl Queue {
     pub(in crate::protocol) fn handle_write(

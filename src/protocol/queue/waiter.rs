@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 
-use crate::protocol::Acquire;
+use crate::protocol::messages::Acquire;
 
 /// A ticket that waits, and what is known about its wait.
 #[derive(Clone, Debug)]

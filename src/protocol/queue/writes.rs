@@ -7,10 +7,10 @@ use crate::contender_value::ContenderValue;
 use crate::kv::{Failure, Key, Revision};
 use crate::protocol::contender::{Contender, Stage};
 use crate::protocol::effects::Effects;
+use crate::protocol::messages::{Acquire, Refusal, Ticket};
 use crate::protocol::mutants::mutant;
 use crate::protocol::read::Epoch;
 use crate::protocol::write::{ContenderPut, Deletion, Write};
-use crate::protocol::{Acquire, Refusal, Ticket};
 
 /// A write that is in flight.
 #[derive(Clone, Debug)]

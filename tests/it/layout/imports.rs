@@ -165,6 +165,8 @@ fn paths(module: &str, tokens: &[String]) -> Vec<Vec<String>> {
         .collect();
     let begins_here =
         |name: &String| matches!(name.as_str(), "crate" | "super" | "self") || declared.contains(&name);
+    // As in `pub(in crate::part)`, which imports nothing.
+    let is_visibility = |at: usize| at >= 2 && tokens[at - 2] == "(" && tokens[at - 1] == "in";
     let (mut found, mut at) = (Vec::new(), 0);
     // The modules within this file that are open, each with the number of braces that are open around it.
     let (mut inner, mut depth): (Vec<(&String, usize)>, usize) = (Vec::new(), 0);
@@ -172,7 +174,8 @@ fn paths(module: &str, tokens: &[String]) -> Vec<Vec<String>> {
         let is_path = token == "use"
             || (begins_here(token)
                 && tokens.get(at + 1).is_some_and(|next| next == "::")
-                && (at == 0 || tokens[at - 1] != "::"));
+                && (at == 0 || tokens[at - 1] != "::")
+                && !is_visibility(at));
         if is_path {
             let mut all = Vec::new();
             at = read_path(tokens, at + usize::from(token == "use"), Vec::new(), &mut all);
