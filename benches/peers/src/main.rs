@@ -1,29 +1,19 @@
 //! This library beside its peers, in alternation on one etcd: hand-over, throughput, and what many names cost.
 //!
-//! `cargo bench --bench peers -- --help` shows what can be chosen. Without any choice it takes some ten minutes and
+//! `cargo bench -p peers -- --help` shows what can be chosen. Without any choice it takes some ten minutes and
 //! prints one table. It starts an etcd of its own for each row, on the disk of the build directory and with etcd's own
 //! settings; all contestants of a row meet the same one.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a benchmark fails by panicking")]
 
-#[path = "peers/chart.rs"]
 mod chart;
-#[path = "peers/crew.rs"]
 mod crew;
-#[path = "peers/go.rs"]
 mod go;
-#[path = "peers/held.rs"]
 mod held;
-#[path = "peers/options.rs"]
 mod options;
-#[path = "peers/ours.rs"]
 mod ours;
-#[path = "peers/report.rs"]
 mod report;
-#[path = "peers/rows.rs"]
 mod rows;
-#[path = "peers/tasks.rs"]
 mod tasks;
-#[path = "peers/window.rs"]
 mod window;
 
 use std::time::{Duration, Instant};

@@ -2,7 +2,7 @@
 //! name that is held. On the in-process store, whose own allocations are included; they are the same in every run, so
 //! a change of the figure is a change of the code.
 //!
-//! `cargo bench --bench allocations`
+//! `cargo bench -p peers --bench allocations`
 #![allow(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 
 use etcd_lock::memory::MemoryStore;
