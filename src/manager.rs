@@ -13,6 +13,7 @@ use crate::error::LockError;
 use crate::info::SessionInfo;
 use crate::lock::DistributedLock;
 use crate::lock::reentrant::ReentrantLock;
+use crate::lock::registry::Registry;
 use crate::options::{LockManagerOptions, LockOptions};
 use crate::stats::Stats;
 use crate::store::etcd::Etcd;
@@ -46,6 +47,7 @@ use crate::store::{ClientId, Store};
 #[derive(Clone)]
 pub struct LockManager {
     client: Arc<Client>,
+    locks: Arc<Registry>,
     /// How its store knows a manager that has none but an in-process one.
     pub(crate) store_client: Option<ClientId>,
 }
@@ -135,7 +137,7 @@ impl LockManager {
         let (endpoints, for_store) = (owned(endpoints)?, options.clone());
         let connect = move || async move { Etcd::connect_lazy_for_leases(&endpoints, &for_store).await };
         let client = Client::start(root, &options, Complete::WithStore, Clock::default(), connect)?;
-        Ok(Self { client: Arc::new(client), store_client: None })
+        Ok(Self::new(client))
     }
 
     /// Ends the session as its deadline would; returns when every hold is over.
@@ -144,6 +146,11 @@ impl LockManager {
     }
 
     /// Over any store, which `connect` makes on the I/O thread.
+    fn new(client: Client) -> Self {
+        let client = Arc::new(client);
+        Self { locks: Arc::new(Registry::new(Arc::clone(&client))), client, store_client: None }
+    }
+
     pub(crate) fn connect_to<S: Store, F: Future<Output = Result<S, LockError>>>(
         root: &str,
         options: &LockManagerOptions,
@@ -151,7 +158,7 @@ impl LockManager {
         connect: impl FnOnce() -> F + Send + 'static,
     ) -> Result<Self, LockError> {
         let client = Client::start(root, options, Complete::WithSession, clock, connect)?;
-        Ok(Self { client: Arc::new(client), store_client: None })
+        Ok(Self::new(client))
     }
 
     /// The lock with this key, to be waited for with the default [`LockOptions`]. Nothing is asked of etcd yet.
@@ -204,8 +211,7 @@ impl LockManager {
     /// ```
     pub fn new_lock_with(&self, key: &str, options: LockOptions) -> Result<DistributedLock, LockError> {
         options.check()?;
-        let name = self.client.name(key)?;
-        Ok(DistributedLock::new(self.client.lock(name)?, options))
+        Ok(DistributedLock::new(self.locks.lock(key)?, options))
     }
 
     /// A lock that the thread which has it may take again, from functions that call each other under one lock, say.

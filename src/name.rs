@@ -10,21 +10,33 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::error::LockError;
 use crate::kv::{Key, LeaseId, Span};
 
 /// The longest lock name, in bytes before encoding. Leaves room below etcd's limits and keeps log lines readable.
 const MAX_NAME_BYTES: usize = 512;
+
+/// Why a text is no root or no name of a lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum InvalidName {
+    Root {
+        why: String,
+    },
+    /// `name` is its beginning.
+    Lock {
+        name: String,
+        why: String,
+    },
+}
 
 /// Where a manager's keys lie: non-empty, without a trailing slash.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Root(Arc<str>);
 
 impl Root {
-    pub(crate) fn parse(root: &str) -> Result<Self, LockError> {
+    pub(crate) fn parse(root: &str) -> Result<Self, InvalidName> {
         let trimmed = root.trim_end_matches('/');
         if trimmed.is_empty() {
-            return Err(LockError::InvalidOptions {
+            return Err(InvalidName::Root {
                 why: format!(
                     "the root {root:?} is empty: it is what separates this program's locks from other keys"
                 ),
@@ -76,8 +88,8 @@ struct NameParts {
 }
 
 impl LockName {
-    pub(crate) fn parse(root: &Root, name: &str) -> Result<Self, LockError> {
-        let invalid = |why: String| LockError::InvalidKey { key: name.chars().take(64).collect(), why };
+    pub(crate) fn parse(root: &Root, name: &str) -> Result<Self, InvalidName> {
+        let invalid = |why: String| InvalidName::Lock { name: name.chars().take(64).collect(), why };
         if name.is_empty() {
             return Err(invalid("a key has at least one character".into()));
         }
@@ -167,8 +179,8 @@ mod tests {
     #[test]
     fn a_root_loses_its_trailing_slash_and_is_never_empty() {
         assert_eq!(root().as_str(), "/app/locks");
-        assert!(matches!(Root::parse("//"), Err(LockError::InvalidOptions { .. })));
-        assert!(matches!(Root::parse(""), Err(LockError::InvalidOptions { .. })));
+        assert!(matches!(Root::parse("//"), Err(InvalidName::Root { .. })));
+        assert!(matches!(Root::parse(""), Err(InvalidName::Root { .. })));
     }
 
     #[test]
@@ -201,8 +213,8 @@ mod tests {
 
     #[test]
     fn a_name_is_not_empty_and_at_most_512_bytes() {
-        assert!(matches!(LockName::parse(&root(), ""), Err(LockError::InvalidKey { .. })));
+        assert!(matches!(LockName::parse(&root(), ""), Err(InvalidName::Lock { .. })));
         assert!(LockName::parse(&root(), &"x".repeat(512)).is_ok());
-        assert!(matches!(LockName::parse(&root(), &"é".repeat(257)), Err(LockError::InvalidKey { .. })));
+        assert!(matches!(LockName::parse(&root(), &"é".repeat(257)), Err(InvalidName::Lock { .. })));
     }
 }

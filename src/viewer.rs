@@ -98,7 +98,7 @@ impl LockViewer {
     ) -> Result<Self, LockError> {
         options.check()?;
         let root = Root::parse(root)?;
-        let (mailbox, inbox) = mailbox();
+        let (mailbox, inbox) = mailbox(&Arc::default());
         let request_timeout = options.request_timeout;
         let queries = QueryLoop { root: root.clone(), request_timeout, inbox };
         let io =
@@ -225,7 +225,7 @@ impl LockViewer {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if self.mailbox.send(Message::Close).is_err() && self.mailbox.check_process().is_err() {
+        if let Err(LockError::Forked) = self.mailbox.send(Message::Close) {
             self.io.forget();
             return;
         }

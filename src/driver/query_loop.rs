@@ -60,6 +60,8 @@ impl QueryLoop {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::clock;
     use crate::shared::mailbox::mailbox;
@@ -68,7 +70,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_abandoned_viewer_ends() {
-        let (mailbox, inbox) = mailbox();
+        let (mailbox, inbox) = mailbox(&Arc::default());
         let request_timeout = Duration::from_secs(1);
         let viewer = QueryLoop { root: Root::parse("/test").unwrap(), request_timeout, inbox };
         // There is room for its answer, and nobody reads it.

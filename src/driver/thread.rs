@@ -258,7 +258,7 @@ mod tests {
     /// no manager was made.
     #[test]
     fn a_thread_that_is_ready_too_late_finds_its_mailbox_abandoned() {
-        let (mailbox, inbox) = mailbox();
+        let (mailbox, inbox) = mailbox(&Arc::default());
         let ((go_on, late), (tell, told)) = (crossbeam_channel::bounded(0), crossbeam_channel::bounded(1));
         let started = IoThread::spawn(NAME, Duration::ZERO, Clock::default(), &mailbox, move |_, startup| {
             let _ = late.recv_timeout(SOON);
@@ -275,7 +275,7 @@ mod tests {
     fn an_abandoned_thread_ends_without_a_lease_even_if_its_answer_was_received() {
         let options = LockManagerOptions::default().connect_timeout(SOON);
         let root = Root::parse("/test").unwrap();
-        let (mailbox, inbox) = mailbox();
+        let (mailbox, inbox) = mailbox(&Arc::default());
         let clock = Clock::default();
         let launch = Launch {
             config: Config {

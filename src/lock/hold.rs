@@ -13,7 +13,6 @@ use crate::error::{Cause, LockError, LossReason, lock_error};
 use crate::info::FencingToken;
 use crate::protocol::{ReleaseFailure, Ticket};
 use crate::shared::hold_state::HoldState;
-use crate::shared::mailbox;
 use crate::shared::message::{Left, Message};
 use crate::shared::process;
 
@@ -41,7 +40,7 @@ impl Hold {
     ///
     /// In a child of `fork()` it is disconnected. A clone that was made before the fork is a copy of the parent's channel:
     /// it disconnects there a moment after the child first calls this, makes any call that locks, waits or asks, or drops
-    /// a guard, a lock or the manager. In the rare case that a thread of the parent was just using the channel at the
+    /// a guard or the manager. In the rare case that a thread of the parent was just using the channel at the
     /// fork, it never does. The parent's channel is not concerned.
     ///
     /// # Examples
@@ -58,12 +57,7 @@ impl Hold {
     /// # }
     /// ```
     pub fn done(&self) -> &Receiver<()> {
-        if self.state.is_here() {
-            return &self.state.done;
-        }
-        // The first call in a forked child has the copies closed.
-        let _ = self.check_process();
-        process::disconnected()
+        if self.lock.client.mailbox.is_here() { &self.state.done } else { process::disconnected() }
     }
 
     /// Why the hold was lost; `None` while it is held.
@@ -245,12 +239,13 @@ impl Hold {
 impl Hold {
     /// The hold of a ticket that was asked for at `asked` and granted just now.
     pub(crate) fn new(ticket: Ticket, asked: Time, state: Arc<HoldState>, lock: Arc<Holds>) -> Self {
-        let granted = lock.client().now();
+        let granted = lock.client.now();
+        lock.enter(ticket, Arc::clone(&state));
         Self { ticket, state, lock, waited: granted.since(asked), granted, left: false }
     }
 
     fn now(&self) -> Time {
-        self.lock.client().now()
+        self.lock.client.now()
     }
 
     pub(super) fn lock(&self) -> &Arc<Holds> {
@@ -259,10 +254,7 @@ impl Hold {
 
     /// The error that says how it was lost, if it was.
     pub(super) fn check(&self) -> Result<(), LockError> {
-        match self.loss() {
-            None => Ok(()),
-            Some(reason) => Err(LockError::Expired { key: self.key().into(), reason }),
-        }
+        self.state.check(self.now())
     }
 
     /// One of its guards goes; the last one releases the lock, and waits for the answer.
@@ -271,10 +263,7 @@ impl Hold {
         match Arc::into_inner(hold) {
             Some(hold) => hold.release(),
             // Whichever guard somebody worked under, an `Ok` says that the work was not disturbed so far.
-            None => match state.loss(now) {
-                Some(_) => Err(state.expired(now)),
-                None => Ok(()),
-            },
+            None => state.check(now),
         }
     }
 
@@ -288,9 +277,7 @@ impl Hold {
 
     /// Leaves and waits for the answer.
     fn release(mut self) -> Result<(), LockError> {
-        if self.state.loss(self.now()).is_some() {
-            return Err(self.state.expired(self.now()));
-        }
+        self.check()?;
         let (reply, answer) = oneshot::channel();
         let sent = self.leave(Some(reply));
         let key = self.state.name.as_str();
@@ -303,7 +290,8 @@ impl Hold {
             error => error,
         };
         sent.map_err(gone)?;
-        match mailbox::wait_for(&answer, Instant::now().checked_add(self.lock.client().request_timeout())) {
+        let client = &self.lock.client;
+        match client.mailbox.wait_for(&answer, Instant::now().checked_add(client.request_timeout())) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(ReleaseFailure::Lost(reason))) => Err(LockError::Expired { key: key.into(), reason }),
             Ok(Err(ReleaseFailure::NotHeld)) => {
@@ -314,20 +302,14 @@ impl Hold {
                 doing: doing(),
                 source: Cause::new("no confirmation in time; the release goes on in the background"),
             }),
-            Err(RecvTimeoutError::Disconnected) => Err(gone(self.lock.client().gone())),
+            Err(RecvTimeoutError::Disconnected) => Err(gone(client.mailbox.gone())),
         }
-    }
-
-    /// An error in a forked child.
-    fn check_process(&self) -> Result<(), LockError> {
-        self.lock.client().check_process()
     }
 
     fn leave(&mut self, reply: Option<Sender<Left>>) -> Result<(), LockError> {
         self.left = true;
-        self.lock.client().check_process()?;
         self.lock.forget(self.ticket);
-        self.lock.client().send(Message::Leave { ticket: self.ticket, reply })
+        self.lock.client.mailbox.send(Message::Leave { ticket: self.ticket, reply })
     }
 }
 

@@ -7,13 +7,12 @@ pub(crate) mod reentrant;
 pub(crate) mod reentrant_guard;
 
 mod caller_thread;
-pub(crate) mod holds;
+mod holds;
+pub(crate) mod registry;
 mod waiter;
 
 #[cfg(test)]
-pub(crate) mod scripted_io;
-#[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::fmt;
 use std::sync::Arc;
@@ -125,12 +124,7 @@ impl DistributedLock {
     /// # }
     /// ```
     pub fn try_lock(&self) -> Result<Option<LockGuard>, LockError> {
-        let budget = self.shared.client.now().checked_add(self.shared.client.request_timeout());
-        match self.acquire(WaitLimits { try_only: true, deadline: None, budget }, None) {
-            Ok(guard) => Ok(Some(guard)),
-            Err(LockError::AlreadyHeld { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
+        none_if_held(self.take_if_free())
     }
 
     /// Takes the lock, waiting for it at most `timeout`. A timeout beyond the clock's range is for ever.
@@ -343,6 +337,12 @@ impl DistributedLock {
         WaitLimits { try_only: false, deadline, budget }
     }
 
+    /// [`try_lock`](Self::try_lock), with [`LockError::AlreadyHeld`] instead of `None`.
+    fn take_if_free(&self) -> Result<LockGuard, LockError> {
+        let budget = self.shared.client.now().checked_add(self.shared.client.request_timeout());
+        self.acquire(WaitLimits { try_only: true, deadline: None, budget }, None)
+    }
+
     /// What all the ways to take the lock have in common.
     fn acquire(&self, limits: WaitLimits, cancel: Option<&Receiver<()>>) -> Result<LockGuard, LockError> {
         if let Some(cancel) = cancel
@@ -364,6 +364,15 @@ impl DistributedLock {
                 return Ok(guard);
             }
         }
+    }
+}
+
+/// What a try returns.
+fn none_if_held<G>(taken: Result<G, LockError>) -> Result<Option<G>, LockError> {
+    match taken {
+        Ok(guard) => Ok(Some(guard)),
+        Err(LockError::AlreadyHeld { .. }) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -68,7 +68,7 @@ impl PendingLock {
     /// # }
     /// ```
     pub fn ready(&self) -> &Receiver<()> {
-        if self.waiter.check_process().is_err() { process::disconnected() } else { &self.ready }
+        if self.waiter.is_here() { &self.ready } else { process::disconnected() }
     }
 
     /// Waits for the outcome.
@@ -97,10 +97,8 @@ impl PendingLock {
     /// ```
     pub fn wait(self) -> Result<LockGuard, LockError> {
         let guard = self.waiter.wait()?;
-        match guard.loss() {
-            None => Ok(guard),
-            Some(reason) => Err(LockError::Expired { key: guard.key().into(), reason }),
-        }
+        guard.check()?;
+        Ok(guard)
     }
 }
 
@@ -116,19 +114,19 @@ mod tests {
 
     use super::*;
     use crate::error::LossReason;
-    use crate::lock::scripted_io::{SOON, lock, scripted_client};
+    use crate::lock::tests::scripted_io::{SOON, lock, scripted_locks};
     use crate::protocol::Refusal;
 
     #[test]
     fn ready_disconnects_when_the_outcome_is_known() {
-        let (client, mut io) = scripted_client();
-        let pending = lock(&client, "a").enqueue().unwrap();
+        let (locks, mut io) = scripted_locks();
+        let pending = lock(&locks, "a").enqueue().unwrap();
         assert_eq!(pending.ready().try_recv(), Err(TryRecvError::Empty));
         let _hold = io.grant();
         assert!(pending.ready().recv_timeout(SOON).is_err_and(|error| error.is_disconnected()));
         assert!(pending.wait().unwrap().is_held());
 
-        let pending = lock(&client, "b").enqueue().unwrap();
+        let pending = lock(&locks, "b").enqueue().unwrap();
         io.leave();
         io.refuse(Refusal::AlreadyHeld { holder: None });
         assert!(pending.ready().recv_timeout(SOON).is_err_and(|error| error.is_disconnected()));
@@ -137,13 +135,13 @@ mod tests {
 
     #[test]
     fn dropping_it_leaves_the_queue_granted_or_not() {
-        let (client, mut io) = scripted_client();
-        let pending = lock(&client, "a").enqueue().unwrap();
+        let (locks, mut io) = scripted_locks();
+        let pending = lock(&locks, "a").enqueue().unwrap();
         let (acquire, _reply) = io.acquire();
         drop(pending);
         assert_eq!(io.leave().0, acquire.ticket);
 
-        let pending = lock(&client, "a").enqueue().unwrap();
+        let pending = lock(&locks, "a").enqueue().unwrap();
         let _hold = io.grant();
         pending.ready().recv().unwrap_err();
         drop(pending);
@@ -152,8 +150,8 @@ mod tests {
 
     #[test]
     fn what_was_lost_before_the_wait_is_expired() {
-        let (client, mut io) = scripted_client();
-        let pending = lock(&client, "a").enqueue().unwrap();
+        let (locks, mut io) = scripted_locks();
+        let pending = lock(&locks, "a").enqueue().unwrap();
         let hold = io.grant();
         hold.state.end(Some(LossReason::ForceUnlocked));
         let lost = pending.wait();
@@ -163,8 +161,8 @@ mod tests {
 
     #[test]
     fn it_is_told_when_the_i_o_thread_ends() {
-        let (client, io) = scripted_client();
-        let pending = lock(&client, "a").enqueue().unwrap();
+        let (locks, io) = scripted_locks();
+        let pending = lock(&locks, "a").enqueue().unwrap();
         drop(io);
         pending.ready().recv().unwrap_err();
         assert!(matches!(pending.wait(), Err(LockError::Crashed)));

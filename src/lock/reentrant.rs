@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
-use super::DistributedLock;
 use super::guard::LockGuard;
 use super::reentrant_guard::{ReentrantGuard, reenter};
+use super::{DistributedLock, none_if_held};
 use crate::error::LockError;
 
 /// A lock that a thread which has it gets again at once, from
@@ -19,7 +19,7 @@ use crate::error::LockError;
 /// dropped, never a silent second acquisition.
 ///
 /// To everybody else, other threads included, it is the lock of its key like any
-/// [`DistributedLock`](crate::DistributedLock): one queue, one holder.
+/// [`DistributedLock`]: one queue, one holder.
 ///
 /// # Examples
 ///
@@ -53,7 +53,7 @@ impl ReentrantLock {
         Self { lock }
     }
 
-    /// A further guard, or the first one by `take`.
+    /// A further guard, or the first one by `take`: here, and nowhere else, a thread re-enters.
     fn again_or(
         &self,
         take: impl FnOnce(&DistributedLock) -> Result<LockGuard, LockError>,
@@ -88,10 +88,7 @@ impl ReentrantLock {
     ///
     /// [`LockError::Expired`] as for [`lock`](Self::lock). Else as [`DistributedLock::try_lock`].
     pub fn try_lock(&self) -> Result<Option<ReentrantGuard>, LockError> {
-        match reenter(&self.lock.shared)? {
-            Some(again) => Ok(Some(again)),
-            None => Ok(self.lock.try_lock()?.map(ReentrantGuard::new)),
-        }
+        none_if_held(self.again_or(DistributedLock::take_if_free))
     }
 
     /// As [`DistributedLock::lock_timeout`]; at once where this thread has the lock.
@@ -173,7 +170,7 @@ mod tests {
 
     use super::*;
     use crate::error::LossReason;
-    use crate::lock::scripted_io::{ScriptedHold, ScriptedIo, lock, scripted_client};
+    use crate::lock::tests::scripted_io::{ScriptedHold, ScriptedIo, lock, scripted_locks};
     use crate::protocol::Refusal;
 
     /// Takes the lock on this very thread, while another one plays the I/O thread.
@@ -194,10 +191,10 @@ mod tests {
 
     #[test]
     fn the_thread_that_has_a_guard_gets_a_further_one_without_a_message() {
-        let (client, mut io) = scripted_client();
-        let first = ReentrantLock::new(lock(&client, "a"));
+        let (locks, mut io) = scripted_locks();
+        let first = ReentrantLock::new(lock(&locks, "a"));
         let (guard, _hold) = take(&first, &mut io);
-        let same = ReentrantLock::new(lock(&client, "a"));
+        let same = ReentrantLock::new(lock(&locks, "a"));
         let more = [
             same.lock().unwrap(),
             same.try_lock().unwrap().unwrap(),
@@ -219,8 +216,8 @@ mod tests {
 
     #[test]
     fn no_other_thread_and_no_other_kind_of_handle_gets_in() {
-        let (client, mut io) = scripted_client();
-        let plain = lock(&client, "a");
+        let (locks, mut io) = scripted_locks();
+        let plain = lock(&locks, "a");
         let reentrant = ReentrantLock::new(plain.clone());
         let (_guard, _hold) = take(&reentrant, &mut io);
         thread::scope(|scope| {
@@ -235,8 +232,8 @@ mod tests {
 
     #[test]
     fn a_shared_guard_keeps_the_hold_and_lets_nobody_in() {
-        let (client, mut io) = scripted_client();
-        let lock = ReentrantLock::new(lock(&client, "a"));
+        let (locks, mut io) = scripted_locks();
+        let lock = ReentrantLock::new(lock(&locks, "a"));
         let (guard, _hold) = take(&lock, &mut io);
         let shared = guard.share();
         drop(guard);
@@ -251,8 +248,8 @@ mod tests {
 
     #[test]
     fn a_lost_hold_is_expired_until_the_thread_s_last_guard_is_gone() {
-        let (client, mut io) = scripted_client();
-        let lock = ReentrantLock::new(lock(&client, "a"));
+        let (locks, mut io) = scripted_locks();
+        let lock = ReentrantLock::new(lock(&locks, "a"));
         let (guard, hold) = take(&lock, &mut io);
         let again = lock.lock().unwrap();
         hold.state.end(Some(LossReason::SessionRevoked));

@@ -60,8 +60,6 @@ pub(crate) fn reenter(lock: &Arc<Holds>) -> Result<Option<ReentrantGuard>, LockE
     // While the thread-locals are being destroyed there is no re-entry.
     let seat = SEATS.try_with(|seats| seats.borrow().get(&address(lock)).and_then(Weak::upgrade));
     let Some(seat) = seat.ok().flatten() else { return Ok(None) };
-    // In a forked child the hold is over too, but not by a crash.
-    lock.client().check_process()?;
     seat.hold.check()?;
     Ok(Some(ReentrantGuard { seat }))
 }

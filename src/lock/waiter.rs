@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::caller_thread::CallerThread;
 use super::guard::LockGuard;
+use super::hold::Hold;
 use super::holds::Holds;
 use crate::clock::Time;
 use crate::error::{Cause, LockError, lock_error};
@@ -16,7 +17,6 @@ use crate::info::LockInfo;
 use crate::options::LockOptions;
 use crate::protocol::{Acquire, CurrentHolder, Refusal, Ticket, WaitLimits};
 use crate::shared::async_hint::about_to_block;
-use crate::shared::mailbox;
 use crate::shared::message::{Message, Outcome, Reply};
 
 /// How long after its time limit a call waits for the I/O thread, which enforces the limit and first asks who holds
@@ -57,12 +57,12 @@ impl Waiter {
         limits: WaitLimits,
         ready: Option<Sender<()>>,
     ) -> Result<Self, LockError> {
-        let asked = lock.client().now();
-        let ticket = lock.client().next_ticket();
+        let asked = lock.client.now();
+        let ticket = lock.client.next_ticket();
         let (sender, outcome) = oneshot::channel();
         let acquire = Acquire {
             ticket,
-            name: lock.name().clone(),
+            name: lock.name.clone(),
             thread: CallerThread::current().0,
             limits,
             retry_interval: options.retry_interval,
@@ -71,7 +71,7 @@ impl Waiter {
             since: asked,
             asked_at: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
         };
-        lock.client().send(Message::Acquire { acquire, reply: Reply { outcome: sender, ready } })?;
+        lock.client.mailbox.send(Message::Acquire { acquire, reply: Reply { outcome: sender, ready } })?;
         let limit = [limits.deadline, limits.budget].into_iter().flatten().min();
         let give_up = limit.and_then(|limit| Instant::now().checked_add(limit.since(asked) + GIVE_UP_GRACE));
         Ok(Self {
@@ -85,17 +85,16 @@ impl Waiter {
     }
 
     pub(crate) fn key(&self) -> &str {
-        self.lock.name().as_str()
+        self.lock.name.as_str()
     }
 
-    /// An error in a forked child, where no outcome will ever come.
-    pub(crate) fn check_process(&self) -> Result<(), LockError> {
-        self.lock.client().check_process()
+    /// False in a forked child, where no outcome will ever come.
+    pub(crate) fn is_here(&self) -> bool {
+        self.lock.client.mailbox.is_here()
     }
 
     pub(crate) fn wait(mut self) -> Result<LockGuard, LockError> {
-        self.check_process()?;
-        let end = match mailbox::wait_for(self.outcome.get_mut(), self.give_up) {
+        let end = match self.lock.client.mailbox.wait_for(self.outcome.get_mut(), self.give_up) {
             Ok(outcome) => WaitEnd::Outcome(outcome),
             Err(RecvTimeoutError::Timeout) => WaitEnd::Overdue,
             Err(RecvTimeoutError::Disconnected) => WaitEnd::Gone,
@@ -123,9 +122,9 @@ impl Waiter {
         let key = || self.key().to_owned();
         match end {
             WaitEnd::Outcome(Ok(grant)) => {
-                let guard = self.lock.admit(self.ticket, self.asked, grant.state);
+                let hold = Hold::new(self.ticket, self.asked, grant.state, Arc::clone(&self.lock));
                 self.settled = true;
-                Ok(guard)
+                Ok(LockGuard::new(Arc::new(hold)))
             }
             WaitEnd::Outcome(Err(refusal)) => {
                 let error = error_of_refusal(refusal, self.key());
@@ -138,7 +137,7 @@ impl Waiter {
                 Err(error)
             }
             WaitEnd::Overdue => Err(self.overdue()),
-            WaitEnd::Gone => Err(self.lock.client().gone()),
+            WaitEnd::Gone => Err(self.lock.client.mailbox.gone()),
         }
     }
 
@@ -146,8 +145,8 @@ impl Waiter {
     fn leave_and_wait(&mut self) {
         self.settled = true;
         let (reply, left) = oneshot::channel();
-        if self.lock.client().send(Message::Leave { ticket: self.ticket, reply: Some(reply) }).is_ok() {
-            let _ = mailbox::wait_for(&left, Instant::now().checked_add(CANCEL_GRACE));
+        if self.lock.client.mailbox.send(Message::Leave { ticket: self.ticket, reply: Some(reply) }).is_ok() {
+            let _ = self.lock.client.mailbox.wait_for(&left, Instant::now().checked_add(CANCEL_GRACE));
         }
     }
 
@@ -165,7 +164,7 @@ impl Drop for Waiter {
     fn drop(&mut self) {
         if !self.settled {
             // An error says that the I/O thread has ended, and the queue with it.
-            let _ = self.lock.client().send(Message::Leave { ticket: self.ticket, reply: None });
+            let _ = self.lock.client.mailbox.send(Message::Leave { ticket: self.ticket, reply: None });
         }
     }
 }

@@ -71,6 +71,9 @@ impl Deadline {
 
     /// The time left at `now`, or why it is over, for good.
     pub(crate) fn look(&self, now: Time) -> Result<Duration, LossReason> {
+        if !self.is_here() {
+            return Err(LossReason::Crashed);
+        }
         let mut state = self.state.load(Ordering::Acquire);
         loop {
             let left = read(state)?.since(now);

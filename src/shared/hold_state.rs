@@ -77,17 +77,12 @@ impl HoldState {
     /// The assured time left; `None` once it is over.
     pub(crate) fn remaining(&self, now: Time) -> Option<Duration> {
         let left = self.deadline.remaining(now)?;
-        (self.phase.load(Ordering::Acquire) == HELD && self.is_here()).then_some(left)
-    }
-
-    /// False in a forked child.
-    pub(crate) fn is_here(&self) -> bool {
-        self.deadline.is_here()
+        (self.phase.load(Ordering::Acquire) == HELD).then_some(left)
     }
 
     /// Why it was lost, if it was. A caller that sees the time run out before the I/O thread does decides it.
     pub(crate) fn loss(&self, now: Time) -> Option<LossReason> {
-        if !self.is_here() {
+        if !self.deadline.is_here() {
             return Some(LossReason::Crashed);
         }
         // If the time has run out, this look ends the session for everybody.
@@ -95,8 +90,16 @@ impl HoldState {
         self.lost()
     }
 
+    /// The error that says how it was lost, if it was.
+    pub(crate) fn check(&self, now: Time) -> Result<(), LockError> {
+        self.loss(now).map_or(Ok(()), |_| Err(self.expired(now)))
+    }
+
     /// The error that says that it is over, or nearly so.
     pub(crate) fn expired(&self, now: Time) -> LockError {
+        if !self.deadline.is_here() {
+            return LockError::Forked;
+        }
         LockError::Expired {
             key: self.name.as_str().into(),
             reason: self.loss(now).unwrap_or(LossReason::SessionExpired),

@@ -1,7 +1,8 @@
-//! The way from caller threads to the I/O thread, and the wait for its answers.
+//! The way from caller threads to the I/O thread, and the wait for its answers; here a forked child is noticed.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use oneshot::{Receiver, RecvTimeoutError};
@@ -10,8 +11,9 @@ use tokio::sync::Notify;
 use crate::error::{Cause, LockError};
 use crate::shared::async_hint::about_to_block;
 use crate::shared::message::{Message, Query};
+use crate::shared::message_queue::MessageQueue;
 use crate::shared::process::Process;
-use crate::shared::queue::Queue;
+use crate::shared::report::Report;
 
 /// The callers' end. Sending never blocks.
 #[derive(Clone, Debug)]
@@ -19,6 +21,8 @@ pub(crate) struct Mailbox {
     shared: Arc<Shared>,
     /// Where the I/O thread is.
     process: Process,
+    /// Has the other ends of the channels that callers see.
+    report: Arc<Report>,
 }
 
 /// The I/O thread's end. What still lies in it when it is dropped is dropped too, and with it every channel on which
@@ -30,10 +34,12 @@ pub(crate) struct Inbox {
 
 #[derive(Debug)]
 struct Shared {
-    messages: Queue<Message>,
+    messages: MessageQueue<Message>,
     /// Holds at most one wake-up, so a burst of messages costs one.
     bell: Notify,
     end: AtomicU8,
+    /// In a forked child: the copies of channels are being closed.
+    left_behind: AtomicBool,
 }
 
 /// Whether the I/O thread still serves, and if not, why. Set by the I/O thread, or by whoever gives up waiting for it.
@@ -50,36 +56,46 @@ pub(crate) enum Service {
     Crashed = 3,
 }
 
-pub(crate) fn mailbox() -> (Mailbox, Inbox) {
+pub(crate) fn mailbox(report: &Arc<Report>) -> (Mailbox, Inbox) {
     let shared = Arc::new(Shared {
-        messages: Queue::new(),
+        messages: MessageQueue::new(),
         bell: Notify::new(),
         end: AtomicU8::new(Service::Running as u8),
+        left_behind: AtomicBool::new(false),
     });
-    (Mailbox { shared: Arc::clone(&shared), process: Process::current() }, Inbox { shared })
-}
-
-/// Waits for the I/O thread's answer, for ever without a deadline.
-///
-/// Parks at once: an answer takes a commit of etcd's, so to spin before, as crossbeam's channels do, would never pay, and
-/// of 64 threads that wait it would cost the I/O thread a third of its core.
-pub(crate) fn wait_for<T>(answer: &Receiver<T>, deadline: Option<Instant>) -> Result<T, RecvTimeoutError> {
-    about_to_block();
-    match deadline {
-        None => answer.recv_ref().map_err(|_| RecvTimeoutError::Disconnected),
-        Some(deadline) => answer.recv_deadline(deadline),
-    }
+    let mailbox =
+        Mailbox { shared: Arc::clone(&shared), process: Process::current(), report: Arc::clone(report) };
+    (mailbox, Inbox { shared })
 }
 
 impl Mailbox {
     /// Leaves a message and wakes the I/O thread. An error once it serves no more.
     pub(crate) fn send(&self, message: Message) -> Result<(), LockError> {
-        self.check_process()?;
-        if self.end() == Service::Running && self.shared.messages.push(message) {
+        self.check()?;
+        if self.shared.messages.push(message) {
             self.shared.bell.notify_one();
             return Ok(());
         }
         Err(self.gone())
+    }
+
+    /// Waits for the I/O thread's answer, for ever without a deadline. In a forked child none will ever come.
+    ///
+    /// Parks at once: an answer takes a commit of etcd's, so to spin before, as crossbeam's channels do, would never pay,
+    /// and of 64 threads that wait it would cost the I/O thread a third of its core.
+    pub(crate) fn wait_for<T>(
+        &self,
+        answer: &Receiver<T>,
+        deadline: Option<Instant>,
+    ) -> Result<T, RecvTimeoutError> {
+        if !self.is_here() {
+            return Err(RecvTimeoutError::Disconnected);
+        }
+        about_to_block();
+        match deadline {
+            None => answer.recv_ref().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(deadline) => answer.recv_deadline(deadline),
+        }
     }
 
     /// Puts a question to the I/O thread and waits for the answer, at most `limit`.
@@ -91,7 +107,7 @@ impl Mailbox {
     ) -> Result<T, LockError> {
         let (reply, answer) = oneshot::channel();
         self.send(Message::Ask(question(reply)))?;
-        match wait_for(&answer, Instant::now().checked_add(limit)) {
+        match self.wait_for(&answer, Instant::now().checked_add(limit)) {
             Ok(result) => result,
             Err(RecvTimeoutError::Disconnected) => Err(self.gone()),
             Err(RecvTimeoutError::Timeout) => Err(LockError::Unavailable {
@@ -103,14 +119,32 @@ impl Mailbox {
 
     /// An error once the I/O thread serves no more.
     pub(crate) fn check(&self) -> Result<(), LockError> {
-        self.check_process()?;
-        if self.end() == Service::Running { Ok(()) } else { Err(self.gone()) }
+        if self.is_here() && self.end() == Service::Running { Ok(()) } else { Err(self.gone()) }
     }
 
-    /// An error in a child of the process that made this. There, no lock may be waited for either: the thread that
-    /// held it at the fork does not exist.
-    pub(crate) fn check_process(&self) -> Result<(), LockError> {
-        if self.process.is_current() { Ok(()) } else { Err(LockError::Forked) }
+    /// False in a child of the process that made this, where nothing works and no mutex may be taken: the thread that had
+    /// it at the fork does not exist. The first time, the child's copies of channels are closed.
+    pub(crate) fn is_here(&self) -> bool {
+        let is_here = self.process.is_current();
+        if !is_here && !self.shared.left_behind.swap(true, Ordering::AcqRel) {
+            self.close_copies();
+        }
+        is_here
+    }
+
+    /// In a forked child: closes the child's copies of `done()` and `ready()`, for whoever has a clone of one.
+    ///
+    /// On a thread of its own, because a channel has a lock inside that a thread of the parent may have had at the fork,
+    /// in the child for ever: then that thread hangs, and nobody who calls.
+    fn close_copies(&self) {
+        let (report, shared) = (Arc::clone(&self.report), Arc::clone(&self.shared));
+        let closing = thread::Builder::new().name("etcd-lock-fork".into()).spawn(move || {
+            report.holds.abandon_copy();
+            report.tickets.abandon_copy();
+            shared.messages.abandon_copy();
+        });
+        // Where no thread can be had, the channels stay as they are.
+        drop(closing);
     }
 
     fn end(&self) -> Service {
@@ -125,15 +159,10 @@ impl Mailbox {
         self.shared.bell.notify_one();
     }
 
-    /// In a forked child: drops the copies of what the I/O thread had not read.
-    pub(crate) fn abandon_copy(&self) {
-        self.shared.messages.abandon_copy();
-    }
-
     /// What a call fails with whose answer will never come.
     pub(crate) fn gone(&self) -> LockError {
-        if let Err(left) = self.check_process() {
-            return left;
+        if !self.is_here() {
+            return LockError::Forked;
         }
         match self.end() {
             Service::Closed | Service::Unconfirmed => LockError::Closed,
@@ -240,7 +269,7 @@ mod tests {
 
     #[test]
     fn a_burst_rings_once() {
-        let (mailbox, inbox) = mailbox();
+        let (mailbox, inbox) = mailbox(&Arc::default());
         block_on(async {
             assert!(!rings(&inbox).await);
             for ticket in 0..100 {
@@ -254,7 +283,7 @@ mod tests {
 
     #[test]
     fn what_is_left_for_the_next_turn_rings_again() {
-        let (mailbox, inbox) = mailbox();
+        let (mailbox, inbox) = mailbox(&Arc::default());
         block_on(async {
             mailbox.send(leave(1)).unwrap();
             inbox.ready().await;
@@ -268,7 +297,7 @@ mod tests {
 
     #[test]
     fn messages_of_many_threads_all_arrive_in_each_thread_s_order() {
-        let (mailbox, inbox) = mailbox();
+        let (mailbox, inbox) = mailbox(&Arc::default());
         let senders: Vec<_> = (0..4_u64)
             .map(|thread| {
                 let mailbox = mailbox.clone();
@@ -291,21 +320,21 @@ mod tests {
 
     #[test]
     fn after_the_end_sending_says_why() {
-        let (open, inbox) = mailbox();
+        let (open, inbox) = mailbox(&Arc::default());
         inbox.end(Service::Closed);
         assert!(matches!(open.send(leave(1)), Err(LockError::Closed)));
         assert!(open.closing_result().is_ok());
         inbox.end(Service::Crashed);
         assert!(matches!(open.send(leave(1)), Err(LockError::Crashed)));
 
-        let (open, inbox) = mailbox();
+        let (open, inbox) = mailbox(&Arc::default());
         drop(inbox);
         assert!(matches!(open.send(leave(1)), Err(LockError::Crashed)));
     }
 
     #[test]
     fn dropping_the_inbox_tells_everybody_who_waits_for_an_answer() {
-        let (open, inbox) = mailbox();
+        let (open, inbox) = mailbox(&Arc::default());
         let (reply, answer) = oneshot::channel();
         open.send(Message::Leave { ticket: Ticket(1), reply: Some(reply) }).unwrap();
         drop(inbox);

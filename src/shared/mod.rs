@@ -5,7 +5,7 @@
 
 pub(crate) mod mailbox;
 pub(crate) mod message;
-mod queue;
+mod message_queue;
 
 pub(crate) mod deadline;
 pub(crate) mod hold_state;

@@ -38,6 +38,12 @@ impl Report {
     }
 }
 
+impl Default for Report {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Sleeper for Report {
     fn wake(&self) {
         self.holds.wake_watchdog();

@@ -35,3 +35,4 @@ mod one_session;
 mod viewer;
 
 mod documented_roles;
+mod layout;

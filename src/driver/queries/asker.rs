@@ -46,13 +46,13 @@ impl<S: Store> Asker<S> {
 
     /// Carries out a request whose repetition does no harm. Says with the answer whether an attempt before the last
     /// one may have been carried out as well.
-    pub(super) async fn ask(&self, request: Request) -> (Result<Answered, Failure>, bool) {
+    pub(super) async fn ask(&self, request: Request) -> (Result<Response, Failure>, bool) {
         let mut maybe_done = false;
         loop {
             let left = self.deadline.saturating_duration_since(Instant::now());
             let attempt = (left / 2).max(SHORTEST_ATTEMPT).min(left);
             let failure = match self.store.call(request.clone(), attempt).await {
-                Ok(response) => return (Ok(response.into()), maybe_done),
+                Ok(response) => return (Ok(response), maybe_done),
                 Err(failure) => failure,
             };
             let passing = matches!(failure.class, FailureClass::NotDone | FailureClass::Unknown);
@@ -82,7 +82,7 @@ impl<S: Store> Asker<S> {
             return Ok(None);
         }
         match self.ask(Request::LeaseTimeToLive { lease }).await.0 {
-            Ok(Answered { answer: Answer::LeaseTimeToLive { remaining }, .. }) => Ok(remaining),
+            Ok(Response { answer: Answer::LeaseTimeToLive { remaining }, .. }) => Ok(remaining),
             Ok(_) => Err(unexpected()),
             Err(failure) => match failure.class {
                 // Newer etcd tells it only to those who may read every key of the lease.
@@ -159,18 +159,6 @@ impl<S: Store> Asker<S> {
                 _ => return Ok(()),
             }
         }
-    }
-}
-
-/// The parts of a [`Response`] that matter here.
-pub(super) struct Answered {
-    revision: Revision,
-    pub(super) answer: Answer,
-}
-
-impl From<Response> for Answered {
-    fn from(response: Response) -> Self {
-        Self { revision: response.revision, answer: response.answer }
     }
 }
 

@@ -7,16 +7,17 @@ mod tests;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use asker::{Answered, Asker, all, unexpected};
+use asker::{Asker, all, unexpected};
 
 use crate::error::{Cause, LockError, lock_error};
 use crate::info::{ForceUnlock, LockInfo, LockState};
 use crate::kv::{
-    Answer, Compare, Failure, FailureClass, Field, Key, KeyValue, Op, Order, Range, Request, Span, Txn,
-    TxnAnswer,
+    Answer, Compare, Failure, FailureClass, Field, Key, KeyValue, Op, Order, Range, Request, Response, Span,
+    Txn, TxnAnswer,
 };
 use crate::log_target::LOG;
 use crate::name::{LockName, Root};
+use crate::protocol::CurrentHolder;
 use crate::shared::message::Query;
 use crate::store::Store;
 
@@ -71,7 +72,7 @@ pub(crate) async fn list_locks<S: Store>(
     let infos = async {
         let holders = asker.holders(root, prefix).await?;
         let ttls = asker.times_to_live(holders.values().map(|holder| holder.kv.lease)).await?;
-        let info = |(name, holder): (&String, &Holder)| {
+        let info = |(name, holder): (&String, &CurrentHolder)| {
             let ttl = ttls.get(&holder.kv.lease).copied().flatten();
             LockInfo::from_holder(name, &holder.kv, holder.waiters, ttl)
         };
@@ -138,12 +139,6 @@ pub(crate) async fn force_unlock<S: Store>(
     }
 }
 
-/// A lock's holder and the number of contenders behind it.
-struct Holder {
-    kv: KeyValue,
-    waiters: u64,
-}
-
 enum Eviction {
     Done(LockInfo),
     NotHeld,
@@ -152,20 +147,20 @@ enum Eviction {
 }
 
 impl<S: Store> Asker<S> {
-    async fn holder(&self, name: &LockName) -> Result<Option<Holder>, Failure> {
+    async fn holder(&self, name: &LockName) -> Result<Option<CurrentHolder>, Failure> {
         let oldest = Range { order: Order::OldestFirst, limit: 1, ..all(name.contenders()) };
         let (mut found, _) = self.range(oldest).await?;
-        Ok(found.kvs.pop().map(|kv| Holder { kv, waiters: found.count.saturating_sub(1) }))
+        Ok(found.kvs.pop().map(|kv| CurrentHolder { kv, waiters: found.count.saturating_sub(1) }))
     }
 
-    async fn holders(&self, root: &Root, prefix: &str) -> Result<BTreeMap<String, Holder>, Failure> {
+    async fn holders(&self, root: &Root, prefix: &str) -> Result<BTreeMap<String, CurrentHolder>, Failure> {
         let locks = self.scan(&root.locks_beginning_with(prefix), || Locks::new(root), Locks::add).await?;
         Ok(locks.holders)
     }
 
     async fn evict(&self, name: &LockName, scope: ForceUnlock) -> Result<Eviction, Failure> {
         for _ in 0..MAX_CHASES {
-            let Some(Holder { kv, waiters }) = self.holder(name).await? else {
+            let Some(CurrentHolder { kv, waiters }) = self.holder(name).await? else {
                 return Ok(Eviction::NotHeld);
             };
             let ttl = self.time_to_live(kv.lease).await?;
@@ -175,8 +170,8 @@ impl<S: Store> Asker<S> {
                 if revokes { Request::RevokeLease { lease: kv.lease } } else { delete_exactly(&kv) };
             let (result, maybe_done) = self.ask(request).await;
             let gone = match result {
-                Ok(Answered { answer: Answer::LeaseRevoked, .. }) => true,
-                Ok(Answered { answer: Answer::Txn(TxnAnswer { succeeded, .. }), .. }) => succeeded,
+                Ok(Response { answer: Answer::LeaseRevoked, .. }) => true,
+                Ok(Response { answer: Answer::Txn(TxnAnswer { succeeded, .. }), .. }) => succeeded,
                 Ok(_) => return Err(unexpected()),
                 Err(Failure { class: FailureClass::LeaseGone, .. }) if revokes => false,
                 Err(failure) => return Err(failure),
@@ -193,7 +188,7 @@ impl<S: Store> Asker<S> {
 /// The holders of locks, gathered from keys in their order.
 struct Locks<'a> {
     root: &'a Root,
-    holders: BTreeMap<String, Holder>,
+    holders: BTreeMap<String, CurrentHolder>,
 }
 
 impl<'a> Locks<'a> {
@@ -207,7 +202,7 @@ impl<'a> Locks<'a> {
         };
         match self.holders.get_mut(&name) {
             None => {
-                self.holders.insert(name, Holder { kv, waiters: 0 });
+                self.holders.insert(name, CurrentHolder { kv, waiters: 0 });
             }
             Some(holder) => {
                 holder.waiters += 1;

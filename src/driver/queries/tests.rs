@@ -17,7 +17,7 @@ use crate::info::{ForceUnlock, LockState};
 use crate::kv::{Failure, FailureClass, Op, Request, Response, Span, WatchEvent};
 use crate::name::{LockName, Root};
 use crate::store::etcd::Etcd;
-use crate::store::etcd::test_cluster::{
+use crate::store::etcd::tests::cluster::{
     LONG, Meddled, Meddling, TestCluster, always, call, connect, dead_url, grant, key, keys, put, put_key,
     range,
 };

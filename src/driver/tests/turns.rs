@@ -23,7 +23,7 @@ fn crowded() -> (Driver<MemoryClient>, Mailbox, Started) {
         writes_in_flight: 1,
         seed: 1,
     };
-    let (mailbox, inbox) = mailbox();
+    let (mailbox, inbox) = mailbox(&Arc::default());
     let now = Clock::default().now();
     let (ready, started) = crossbeam_channel::bounded(1);
     let startup = Startup::new(ready, now + SOON * 2);

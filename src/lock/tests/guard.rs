@@ -1,31 +1,32 @@
 use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use crate::client::Client;
 use crate::clock;
 use crate::error::{LockError, LossReason};
 use crate::kv::{Failure, FailureClass};
 use crate::lock::guard::LockGuard;
-use crate::lock::scripted_io::{SOON, ScriptedHold, ScriptedIo, lock, scripted_client, scripted_client_with};
+use crate::lock::registry::Registry;
+use crate::lock::tests::scripted_io::{
+    SOON, ScriptedHold, ScriptedIo, lock, scripted_locks, scripted_locks_with,
+};
 use crate::options::LockManagerOptions;
 use crate::protocol::ReleaseFailure;
 use crate::shared::mailbox::Service;
 use crate::shared::message::Left;
 
 /// A guard of a lock named `a`; its manager is not to end with it.
-fn guard() -> (Arc<Client>, LockGuard, ScriptedHold, ScriptedIo) {
-    let (client, mut io) = scripted_client();
-    let pending = lock(&client, "a").enqueue().unwrap();
+fn guard() -> (Registry, LockGuard, ScriptedHold, ScriptedIo) {
+    let (locks, mut io) = scripted_locks();
+    let pending = lock(&locks, "a").enqueue().unwrap();
     let hold = io.grant();
-    (client, pending.wait().unwrap(), hold, io)
+    (locks, pending.wait().unwrap(), hold, io)
 }
 
 /// Unlocks while the I/O thread, played by the test, gives this answer.
 fn unlock_answered(answer: Left) -> Result<(), LockError> {
-    let (_manager, guard, _hold, io) = guard();
+    let (_locks, guard, _hold, io) = guard();
     thread::scope(|scope| {
         let unlocking = scope.spawn(|| guard.unlock());
         io.leave().1.unwrap().send(answer).unwrap();
@@ -45,7 +46,7 @@ fn guards_can_be_sent_and_shared() {
 
 #[test]
 fn a_guard_tells_what_it_holds() {
-    let (_manager, guard, _hold, _io) = guard();
+    let (_locks, guard, _hold, _io) = guard();
     assert_eq!((guard.key(), guard.etcd_key(), guard.token().as_u64()), ("a", "/test/key", 1));
     assert!(guard.is_held());
     assert_eq!(guard.loss(), None);
@@ -55,7 +56,7 @@ fn a_guard_tells_what_it_holds() {
 
 #[test]
 fn only_the_last_guard_out_leaves() {
-    let (_manager, guard, _hold, io) = guard();
+    let (_locks, guard, _hold, io) = guard();
     let other = guard.clone();
     drop(guard);
     assert!(io.is_idle());
@@ -69,7 +70,7 @@ fn only_the_last_guard_out_leaves() {
 #[test]
 fn of_guards_that_unlock_together_exactly_one_leaves() {
     for _ in 0..300 {
-        let (_manager, guard, _hold, io) = guard();
+        let (_locks, guard, _hold, io) = guard();
         let guards = [guard.clone(), guard.clone(), guard.clone(), guard];
         thread::scope(|scope| {
             for guard in guards {
@@ -84,7 +85,7 @@ fn of_guards_that_unlock_together_exactly_one_leaves() {
 /// The I/O thread does not run at all here: the clock alone decides.
 #[test]
 fn a_hold_whose_time_has_run_out_is_lost_for_good() {
-    let (_manager, guard, _hold, io) = guard();
+    let (_locks, guard, _hold, io) = guard();
     assert!(io.deadline.extend(clock::now()));
     assert!(!guard.is_held());
     assert_eq!(guard.loss(), Some(LossReason::SessionExpired));
@@ -96,7 +97,7 @@ fn a_hold_whose_time_has_run_out_is_lost_for_good() {
 
 #[test]
 fn the_first_reason_of_a_loss_stands() {
-    let (_manager, guard, hold, io) = guard();
+    let (_locks, guard, hold, io) = guard();
     hold.state.end(Some(LossReason::SessionRevoked));
     io.deadline.end(LossReason::Closed);
     assert!(!guard.is_held());
@@ -107,7 +108,7 @@ fn the_first_reason_of_a_loss_stands() {
 /// The I/O thread may be between the end of the session and that of its holds: nobody sees a difference.
 #[test]
 fn the_end_of_the_session_is_that_of_its_holds_for_the_same_reason() {
-    let (_manager, guard, hold, io) = guard();
+    let (_locks, guard, hold, io) = guard();
     io.deadline.end(LossReason::SessionRevoked);
     assert!(!guard.is_held() && hold.state.has_ended());
     assert_eq!(guard.loss(), Some(LossReason::SessionRevoked));
@@ -117,7 +118,7 @@ fn the_end_of_the_session_is_that_of_its_holds_for_the_same_reason() {
 
 #[test]
 fn what_was_released_before_the_session_ended_was_not_lost() {
-    let (_manager, guard, hold, io) = guard();
+    let (_locks, guard, hold, io) = guard();
     assert_eq!(hold.state.end(None), None);
     io.deadline.end(LossReason::SessionRevoked);
     assert!(!guard.is_held());
@@ -126,7 +127,7 @@ fn what_was_released_before_the_session_ended_was_not_lost() {
 
 #[test]
 fn done_closes_with_the_hold() {
-    let (_manager, guard, hold, _io) = guard();
+    let (_locks, guard, hold, _io) = guard();
     assert!(guard.done().try_recv().is_err_and(|error| error.is_empty()));
     hold.state.end(Some(LossReason::ForceUnlocked));
     drop(hold.done);
@@ -136,7 +137,7 @@ fn done_closes_with_the_hold() {
 
 #[test]
 fn ensure_wants_time_but_does_not_end_a_hold() {
-    let (_manager, guard, _hold, io) = guard();
+    let (_locks, guard, _hold, io) = guard();
     assert!(io.deadline.extend(clock::now() + Duration::from_secs(60)));
     assert_eq!(guard.ensure(Duration::from_secs(30)).unwrap(), guard.token());
     let short = guard.ensure(Duration::from_secs(90));
@@ -161,7 +162,7 @@ fn unlock_tells_what_etcd_said() {
 
 #[test]
 fn unlocking_a_lost_hold_is_expired_without_asking() {
-    let (_manager, guard, hold, io) = guard();
+    let (_locks, guard, hold, io) = guard();
     hold.state.end(Some(LossReason::ForceUnlocked));
     let lost = guard.unlock();
     assert!(matches!(lost, Err(LockError::Expired { reason: LossReason::ForceUnlocked, .. })));
@@ -171,8 +172,8 @@ fn unlocking_a_lost_hold_is_expired_without_asking() {
 #[test]
 fn an_unlock_that_nobody_confirms_is_unavailable() {
     let options = LockManagerOptions::default().request_timeout(Duration::from_millis(20));
-    let (client, mut io) = scripted_client_with(options);
-    let pending = lock(&client, "a").enqueue().unwrap();
+    let (locks, mut io) = scripted_locks_with(options);
+    let pending = lock(&locks, "a").enqueue().unwrap();
     let _hold = io.grant();
     assert!(matches!(pending.wait().unwrap().unlock(), Err(LockError::Unavailable { .. })));
     io.leave();
@@ -181,7 +182,7 @@ fn an_unlock_that_nobody_confirms_is_unavailable() {
 
 #[test]
 fn unlocking_after_the_end_of_the_i_o_thread_says_how_it_ended() {
-    let (_manager, guard, hold, io) = guard();
+    let (_locks, guard, hold, io) = guard();
     io.inbox.end(Service::Closed);
     assert!(matches!(guard.clone().unlock(), Ok(())));
     hold.state.end(Some(LossReason::Closed));
@@ -190,14 +191,14 @@ fn unlocking_after_the_end_of_the_i_o_thread_says_how_it_ended() {
         assert!(matches!(guard.unlock(), Err(LockError::Expired { reason: LossReason::Closed, .. })));
     }
 
-    let (_manager, guard, _hold, io) = self::guard();
+    let (_locks, guard, _hold, io) = self::guard();
     drop(io);
     assert!(matches!(guard.unlock(), Err(LockError::Crashed)));
 }
 
 #[test]
-fn unlocking_while_the_manager_is_being_closed_says_that_the_hold_ended_with_it() {
-    let (_manager, guard, _hold, io) = guard();
+fn unlocking_while_the_locks_is_being_closed_says_that_the_hold_ended_with_it() {
+    let (_locks, guard, _hold, io) = guard();
     io.inbox.end(Service::Closed);
     assert!(guard.is_held(), "its end comes a moment later");
     assert!(matches!(guard.unlock(), Err(LockError::Expired { reason: LossReason::Closed, .. })));
@@ -205,7 +206,7 @@ fn unlocking_while_the_manager_is_being_closed_says_that_the_hold_ended_with_it(
 
 #[test]
 fn a_guard_dropped_by_a_panic_leaves() {
-    let (_manager, guard, _hold, io) = guard();
+    let (_locks, guard, _hold, io) = guard();
     let panicked = panic::catch_unwind(AssertUnwindSafe(move || {
         let _guard = guard;
         panic::resume_unwind(Box::new("on purpose"));
@@ -219,7 +220,7 @@ fn a_guard_dropped_with_a_thread_s_locals_leaves() {
     thread_local! {
         static KEPT: RefCell<Option<LockGuard>> = const { RefCell::new(None) };
     }
-    let (_manager, guard, _hold, io) = guard();
+    let (_locks, guard, _hold, io) = guard();
     thread::spawn(move || KEPT.set(Some(guard))).join().unwrap();
     io.leave();
 }

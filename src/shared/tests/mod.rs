@@ -1,4 +1,4 @@
 mod deadline;
 mod hold_table;
+mod message_queue;
 mod models;
-mod queue;

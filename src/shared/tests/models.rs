@@ -14,8 +14,8 @@ mod hold_state;
 #[path = "../hold_table.rs"]
 mod hold_table;
 #[allow(clippy::duplicate_mod, reason = "that is the point")]
-#[path = "../queue.rs"]
-mod queue;
+#[path = "../message_queue.rs"]
+mod message_queue;
 
 /// Loom's primitives with the interface of those in `shared/sync.rs`.
 mod sync {
@@ -97,7 +97,7 @@ use crate::stats::StatsCell;
 use deadline::Deadline;
 use hold_state::HoldState;
 use hold_table::HoldTable;
-use queue::Queue;
+use message_queue::MessageQueue;
 use sync::{AtomicU64, Ordering};
 
 /// How often a thread is stopped in a schedule though it could go on. Most errors need one or two.
@@ -261,7 +261,7 @@ fn nothing_is_open_after_the_table_was_shut() {
 #[test]
 fn nothing_lies_in_a_queue_that_was_closed() {
     model(|| {
-        let (queue, kept) = (Arc::new(Queue::new()), Arc::new(()));
+        let (queue, kept) = (Arc::new(MessageQueue::new()), Arc::new(()));
         let sender = {
             let (queue, kept) = (Arc::clone(&queue), Arc::clone(&kept));
             thread::spawn(move || {

@@ -161,7 +161,7 @@ fn parse(endpoint: &str, wants_tls: bool) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::etcd::test_cluster;
+    use crate::store::etcd::tests::cluster;
 
     fn refusal(endpoints: &[&str], options: &LockManagerOptions) -> String {
         let endpoints: Vec<String> = endpoints.iter().map(|&endpoint| endpoint.into()).collect();
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_bad_endpoint_is_refused_before_anything_is_contacted() {
-        let options = test_cluster::options();
+        let options = cluster::options();
         let bad = [
             "",
             " ",
@@ -221,7 +221,7 @@ mod tests {
     #[test]
     fn an_endpoint_given_twice_counts_once() {
         let endpoints = ["a:1", "http://a:1/", "b:1"].map(String::from);
-        let addresses = Address::parse_all(&endpoints, &test_cluster::options()).unwrap();
+        let addresses = Address::parse_all(&endpoints, &cluster::options()).unwrap();
         let urls: Vec<&str> = addresses.iter().map(|address| address.url.as_str()).collect();
         assert_eq!(urls, ["http://a:1", "http://b:1"]);
     }
@@ -229,7 +229,7 @@ mod tests {
     #[cfg(feature = "tls")]
     #[test]
     fn tls_options_and_http_do_not_go_together() {
-        let mut options = test_cluster::options();
+        let mut options = cluster::options();
         options.tls = Some(crate::tls::TlsOptions::default());
         assert!(refusal(&["http://localhost:2379"], &options).contains("https://"));
         assert_eq!(parse("localhost:2379", true).as_deref(), Ok("https://localhost:2379"));
@@ -238,6 +238,6 @@ mod tests {
     #[cfg(not(feature = "tls"))]
     #[test]
     fn https_needs_the_feature() {
-        assert!(refusal(&["https://localhost:2379"], &test_cluster::options()).contains("feature"));
+        assert!(refusal(&["https://localhost:2379"], &cluster::options()).contains("feature"));
     }
 }

@@ -15,9 +15,7 @@ mod watch_set;
 mod watch_stream;
 
 #[cfg(test)]
-pub(crate) mod test_cluster;
-#[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -7,6 +7,4 @@ pub(crate) mod model;
 pub(crate) mod state;
 
 #[cfg(test)]
-mod differential;
-#[cfg(test)]
 mod tests;

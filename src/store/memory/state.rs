@@ -18,12 +18,12 @@ const KEPT_REVISIONS: Revision = 10_000;
 
 pub(crate) struct State {
     pub(crate) model: Model,
-    clients: BTreeMap<ClientId, Client>,
+    clients: BTreeMap<ClientId, ClientState>,
     /// Whose each watcher of the model is.
     watchers: HashMap<Watcher, (ClientId, WatchId)>,
 }
 
-struct Client {
+struct ClientState {
     /// Its manager's.
     clock: Clock,
     /// Whether the client is connected.
@@ -52,7 +52,7 @@ impl State {
     }
 
     pub(crate) fn register(&mut self, id: ClientId, clock: Clock) {
-        let client = Client {
+        let client = ClientState {
             clock,
             line: watch::Sender::new(true),
             faults: VecDeque::new(),
@@ -303,7 +303,7 @@ impl State {
     }
 }
 
-impl Client {
+impl ClientState {
     fn is_connected(&self) -> bool {
         *self.line.borrow()
     }

@@ -37,7 +37,7 @@ fn a_forked_child_touches_none_of_its_parent_s_locks() {
                     assert!(!guard.is_held() && guard.remaining().is_zero() && !lock.is_locked());
                     assert_eq!(guard.loss(), Some(LossReason::Crashed));
                     assert!(guard.done().try_recv().is_err_and(|error| error.is_disconnected()));
-                    assert!(guard.ensure(Duration::ZERO).is_err());
+                    assert!(matches!(guard.ensure(Duration::ZERO), Err(LockError::Forked)));
                     assert!(matches!(lock.lock(), Err(LockError::Forked)));
                     assert!(lock.try_lock().is_err() && lock.enqueue().is_err());
                     assert!(matches!(again.lock(), Err(LockError::Forked)), "{:?}", again.lock());
@@ -54,8 +54,9 @@ fn a_forked_child_touches_none_of_its_parent_s_locks() {
                             "copy {nth} of the parent's"
                         );
                     }
-                    assert!(waiting.wait().is_err() && pending.wait().is_err());
-                    assert!(granted.unlock().is_err());
+                    assert!(matches!(waiting.wait(), Err(LockError::Forked)));
+                    assert!(matches!(pending.wait(), Err(LockError::Forked)));
+                    assert!(matches!(granted.unlock(), Err(LockError::Forked)));
                     drop((guard, lock, reentrant, again));
                     assert!(manager.close().is_err());
                     drop(blocked);

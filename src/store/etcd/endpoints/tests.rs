@@ -1,11 +1,11 @@
 use super::*;
 use crate::kv::FailureClass;
 use crate::store::etcd::address::Address;
-use crate::store::etcd::test_cluster;
+use crate::store::etcd::tests::cluster;
 
 fn endpoints(count: usize) -> Endpoints {
     let urls: Vec<String> = (1..=count).map(|port| format!("http://127.0.0.1:{port}")).collect();
-    let addresses = Address::parse_all(&urls, &test_cluster::options()).unwrap();
+    let addresses = Address::parse_all(&urls, &cluster::options()).unwrap();
     Endpoints::new(addresses.into_iter().map(Endpoint::new).collect())
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::error::LockError;
 use crate::kv::{FailureClass, Request};
 use crate::options::LockManagerOptions;
-use crate::store::etcd::test_cluster::{
+use crate::store::etcd::tests::cluster::{
     TestCluster, always, as_user, black_hole, call, connect, connect_with, dead_url, key, options, patient,
     put, put_key,
 };

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::kv::{Answer, FailureClass, Request, Span};
 use crate::store::Store;
-use crate::store::etcd::test_cluster::{
+use crate::store::etcd::tests::cluster::{
     LONG, TestCluster, always, call, connect, dead_url, grant, key, keys, put, put_key, range,
 };
 
@@ -19,7 +19,7 @@ async fn put_at_last(etcd: &impl Store, name: &str, attempt: Duration) -> Durati
                     matches!(failure.class, FailureClass::Unknown | FailureClass::NotDone),
                     "{failure:?}"
                 );
-                assert!(begun.elapsed() < crate::store::etcd::test_cluster::LONG, "{failure}");
+                assert!(begun.elapsed() < crate::store::etcd::tests::cluster::LONG, "{failure}");
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
@@ -204,7 +204,7 @@ async fn a_renewal_survives_the_death_of_the_member_it_went_through() {
                 }
                 Err(failure) => {
                     assert_ne!(failure.class, FailureClass::LeaseGone);
-                    assert!(begun.elapsed() < crate::store::etcd::test_cluster::LONG, "{failure}");
+                    assert!(begun.elapsed() < crate::store::etcd::tests::cluster::LONG, "{failure}");
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             }

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 
 use crate::kv::{Answer, FailureClass, Op, OpResult, Span, Txn, TxnAnswer};
 use crate::store::etcd::convert;
-use crate::store::etcd::test_cluster::{key, put, range};
+use crate::store::etcd::tests::cluster::{key, put, range};
 
 /// Numbers at their edges more often than not.
 fn number() -> impl Strategy<Value = i64> {

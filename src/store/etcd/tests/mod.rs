@@ -1,5 +1,6 @@
 //! Tests of the etcd store, against real servers and hostile ones.
 
+pub(crate) mod cluster;
 mod connect;
 mod fail_over;
 mod hostile;

@@ -9,7 +9,7 @@ use crate::kv::{Failure, FailureClass, Request};
 use crate::name::{LockName, Root};
 use crate::options::LockManagerOptions;
 use crate::store::etcd::Etcd;
-use crate::store::etcd::test_cluster::{
+use crate::store::etcd::tests::cluster::{
     LONG, TestCluster, always, call, connect, grant, options, patient, put, put_key,
 };
 

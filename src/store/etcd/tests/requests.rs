@@ -6,7 +6,7 @@ use crate::kv::{
     Answer, Compare, FailureClass, Field, Op, OpResult, Order, Range, RangeResult, Request, Span, Txn,
     TxnAnswer,
 };
-use crate::store::etcd::test_cluster::{
+use crate::store::etcd::tests::cluster::{
     TestCluster, always, call, connect, grant, key, keys, put, put_key, range, txn_answer,
 };
 

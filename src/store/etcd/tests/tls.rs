@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::error::LockError;
 use crate::options::LockManagerOptions;
-use crate::store::etcd::test_cluster::{TestCluster, connect, connect_with, options, patient, put_key};
+use crate::store::etcd::tests::cluster::{TestCluster, connect, connect_with, options, patient, put_key};
 use crate::tls::TlsOptions;
 
 type Pem = Vec<u8>;

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use crate::kv::{Key, Op, Request, Revision, Span, WatchEvent, WatchId, WatchSpec};
 use crate::store::etcd::Etcd;
-use crate::store::etcd::test_cluster::{
+use crate::store::etcd::tests::cluster::{
     LONG, TestCluster, always, as_user, call, connect, connect_with, grant, key, patient, put, put_key,
 };
 use crate::store::{Store, WatchOrder};

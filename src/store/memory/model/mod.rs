@@ -8,6 +8,7 @@
 
 mod keys;
 mod leases;
+mod refusal;
 mod span;
 #[cfg(test)]
 mod tests;
@@ -17,12 +18,13 @@ mod watches;
 use std::time::Duration;
 
 use crate::clock::Time;
-use crate::kv::{Answer, Failure, FailureClass, Key, LeaseId, Request, Response, Revision, Span, WatchSpec};
+use crate::kv::{Answer, Failure, Key, LeaseId, Request, Response, Revision, Span, WatchSpec};
 #[cfg(test)]
 use crate::kv::{Range, RangeResult};
 
 use keys::{FIRST_REVISION, Keys};
 use leases::Leases;
+use refusal::{check_key, denied, lease_gone, no_space, refused};
 use watches::Watches;
 
 pub(crate) use watches::{Notice, Watcher};
@@ -135,7 +137,7 @@ impl Model {
     }
 
     fn delete_one(&mut self, key: &Key) -> Result<Answer, Failure> {
-        txn::check_key(key)?;
+        check_key(key)?;
         if self.denied.as_ref().is_some_and(|span| span.contains(key)) {
             return Err(denied());
         }
@@ -286,20 +288,4 @@ impl Model {
         self.keys.check_readable(range.at_revision)?;
         Ok(self.keys.range(range))
     }
-}
-
-fn refused(message: &str) -> Failure {
-    Failure::new(FailureClass::Refused, message)
-}
-
-fn lease_gone() -> Failure {
-    Failure::new(FailureClass::LeaseGone, "etcdserver: requested lease not found")
-}
-
-fn no_space() -> Failure {
-    Failure::new(FailureClass::NoSpace, "etcdserver: mvcc: database space exceeded")
-}
-
-fn denied() -> Failure {
-    Failure::new(FailureClass::PermissionDenied, "etcdserver: permission denied")
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use crate::kv::{Failure, FailureClass, Key, LeaseId, Op, OpResult, Range, Span, Txn, TxnAnswer};
 
-use super::{Model, Space, denied, lease_gone, no_space, refused};
+use super::refusal::{check_key, denied, lease_gone, no_space, refused};
+use super::{Model, Space};
 
 /// The branch of a transaction that will run, decided before anything does.
 struct Plan<'a> {
@@ -122,13 +123,6 @@ fn check_size(txn: &Txn, max_ops: usize) -> Result<(), Failure> {
         Op::Range(_) => Ok(()),
         Op::Txn(nested) => check_size(nested, left),
     })
-}
-
-pub(super) fn check_key(key: &Key) -> Result<(), Failure> {
-    if key.as_bytes().is_empty() {
-        return Err(refused("etcdserver: key is not provided"));
-    }
-    Ok(())
 }
 
 /// The keys that a list of operations can write, nested transactions included.

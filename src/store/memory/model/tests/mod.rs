@@ -9,7 +9,7 @@ mod watches;
 use std::time::Duration;
 
 use super::*;
-use crate::kv::{Compare, Field, KeyValue, Op, OpResult, Order, Txn, TxnAnswer};
+use crate::kv::{Compare, FailureClass, Field, KeyValue, Op, OpResult, Order, Txn, TxnAnswer};
 
 /// A time that nothing is due at.
 const NOW: Time = Time::from_nanos(1_000_000_000);

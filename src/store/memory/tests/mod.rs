@@ -1,17 +1,19 @@
 //! The store as a manager meets it.
 
+mod differential;
+
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 
-use super::client::MemoryClient;
-use super::cluster::MemoryCluster;
-use super::fault::Fault;
 use crate::kv::{
     Answer, Failure, FailureClass, Key, LeaseId, Op, Order, Range, Request, Revision, Span, Txn, WatchEvent,
     WatchId, WatchSpec,
 };
+use crate::store::memory::client::MemoryClient;
+use crate::store::memory::cluster::MemoryCluster;
+use crate::store::memory::fault::Fault;
 use crate::store::{Store, WatchOrder};
 
 /// Longer than anything here takes.

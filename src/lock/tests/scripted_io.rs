@@ -11,6 +11,7 @@ use crate::driver::thread::IoThread;
 use crate::info::FencingToken;
 use crate::kv::Key;
 use crate::lock::DistributedLock;
+use crate::lock::registry::Registry;
 use crate::name::Root;
 use crate::options::{LockManagerOptions, LockOptions};
 use crate::protocol::{Acquire, Refusal, Ticket};
@@ -31,33 +32,33 @@ pub(crate) struct ScriptedIo {
     _alive: Sender<()>,
 }
 
-/// A hold as the fake I/O thread has it; dropping `done` closes it.
+/// A hold as the scripted I/O thread has it; dropping `done` closes it.
 pub(crate) struct ScriptedHold {
     pub(crate) state: Arc<HoldState>,
     pub(crate) done: Sender<()>,
 }
 
-pub(crate) fn scripted_client() -> (Arc<Client>, ScriptedIo) {
-    scripted_client_with(LockManagerOptions::default())
+pub(crate) fn scripted_locks() -> (Registry, ScriptedIo) {
+    scripted_locks_with(LockManagerOptions::default())
 }
 
-pub(crate) fn scripted_client_with(options: LockManagerOptions) -> (Arc<Client>, ScriptedIo) {
-    let (mailbox, inbox) = mailbox();
+pub(crate) fn scripted_locks_with(options: LockManagerOptions) -> (Registry, ScriptedIo) {
     let (alive, exited) = crossbeam_channel::bounded(0);
     let root = Root::parse("/test").unwrap();
     let report = Arc::new(Report::new());
-    let inner = Arc::new(Client::new(root, &options, mailbox, report, IoThread::scripted(exited)));
+    let (mailbox, inbox) = mailbox(&report);
+    let client = Arc::new(Client::new(root, &options, mailbox, report, IoThread::scripted(exited)));
     let deadline = Arc::new(Deadline::new(clock::now() + Duration::from_secs(3600)));
-    (inner, ScriptedIo { inbox, deadline, next_token: 1, _alive: alive })
+    (Registry::new(client), ScriptedIo { inbox, deadline, next_token: 1, _alive: alive })
 }
 
 /// A handle on one of its locks.
-pub(crate) fn lock(client: &Arc<Client>, name: &str) -> DistributedLock {
-    lock_with(client, name, LockOptions::default())
+pub(crate) fn lock(locks: &Registry, name: &str) -> DistributedLock {
+    lock_with(locks, name, LockOptions::default())
 }
 
-pub(crate) fn lock_with(client: &Arc<Client>, name: &str, options: LockOptions) -> DistributedLock {
-    DistributedLock::new(client.lock(client.name(name).unwrap()).unwrap(), options)
+pub(crate) fn lock_with(locks: &Registry, name: &str, options: LockOptions) -> DistributedLock {
+    DistributedLock::new(locks.lock(name).unwrap(), options)
 }
 
 impl ScriptedIo {

@@ -12,9 +12,9 @@ const KEPT_CAPACITY: usize = 256;
 /// A channel's receiver would do but for [`close`](Self::close), which any thread may call while the receiving thread
 /// hangs: what is dropped then holds the channels on which callers wait for an answer, so nothing may slip in behind it.
 #[derive(Debug)]
-pub(crate) struct Queue<T>(Mutex<Option<VecDeque<T>>>);
+pub(crate) struct MessageQueue<T>(Mutex<Option<VecDeque<T>>>);
 
-impl<T> Queue<T> {
+impl<T> MessageQueue<T> {
     pub(crate) fn new() -> Self {
         Self(Mutex::new(Some(VecDeque::new())))
     }

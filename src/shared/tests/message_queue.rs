@@ -1,11 +1,11 @@
 use std::sync::Arc;
 use std::thread;
 
-use crate::shared::queue::Queue;
+use crate::shared::message_queue::MessageQueue;
 
 #[test]
 fn messages_come_out_in_their_order_and_none_after_the_close() {
-    let queue = Queue::new();
+    let queue = MessageQueue::new();
     assert!((0..1000).all(|n| queue.push(n)));
     assert!((0..500).all(|n| queue.pop() == Some(n)));
     queue.close();
@@ -19,7 +19,7 @@ fn messages_come_out_in_their_order_and_none_after_the_close() {
 #[test]
 fn nothing_gets_into_a_queue_behind_its_close() {
     for _ in 0..2000 {
-        let (queue, kept) = (Queue::new(), Arc::new(()));
+        let (queue, kept) = (MessageQueue::new(), Arc::new(()));
         thread::scope(|scope| {
             scope.spawn(|| while queue.push(Arc::clone(&kept)) {});
             scope.spawn(|| queue.close());

@@ -11,6 +11,7 @@ pub use code::ErrorCode;
 
 use crate::info::LockInfo;
 use crate::kv::{Failure, FailureClass};
+use crate::name::InvalidName;
 
 /// Why a hold ended although its guard was still there; from [`Hold::loss`](crate::Hold::loss) and
 /// [`LockError::Expired`].
@@ -313,6 +314,15 @@ impl LockError {
                 | Self::ClusterChanged { .. }
                 | Self::NoSpace
         )
+    }
+}
+
+impl From<InvalidName> for LockError {
+    fn from(invalid: InvalidName) -> Self {
+        match invalid {
+            InvalidName::Root { why } => Self::InvalidOptions { why },
+            InvalidName::Lock { name: key, why } => Self::InvalidKey { key, why },
+        }
     }
 }
 

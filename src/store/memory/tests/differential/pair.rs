@@ -12,7 +12,7 @@ use crate::kv::{
     WatchId, WatchSpec,
 };
 use crate::store::etcd::Etcd;
-use crate::store::etcd::test_cluster::{self, TestCluster};
+use crate::store::etcd::tests::cluster::{self, TestCluster};
 use crate::store::memory::model::{Limits, Model, Notice, Watcher};
 use crate::store::{Store, WatchOrder};
 
@@ -53,7 +53,7 @@ impl Pair {
         // The election timeout, which bounds TTLs from below, is etcd's default; the helper's own is shorter.
         let timing = ["--heartbeat-interval=100", "--election-timeout=1000"];
         let server = TestCluster::start_with(1, "http", &timing);
-        let etcd = test_cluster::connect(&server.urls()).await;
+        let etcd = cluster::connect(&server.urls()).await;
         let raw = etcd_client::Client::connect(server.urls(), None).await.expect("a connection");
         let (orders, their_orders) = unbounded_channel();
         let (their_events, events) = unbounded_channel();
