@@ -8,11 +8,11 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use etcd_client::Permission;
+use etcd_fixture::free_port;
 use etcd_lock::{ForceUnlock, LockError, LockManager, LockManagerOptions};
 
 use crate::support::logs::Logs;
 use crate::support::manager::{connect, connect_with, enqueue, granted, lock, options, wait_until_done};
-use crate::support::ports::free_port;
 use crate::support::setup::Access;
 use crate::support::{Etcd, Proxy, Raw, Setup, fresh_root, shared};
 

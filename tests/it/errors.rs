@@ -4,10 +4,10 @@ use std::error::Error;
 use std::time::Duration;
 
 use etcd_client::Permission;
+use etcd_fixture::free_port;
 use etcd_lock::{ErrorCode, LockError, LockManager, LockManagerOptions, LossReason};
 
 use crate::support::manager::{connect, lock, options};
-use crate::support::ports::free_port;
 use crate::support::setup::Access;
 use crate::support::{Raw, Setup, fresh_root, shared};
 

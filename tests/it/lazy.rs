@@ -4,10 +4,10 @@ use std::net::TcpListener;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use etcd_fixture::free_port;
 use etcd_lock::{ErrorCode, LockError, LockManager, LockManagerOptions};
 
 use crate::support::manager::{connect, lock, options};
-use crate::support::ports::free_port;
 use crate::support::setup::Access;
 use crate::support::{
     Etcd, Proxy, SOON, Setup, eventually, fresh_root, shared, take, wait_for_waiting, within,

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::etcd::{Member, StartError};
+use etcd_fixture::{Member, StartError};
+
+use super::Proxy;
 use super::raw::Raw;
 use super::setup::{Access, Setup, User};
 use super::wait::eventually_some;
@@ -11,6 +13,8 @@ use super::wait::eventually_some;
 #[derive(Debug)]
 pub(crate) struct Cluster {
     members: Vec<Member>,
+    /// One in front of each member, or none at all.
+    peer_doors: Vec<Proxy>,
     access: Access,
 }
 
@@ -20,16 +24,19 @@ impl Cluster {
     }
 
     pub(super) fn try_start(setup: &Setup, size: usize) -> Result<Self, StartError> {
-        let members: Vec<Member> = (0..size).map(|n| Member::new(format!("m{n}"), setup)).collect();
-        let all = members.iter().map(Member::in_cluster).collect::<Vec<_>>().join(",");
-        for member in &members {
-            member.spawn(&all);
+        let mut members: Vec<Member> = (0..size).map(|n| Member::new(&format!("m{n}"))).collect();
+        let mut peer_doors = Vec::new();
+        for member in &mut members {
+            setup.apply_to(member);
+            if setup.peer_doors {
+                let door = Proxy::for_peers(member.peer_address().parse().expect("an address"));
+                member.advertise_peer(door.endpoint());
+                peer_doors.push(door);
+            }
         }
-        for member in &members {
-            member.wait_ready()?;
-        }
+        etcd_fixture::start(&members)?;
         let access = setup.access(members.iter().map(Member::endpoint).collect());
-        Ok(Self { members, access })
+        Ok(Self { members, peer_doors, access })
     }
 
     /// Turns authentication on, if there are users.
@@ -89,8 +96,8 @@ impl Cluster {
         let list = raw.must(|mut client| async move { client.member_list().await });
         let member =
             list.members().iter().find(|member| member.name() == name).expect("a member of that name");
-        for (other, other_member) in self.members.iter().enumerate() {
-            let door = other_member.peer_door().expect("the members have doors for peers");
+        for other in 0..self.members.len() {
+            let door = self.peer_door(other);
             if other == index {
                 door.blackhole();
             } else {
@@ -104,10 +111,14 @@ impl Cluster {
     ///
     /// A member hears its peers on connections that it opens itself, so what this one sends goes out by its own door.
     pub(crate) fn break_peers_of(&self, index: usize, time: Duration) {
-        let door = self.members[index].peer_door().expect("the members have doors for peers");
+        let door = self.peer_door(index);
         door.blackhole();
         std::thread::sleep(time);
         door.reset_all();
         door.pass();
+    }
+
+    fn peer_door(&self, index: usize) -> &Proxy {
+        self.peer_doors.get(index).expect("the members have doors for peers")
     }
 }

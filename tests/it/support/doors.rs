@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use etcd_fixture::Member;
 use etcd_lock::{LockManager, LockManagerOptions};
 
 use super::cluster::Cluster;
-use super::etcd::Member;
 use super::proxy::Proxy;
 
 /// How a member's open watches are called in its metrics.

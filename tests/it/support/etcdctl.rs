@@ -7,11 +7,10 @@ use std::process::{ChildStdout, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use etcd_fixture::{Leash, forget_settings, program};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::etcd::forget_settings;
-use super::leash::{Leash, program};
 use super::setup::Access;
 
 /// How long `etcdctl lock` may take to say that it has the lock, or to let go of it.

@@ -7,15 +7,10 @@
     reason = "a toolbox: not every tool is in use at all times"
 )]
 
-mod leash;
-pub(crate) mod ports;
-pub(crate) mod version;
-
 pub(crate) mod setup;
 
 pub(crate) mod cluster;
 pub(crate) mod etcd;
-pub(crate) mod metrics;
 #[cfg(feature = "tls")]
 pub(crate) mod pki;
 

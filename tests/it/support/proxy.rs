@@ -9,16 +9,15 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use etcd_fixture::{Member, free_port};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use pipe::Pipe;
 
-use super::etcd::Member;
 use super::http2::Calls;
 use super::mute::Muzzle;
-use super::ports::free_port;
 
 /// The proxy; dropping it resets its connections and waits for its thread. Every verb is in effect when it returns.
 #[derive(Debug)]

@@ -1,17 +1,13 @@
 //! How etcd servers are set up, and what a client must know of them.
 
-use std::path::Path;
+use etcd_fixture::{Member, with_fresh_ports};
 
-use super::Cluster;
-use super::etcd::{Etcd, StartError};
-
-/// How often a server is given other ports when somebody else was faster.
-const ATTEMPTS: u32 = 5;
+use super::{Cluster, Etcd};
 
 /// How a server is to be started. The default is etcd's own.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Setup {
-    pub(super) args: Vec<String>,
+    args: Vec<String>,
     users: Vec<User>,
     security: Security,
     pub(super) peer_doors: bool,
@@ -93,37 +89,25 @@ impl Setup {
     pub(crate) fn start_cluster(self, size: usize) -> Cluster {
         // Whatever is measured on it, the machine's own part is known.
         super::stalls::watch();
-        let mut failures = Vec::new();
-        for _ in 0..ATTEMPTS {
-            match Cluster::try_start(&self, size) {
-                Ok(cluster) => return cluster.with_users(&self.users),
-                Err(StartError::PortTaken) => {}
-                Err(StartError::Failed(why)) => {
-                    eprintln!("--- a cluster of {size} did not start: {why}");
-                    failures.push(why);
-                    if failures.len() > 1 {
-                        break;
-                    }
-                }
+        let cluster = with_fresh_ports(|| Cluster::try_start(&self, size));
+        cluster.unwrap_or_else(|why| panic!("no cluster of {size}; {why}")).with_users(&self.users)
+    }
+
+    /// Gives a member that is not started yet its flags, and what they name: certificates in its folder.
+    pub(super) fn apply_to(&self, member: &mut Member) {
+        #[cfg(feature = "tls")]
+        match &self.security {
+            Security::Plain => {}
+            Security::Tls(pki) => {
+                member.use_tls();
+                member.add_args(pki.server_args(member.dir()));
+            }
+            Security::MutualTls(pki) => {
+                member.use_tls();
+                member.add_args(pki.mutual_server_args(member.dir()));
             }
         }
-        panic!("no cluster of {size}; {}", failures.pop().unwrap_or("its ports were always taken".into()));
-    }
-
-    pub(super) fn scheme(&self) -> &'static str {
-        if matches!(self.security, Security::Plain) { "http" } else { "https" }
-    }
-
-    /// The flags that make the server secure; its certificates are written to `dir`.
-    pub(super) fn security_args(&self, dir: &Path) -> Vec<String> {
-        let _ = dir;
-        match &self.security {
-            Security::Plain => Vec::new(),
-            #[cfg(feature = "tls")]
-            Security::Tls(pki) => pki.server_args(dir),
-            #[cfg(feature = "tls")]
-            Security::MutualTls(pki) => pki.mutual_server_args(dir),
-        }
+        member.add_args(&self.args);
     }
 
     /// How a client that is allowed everything reaches servers at these endpoints.

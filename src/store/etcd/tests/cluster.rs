@@ -2,15 +2,13 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
-use std::net::{TcpListener, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::net::TcpListener;
+use std::process::{Command, Output};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use etcd_fixture::{Member, free_port};
 use parking_lot::Mutex;
-use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use crate::error::LockError;
@@ -61,16 +59,9 @@ pub(crate) async fn connect_with(
     Etcd::connect(endpoints, options).await
 }
 
-/// Members of one cluster, in a temporary folder, stopped at the end of the test.
+/// Members of one cluster, stopped at the end of the test.
 pub(crate) struct TestCluster {
     members: Vec<Member>,
-    _folder: TempDir,
-}
-
-struct Member {
-    client_url: String,
-    command: Vec<String>,
-    process: Option<Child>,
 }
 
 impl TestCluster {
@@ -81,50 +72,27 @@ impl TestCluster {
     /// With further flags, and a scheme for the clients.
     pub(crate) fn start_with(size: usize, scheme: &str, flags: &[&str]) -> Self {
         let _ = env_logger::builder().is_test(true).format_timestamp_millis().try_init();
-        let folder = tempfile::tempdir().unwrap();
-        // A port that was free may be taken by the time that etcd wants it.
-        let members = (0..5).find_map(|_| Self::try_start(size, scheme, flags, folder.path()));
-        Self { members: members.expect("etcd does not start: is it installed?"), _folder: folder }
-    }
-
-    fn try_start(size: usize, scheme: &str, flags: &[&str], folder: &Path) -> Option<Vec<Member>> {
-        let ports = free_ports(2 * size);
-        let peers: Vec<String> =
-            (0..size).map(|i| format!("m{i}=http://127.0.0.1:{}", ports[size + i])).collect();
-        let mut members: Vec<Member> = (0..size)
-            .map(|i| {
-                let client_url = format!("{scheme}://127.0.0.1:{}", ports[i]);
-                let peer_url = format!("http://127.0.0.1:{}", ports[size + i]);
-                let data = folder.join(format!("{}", ports[i])).display().to_string();
-                let named = [
-                    ("name", format!("m{i}")),
-                    ("data-dir", data),
-                    ("listen-client-urls", client_url.clone()),
-                    ("advertise-client-urls", client_url.clone()),
-                    ("listen-peer-urls", peer_url.clone()),
-                    ("initial-advertise-peer-urls", peer_url),
-                    ("initial-cluster", peers.join(",")),
-                    ("initial-cluster-token", ports[0].to_string()),
-                    ("heartbeat-interval", "50".into()),
-                    ("election-timeout", "500".into()),
-                    ("logger", "zap".into()),
-                    ("log-level", "fatal".into()),
-                ];
-                let mut command: Vec<String> = named.map(|(name, value)| format!("--{name}={value}")).into();
-                command.extend(flags.iter().map(|&flag| flag.to_owned()));
-                Member { client_url, command, process: None }
-            })
-            .collect();
-        members.iter_mut().for_each(Member::start);
-        members.iter_mut().all(Member::listens).then_some(members)
+        let started = etcd_fixture::with_fresh_ports(|| {
+            let mut members: Vec<Member> = (0..size).map(|n| Member::new(&format!("m{n}"))).collect();
+            for member in &mut members {
+                if scheme == "https" {
+                    member.use_tls();
+                }
+                member.add_args(["--heartbeat-interval=50", "--election-timeout=500"]);
+                member.add_args(flags.iter().copied());
+            }
+            etcd_fixture::start(&members)?;
+            Ok(Self { members })
+        });
+        started.unwrap_or_else(|why| panic!("no cluster of {size}: {why}"))
     }
 
     pub(crate) fn urls(&self) -> Vec<String> {
-        self.members.iter().map(|member| member.client_url.clone()).collect()
+        self.members.iter().map(Member::endpoint).collect()
     }
 
     pub(crate) fn url(&self, member: usize) -> Vec<String> {
-        vec![self.members[member].client_url.clone()]
+        vec![self.members[member].endpoint()]
     }
 
     /// Ends the member at once, as a power failure would.
@@ -133,47 +101,28 @@ impl TestCluster {
     }
 
     pub(crate) fn restart(&mut self, member: usize) {
-        self.members[member].kill();
-        self.members[member].start();
-        assert!(self.members[member].listens(), "the member does not come back");
+        self.members[member].restart();
     }
 
     /// Another cluster takes the place of the only member's, on the same ports and without any key.
     pub(crate) fn replace(&mut self, token: &str) {
         let [member] = &mut self.members[..] else { panic!("more than one member") };
-        member.kill();
-        for flag in &mut member.command {
-            if let Some(data) = flag.strip_prefix("--data-dir=") {
-                std::fs::remove_dir_all(data).unwrap();
-            } else if flag.starts_with("--initial-cluster-token=") {
-                *flag = format!("--initial-cluster-token={token}");
-            }
-        }
-        self.restart(0);
+        member.wipe();
+        member.add_args([format!("--initial-cluster-token={token}")]);
+        member.restart();
     }
 
     /// The member stays connected and says nothing more.
     pub(crate) fn freeze(&self, member: usize) {
-        self.members[member].signal(Signal::STOP);
-        // The signal reaches one thread after the other.
-        let threads = format!("/proc/{}/task", self.members[member].id());
-        let stopped = |stat: String| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'));
-        let all_stopped = || {
-            let mut threads = std::fs::read_dir(&threads).unwrap();
-            threads
-                .all(|thread| std::fs::read_to_string(thread.unwrap().path().join("stat")).is_ok_and(stopped))
-        };
-        while !all_stopped() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        self.members[member].stop();
     }
 
     pub(crate) fn thaw(&self, member: usize) {
-        self.members[member].signal(Signal::CONT);
+        self.members[member].cont();
     }
 
     pub(crate) fn etcdctl_command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(std::env::var_os("ETCDCTL_BIN").unwrap_or_else(|| "etcdctl".into()));
+        let mut command = Command::new(etcd_fixture::program("ETCDCTL_BIN", "etcdctl"));
         command.env("ETCDCTL_API", "3").arg(format!("--endpoints={}", self.urls().join(","))).args(args);
         command
     }
@@ -201,59 +150,9 @@ impl TestCluster {
     }
 }
 
-impl Member {
-    fn start(&mut self) {
-        let mut command = Command::new(std::env::var_os("ETCD_BIN").unwrap_or_else(|| "etcd".into()));
-        command.args(&self.command).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        self.process = Some(command.spawn().expect("etcd is missing"));
-    }
-
-    /// Waits until the member listens; `false` if it died instead.
-    fn listens(&mut self) -> bool {
-        let address = self.client_url.split_once("://").unwrap().1;
-        let limit = Instant::now() + LONG;
-        while Instant::now() < limit {
-            if TcpStream::connect(address).is_ok() {
-                return true;
-            }
-            if self.process.as_mut().unwrap().try_wait().unwrap().is_some() {
-                return false;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        false
-    }
-
-    fn id(&self) -> u32 {
-        self.process.as_ref().unwrap().id()
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_raw(self.id().try_into().unwrap()).unwrap(), signal).unwrap();
-    }
-
-    fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
-    }
-}
-
-impl Drop for Member {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-pub(crate) fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
-}
-
 /// An address where nobody listens.
 pub(crate) fn dead_url() -> String {
-    format!("http://127.0.0.1:{}", free_ports(1)[0])
+    format!("http://127.0.0.1:{}", free_port())
 }
 
 /// A server that accepts connections and never says anything, as long as the listener lives.

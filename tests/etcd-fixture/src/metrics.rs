@@ -8,7 +8,7 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The body of an HTTP answer.
-pub(super) fn get(port: u16, path: &str) -> io::Result<String> {
+pub(crate) fn get(port: u16, path: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())?;
@@ -19,12 +19,12 @@ pub(super) fn get(port: u16, path: &str) -> io::Result<String> {
 }
 
 /// The value of one series, written as etcd writes it: `name` or `name{label="value"}`. 0 if there is none (yet).
-pub(super) fn value(port: u16, series: &str) -> f64 {
+pub(crate) fn value(port: u16, series: &str) -> f64 {
     lines(port, |name| name == series)
 }
 
 /// The started requests of one gRPC method, whatever its service.
-pub(super) fn requests(port: u16, method: &str) -> u64 {
+pub(crate) fn requests(port: u16, method: &str) -> u64 {
     let label = format!("grpc_method=\"{method}\"");
     let count = lines(port, |name| name.starts_with("grpc_server_started_total{") && name.contains(&label));
     count as u64

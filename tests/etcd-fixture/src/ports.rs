@@ -10,7 +10,7 @@ const RANGE: std::ops::Range<u16> = 12_000..32_000;
 
 /// A port of 127.0.0.1 that nobody listens on, never given out twice by this process. Another process may be faster
 /// than whoever asked: a server that cannot bind asks again.
-pub(crate) fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     static GIVEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
     let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     let given = given.get_or_insert_default();

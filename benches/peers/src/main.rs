@@ -1,36 +1,24 @@
 //! This library beside its peers, in alternation on one etcd: hand-over, throughput, and what many names cost.
 //!
-//! `cargo bench --bench peers -- --help` shows what can be chosen. Without any choice it takes some ten minutes and
+//! `cargo bench -p peers -- --help` shows what can be chosen. Without any choice it takes some ten minutes and
 //! prints one table. It starts an etcd of its own for each row, on the disk of the build directory and with etcd's own
 //! settings; all contestants of a row meet the same one.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a benchmark fails by panicking")]
 
-#[path = "peers/chart.rs"]
 mod chart;
-#[path = "peers/crew.rs"]
 mod crew;
-#[path = "peers/go.rs"]
 mod go;
-#[path = "peers/held.rs"]
 mod held;
-#[path = "peers/options.rs"]
 mod options;
-#[path = "peers/ours.rs"]
 mod ours;
-#[path = "peers/report.rs"]
 mod report;
-#[path = "peers/rows.rs"]
 mod rows;
-#[allow(dead_code, reason = "the examples' way to an etcd has more than is needed here")]
-#[path = "../examples/support/mod.rs"]
-mod support;
-#[path = "peers/tasks.rs"]
 mod tasks;
-#[path = "peers/window.rs"]
 mod window;
 
 use std::time::{Duration, Instant};
 
+use etcd_fixture::Etcd;
 use go::Go;
 use indicatif::{ProgressBar, ProgressStyle};
 use options::{Options, work_dir};
@@ -114,6 +102,14 @@ fn main() {
     bench.tell(&rows, held.as_ref());
 }
 
+/// On the disk of the build, which is no disk in memory as /tmp often is.
+fn start_etcd() -> Etcd {
+    Etcd::named_or_private(&work_dir()).unwrap_or_else(|why| {
+        eprintln!("No etcd to measure on: {why}");
+        std::process::exit(1)
+    })
+}
+
 struct Bench {
     options: Options,
     contestants: Vec<Who>,
@@ -146,7 +142,7 @@ impl Bench {
     }
 
     fn measure(&mut self, row: &'static Row) -> Measured {
-        let etcd = support::etcd_in(&work_dir());
+        let etcd = start_etcd();
         self.ask_version(etcd.endpoints());
         let rounds = self.contestants.iter().map(|who| (*who, Vec::new())).collect();
         let mut measured = Measured { row, rounds, writes: Vec::new() };
@@ -187,7 +183,7 @@ impl Bench {
     }
 
     fn hold(&mut self) -> held::Held {
-        let etcd = support::etcd_in(&work_dir());
+        let etcd = start_etcd();
         self.ask_version(etcd.endpoints());
         self.progress.set_message(format!("{} names held", self.options.names));
         let held = held::measure(&self.options, etcd.endpoints());

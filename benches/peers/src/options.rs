@@ -11,7 +11,7 @@ const USAGE: &str = "\
 Measures etcd-lock beside Go's concurrency.Mutex, etcd-client's LockClient and plain puts, on an etcd of its own (or on
 the one that ETCD_ENDPOINTS names), in alternation.
 
-cargo bench --bench peers -- [OPTIONS]
+cargo bench -p peers -- [OPTIONS]
 
   --only NAME     only the rows whose name begins so; may be given several times
   --rounds N      rounds of each row, whose medians count (default 3)

@@ -40,7 +40,7 @@ impl Go {
         let program = work_dir().join("peers-go");
         let mut build = Command::new("go");
         build.args(["build", "-tags", tag, "-o"]).arg(&program).arg(".");
-        build.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers/go"));
+        build.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("go"));
         let path = if own.is_empty() { DEBIAN.to_owned() } else { format!("{own}:{DEBIAN}") };
         build.env("GO111MODULE", "off").env("GOPATH", path).env_remove("GOFLAGS");
         let built = build.output().map_err(|error| format!("go cannot be run: {error}"))?;

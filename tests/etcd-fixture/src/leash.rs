@@ -35,7 +35,7 @@ exit $status
 
 /// A running child with the shell that holds it.
 #[derive(Debug)]
-pub(crate) struct Leash {
+pub struct Leash {
     shell: Child,
     pid: Pid,
     pipe: Option<ChildStdin>,
@@ -44,7 +44,7 @@ pub(crate) struct Leash {
 
 impl Leash {
     /// Starts `program`. `configure` sets environment and standard error (which the shell passes on).
-    pub(crate) fn start(
+    pub fn start(
         program: &Path,
         args: impl IntoIterator<Item = impl AsRef<OsStr>>,
         remove_at_end: Option<&Path>,
@@ -66,34 +66,35 @@ impl Leash {
         Ok(Self { shell, pid, pipe, output: Some(output) })
     }
 
-    pub(crate) fn pid(&self) -> Pid {
+    /// The child's process, not the shell's.
+    pub fn pid(&self) -> Pid {
         self.pid
     }
 
     /// The child's standard output; once.
-    pub(crate) fn take_output(&mut self) -> BufReader<ChildStdout> {
+    pub fn take_output(&mut self) -> BufReader<ChildStdout> {
         self.output.take().expect("the output was not taken before")
     }
 
     /// Sends a signal; does nothing if the child is gone.
-    pub(crate) fn signal(&mut self, signal: Signal) {
+    pub fn signal(&mut self, signal: Signal) {
         if self.exited().is_none() {
             let _ = rustix::process::kill_process(self.pid, signal);
         }
     }
 
     /// How the child ended, if it did.
-    pub(crate) fn exited(&mut self) -> Option<ExitStatus> {
+    pub fn exited(&mut self) -> Option<ExitStatus> {
         self.shell.try_wait().expect("a child can be waited for")
     }
 
     /// Waits for the child to end by itself.
-    pub(crate) fn wait(&mut self) -> ExitStatus {
+    pub fn wait(&mut self) -> ExitStatus {
         self.shell.wait().expect("a child can be waited for")
     }
 
     /// Kills the child (a stopped one too), waits until it is gone, and leaves its folder.
-    pub(crate) fn kill_and_keep_folder(mut self) {
+    pub fn kill_and_keep_folder(mut self) {
         if let Some(pipe) = &mut self.pipe {
             let _ = pipe.write_all(b"keep\n");
         }
@@ -108,11 +109,19 @@ impl Drop for Leash {
 }
 
 /// A program by the environment variable `var`, or by its name on `PATH`.
-pub(crate) fn program(var: &str, name: &str) -> PathBuf {
+///
+/// # Panics
+/// There is none.
+pub fn program(var: &str, name: &str) -> PathBuf {
+    let missing = || panic!("{name} is not installed: run ./setup.sh (or set {var} to its path)");
+    find_program(var, name).unwrap_or_else(missing)
+}
+
+/// The same, if there is one. What `var` names is not looked for.
+pub fn find_program(var: &str, name: &str) -> Option<PathBuf> {
     if let Some(path) = std::env::var_os(var) {
-        return path.into();
+        return Some(path.into());
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file());
-    found.unwrap_or_else(|| panic!("{name} is not installed: run ./setup.sh (or set {var} to its path)"))
+    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
 }

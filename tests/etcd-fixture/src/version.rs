@@ -4,7 +4,7 @@ use std::fmt;
 
 /// A release, as etcd counts them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Version {
+pub struct Version {
     major: u32,
     minor: u32,
     patch: u32,
@@ -12,7 +12,7 @@ pub(crate) struct Version {
 
 impl Version {
     /// From the text of a server's metrics.
-    pub(super) fn parse(metrics: &str) -> Self {
+    pub(crate) fn parse(metrics: &str) -> Self {
         let (_, rest) = metrics.split_once("etcd_server_version{server_version=\"").expect("a version");
         let (number, _) = rest.split_once('"').expect("its end");
         let mut parts = number.split(['.', '-', '+']).map(|part| part.parse().expect("a number"));
@@ -21,7 +21,7 @@ impl Version {
     }
 
     /// Whether this release renews a lease for whoever asks, without a token.
-    pub(crate) fn renews_without_token(self) -> bool {
+    pub fn renews_without_token(self) -> bool {
         let asks = match (self.major, self.minor) {
             (3, ..=4) => Self { major: 3, minor: 4, patch: 42 },
             (3, 5) => Self { major: 3, minor: 5, patch: 28 },
@@ -34,7 +34,7 @@ impl Version {
     /// revoke leases that the other has renewed. Mended in 3.4.31 and 3.5.13, for leaders whose raft loop hangs; one whose
     /// whole process was stopped may look at its leases after its loop's first tick, and then believes in itself as
     /// before (seen with 3.5.30).
-    pub(crate) fn knows_of_15247(self) -> bool {
+    pub fn knows_of_15247(self) -> bool {
         let mended = match (self.major, self.minor) {
             (3, ..=4) => Self { major: 3, minor: 4, patch: 31 },
             _ => Self { major: 3, minor: 5, patch: 13 },

@@ -1,0 +1,36 @@
+//! Some etcd, for a program that only needs one.
+
+use std::path::Path;
+
+use crate::member::{Member, StartError, start, with_fresh_ports};
+
+/// An etcd for the time of a program.
+#[derive(Debug)]
+pub struct Etcd {
+    endpoints: Vec<String>,
+    _member: Option<Member>,
+}
+
+impl Etcd {
+    /// The cluster that `ETCD_ENDPOINTS` names (separated by commas), or else a private server with a temporary folder
+    /// in `parent`, ready to serve, which ends when this is dropped or the program ends.
+    ///
+    /// # Errors
+    /// The private server does not start; [`StartError::NotInstalled`] if there is no etcd on this machine.
+    pub fn named_or_private(parent: &Path) -> Result<Self, StartError> {
+        if let Ok(endpoints) = std::env::var("ETCD_ENDPOINTS") {
+            let endpoints = endpoints.split(',').map(|endpoint| endpoint.trim().to_owned()).collect();
+            return Ok(Self { endpoints, _member: None });
+        }
+        with_fresh_ports(|| {
+            let member = Member::new_in(parent, "private");
+            start([&member])?;
+            Ok(Self { endpoints: vec![member.endpoint()], _member: Some(member) })
+        })
+    }
+
+    /// Where clients reach it.
+    pub fn endpoints(&self) -> &[String] {
+        &self.endpoints
+    }
+}
