@@ -79,6 +79,8 @@ mod listed {
         ReplayedDeletionBelieved,
         /// A read that is older than what is known of the contender counts.
         StaleReadBelieved,
+        /// A read that predates the confirmation of a reopened watch closes its gap.
+        GapClosedByStaleRead,
         /// A key that was reported deleted by somebody else is not deleted once more.
         DeletedKeyForgotten,
         /// The highest raft term of earlier sessions counts for the next session.

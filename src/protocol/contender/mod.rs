@@ -125,9 +125,7 @@ impl Contender {
     pub(super) fn is_newer_than(&self, revision: Revision) -> bool {
         match &self.stage {
             Stage::Entering => false,
-            Stage::Queued(position) => {
-                revision < position.created || position.is_older_than_last_read(revision)
-            }
+            Stage::Queued(position) => revision < position.created || position.is_newer_than(revision),
             Stage::Held(held) => revision < held.token || held.deleted_at.is_some_and(|at| revision < at),
         }
     }

@@ -53,6 +53,8 @@ pub(in crate::protocol) struct Position {
 struct PredecessorWatch {
     id: WatchId,
     trust: WatchTrust,
+    /// The revision at which it was confirmed last.
+    confirmed_at: Revision,
     /// `All` with no keys: not read yet, or none left.
     predecessors: Predecessors,
     /// Early reads of the position so far; see [`FIRST_EARLY_CHECK`].
@@ -71,8 +73,8 @@ enum WatchTrust {
     /// Confirmed, but not at the revision of the last read: events in between may be missing, or the member that serves
     /// the watch lags behind. Exit: Verifying.
     Gapped,
-    /// Gapped, and a read has been sent since, whose answer closes the gap. Exits: Live; Gapped, if the watch is
-    /// reopened.
+    /// Gapped, and a read has been sent since, whose answer closes the gap if it is not older than the confirmation.
+    /// Exits: Live; Gapped, if the watch is reopened.
     Verifying,
     /// The watch reports everything that happens after the last read. Exit: Gapped, if the watch is reopened.
     Live,
@@ -112,9 +114,13 @@ impl Position {
         live || mutant!(PromotedWithoutRead)
     }
 
-    /// Whether an answer of this revision predates the last read.
-    pub(in crate::protocol) fn is_older_than_last_read(&self, revision: Revision) -> bool {
-        revision < self.read_at
+    /// Whether an answer of this revision is too old to say anything: it predates the last read, or it is to close the
+    /// gap of a watch and predates the watch's confirmation, before which it was not even sent. Only a read that is not
+    /// linearizable is answered so (etcd #20418).
+    pub(in crate::protocol) fn is_newer_than(&self, revision: Revision) -> bool {
+        let verifying = self.watch.as_ref().filter(|watch| watch.trust == WatchTrust::Verifying);
+        let gap_stays = verifying.is_some_and(|watch| revision < watch.confirmed_at);
+        revision < self.read_at || gap_stays && !mutant!(GapClosedByStaleRead)
     }
 
     /// A read of our position is being sent.
@@ -177,7 +183,7 @@ impl Position {
         // From the current revision on, not from a past one: etcd serves only a watch that need not catch up at once.
         let id = effects.watch(Watched::Predecessors(queue), span, 0);
         let trust = WatchTrust::Unconfirmed;
-        self.watch = Some(PredecessorWatch { id, trust, predecessors, early_checks: 0 });
+        self.watch = Some(PredecessorWatch { id, trust, confirmed_at: 0, predecessors, early_checks: 0 });
     }
 
     pub(in crate::protocol) fn unwatch_predecessors(&mut self, effects: &mut Effects) {
@@ -195,6 +201,7 @@ impl Position {
         let complete = watch.trust == WatchTrust::Unconfirmed && revision == self.read_at;
         let complete = complete || mutant!(MissedEventsIgnored);
         watch.trust = if complete { WatchTrust::Live } else { WatchTrust::Gapped };
+        watch.confirmed_at = revision;
         !complete || watch.predecessors.is_known_empty()
     }
 

@@ -190,16 +190,13 @@ impl Queue {
     /// What is known about others that keep out the waiter with this index.
     fn contention(&self, at: usize) -> Contention {
         let since = self.waiters.get(at).map(|waiter| waiter.since);
-        let mut local = self.waiters.iter().take(at).any(|before| !before.limits.try_only);
+        let local = self.waiters.get(at).is_some_and(|waiter| waiter.came_behind);
         let kept_out = self.waiters.get(at).is_some_and(|waiter| waiter.kept_out);
         let queued = match self.contender.as_ref().map(|contender| &contender.stage) {
             Some(Stage::Held(_)) => return Contention::HeldHere,
-            // A read sent before this ticket's call says nothing about its wait. But then the contender was put for an
-            // earlier caller of this process, which has given up meanwhile.
+            // A read sent before this ticket's call says nothing about its wait.
             Some(Stage::Queued(position)) => {
-                let read_since = since.is_some_and(|since| position.read_sent >= since);
-                local |= !read_since;
-                read_since && position.was_behind
+                position.was_behind && since.is_some_and(|since| position.read_sent >= since)
             }
             Some(Stage::Entering) | None => false,
         };

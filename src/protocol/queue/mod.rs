@@ -139,7 +139,7 @@ impl Queue {
         if let Some(at) = acquire.warn_after.and_then(|after| acquire.since.checked_add(after)) {
             cx.effects.timers.set(Timer::SlowWait(ticket), at);
         }
-        self.waiters.push_back(Waiter::new(acquire));
+        self.waiters.push_back(Waiter::new(acquire, queued));
     }
 
     /// The caller no longer needs the ticket, whether it waits, gives up or holds the lock.

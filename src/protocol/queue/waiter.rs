@@ -8,13 +8,15 @@ use crate::protocol::messages::Acquire;
 #[derive(Clone, Debug)]
 pub(super) struct Waiter {
     acquire: Acquire,
+    /// Callers of this process were waiting in the queue when it asked.
+    pub(super) came_behind: bool,
     /// A hold of this process has kept it out since it asked.
     pub(super) kept_out: bool,
 }
 
 impl Waiter {
-    pub(super) fn new(acquire: Acquire) -> Self {
-        Self { acquire, kept_out: false }
+    pub(super) fn new(acquire: Acquire, came_behind: bool) -> Self {
+        Self { acquire, came_behind, kept_out: false }
     }
 }
 

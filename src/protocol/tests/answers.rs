@@ -252,6 +252,29 @@ fn a_waiter_that_inherited_the_place_of_its_process_is_told_of_contention() {
 }
 
 #[test]
+fn a_waiter_that_asks_after_the_only_other_one_of_its_process_gave_up_was_not_kept_out_by_it() {
+    let mut world = World::with(2);
+    let elsewhere = world.lock(1, "a", 1);
+    world.settle();
+    let first = world.lock(0, "a", 1);
+    world.pass(Duration::from_millis(300));
+    world.nodes[0].deaf = true;
+    world.abandon(1, elsewhere);
+    world.settle_node(1);
+    world.now = world.now + Duration::from_millis(1);
+    // The manager has not heard that the lock is free, and the new caller inherits the contender.
+    let mut heir = None;
+    world.together(0, |world| {
+        world.abandon(0, first);
+        heir = Some(world.lock_within(0, "a", 2, Duration::ZERO));
+        world.nodes[0].protocol.handle_timeout(world.now);
+    });
+    world.pass(Duration::from_millis(50));
+    let refusal = world.refusal(0, heir.unwrap());
+    assert!(matches!(refusal, Some(Refusal::Unavailable(_))), "{refusal:?}");
+}
+
+#[test]
 fn a_key_of_ours_that_is_on_its_way_out_is_not_named_as_the_holder() {
     let mut world = World::with(2);
     let elsewhere = world.lock(1, "a", 1);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::node::Outcome;
 use super::world::World;
-use crate::kv::FailureClass;
+use crate::kv::{FailureClass, WatchEvent};
 use crate::protocol::read::WATCH_ALL_UP_TO;
 use crate::protocol::{Refusal, Ticket, WaitLimits};
 
@@ -284,6 +284,33 @@ fn a_watch_that_stands_late_is_not_relied_on_without_a_read() {
     world.nodes[1].deaf = false;
     world.settle();
     assert!(world.token(1, waiter).is_some_and(|token| token > dead.create_revision));
+}
+
+#[test]
+fn a_read_older_than_the_confirmation_of_a_reopened_watch_does_not_make_it_live() {
+    let mut world = World::with(2);
+    let holder = world.lock(0, "a", 1);
+    world.settle();
+    let waiter = world.lock(1, "a", 1);
+    world.settle();
+    let mut past = world.model.clone();
+    // The waiter's key is deleted while its watch is broken, so that the watch will never report it.
+    let deleted = world.contenders("a")[1].clone();
+    world.delete(deleted.key);
+    world.nodes[1].deaf = true;
+    world.settle();
+    world.nodes[1].unheard.clear();
+    world.nodes[1].deaf = false;
+    let prefix = *world.nodes[1].watches.keys().max().expect("the name is watched");
+    let revision = world.model.revision();
+    world.nodes[1].protocol.handle_watch(world.now, WatchEvent::Created { watch: prefix, revision });
+    world.pump(1);
+    let (check, request) = world.nodes[1].sent.pop_front().expect("the position is read");
+    let stale = past.execute(world.now, &request);
+    world.deliver(1, check, stale);
+    world.abandon(0, holder);
+    world.settle();
+    assert!(world.token(1, waiter).is_some_and(|token| token > deleted.create_revision));
 }
 
 #[test]

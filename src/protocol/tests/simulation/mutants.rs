@@ -12,7 +12,7 @@ use crate::protocol::mutants::Mutant;
 /// for `DeletedKeyForgotten`, which matters only after a deletion was believed that was none, for `LateWatchBelieved`, which
 /// was one schedule in 155,000 before reads from the past were ignored, and for `ReleaseWaitsForFence`, as a full store
 /// excuses every wait. Unit tests catch these four.
-const CAUGHT: [(Mutant, u64); 23] = [
+const CAUGHT: [(Mutant, u64); 24] = [
     (Mutant::DeadlineFromReceipt, 769),
     (Mutant::AnswersBeforeDeadline, 176),
     (Mutant::StaleTermBelieved, 15),
@@ -34,6 +34,7 @@ const CAUGHT: [(Mutant, u64); 23] = [
     (Mutant::DeletedByNameAlone, 69),
     (Mutant::ReplayedDeletionBelieved, 2404),
     (Mutant::StaleReadBelieved, 6),
+    (Mutant::GapClosedByStaleRead, 41195698),
     (Mutant::TermOutlivesSession, 308),
     (Mutant::SessionWatchedFromFuture, 16),
 ];
