@@ -77,8 +77,8 @@ impl DistributedLock {
     /// # Errors
     ///
     /// - [`LockError::AlreadyHeld`]: the limit ran out while another holder had the lock.
-    /// - [`LockError::Unavailable`], [`LockError::ClusterChanged`]: the limit ran out while etcd could not be reached,
-    ///   or while the endpoints answered for another cluster.
+    /// - [`LockError::Unavailable`]: the limit ran out while etcd could not be reached.
+    /// - [`LockError::ClusterChanged`]: the endpoints belong to another cluster than before.
     /// - [`LockError::PermissionDenied`], [`LockError::Unauthenticated`], [`LockError::NoSpace`]: etcd refused the
     ///   request.
     /// - [`LockError::Closed`], [`LockError::Crashed`], [`LockError::Forked`]: the manager was closed, its I/O thread
@@ -142,8 +142,7 @@ impl DistributedLock {
     /// # Errors
     ///
     /// - [`LockError::Timeout`]: the lock was not free within the timeout. Names the holder if the look-up succeeded.
-    /// - [`LockError::Unavailable`], [`LockError::ClusterChanged`]: the timeout passed while etcd could not be reached,
-    ///   or while the endpoints answered for another cluster.
+    /// - [`LockError::Unavailable`]: the timeout passed while etcd could not be reached.
     /// - Otherwise as for [`lock`](Self::lock).
     ///
     /// # Examples
