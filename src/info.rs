@@ -27,7 +27,7 @@ use crate::kv::KeyValue;
 /// let manager = LockManager::in_memory(&MemoryStore::new(), "/app", options)?;
 /// let _guard = manager.new_lock("jobs")?.lock()?;
 ///
-/// let info = manager.lock_info("jobs")?.expect("somebody holds it");
+/// let info = manager.lock_info("jobs")?.expect("it is held");
 /// assert_eq!(info.owner.as_deref(), Some("billing/7"));
 /// assert_eq!(info.pid, Some(std::process::id()));
 /// assert_eq!((info.state, info.waiters), (LockState::Held, 0));
