@@ -1,4 +1,4 @@
-//! The administrator's view: who holds what, who waits, and how to end a hold by force.
+//! An administrator's view: list holders and waiters, and end holds by force.
 
 mod support;
 
@@ -14,7 +14,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let (billing, shipping, admin) = (connect("billing")?, connect("shipping")?, connect("admin")?);
 
-    // Some locks to look at.
+    // Some locks to list.
     let invoices = billing.new_lock("invoices/2024")?.lock()?;
     let customers = billing.new_lock("customers")?.lock()?;
     let parcels = shipping.new_lock("parcels")?.lock()?;
@@ -26,25 +26,25 @@ fn main() -> Result<(), Box<dyn Error>> {
     show(&admin, "invoices/")?;
     println!("\nis \"attic\" held? {}", admin.lock_info("attic")?.is_some());
 
-    println!("\none lock taken away:");
+    println!("\nforce-unlock one lock:");
     let evicted = admin.force_unlock("parcels", ForceUnlock::Lock)?;
     println!("   {} was evicted", evicted.owner.unwrap_or_default());
     let _ = parcels.done().recv();
-    println!("   and knows it: {:?}", parcels.loss());
+    println!("   and was notified: {:?}", parcels.loss());
 
-    println!("\na whole session ended, with all its locks; the next in the queue follows:");
+    println!("\nend a whole session with all its locks; the next in the queue acquires the lock:");
     admin.force_unlock("invoices/2024", ForceUnlock::Session)?;
     for guard in [&invoices, &customers] {
         let _ = guard.done().recv();
         println!("   {:?}: {:?}", guard.key(), guard.loss());
     }
     let guard = waiting.wait()?;
-    println!("   shipping has {:?}, token {}", guard.key(), guard.token());
+    println!("   shipping holds {:?}, token {}", guard.key(), guard.token());
 
-    println!("\nwhat is free cannot be unlocked:");
+    println!("\na free lock cannot be force-unlocked:");
     match admin.force_unlock("customers", ForceUnlock::Lock) {
         Err(error) => println!("   {}: {error}", error.code()),
-        Ok(info) => println!("   that should not be: {info:?}"),
+        Ok(info) => println!("   unexpected: {info:?}"),
     }
     Ok(())
 }

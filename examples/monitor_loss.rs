@@ -1,4 +1,4 @@
-//! One thread that watches over many holds and raises the alarm when one is lost.
+//! One thread that monitors many holds and raises an alarm when one is lost.
 
 mod support;
 
@@ -27,26 +27,26 @@ fn main() -> Result<(), Box<dyn Error>> {
         session.lease_id.unwrap_or_default(),
         session.remaining
     );
-    // The work itself would have clones of these guards; here the monitor has the only ones.
+    // The workers would have clones of these guards; here the monitor has the only ones.
     let monitor = thread::spawn(move || watch_over(guards));
 
     let admin = connect("admin")?;
     thread::sleep(Duration::from_millis(500));
-    println!("\nan administrator takes one lock away");
+    println!("\nan administrator force-unlocks one lock");
     admin.force_unlock("mail", ForceUnlock::Lock)?;
     thread::sleep(Duration::from_millis(500));
-    println!("\nand now the whole session");
+    println!("\nand then ends the whole session");
     admin.force_unlock("orders", ForceUnlock::Session)?;
     monitor.join().map_err(|_| "the monitor panicked")?;
 
-    // The manager has a new session by itself; only the holds are gone.
+    // The manager sets up a new session by itself; the holds stay lost.
     let again = manager.new_lock("orders")?.lock()?;
     println!("\n\"orders\" again, with a greater token: {}", again.token());
-    println!("the lease is another one: {:x}", manager.session().lease_id.unwrap_or_default());
+    println!("the lease is a new one: {:x}", manager.session().lease_id.unwrap_or_default());
     Ok(())
 }
 
-/// Ends when nothing is left to watch.
+/// Returns when no hold is left to watch.
 fn watch_over(mut guards: Vec<LockGuard>) {
     while !guards.is_empty() {
         let lost = {
@@ -54,7 +54,7 @@ fn watch_over(mut guards: Vec<LockGuard>) {
             for guard in &guards {
                 select.recv(guard.done());
             }
-            // Never a message, so "ready" means closed: that hold is over.
+            // The channels carry no messages, so "ready" means disconnected: that hold is over.
             select.ready()
         };
         let guard = guards.swap_remove(lost);

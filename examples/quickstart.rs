@@ -1,5 +1,5 @@
-//! Something to watch for five seconds: two programs contend for one lock, hand it over, and one of them loses it.
-//! With `--memory` the same runs without etcd, on a store within this program.
+//! A demonstration of five seconds: two programs contend for one lock, hand it over, and one of them loses it. With
+//! `--memory` it runs without etcd, on a store within this program.
 
 mod support;
 
@@ -14,7 +14,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     support::show_logs();
     let memory = std::env::args().any(|arg| arg == "--memory");
     let (store, etcd) = (MemoryStore::new(), (!memory).then(support::etcd));
-    // Each manager stands for a program of its own: it has its own session.
+    // Each manager stands for a program: it has its own session.
     let connect = |owner: &str| {
         let options = LockManagerOptions::default().owner(owner);
         match &etcd {
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let (alice, bob) = (connect("alice")?, connect("bob")?);
 
-    println!("\n1. Alice takes the lock \"report\".");
+    println!("\n1. Alice acquires the lock \"report\".");
     let start = Instant::now();
     let mut guard = alice.new_lock("report")?.lock()?;
     println!("   It took {}. Her fencing token is {}.", ms(start), guard.token());
@@ -34,12 +34,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     sleep(Duration::from_secs(1));
     if let Some(info) = alice.lock_info("report")? {
         let owner = info.owner.unwrap_or_default();
-        println!("   Anybody can see: {:?} is held by {owner}, {} waiting.", info.key, info.waiters);
+        println!(
+            "   Any program can see that {:?} is held by {owner}, with {} waiting.",
+            info.key, info.waiters
+        );
     }
     let start = Instant::now();
     drop(guard);
     guard = pending.wait()?;
-    println!("   Alice let go, and {} later it is Bob's. His token is {}.", ms(start), guard.token());
+    println!("   Alice released it, and {} later Bob holds it. His token is {}.", ms(start), guard.token());
 
     println!("\n3. They hand it back and forth.");
     for next in [&alice, &bob, &alice, &bob] {
@@ -51,15 +54,15 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("   {:>8}   token {}", ms(start), guard.token());
     }
 
-    println!("\n4. Bob has it, for {:.1?} even if etcd never answered again.", guard.remaining());
-    println!("   Now somebody takes the lock away from him by force.");
+    println!("\n4. Bob holds it, for another {:.1?} even if etcd never answers again.", guard.remaining());
+    println!("   Now an administrator force-unlocks it.");
     let start = Instant::now();
     alice.force_unlock("report", ForceUnlock::Lock)?;
-    // done() carries nothing: it closes when the hold is over.
+    // done() carries no messages: it disconnects when the hold is over.
     let _ = guard.done().recv();
-    println!("   Bob was told after {}. He asks why: {:?}.", ms(start), guard.loss());
+    println!("   Bob was notified after {}. The reason: {:?}.", ms(start), guard.loss());
     if let Err(error) = guard.ensure(Duration::from_secs(1)) {
-        println!("   So he does not write any more: {error}.");
+        println!("   So he must not write any more: {error}.");
     }
 
     println!("\n5. Both close.");

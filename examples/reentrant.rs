@@ -1,4 +1,4 @@
-//! Functions that call each other under one lock: a reentrant lock lets the thread that has it in again.
+//! Functions that call each other under one lock: with a reentrant lock the holding thread can acquire it again.
 
 mod support;
 
@@ -14,16 +14,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     let manager = LockManager::connect(etcd.endpoints(), "/reentrant", LockManagerOptions::default())?;
     let lock = manager.new_reentrant_lock("account")?;
 
-    println!("\n1. transfer() takes the lock, and calls deposit(), which takes it too.");
+    println!("\n1. transfer() acquires the lock, and calls deposit(), which acquires it, too.");
     transfer(&lock)?;
 
     println!("\n2. Another thread is another caller, also within this process.");
     let guard = lock.lock()?;
     let other = lock.clone();
     let tried = thread::spawn(move || other.try_lock().map(|got| got.is_some()));
-    println!("   could it take the lock? {}", tried.join().map_err(|_| "a panic")??);
+    println!("   could it acquire the lock? {}", tried.join().map_err(|_| "a panic")??);
 
-    println!("\n3. A shared guard keeps the hold on another thread, and lets nobody in.");
+    println!("\n3. A shared guard extends the hold on another thread, and allows no re-entry.");
     let helper = {
         let shared = guard.share();
         thread::spawn(move || {
@@ -32,9 +32,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         })
     };
     drop(guard);
-    println!("   the main thread let go; still locked: {}", lock.is_locked());
+    println!("   the main thread dropped its guard; still locked: {}", lock.is_locked());
     helper.join().map_err(|_| "a panic")?;
-    println!("   the last one is out; still locked: {}", lock.is_locked());
+    println!("   the last guard is dropped; still locked: {}", lock.is_locked());
     Ok(())
 }
 
@@ -42,13 +42,13 @@ fn transfer(lock: &ReentrantLock) -> Result<(), LockError> {
     let guard = lock.lock()?;
     println!("   transfer() has token {}", guard.token());
     deposit(lock)?;
-    // Only the last guard out releases.
+    // Only dropping the last guard releases the lock.
     println!("   back in transfer(), still held: {}", guard.is_held());
     Ok(())
 }
 
 fn deposit(lock: &ReentrantLock) -> Result<(), LockError> {
-    // No request is sent for this.
+    // Sends no request.
     let guard = lock.lock()?;
     println!("   deposit()  has token {}", guard.token());
     Ok(())

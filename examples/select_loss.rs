@@ -1,4 +1,4 @@
-//! A loop that takes jobs only while it holds the lock: `select!` over the jobs and over `done()`.
+//! A loop that processes jobs only while it holds the lock: `select!` over the jobs and over `done()`.
 
 mod support;
 
@@ -15,18 +15,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     let manager = LockManager::connect(etcd.endpoints(), "/select-loss", LockManagerOptions::default())?;
     let jobs = tick(Duration::from_millis(200));
 
-    // An administrator who takes the lock away after a second and a half.
+    // An administrator force-unlocks the lock after a second and a half.
     let admin = manager.clone();
     let admin = thread::spawn(move || {
         thread::sleep(Duration::from_millis(1500));
-        println!("the administrator takes the lock away");
+        println!("the administrator force-unlocks the lock");
         admin.force_unlock("consumer", ForceUnlock::Lock)
     });
 
-    // A lost guard stays lost. Whoever wants to go on takes the lock again, and begins anew.
+    // A lost guard stays lost. To continue, acquire the lock again and start over.
     for term in 1..=2 {
         let guard = manager.new_lock("consumer")?.lock()?;
-        println!("\nterm {term}: got the lock, token {}", guard.token());
+        println!("\nterm {term}: acquired the lock, token {}", guard.token());
         let done = consume(&guard, &jobs, 10);
         match guard.loss() {
             Some(why) => println!("term {term}: stopped after {done} jobs, because {why}"),
@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Works off up to `limit` jobs, and stops in the middle of waiting when the lock is lost. How many it did.
+/// Processes up to `limit` jobs, and stops as soon as the lock is lost. Returns how many it did.
 fn consume<T>(guard: &LockGuard, jobs: &Receiver<T>, limit: usize) -> usize {
     for done in 0..limit {
         select! {

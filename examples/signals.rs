@@ -1,8 +1,8 @@
-//! Ctrl-C, and the SIGTERM of a service manager: stop waiting, finish the job at hand, close. The next process then has
-//! the locks at once.
+//! Ctrl-C, and the SIGTERM of a service manager: stop waiting, finish the current job, close. The next process then
+//! acquires the locks at once.
 //!
-//! Without a handler a signal ends the process where it stands. Its locks are then held until their lease expires, 30
-//! seconds by default: etcd cannot know that nobody works under them any more.
+//! Without a handler a signal kills the process. Its locks are then held until their lease expires, 30 seconds by
+//! default, because etcd cannot know that the process is dead.
 
 mod support;
 
@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let (manager, shutdown) = (manager.clone(), shutdown.clone());
         thread::spawn(move || work(&manager, &shutdown))
     };
-    // It waits for a lock that it will not get. The signal ends this wait, too.
+    // This thread waits for a lock that stays held. The signal ends the wait, too.
     let _hers = next_process.new_lock("busy")?.lock()?;
     let waiter = {
         let (lock, shutdown) = (manager.new_lock("busy")?, shutdown.clone());
@@ -45,15 +45,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     println!("   the worker stopped after {jobs} jobs");
 
-    // All that a shutdown needs: it releases what is held, leaves every queue and ends the session, in one request.
+    // A shutdown needs no other call: it releases all locks, leaves every queue and ends the session, in one request.
     let start = Instant::now();
     manager.close()?;
     let _guard = next_process.new_lock("report")?.lock()?;
-    println!("\nClosed, and the next process has the lock, all within {:.0?}.", start.elapsed());
+    println!("\nClosed, and the next process holds the lock, all within {:.0?}.", start.elapsed());
     Ok(())
 }
 
-/// Disconnects at the first signal. The second one ends the process at once, as it would without a handler.
+/// Returns a channel that disconnects at the first signal. The second signal kills the process, as it would without a
+/// handler.
 fn shutdown() -> io::Result<Receiver<()>> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let (running, shutdown) = crossbeam_channel::bounded(0);
@@ -68,7 +69,7 @@ fn shutdown() -> io::Result<Receiver<()>> {
     Ok(shutdown)
 }
 
-/// Jobs of a tenth of a second, until the signal comes or the lock is lost. How many were done.
+/// Does jobs of a tenth of a second until the signal arrives or the lock is lost. Returns how many it did.
 fn work(manager: &LockManager, shutdown: &Receiver<()>) -> Result<u32, LockError> {
     let guard = manager.new_lock("report")?.lock_or_cancel(shutdown)?;
     let mut jobs = 0;

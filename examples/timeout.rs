@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let start = Instant::now();
     tell(start, patient.lock());
 
-    println!("\n4. lock_or_cancel: until somebody calls it off");
+    println!("\n4. lock_or_cancel: until the cancel channel disconnects");
     let (cancel, cancelled) = crossbeam_channel::bounded::<()>(0);
     let caller = thread::spawn(move || {
         thread::sleep(Duration::from_millis(300));
@@ -43,7 +43,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     tell(start, lock.lock_or_cancel(&cancelled));
     caller.join().map_err(|_| "a panic")?;
 
-    println!("\n5. Those who gave up have left the queue, and the next one gets the lock at once.");
+    println!("\n5. Calls that gave up have left the queue, so the next call acquires the lock at once.");
     held.unlock()?;
     let start = Instant::now();
     tell(start, lock.lock_timeout(Duration::from_secs(5)));
@@ -53,7 +53,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn tell<T>(start: Instant, result: Result<T, LockError>) {
     let after = start.elapsed().as_millis();
     match result {
-        Ok(_guard) => println!("   after {after} ms: got it"),
+        Ok(_guard) => println!("   after {after} ms: acquired"),
         Err(error) => println!("   after {after} ms: {} - {error}", error.code()),
     }
 }

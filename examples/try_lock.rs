@@ -1,4 +1,4 @@
-//! A job that must run once, on any one of several machines: whoever comes first does it, the others go on at once.
+//! A job that must run once, on any one of several machines: the first one does it, the others skip it.
 
 mod support;
 
@@ -12,7 +12,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     support::show_logs();
     let etcd = support::etcd();
 
-    // Each thread is a machine: a manager, and so a session, of its own.
+    // Each thread stands for a machine, with its own manager and so its own session.
     let machines: Vec<_> = (1..=3)
         .map(|number| {
             let endpoints = etcd.endpoints().to_vec();
@@ -27,22 +27,22 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Whether this machine did the job.
+/// Returns whether this machine did the job.
 fn nightly_job(endpoints: &[String], number: u32) -> Result<bool, LockError> {
     let owner = format!("machine {number}");
     let options = LockManagerOptions::default().owner(&owner);
     let manager = LockManager::connect(endpoints, "/try-lock", options)?;
     let start = Instant::now();
-    // Never waits for the holder: one question to etcd, one answer.
+    // Never waits for the holder: one request to etcd.
     let Some(guard) = manager.new_lock("nightly")?.try_lock()? else {
         let holder = manager.lock_info("nightly")?.and_then(|info| info.owner);
-        let holder = holder.as_deref().unwrap_or("somebody who is gone by now");
-        println!("{owner}: not me, {holder} has it (known after {:.1?})", start.elapsed());
+        let holder = holder.as_deref().unwrap_or("a holder that has released it since");
+        println!("{owner}: skipped, {holder} holds the lock (known after {:.1?})", start.elapsed());
         return Ok(false);
     };
-    println!("{owner}: mine, with token {} (after {:.1?})", guard.token(), start.elapsed());
+    println!("{owner}: acquired, with token {} (after {:.1?})", guard.token(), start.elapsed());
     thread::sleep(Duration::from_secs(1));
-    // Dropping would release too; unlock() also says whether the lock was ours to the end.
+    // Dropping would release it, too; unlock() also reports whether the lock was held to the end.
     guard.unlock()?;
     println!("{owner}: done");
     Ok(true)

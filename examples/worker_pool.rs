@@ -1,5 +1,5 @@
-//! A pool of worker threads: many jobs for few customers, and never two jobs of one customer at a time, here or in
-//! any other process that uses the same etcd.
+//! A pool of worker threads: many jobs for few customers, and never two jobs of one customer at a time, in this process
+//! or in any other one on the same etcd.
 
 mod support;
 
@@ -18,7 +18,7 @@ struct Job {
 fn main() -> Result<(), Box<dyn Error>> {
     support::show_logs();
     let etcd = support::etcd();
-    // One manager for the whole program: all its locks share one session. A clone is a handle on the same manager.
+    // One manager for the whole program: all locks share its session. A clone is a handle of the same manager.
     let manager = LockManager::connect(etcd.endpoints(), "/worker-pool", LockManagerOptions::default())?;
 
     let (queue, jobs) = crossbeam_channel::unbounded();
@@ -47,12 +47,12 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn work(worker: u32, manager: &LockManager, jobs: &Receiver<Job>, start: Instant) -> Result<(), LockError> {
     for Job { number, customer } in jobs {
-        // The guard is the permission; it ends at the end of the block, also if the job panics or returns early.
+        // The guard is dropped at the end of the block, also if the job panics or returns early.
         let guard = manager.new_lock(customer)?.lock()?;
         println!("{:>5.0?} worker {worker} begins job {number:2} for {customer}", start.elapsed());
         thread::sleep(Duration::from_millis(100));
-        // Before the effect that must not happen twice: is there enough time left for it? The token goes along, so
-        // that the receiver can refuse what comes too late all the same.
+        // Before the write: is enough time left for it? The token goes along, so that the receiver can refuse a write
+        // that still comes too late.
         let token = guard.ensure(Duration::from_secs(1))?;
         println!("{:>5.0?} worker {worker} writes job {number:2} with token {token}", start.elapsed());
     }

@@ -1,4 +1,4 @@
-//! What all handles of a manager share: the way to the I/O thread, and what it reports.
+//! The state shared by all handles of a manager: the mailbox of the I/O thread, and what that thread reports.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,23 +22,24 @@ use crate::shared::watchdog::Watchdog;
 use crate::stats::Stats;
 use crate::store::Store;
 
-/// One manager. Its drop is the end of the manager.
+/// One manager, shared by all its handles. Dropping it ends the manager.
 pub(crate) struct Client {
     root: Root,
     pub(crate) mailbox: Mailbox,
+    /// The next ticket number; incremented by callers' threads.
     next_ticket: AtomicU64,
     report: Arc<Report>,
     io: IoThread,
     watchdog: Watchdog,
     clock: Clock,
-    /// The I/O thread did not end when it should have: it is not waited for again.
+    /// Set by `close` once the I/O thread has not ended in time: later calls do not wait for it again.
     hung: AtomicBool,
     request_timeout: Duration,
     close_timeout: Duration,
 }
 
 impl Client {
-    /// Starts the I/O thread, which makes the store, and waits until the start is `complete`.
+    /// Starts the I/O thread, which creates the store, and waits until the start is `complete`.
     pub(crate) fn start<S, C, F>(
         root: &str,
         options: &LockManagerOptions,
@@ -78,7 +79,7 @@ impl Client {
             report: Arc::clone(&report),
         };
         let io = IoThread::start(launch, &mailbox, connect)?;
-        // Nothing is held before this returns.
+        // No lock can be held before this returns, so the watchdog can start after the I/O thread.
         let mut client = Self::new(root, options, mailbox, report, io);
         client.watchdog = Watchdog::start(&client.report, clock.clone())?;
         let sleeper: Weak<Report> = Arc::downgrade(&client.report);
@@ -129,7 +130,7 @@ impl Client {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        // In a forked child the statistics may be locked for ever.
+        // In a forked child the mutex may be locked for ever.
         if self.mailbox.is_here() { self.report.stats.snapshot() } else { Stats::default() }
     }
 
@@ -141,7 +142,7 @@ impl Client {
         Ticket(self.next_ticket.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Puts a question to the I/O thread and waits for the answer.
+    /// Sends a query to the I/O thread and waits for the answer.
     pub(crate) fn ask<T>(
         &self,
         doing: &str,
@@ -150,29 +151,29 @@ impl Client {
         self.mailbox.ask(self.request_timeout.saturating_add(GRACE), doing, question)
     }
 
-    /// Ends the session as its deadline would; returns when every hold is over.
+    /// Ends the session as if its deadline had passed; returns when every hold has ended.
     pub(crate) fn expire(&self) {
         let (reply, done) = oneshot::channel();
         if self.mailbox.send(Message::Expire { reply }).is_ok() {
-            // An error says that the I/O thread has ended, and every hold with it.
+            // On an error the I/O thread has ended, and every hold with it.
             let _ = self.mailbox.wait_for(&done, None);
         }
     }
 
-    /// Ends the manager for all its handles.
+    /// Closes the manager for all its handles.
     pub(crate) fn close(&self) -> Result<(), LockError> {
         if let Err(LockError::Forked) = self.mailbox.send(Message::Close) {
             return Err(LockError::Forked);
         }
-        // Any other error says that the end has come already, or is coming.
+        // Any other error means that the manager has ended or is ending.
         let hung = self.hung.load(Ordering::Acquire);
         let limit = if hung { Duration::ZERO } else { self.close_timeout.saturating_add(GRACE) };
         if self.io.join(limit) {
             self.watchdog.join();
             return self.mailbox.closing_result();
         }
-        // First nothing new is accepted, then everything is over for callers. Whatever the I/O thread does when it goes
-        // on, it finds nobody left to grant a lock to; it still gives back the lease.
+        // First refuse new messages, then end everything that callers can see. If the I/O thread resumes later it has
+        // no caller left to grant a lock to; it still revokes the lease.
         self.hung.store(true, Ordering::Release);
         self.mailbox.abandon();
         self.report.end(LossReason::Closed);
@@ -186,7 +187,7 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        // There is nobody left to tell how it went; what etcd did not confirm expires with the lease.
+        // There is no caller left to report the result to; what etcd did not confirm expires with the lease.
         if let Err(LockError::Forked) = self.close() {
             self.io.forget();
             self.watchdog.forget();

@@ -1,8 +1,8 @@
-//! The one clock of the library: time since boot, suspend included; for a manager in memory, as much ahead of it as its
-//! store was advanced.
+//! The library's clock: time since boot, including suspend. The clock of a manager in memory runs ahead of it by the
+//! time that its store was advanced.
 //!
-//! A lease goes on expiring in etcd while this machine sleeps, so a deadline counted on a clock that stops
-//! during suspend (`CLOCK_MONOTONIC`, and with it [`std::time::Instant`] on Linux) would come too late.
+//! A lease expires in etcd while this machine is suspended. A deadline on a clock that stops during suspend
+//! (`CLOCK_MONOTONIC`, and so [`std::time::Instant`] on Linux) would pass too late.
 
 use std::fmt;
 use std::future::pending;
@@ -34,7 +34,7 @@ impl Time {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// `None` where the sum is beyond what the clock can ever show: never.
+    /// `None` if the sum is beyond the range of the clock, which means "never".
     pub(crate) fn checked_add(self, duration: Duration) -> Option<Self> {
         let sum = self.0.checked_add(duration)?;
         (sum.as_nanos() < u128::from(u64::MAX)).then_some(Self(sum))
@@ -71,39 +71,43 @@ pub(crate) fn now() -> Time {
     Time(Duration::new(secs, nanos))
 }
 
-/// The current time. On macOS and Windows `Instant` is what the platform gives; whether it counts suspend is theirs.
+/// The current time. On macOS and Windows it is [`std::time::Instant`]'s; whether that includes suspend depends on the
+/// platform.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) fn now() -> Time {
     use std::sync::OnceLock;
     use std::time::Instant;
     static ZERO: OnceLock<Instant> = OnceLock::new();
-    // One second ahead, so that subtracting small durations from an early instant stays above the clock's zero.
+    // One second ahead, so that subtracting a small duration from an early instant stays above zero.
     Time(ZERO.get_or_init(Instant::now).elapsed() + Duration::from_secs(1))
 }
 
-/// A manager's clock: the machine's, or one that shows a time ahead of it. Clones show the same time.
+/// A manager's clock: the machine's clock, or one that runs ahead of it. Clones show the same time.
 #[derive(Clone, Default)]
 pub(crate) struct Clock(Option<Arc<Movable>>);
 
-/// One manager's view of a clock that several share.
+/// One manager's view of a clock that several managers share.
 struct Movable {
     shared: Arc<Moves>,
-    /// Up to when the manager has seen everything that was due, in nanoseconds. Zero: it has not begun.
+    /// The instant up to which the manager's I/O thread has handled everything that was due, in nanoseconds; zero
+    /// before its first turn. Written by that thread.
     seen: AtomicU64,
-    /// Likewise, up to when it has the answers to what it asked for then.
+    /// The last such instant at which no request of the manager was unanswered. Written by its I/O thread.
     answered: AtomicU64,
-    /// How many requests it waited for when `seen` was set.
+    /// The number of unanswered requests when `seen` was written. Written by the I/O thread.
     waiting: AtomicUsize,
 }
 
 struct Moves {
+    /// How far the clock is ahead of the machine's; written by the thread that calls `advance`.
     ahead: watch::Sender<Duration>,
+    /// The watchdogs to wake when the clock is advanced.
     sleepers: Mutex<Vec<Weak<dyn Sleeper + Send + Sync>>>,
 }
 
-/// What sleeps by the clock without a runtime.
+/// Sleeps by the clock on a thread without a runtime.
 pub(crate) trait Sleeper {
-    /// The clock was advanced.
+    /// Called when the clock was advanced.
     fn wake(&self);
 }
 
@@ -123,7 +127,7 @@ impl Clock {
         })))
     }
 
-    /// The same time for one more manager.
+    /// The same clock, for another manager.
     pub(crate) fn for_another(&self) -> Self {
         self.0.as_ref().map_or_else(Self::default, |own| Self::of(Arc::clone(&own.shared)))
     }
@@ -135,7 +139,7 @@ impl Clock {
         }
     }
 
-    /// Moves a movable clock, and wakes whoever sleeps by it.
+    /// Advances a movable clock, and wakes all tasks and threads that sleep by it.
     pub(crate) fn advance(&self, by: Duration) {
         let Some(own) = &self.0 else { return };
         own.shared.ahead.send_modify(|ahead| *ahead = ahead.saturating_add(by));
@@ -143,7 +147,7 @@ impl Clock {
         sleepers.iter().filter_map(Weak::upgrade).for_each(|sleeper| sleeper.wake());
     }
 
-    /// Wakes this when the clock is advanced.
+    /// Registers a sleeper to be woken when the clock is advanced.
     pub(crate) fn wake_when_moved(&self, sleeper: Weak<dyn Sleeper + Send + Sync>) {
         if let Some(own) = &self.0 {
             let mut sleepers = own.shared.sleepers.lock();
@@ -152,15 +156,15 @@ impl Clock {
         }
     }
 
-    /// For a task that sleeps by the clock.
+    /// A subscription for a task that sleeps by the clock.
     pub(crate) fn moves(&self) -> MovesSeen {
         MovesSeen(self.0.as_ref().map(|own| own.shared.ahead.subscribe()))
     }
 
-    /// The manager has seen everything that was due at `now`, and waits for the answers to so many requests.
+    /// Records that the manager has handled everything that was due at `now`, with this many requests unanswered.
     pub(crate) fn note_turn(&self, now: Time, waiting: usize) {
         if let Some(own) = &self.0 {
-            // Whoever reads `seen` finds the number that belongs to it, or a later one.
+            // Stored before `seen`, so that a reader of `seen` sees the number that belongs to it, or a later one.
             own.waiting.store(waiting, Ordering::Release);
             own.seen.store(now.as_nanos(), Ordering::Release);
             if waiting == 0 {
@@ -169,8 +173,8 @@ impl Clock {
         }
     }
 
-    /// Whether the manager has seen what was due at `now` and has the answers to what it asked for, except for as many
-    /// as are `not_due` before a later time. So has one that has not begun.
+    /// Whether the manager has handled what was due at `now` and received the answers to its requests, except for up to
+    /// `not_due` requests that are answered later. True for a manager that has not begun.
     pub(crate) fn has_caught_up(&self, now: Time, not_due: usize) -> bool {
         self.0.as_ref().is_none_or(|own| {
             let seen = own.seen.load(Ordering::Acquire);
@@ -187,14 +191,14 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// The moves of a clock that a task has not seen yet.
+/// The moves of a clock that a task has not noticed yet.
 pub(crate) struct MovesSeen(Option<watch::Receiver<Duration>>);
 
 impl MovesSeen {
-    /// Waits for one. The machine's own clock is never moved.
+    /// Waits for the next move. The machine's own clock never moves.
     pub(crate) async fn moved(&mut self) {
         match &mut self.0 {
-            // The other end is gone where nobody can move it any more.
+            // Without a sender the clock can no longer be moved.
             Some(ahead) => {
                 if ahead.changed().await.is_err() {
                     pending().await
@@ -218,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sum_beyond_the_clock_is_never() {
+    fn adding_beyond_the_range_of_the_clock_gives_none() {
         assert_eq!(now().checked_add(Duration::MAX), None);
         assert_eq!(now().checked_add(Duration::from_secs(u64::MAX / 2)), None);
         assert!(now().checked_add(Duration::from_secs(3600)).is_some());

@@ -1,4 +1,4 @@
-//! What a contender writes into its key: for people who look at the lock, never for the protocol.
+//! The value of a contender's key: information for people, which the protocol never reads.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,37 +7,37 @@ use serde::{Deserialize, Serialize};
 /// The value of a contender's key, as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ContenderValue {
-    /// What the manager calls itself.
+    /// The manager's owner name.
     pub(crate) owner: String,
     /// The thread that asked for the lock.
     #[serde(default)]
     pub(crate) thread: String,
     #[serde(default)]
     pub(crate) pid: u32,
-    /// When it asked, in milliseconds since the Unix epoch; 0: unknown.
+    /// When the contender asked for the lock, in milliseconds since the Unix epoch; 0: unknown.
     #[serde(default)]
     created_at: u64,
 }
 
 impl ContenderValue {
-    /// `asked_at` is the time since the Unix epoch.
+    /// A new value; `asked_at` is the time since the Unix epoch.
     pub(crate) fn new(owner: &str, thread: &str, pid: u32, asked_at: Duration) -> Self {
         let created_at = u64::try_from(asked_at.as_millis()).unwrap_or(u64::MAX);
         Self { owner: owner.into(), thread: thread.into(), pid, created_at }
     }
 
-    /// The JSON text that goes into the key.
+    /// The value as JSON.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        // Strings and numbers always have a JSON form; and a key without a value would be a lock all the same.
+        // Strings and numbers always serialise, and an empty value would not invalidate the lock.
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// `None` for the value of a foreign client: Go's mutex writes none, others write what they like.
+    /// `None` for the value of a foreign client: Go's mutex writes an empty one, others write their own.
     pub(crate) fn decode(value: &[u8]) -> Option<Self> {
         serde_json::from_slice(value).ok()
     }
 
-    /// When the holder asked for the lock, by its own clock.
+    /// When the contender asked for the lock, by its own clock.
     pub(crate) fn created_at(&self) -> Option<SystemTime> {
         if self.created_at == 0 {
             return None;
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_comes_back_from_its_json() {
+    fn a_value_survives_a_round_trip_through_json() {
         let value = ContenderValue::new("host/1", "main", 7, Duration::from_millis(1_700_000_000_123));
         let json = value.encode();
         assert_eq!(
@@ -64,14 +64,14 @@ mod tests {
     }
 
     #[test]
-    fn foreign_values_are_unknown_not_errors() {
+    fn foreign_values_decode_to_none() {
         for foreign in [&b""[..], b"\xff\x00", b"holder-1", b"{}", b"[1]", br#"{"owner":7}"#, b"null"] {
             assert_eq!(ContenderValue::decode(foreign), None, "{:?}", String::from_utf8_lossy(foreign));
         }
     }
 
     #[test]
-    fn a_value_of_another_release_may_have_more_or_fewer_fields() {
+    fn values_with_more_or_fewer_fields_decode() {
         let value = ContenderValue::decode(br#"{"owner":"o","rack":3}"#).unwrap();
         assert_eq!((value.owner.as_str(), value.pid), ("o", 0));
         assert_eq!(value.created_at(), None);

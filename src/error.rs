@@ -1,4 +1,4 @@
-//! What can go wrong, as a caller sees it.
+//! The errors of the public API.
 
 mod cause;
 mod code;
@@ -13,7 +13,7 @@ use crate::info::LockInfo;
 use crate::kv::{Failure, FailureClass};
 use crate::name::InvalidName;
 
-/// Why a hold ended although its guard was still there; from [`Hold::loss`](crate::Hold::loss) and
+/// Why a hold was lost while a guard existed; returned by [`Hold::loss`](crate::Hold::loss) and part of
 /// [`LockError::Expired`].
 ///
 /// # Examples
@@ -26,16 +26,16 @@ use crate::name::InvalidName;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LossReason {
-    /// etcd did not answer a renewal in time; the hold was given up before etcd could expire the lease.
+    /// etcd did not answer a renewal in time. The hold ended before the lease could expire in etcd.
     SessionExpired,
-    /// The lease ended in etcd: revoked by somebody, or its session key was deleted.
+    /// The lease ended in etcd: it was revoked, or its session key was deleted.
     SessionRevoked,
     /// The lock's key was deleted, by [`force_unlock`](crate::LockManager::force_unlock) or by hand.
     ForceUnlocked,
     /// The manager was closed.
     Closed,
-    /// The I/O thread died; nothing watches over the hold any more. Also what a child of `fork()` sees, which has no
-    /// I/O thread: the hold is its parent's.
+    /// The I/O thread died, so the hold is no longer renewed. Also in a child of `fork()`, which has no I/O thread: the
+    /// parent holds the lock.
     Crashed,
 }
 
@@ -51,15 +51,15 @@ impl fmt::Display for LossReason {
     }
 }
 
-/// Everything a call of this library can fail with.
+/// The error of every call of this library.
 ///
-/// The variants are for `match`; [`code`](Self::code) is a stable string for logs, metrics and other languages.
+/// Match on the variants in programs; [`code`](Self::code) is a stable string for logs, metrics and other languages.
 ///
-/// **`Display` says it all** in one line: what was being done, the endpoint, its answer, and a hint where there is one.
-/// So `{}` is enough in a log. [`source`](std::error::Error::source) is there only where the line abridges what the
-/// network or etcd said, and has those words in full; a report of the whole chain repeats nothing.
+/// **`Display` is complete in one line**: the operation, the endpoint, its answer, and a hint where there is one. So
+/// `{}` is enough in a log. [`source`](std::error::Error::source) is present only where the line shortens the words of
+/// etcd or of the network, and has them in full; a report of the whole chain repeats nothing.
 ///
-/// Variants may gain fields: match them with `..`.
+/// Variants may gain fields, so match them with `..`.
 ///
 /// # Examples
 ///
@@ -69,7 +69,7 @@ impl fmt::Display for LossReason {
 /// use etcd_lock::LockError;
 ///
 /// match manager.new_lock("") {
-///     Err(LockError::InvalidKey { why, .. }) => assert_eq!(why, "a key has at least one character"),
+///     Err(LockError::InvalidKey { why, .. }) => assert_eq!(why, "a key must not be empty"),
 ///     other => panic!("{other:?}"),
 /// }
 /// # Ok(())
@@ -78,109 +78,111 @@ impl fmt::Display for LossReason {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum LockError {
-    /// The time limit ran out before the lock was free.
+    /// The timeout passed before the lock was free.
     #[non_exhaustive]
     Timeout {
-        /// The lock's key.
+        /// The key of the lock.
         key: String,
         /// How long the call waited.
         waited: Duration,
-        /// Who held it at the end, if etcd could still tell.
+        /// The holder at the end of the wait, if the look-up succeeded.
         holder: Option<Box<LockInfo>>,
     },
-    /// To [`force_unlock`](crate::LockManager::force_unlock): nobody holds the lock.
+    /// Returned by [`force_unlock`](crate::LockManager::force_unlock): the lock is free.
     #[non_exhaustive]
     NotHeld {
-        /// The lock's key.
+        /// The key of the lock.
         key: String,
     },
-    /// The wait that [`LockOptions::max_retries`](crate::LockOptions::max_retries) allows ran out while another held it.
+    /// The limit of [`LockOptions::max_retries`](crate::LockOptions::max_retries) ran out while another holder had the
+    /// lock.
     #[non_exhaustive]
     AlreadyHeld {
-        /// The lock's key.
+        /// The key of the lock.
         key: String,
-        /// Who held it at the end, if etcd could still tell.
+        /// The holder at the end of the wait, if the look-up succeeded.
         holder: Option<Box<LockInfo>>,
     },
-    /// The hold was lost: what it protects may be somebody else's by now.
+    /// The hold was lost: another holder may have the lock by now.
     #[non_exhaustive]
     Expired {
-        /// The lock's key.
+        /// The key of the lock.
         key: String,
         /// Why it was lost.
         reason: LossReason,
     },
-    /// The lock is held, but etcd's last answer assures it for less time than was asked for. The next renewal, after a
-    /// third of the TTL at most, assures it for longer; more than the TTL less the safety margin it never is.
+    /// The lock is held, but for less time than requested. The next renewal, at most a third of the TTL later, extends
+    /// the hold, to at most the TTL minus the safety margin.
     #[non_exhaustive]
     InsufficientTime {
-        /// The lock's key.
+        /// The key of the lock.
         key: String,
-        /// The assured time that is left.
+        /// How long the hold lasts if etcd never answers again.
         remaining: Duration,
-        /// What was asked for.
+        /// The time that was requested.
         needed: Duration,
     },
-    /// The lock's key cannot be used.
+    /// The key of the lock is invalid.
     #[non_exhaustive]
     InvalidKey {
-        /// The beginning of the key.
+        /// The first 64 characters of the key.
         key: String,
         /// What is wrong with it.
         why: String,
     },
-    /// An option, an endpoint or the root cannot be used. Nothing changes that but another configuration.
+    /// An option, an endpoint or the root is invalid. Only a different configuration helps.
     #[non_exhaustive]
     InvalidOptions {
         /// What is wrong, and with which option.
         why: String,
     },
-    /// The cancel channel had a message or was disconnected.
+    /// The cancel channel received a message or was disconnected.
     #[non_exhaustive]
     Cancelled {
-        /// The lock's key.
+        /// The key of the lock.
         key: String,
     },
     /// The manager was closed.
     Closed,
-    /// The manager belongs to the process that this one was forked from; none of its threads came along. Connect anew.
+    /// The manager was created by the process that this one was forked from, and its threads run only there. Connect
+    /// again.
     Forked,
     /// etcd could not be reached, or did not answer in time.
     #[non_exhaustive]
     Unavailable {
-        /// What was being done.
+        /// The operation.
         doing: String,
-        /// Which endpoint, and what it or the network said.
+        /// The endpoint, and the words of etcd or of the network.
         source: Cause,
     },
-    /// The endpoints answer for another etcd cluster than the one in which this manager's locks are.
+    /// The endpoints belong to a different etcd cluster than the one that has this manager's locks.
     #[non_exhaustive]
     ClusterChanged {
-        /// What was being done.
+        /// The operation.
         doing: String,
-        /// Which endpoints answered for which cluster.
+        /// The endpoints and their clusters.
         source: Cause,
     },
-    /// etcd wants credentials and was given none, or refused those that it was given.
+    /// etcd requires credentials and got none, or refused those given.
     #[non_exhaustive]
     Unauthenticated {
-        /// Which endpoint, and what it said.
+        /// The endpoint and its answer.
         source: Cause,
     },
     /// The user's role lacks a permission on the keys below the root.
     #[non_exhaustive]
     PermissionDenied {
-        /// What was being done.
+        /// The operation.
         doing: String,
-        /// Which endpoint, what it said, and to which user about which key.
+        /// The endpoint, its answer, the user and the key.
         source: Cause,
     },
-    /// etcd's database is full (its NOSPACE alarm is on). Locks held stay held and can be released.
+    /// etcd's database is full (its NOSPACE alarm is on). Held locks stay held and can be released.
     NoSpace,
-    /// The manager's I/O thread died, by a panic that is a defect of this library; the log has its message. Every hold of
-    /// the manager is lost. Connect anew.
+    /// The manager's I/O thread panicked, which is a defect of this library; the panic message is in the log. All holds
+    /// of the manager are lost. Connect again.
     Crashed,
-    /// A defect of this library or of etcd, or a thread that could not be started; nothing a caller did.
+    /// A defect of this library or of etcd, or a thread that could not be started. Not caused by the caller.
     #[non_exhaustive]
     Internal {
         /// What happened.
@@ -188,7 +190,7 @@ pub enum LockError {
     },
 }
 
-// Every call's result has room for one.
+// Every `Result` of the API has the size of the error, so keep it small.
 const _: () = assert!(size_of::<LockError>() < 64);
 
 impl fmt::Display for LockError {
@@ -205,7 +207,7 @@ impl fmt::Display for LockError {
             Self::Expired { key, reason } => write!(f, "lock {key:?} was lost: {reason}"),
             Self::InsufficientTime { key, remaining, needed } => write!(
                 f,
-                "lock {key:?} is held, but assured for {:?} only, not for {needed:?}",
+                "lock {key:?} is held, but assured for only {:?}, not {needed:?}",
                 in_millis(remaining)
             ),
             Self::InvalidKey { key, why } => write!(f, "invalid key {key:?}: {why}"),
@@ -219,7 +221,7 @@ impl fmt::Display for LockError {
                 write!(f, "etcd is unavailable while {doing}: {source}")
             }
             Self::ClusterChanged { doing, source } => {
-                write!(f, "etcd is another cluster than before while {doing}: {source}")
+                write!(f, "the endpoints belong to another etcd cluster than before while {doing}: {source}")
             }
             Self::Unauthenticated { source } => write!(f, "not authenticated to etcd: {source}"),
             Self::PermissionDenied { doing, source } => {
@@ -244,12 +246,12 @@ impl std::error::Error for LockError {
     }
 }
 
-/// Without digits that nobody reads.
+/// Cuts the digits below a millisecond.
 fn in_millis(duration: &Duration) -> Duration {
     Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// ` by ...`, to follow "held".
+/// The text ` by <owner>`, which follows "held".
 fn by(holder: Option<&LockInfo>) -> String {
     match holder.map(|info| info.owner.as_deref()) {
         None => String::new(),
@@ -259,7 +261,7 @@ fn by(holder: Option<&LockInfo>) -> String {
 }
 
 impl LockError {
-    /// The stable code of this error.
+    /// Returns the stable code of this error.
     ///
     /// # Examples
     ///
@@ -291,10 +293,10 @@ impl LockError {
         }
     }
 
-    /// Whether the same call may well succeed later, without anybody changing the program or its configuration.
+    /// Returns whether the same call may succeed later without a change of the program or of its configuration.
     ///
-    /// An [`Expired`](Self::Expired) hold is not retryable as such: drop the guard, undo or finish what it protected,
-    /// and take the lock again.
+    /// [`Expired`](Self::Expired) is not retryable: drop the guard, undo or complete the work that it protected, and
+    /// acquire the lock again.
     ///
     /// # Examples
     ///
@@ -326,7 +328,8 @@ impl From<InvalidName> for LockError {
     }
 }
 
-/// The error of a public call that ended in this failure. `doing` goes on from "etcd is unavailable while ...".
+/// The error of a public call that ended with this failure. `doing` completes the sentence "etcd is unavailable while
+/// ...".
 pub(crate) fn lock_error(failure: Failure, doing: &str) -> LockError {
     let source = Cause::new(&failure.message);
     match failure.class {

@@ -1,4 +1,4 @@
-//! What a manager can tell about locks and about its session.
+//! Information about locks and about a manager's session.
 
 mod token;
 
@@ -10,11 +10,12 @@ pub use token::{FencingToken, InvalidToken};
 use crate::contender_value::ContenderValue;
 use crate::kv::KeyValue;
 
-/// A lock that somebody holds or waits for, as etcd shows it; from [`lock_info`](crate::LockManager::lock_info),
+/// The holder of a lock, or a waiter for it, as stored in etcd; from [`lock_info`](crate::LockManager::lock_info),
 /// [`list_locks`](crate::LockManager::list_locks), [`queue`](crate::LockManager::queue),
 /// [`force_unlock`](crate::LockManager::force_unlock) and errors.
 ///
-/// With the feature `serde` it can be serialised under the names of its fields, times in milliseconds.
+/// With the feature `serde` it can be serialised: under the names of its fields, with times as integers in
+/// milliseconds.
 ///
 /// # Examples
 ///
@@ -26,7 +27,7 @@ use crate::kv::KeyValue;
 /// let manager = LockManager::in_memory(&MemoryStore::new(), "/app", options)?;
 /// let _guard = manager.new_lock("jobs")?.lock()?;
 ///
-/// let info = manager.lock_info("jobs")?.expect("somebody holds it");
+/// let info = manager.lock_info("jobs")?.expect("it is held");
 /// assert_eq!(info.owner.as_deref(), Some("billing/7"));
 /// assert_eq!(info.pid, Some(std::process::id()));
 /// assert_eq!((info.state, info.waiters), (LockState::Held, 0));
@@ -37,31 +38,33 @@ use crate::kv::KeyValue;
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct LockInfo {
-    /// The lock's key.
+    /// The key of the lock.
     pub key: String,
-    /// Whether it holds the lock or waits for it.
+    /// Whether this contender holds the lock or waits for it.
     pub state: LockState,
-    /// What the holder calls itself; `None` for foreign clients (Go's `concurrency.Mutex`, `etcdctl lock`).
+    /// The contender's [owner name](crate::LockManagerOptions::owner); `None` for foreign clients (Go's
+    /// `concurrency.Mutex`, `etcdctl lock`).
     pub owner: Option<String>,
-    /// The holder's process, as its own machine numbers it; `None` for foreign clients.
+    /// The contender's process id on its own machine; `None` for foreign clients.
     pub pid: Option<u32>,
-    /// The thread that asked for it, as the process numbers its threads that ask; `None` for foreign clients.
+    /// The thread that asked for the lock; `None` for foreign clients.
     pub thread: Option<String>,
-    /// When the holder asked for it, by its own clock; `None` for foreign clients.
+    /// When the contender asked for the lock, by its own system clock; `None` for foreign clients.
     #[cfg_attr(feature = "serde", serde(with = "millis::since_epoch"))]
     pub created_at: Option<SystemTime>,
-    /// The holder's lease; `None` if its key has none, and so stays until it is deleted.
+    /// The contender's lease; `None` if its key has no lease, and so exists until it is deleted.
     pub lease_id: Option<i64>,
-    /// How long the lease lasts if it is never renewed again; `None` where it was not asked for, or there is no lease.
+    /// How long the lease lasts without another renewal, in whole seconds as etcd reports it; `None` if it was not
+    /// looked up, or if there is no lease.
     #[cfg_attr(feature = "serde", serde(with = "millis::duration"))]
     pub ttl_remaining: Option<Duration>,
-    /// The holder's fencing token; the one that it will have, if it still waits.
+    /// The contender's fencing token. A waiter's token is the one that it will hold the lock with.
     pub token: FencingToken,
-    /// How many wait behind it in etcd. A process counts once, however many of its threads wait.
+    /// The number of contenders behind this one. A process counts once, however many of its threads wait.
     pub waiters: usize,
 }
 
-/// What somebody who is in a lock's queue is there for.
+/// Whether a contender in a lock's queue holds the lock.
 ///
 /// # Examples
 ///
@@ -72,9 +75,9 @@ pub struct LockInfo {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "lowercase"))]
 #[non_exhaustive]
 pub enum LockState {
-    /// It holds the lock.
+    /// The contender holds the lock.
     Held,
-    /// It waits for the lock.
+    /// The contender waits for the lock.
     Waiting,
 }
 
@@ -88,7 +91,7 @@ impl fmt::Display for LockState {
 }
 
 impl LockInfo {
-    /// The lock `name` as its holder's key shows it.
+    /// The holder of the lock `name`, decoded from its key.
     pub(crate) fn from_holder(
         name: &str,
         holder: &KeyValue,
@@ -111,7 +114,7 @@ impl LockInfo {
     }
 }
 
-/// Times as whole milliseconds: what other languages expect, and what stands in etcd.
+/// Times as whole milliseconds: common in JSON, and the form in contenders' values.
 #[cfg(feature = "serde")]
 mod millis {
     pub(super) mod duration {
@@ -155,39 +158,40 @@ mod millis {
     }
 }
 
-/// What [`LockManager::force_unlock`](crate::LockManager::force_unlock) takes away from the holder of a lock.
+/// The scope of [`LockManager::force_unlock`](crate::LockManager::force_unlock).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ForceUnlock {
-    /// The lock alone: the holder's key is deleted, and the next waiter has the lock.
+    /// Only this lock: the holder's key is deleted, and the next waiter acquires the lock.
     Lock,
-    /// The holder's whole session: its lease is revoked, and with it go all its locks and its places in queues.
-    /// A holder without a lease loses this lock alone.
+    /// The holder's whole session: its lease is revoked, which ends all its holds and removes it from all queues. If
+    /// the holder has no lease, only its key is deleted.
     Session,
 }
 
-/// A manager's session, as the manager itself knows it.
+/// The state of a manager's session, as known to the manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SessionInfo {
-    /// The session's lease in etcd; `None` while there is no session, so that no hold is assured. An outage of etcd shows
-    /// here only when the assured time is over, and before that in [`last_answer`](Self::last_answer).
+    /// The session's lease in etcd; `None` while there is no session, and so no hold. During an outage of etcd it
+    /// becomes `None` only when the session's deadline has passed; [`last_answer`](Self::last_answer) shows the outage
+    /// earlier.
     pub lease_id: Option<i64>,
-    /// The TTL that etcd granted, which may be more than was asked for; zero while there is no session.
+    /// The TTL that etcd granted, which may exceed the one requested; zero while there is no session.
     pub ttl: Duration,
-    /// How long the session is assured if etcd never answers again; zero while there is no session.
+    /// How long the session lasts if etcd never answers again; zero while there is no session.
     pub remaining: Duration,
-    /// How long ago etcd answered last, a refusal included; `None` if it never has. A manager that has nothing else to ask
-    /// renews its session every third of the TTL, so more than that is a sign of an outage.
+    /// How long ago the last answer of etcd arrived, refusals included; `None` if there was none yet. An idle manager
+    /// renews its session every third of the TTL, so a longer time indicates an outage.
     pub last_answer: Option<Duration>,
 }
 
 impl SessionInfo {
-    /// There is no session.
+    /// The state without a session.
     pub(crate) fn none() -> Self {
         Self { lease_id: None, ttl: Duration::ZERO, remaining: Duration::ZERO, last_answer: None }
     }
 
-    /// Whether there is a session right now, so that holds are assured.
+    /// Returns whether there is a session right now.
     ///
     /// # Examples
     ///
@@ -219,20 +223,20 @@ mod tests {
     }
 
     #[test]
-    fn a_holder_shows_its_process_and_its_thread_and_a_foreign_one_neither() {
+    fn process_and_thread_are_known_for_our_contenders_and_unknown_for_foreign_ones() {
         let value = ContenderValue::new("host/7", "main", 7, Duration::from_millis(1_700_000_000_123));
         let info = contender(&value.encode());
         assert_eq!((info.pid, info.thread.as_deref()), (Some(7), Some("main")));
         let foreign = contender(b"");
         assert_eq!((foreign.owner, foreign.pid, foreign.thread), (None, None, None));
-        // Another release's.
+        // A value written by another release.
         let sparse = contender(br#"{"owner":"o"}"#);
         assert_eq!((sparse.owner.as_deref(), sparse.pid, sparse.thread), (Some("o"), None, None));
     }
 
     #[cfg(feature = "serde")]
     #[test]
-    fn it_is_json_under_the_names_of_its_fields_and_comes_back() {
+    fn lock_info_serialises_under_its_field_names_and_deserialises() {
         let value = ContenderValue::new("host/7", "main", 7, Duration::from_millis(1_700_000_000_123));
         for info in [contender(&value.encode()), contender(b"")] {
             let json = serde_json::to_string(&info).unwrap();

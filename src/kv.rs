@@ -1,19 +1,19 @@
 //! The part of etcd that the library uses, as plain data.
 //!
-//! The protocol speaks only this vocabulary; what stands behind it (a cluster over the network, or an in-process
-//! model) executes a [`Request`], answers with a [`Response`] or a [`Failure`], and reports [`WatchEvent`]s.
+//! The protocol uses only these types. A store (an etcd cluster, or a model of one in memory) executes a [`Request`],
+//! answers with a [`Response`] or a [`Failure`], and reports [`WatchEvent`]s.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A position in etcd's history: every committed write makes one.
+/// A position in etcd's history: each committed write transaction increments it.
 pub(crate) type Revision = i64;
 
-/// What etcd calls a lease; positive when the server chose it, 0 for "no lease".
+/// The id of a lease; positive if etcd chose it, 0 for "no lease".
 pub(crate) type LeaseId = i64;
 
-/// A key, or the beginning of keys, in etcd. Foreign keys need not be UTF-8.
+/// A key, or a prefix of keys, in etcd. Foreign keys need not be UTF-8.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Key(Arc<[u8]>);
 
@@ -22,7 +22,7 @@ impl Key {
         &self.0
     }
 
-    /// Empty if it is not UTF-8, which our own keys are.
+    /// The key as text; empty if it is not UTF-8, which our own keys always are.
     pub(crate) fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
@@ -71,36 +71,36 @@ impl fmt::Debug for Key {
     }
 }
 
-/// The keys that a compare, a range or a watch speaks of.
+/// The keys that a compare, a range or a watch refers to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Span {
     /// This key alone.
     Key(Key),
-    /// Every key that begins so.
+    /// Every key with this prefix.
     Prefix(Key),
     /// From the first key, included, to the second, excluded.
     Between(Key, Key),
 }
 
-/// One thing to ask of the store.
+/// A request to the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
     /// A new lease under an id of the store's choice. The TTL is sent in whole seconds, rounded up.
     GrantLease { ttl: Duration },
-    /// Start the lease's TTL anew.
+    /// Restart the lease's TTL.
     RenewLease { lease: LeaseId },
-    /// End the lease and delete its keys, all in one revision.
+    /// Revoke the lease and delete its keys, in one revision.
     RevokeLease { lease: LeaseId },
-    /// How long the lease still has.
+    /// Query the lease's remaining time.
     LeaseTimeToLive { lease: LeaseId },
-    /// Delete one key with a plain request (which etcd carries out even when its space is used up).
+    /// Delete one key with a plain request, which etcd executes even under its NOSPACE alarm.
     Delete { key: Key },
-    /// Everything or nothing, at one revision.
+    /// A transaction, executed at one revision.
     Txn(Txn),
 }
 
 impl Request {
-    /// Whether the store writes it into its log to carry it out, where what comes later cannot be carried out before.
+    /// Whether the store logs the request before it executes it, in order with other writes.
     pub(crate) fn is_write(&self) -> bool {
         match self {
             Self::GrantLease { .. } | Self::RevokeLease { .. } | Self::Delete { .. } => true,
@@ -110,7 +110,7 @@ impl Request {
     }
 }
 
-/// A transaction: `then` if every compare of `when` holds (or there is none), else `otherwise`.
+/// A transaction: executes `then` if all compares of `when` hold (or there are none), otherwise `otherwise`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Txn {
     pub(crate) when: Vec<Compare>,
@@ -118,8 +118,8 @@ pub(crate) struct Txn {
     pub(crate) otherwise: Vec<Op>,
 }
 
-/// Holds if the field equals the revision for every key of the span. A key that does not exist, and a span without
-/// any key, count as a key whose revisions are 0.
+/// Holds if the field equals the revision for every key of the span. A missing key, and a span without keys, compare as
+/// a key whose revisions are 0 (etcd's `applyCompare`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Compare {
     pub(crate) span: Span,
@@ -127,7 +127,7 @@ pub(crate) struct Compare {
     pub(crate) equals: Revision,
 }
 
-/// The field of a key that a [`Compare`] looks at.
+/// The field of a key that a [`Compare`] examines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Field {
     CreateRevision,
@@ -149,13 +149,13 @@ pub(crate) enum Op {
 pub(crate) struct Range {
     pub(crate) span: Span,
     pub(crate) order: Order,
-    /// At most so many keys; 0: all.
+    /// The maximum number of keys; 0: all.
     pub(crate) limit: u32,
     /// Only keys created at or before this revision; 0: all.
     pub(crate) max_create_revision: Revision,
-    /// The store as it was at this revision; 0: now.
+    /// Read at this revision; 0: the current one.
     pub(crate) at_revision: Revision,
-    /// Leave the values out.
+    /// Omit the values.
     pub(crate) keys_only: bool,
 }
 
@@ -170,34 +170,35 @@ pub(crate) enum Order {
     NewestFirst,
 }
 
-/// What the store answered.
+/// The answer of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Response {
-    /// The store's revision when it carried out the request.
+    /// The store's revision after it executed the request.
     pub(crate) revision: Revision,
     /// The raft term of the member that answered.
     pub(crate) term: u64,
     pub(crate) answer: Answer,
 }
 
-/// The part of a [`Response`] that is the request's own.
+/// The part of a [`Response`] that depends on the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
     /// To `GrantLease`; the store may have raised the TTL.
     LeaseGranted { lease: LeaseId, ttl: Duration },
-    /// To `RenewLease`: the full TTL, started anew. (A lease that is gone is [`FailureClass::LeaseGone`].)
+    /// To `RenewLease`: the TTL, which starts again. (For a lease that no longer exists the answer is
+    /// [`FailureClass::LeaseGone`].)
     LeaseRenewed { ttl: Duration },
     /// To `RevokeLease`.
     LeaseRevoked,
     /// To `LeaseTimeToLive`; `None`: there is no such lease.
     LeaseTimeToLive { remaining: Option<Duration> },
-    /// To `Delete`: how many keys there were.
+    /// To `Delete`: the number of deleted keys.
     Deleted { count: u64 },
     /// To `Txn`.
     Txn(TxnAnswer),
 }
 
-/// Which branch ran, and one result for each of its operations, in their order.
+/// The branch that ran, and one result per operation, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TxnAnswer {
     pub(crate) succeeded: bool,
@@ -213,14 +214,14 @@ pub(crate) enum OpResult {
     Txn(TxnAnswer),
 }
 
-/// The keys found, and how many the span holds in all (whatever `limit` was).
+/// The keys found, and the number of keys in the span (which ignores `limit`, as in etcd).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RangeResult {
     pub(crate) kvs: Vec<KeyValue>,
     pub(crate) count: u64,
 }
 
-/// One key as the store has it.
+/// A key with its value and its metadata.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct KeyValue {
     pub(crate) key: Key,
@@ -230,7 +231,7 @@ pub(crate) struct KeyValue {
     pub(crate) lease: LeaseId,
 }
 
-/// Names one watch of a session; never used twice by one manager.
+/// Identifies a watch of a session; a manager never reuses one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct WatchId(pub(crate) u64);
 
@@ -238,51 +239,52 @@ pub(crate) struct WatchId(pub(crate) u64);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct WatchSpec {
     pub(crate) span: Span,
-    /// Report deletions from this revision on, also past ones (served on etcd's 100 ms tick); 0: from now, live.
+    /// Report deletions from this revision on, past ones included (which etcd serves on a 100 ms tick); 0: only future
+    /// ones, at once.
     pub(crate) from_revision: Revision,
 }
 
-/// What a watch has to say.
+/// An event of a watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum WatchEvent {
-    /// The watch stands: every deletion after `revision` will be reported (for a past `from_revision`: from that on).
-    /// Comes again, with a later revision, whenever the stream behind the watch had to be opened anew; deletions
+    /// The watch is open: every deletion after `revision` will be reported (for a past `from_revision`: from that
+    /// revision on). Repeated with a later revision whenever the stream behind the watch was reopened; deletions
     /// between the two may have been missed.
     Created { watch: WatchId, revision: Revision },
-    /// These watched keys, at least one, were deleted at `revision`, and no other one of this watch was.
+    /// These watched keys (at least one) were deleted at `revision`, and no other keys of this watch were.
     Deleted { watch: WatchId, keys: Vec<Key>, revision: Revision },
 }
 
-/// Why a request has no [`Response`].
+/// Why a request got no [`Response`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
     pub(crate) class: FailureClass,
-    /// For people: what the store or the transport said. Never holds a secret.
+    /// The words of the store or of the transport, for logs and errors. Contains no secret.
     pub(crate) message: String,
 }
 
-/// What a [`Failure`] means for the request.
+/// What a [`Failure`] says about its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FailureClass {
-    /// Certainly not carried out; trying again later may help (no connection, no leader, too many requests).
+    /// Not executed; a later retry may succeed (no connection, no leader, too many requests).
     NotDone,
-    /// Nobody knows whether it was, or still will be, carried out.
+    /// It is unknown whether the request was executed or still will be.
     Unknown,
-    /// Not carried out: the lease does not exist.
+    /// Not executed: the lease does not exist.
     LeaseGone,
-    /// Not carried out: the revision asked for is compacted away or not there yet.
+    /// Not executed: the revision was compacted, or is in the future.
     Compacted,
-    /// Not carried out: the endpoints belong to another cluster than before.
+    /// Not executed: the endpoints belong to another cluster than before.
     ClusterChanged,
-    /// Not carried out: the store's space is used up.
+    /// Not executed: etcd's database is full. (etcd may answer so after it has executed a put.)
     NoSpace,
-    /// Not carried out: the credentials are wrong or missing.
+    /// Not executed: the credentials are wrong or missing.
     Unauthenticated,
-    /// Not carried out: the user's role does not allow it.
+    /// Not executed: the user's role does not permit it.
     PermissionDenied,
-    /// Not carried out: more operations in one transaction than the store is set to allow.
+    /// Not executed: the transaction has more operations than etcd's `--max-txn-ops`.
     TooManyOperations,
-    /// Not carried out, and it never will be (a request too large, a broken store).
+    /// Not executed, and no retry can succeed (the request is too large, or the store is broken).
     Refused,
 }
 
@@ -291,7 +293,7 @@ impl Failure {
         Self { class, message: message.into() }
     }
 
-    /// Whether the same request will go on failing until somebody changes something.
+    /// Whether a retry of the same request fails until someone changes the configuration or the cluster.
     pub(crate) fn is_final(&self) -> bool {
         match self.class {
             FailureClass::ClusterChanged

@@ -1,22 +1,22 @@
 //! Blocking distributed locks on etcd, for ordinary threads.
 //!
-//! **What holds.** Among all programs that use one etcd cluster, at most one holds a lock at a time, the threads of one
-//! process included; they get it in the order in which they asked. Dropping the holder's [`LockGuard`] releases the
-//! lock. If the hold is lost first (etcd out of reach for too long, the session revoked), the guard knows *before*
-//! another can hold the lock: [`Hold::done`] disconnects and [`Hold::is_held`] turns false by this machine's own clock,
-//! without any answer from the network. A lost guard stays lost. Every call ends by its own limit: its timeout, its
-//! cancel channel, or the manager's end.
+//! **What holds.** Among all programs that use one etcd cluster, at most one holds a lock at a time; threads of one
+//! process count as different holders. Waiters are served in the order in which they asked. Dropping the [`LockGuard`]
+//! releases the lock. If the hold is lost first (etcd is unreachable for too long, or the session is revoked),
+//! [`Hold::done`] disconnects and [`Hold::is_held`] turns false *before* another program can acquire the lock. Both
+//! follow this machine's own clock and need no answer from the network. A lost guard stays lost. Every call returns
+//! within its own limit: its timeout, its cancel channel, or the end of the manager.
 //!
 //! **When it stops holding.** A process that is paused between its check and its write can still write late. So every
-//! hold has a [`FencingToken`], greater than that of every hold before: send it along, and let the receiver refuse a
-//! smaller one than the greatest it has seen. A forced unlock, or a lease that is revoked by hand, is reported within
-//! milliseconds, but after the fact. The clocks of client and server need not agree, but must run at about the same
-//! rate.
+//! hold has a [`FencingToken`], greater than the token of every earlier hold. Send it with each write, and let the
+//! receiver refuse a token smaller than the greatest it has seen. A forced unlock and a lease revoked by hand are
+//! reported within milliseconds, but after the fact. The clocks of client and server need not agree, but must run at
+//! about the same rate.
 //!
-//! **What it is not.** No election of a leader, no semaphore, no read-write lock. And nothing here is asynchronous: no
-//! caller ever sees a future, a runtime, or a type of etcd's.
+//! **What it is not.** It has no leader election, no semaphores and no read-write locks. Its API is blocking: callers
+//! never see a future, a runtime or a type of an etcd client.
 //!
-//! # The smallest whole program
+//! # A complete program
 //!
 //! ```no_run
 //! use etcd_lock::{LockError, LockManager};
@@ -25,14 +25,14 @@
 //!     let manager = LockManager::connect(["http://127.0.0.1:2379"], "/app/locks", Default::default())?;
 //!     let lock = manager.new_lock("nightly-report")?;
 //!
-//!     let guard = lock.lock()?; // waits until nobody else holds it
+//!     let guard = lock.lock()?; // waits until the lock is free
 //!     println!("working, with token {}", guard.token());
-//!     guard.unlock() // or drop it; unlock() also reports if the lock was lost meanwhile
+//!     guard.unlock() // or drop it; unlock() also reports whether the lock was lost
 //! }
 //! ```
 //!
-//! The same without etcd, on [`memory::MemoryStore`], which has the same semantics within one process. All examples of
-//! this documentation that need no cluster run on it:
+//! The same program without etcd uses [`memory::MemoryStore`], which has the same semantics within one process. The
+//! examples in this documentation run on it, except those that connect to a cluster:
 //!
 //! ```
 //! use etcd_lock::memory::MemoryStore;
@@ -43,7 +43,7 @@
 //! let manager = LockManager::in_memory(&store, "/app/locks", Default::default())?;
 //! let guard = manager.new_lock("nightly-report")?.lock()?;
 //!
-//! store.expire_session(&manager); // as if etcd had expired its lease
+//! store.expire_session(&manager); // as if the lease had expired in etcd
 //!
 //! assert!(guard.done().recv().is_err()); // disconnected: the hold is over
 //! assert!(!guard.is_held());
@@ -61,25 +61,25 @@
 //! | [`docs::protocol`] | How does another program join the same queues? |
 //! | [`docs::evidence`] | Why should I believe it? |
 //!
-//! Of the types, begin with [`LockManager`] (one session, any number of locks), [`DistributedLock`] (six ways to wait, and
-//! a place in the queue for `select!`) and [`LockGuard`] with its [`Hold`] (notice a loss, check before a step).
-//! [`ReentrantLock`] is for functions that take one lock within each other, [`LockViewer`] for programs that only look,
-//! [`memory`] for tests. Options are [`LockManagerOptions`] and [`LockOptions`], failures [`LockError`] with its
-//! [`ErrorCode`]. Logs go to the [`log`] crate, target `etcd_lock`.
+//! Start with [`LockManager`] (one session, any number of locks), [`DistributedLock`] (the ways to acquire a lock, and
+//! a place in the queue for `select!`) and [`LockGuard`] with its [`Hold`] (detects a loss, and checks the remaining
+//! time). [`ReentrantLock`] is for functions that acquire one lock within each other, [`LockViewer`] is for programs
+//! that only read, and [`memory`] is for tests. Options are in [`LockManagerOptions`] and [`LockOptions`], errors in
+//! [`LockError`] with its [`ErrorCode`]. Log lines go to the [`log`] crate with the target `etcd_lock`.
 //!
 //! # Words
 //!
 //! | Word | Meaning |
 //! |---|---|
-//! | lease | etcd's own: it lives for its TTL unless it is renewed, and its keys are deleted with it |
-//! | session | one lease with its renewals and a session key; one for each manager, shared by all of its locks |
-//! | contender | one key below a lock's name in etcd; the first one, by create revision, holds the lock |
-//! | waiter | a call that waits for a lock. The waiters of a process stand in a queue of its own; for the first of them a contender stands in etcd |
-//! | hold | the time for which a lock is held, from its grant to its release or loss ([`Hold`]) |
-//! | guard | what keeps a hold: [`LockGuard`] and its clones, [`ReentrantGuard`] |
-//! | owner | what a program calls itself, shown to others ([`LockManagerOptions::owner`]) |
-//! | token | the number of a hold, greater than those of all holds before: the create revision of its contender ([`FencingToken`]) |
-//! | epoch | the mod revision of the session key. Every request that could put a key compares it, so once it has moved, no older request can take effect |
+//! | lease | etcd's lease: it expires after its TTL unless it is renewed, and its keys are deleted with it |
+//! | session | one lease, its renewals and its session key; each manager has one, shared by all of its locks |
+//! | contender | one key below a lock's name in etcd; the one with the lowest create revision holds the lock |
+//! | waiter | a call that waits for a lock. The waiters of one process form a local queue; only the first of them has a contender in etcd |
+//! | hold | one period in which the lock is held, from its grant to its release or loss ([`Hold`]) |
+//! | guard | a value that keeps the hold alive: [`LockGuard`] and its clones, [`ReentrantGuard`] |
+//! | owner | the name under which a program appears to others ([`LockManagerOptions::owner`]) |
+//! | token | the number of a hold, greater than that of every earlier hold: the create revision of its contender ([`FencingToken`]) |
+//! | epoch | the mod revision of the session key. Every request that could put a contender's key compares it, so once it has changed, no older request can take effect |
 //!
 //! # Threads and layers
 //!
@@ -96,12 +96,12 @@
 //!    |                                     |      +-- etcd: endpoints, fail-over, watch and keep-alive streams
 //!    |                                     |      +-- memory: a model of etcd in this process
 //!    |                                     |
-//!  done(), is_held()  <--- hold table ---> |  thread "etcd-lock-watchdog": sleeps until the session's deadline, and
-//!  (on the caller's thread)   deadline     |  ends the holds then, even where the I/O thread hangs
+//!  done(), is_held()  <--- hold table ---> |  thread "etcd-lock-watchdog": sleeps until the session's deadline and
+//!  (on the caller's thread)   deadline     |  then ends the holds, even if the I/O thread hangs
 //! ```
 //!
-//! The whole lock logic is in `protocol`, which a simulator drives in virtual time ([`docs::evidence`]). Guards are built
-//! on the caller's thread. If the I/O thread dies, every `done()` disconnects and every call returns an error.
+//! All of the lock logic is in `protocol`, which a simulator drives in virtual time ([`docs::evidence`]). Guards are
+//! built on the caller's thread. If the I/O thread dies, every `done()` disconnects and every call returns an error.
 //!
 //! # Features
 //!
@@ -110,7 +110,7 @@
 //! | `tls` | on | [`TlsOptions`](docs::operations) and `https://` endpoints, through rustls |
 //! | `serde` | off | `Serialize` and `Deserialize` for [`FencingToken`] and [`LockInfo`] |
 //!
-//! Channels are those of [`crossbeam_channel`] 0.5, which is re-exported so that `select!` uses the same version.
+//! Channels are those of [`crossbeam_channel`] 0.5, which is re-exported so that `select!` comes from the same version.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -158,7 +158,7 @@ pub use stats::{LossCounts, RpcCounts, Stats};
 pub use tls::TlsOptions;
 pub use viewer::LockViewer;
 
-/// The programs in the READMEs are tested like those of this documentation.
+/// Compiles and runs the programs in the READMEs as doctests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 #[doc = include_str!("../README.zh-CN.md")]

@@ -1,4 +1,4 @@
-//! The name under which the library logs.
+//! The target of the library's log lines.
 
 /// The target of every log line.
 pub(crate) const LOG: &str = "etcd_lock";

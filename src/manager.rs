@@ -1,4 +1,4 @@
-//! A connection to etcd with one session, shared by every lock that is taken through it.
+//! A connection to etcd with one session, shared by every lock that is acquired through it.
 
 mod queries;
 
@@ -19,15 +19,17 @@ use crate::stats::Stats;
 use crate::store::etcd::Etcd;
 use crate::store::{ClientId, Store};
 
-/// A connection to an etcd cluster with one session, shared by all locks that are taken through it.
+/// A connection to an etcd cluster with one session, shared by all locks that are acquired through it.
 ///
-/// A handle: cheap to clone, to share and to send. A process normally has one. Behind it work two threads, one for
-/// I/O and a watchdog that ends holds in time should that one hang. They live as long as any handle of the manager, of its locks or of their guards, or until [`close`](Self::close). When
-/// the last of them goes, what is held is released, the session ends, and the threads are joined: this drop waits for etcd
-/// as [`close`](Self::close) does, in an outage for [`close_timeout`](LockManagerOptions::close_timeout).
+/// A `LockManager` is a handle: it is cheap to clone and can be sent and shared between threads. A process normally has
+/// one. It runs two threads: one for I/O, and a watchdog that ends holds on time if the I/O thread hangs. Both run
+/// until [`close`](Self::close) is called, or until the last handle of the manager, of its locks and of their guards is
+/// dropped. That last drop releases all holds, ends the session and joins the threads. It waits for etcd as
+/// [`close`](Self::close) does: during an outage for up to [`close_timeout`](LockManagerOptions::close_timeout).
 ///
-/// It works only in the process that made it. In a child of `fork()`, every call is [`LockError::Forked`], nothing is
-/// held, and dropping what was copied touches nothing of the parent's; the child connects anew.
+/// A manager works only in the process that created it. In a child of `fork()` every call returns
+/// [`LockError::Forked`], no lock is held, and dropping the copied handles does not affect the parent. The child must
+/// connect again.
 ///
 /// # Examples
 ///
@@ -43,25 +45,27 @@ use crate::store::{ClientId, Store};
 /// # }
 /// ```
 ///
-/// [`in_memory`](Self::in_memory) makes the same without a server.
+/// [`in_memory`](Self::in_memory) creates a manager that needs no server.
 #[derive(Clone)]
 pub struct LockManager {
     client: Arc<Client>,
     locks: Arc<Registry>,
-    /// How its store knows a manager that has none but an in-process one.
+    /// Identifies this manager to its in-process store; `None` on etcd.
     pub(crate) store_client: Option<ClientId>,
 }
 
 impl LockManager {
-    /// Connects to etcd and sets up a session. All locks lie below the key `root`, which loses a trailing `/`.
+    /// Connects to etcd and sets up a session. The keys of all locks are below the key `root`, whose trailing `/` is
+    /// removed.
     ///
-    /// Nothing else may lie there, another manager's root neither: below `/app`, the keys of a manager with the root
-    /// `/app/jobs` would be contenders for the lock `jobs`.
+    /// No other keys may be below `root`, and no other manager's root either: the keys of a manager with the root
+    /// `/app/jobs` would be contenders for the lock `jobs` of a manager with the root `/app`.
     ///
-    /// An endpoint is `http://host:port`, `https://host:port` or `host:port`. Any one of them that works is enough;
-    /// when it fails, others are tried. It must be a member, or pass on connections as they are. `etcd grpc-proxy` is not
-    /// supported: it answers renewals from its own earlier ones, so a hold could be assured for longer than its lease lasts.
-    /// Nor is a proxy that repeats requests (HTTP/2 load balancers with retries): one may be carried out twice.
+    /// An endpoint is `http://host:port`, `https://host:port` or `host:port`. One working endpoint is enough; when it
+    /// fails, the manager switches to another. Each endpoint must be an etcd member or a proxy that forwards
+    /// connections unchanged. `etcd grpc-proxy` is not supported: it answers renewals from the results of its own
+    /// earlier ones, so a hold could be assured for longer than its lease lasts. A proxy that retries requests (an
+    /// HTTP/2 load balancer, for example) is not supported either: etcd could execute a request twice.
     ///
     /// # Blocking
     ///
@@ -69,10 +73,11 @@ impl LockManager {
     ///
     /// # Errors
     ///
-    /// - [`LockError::InvalidOptions`]: an option, an endpoint or the root cannot be used, or there is no endpoint.
-    /// - [`LockError::Unavailable`]: no endpoint gave a session in time.
-    /// - [`LockError::Unauthenticated`], [`LockError::PermissionDenied`], [`LockError::NoSpace`]: etcd refused.
-    /// - [`LockError::Internal`]: no thread could be started.
+    /// - [`LockError::InvalidOptions`]: an option, an endpoint or the root is invalid, or there is no endpoint.
+    /// - [`LockError::Unavailable`]: no session could be set up within `connect_timeout`.
+    /// - [`LockError::Unauthenticated`], [`LockError::PermissionDenied`], [`LockError::NoSpace`]: etcd refused the
+    ///   session.
+    /// - [`LockError::Internal`]: a thread could not be started.
     ///
     /// # Examples
     ///
@@ -94,25 +99,27 @@ impl LockManager {
         })
     }
 
-    /// The same as [`connect`](Self::connect) without waiting for etcd, for programs that start before it does.
+    /// Like [`connect`](Self::connect), but does not wait for etcd: for programs that may start before etcd does.
     ///
-    /// Its arguments are checked, and etcd is contacted in the background, again and again until there is a session. Calls
-    /// wait for that within their own limits: [`lock`](DistributedLock::lock) as long as it takes,
-    /// [`lock_timeout`](DistributedLock::lock_timeout) for its time, [`try_lock`](DistributedLock::try_lock) and questions
-    /// such as [`lock_info`](Self::lock_info) for [`request_timeout`](LockManagerOptions::request_timeout). A limit that runs
-    /// out before there is a session is [`LockError::Unavailable`]. What etcd refuses, such as a wrong password, ends the
-    /// calls that wait with the error that `connect` would have been. `session().is_alive()` tells whether there is a session.
+    /// The arguments are checked at once. The I/O thread then tries to reach etcd until there is a session. Until then,
+    /// calls wait within their own limits: [`lock`](DistributedLock::lock) without a limit,
+    /// [`lock_timeout`](DistributedLock::lock_timeout) for its timeout, [`try_lock`](DistributedLock::try_lock) and
+    /// queries such as [`lock_info`](Self::lock_info) for [`request_timeout`](LockManagerOptions::request_timeout). A
+    /// call whose limit ends before there is a session returns [`LockError::Unavailable`]. If etcd refuses the session,
+    /// because of a wrong password for example, waiting calls return the error that `connect` would have returned.
+    /// `session().is_alive()` says whether there is a session.
     ///
-    /// It finds less than `connect` does: a wrong scheme, or an untrusted certificate, is an etcd that cannot be reached.
+    /// Fewer mistakes are reported than by `connect`: a wrong scheme or an untrusted certificate appears as an etcd
+    /// that cannot be reached.
     ///
     /// # Blocking
     ///
-    /// For the moment in which a thread is started.
+    /// Only while the threads are started.
     ///
     /// # Errors
     ///
-    /// - [`LockError::InvalidOptions`]: an option, an endpoint or the root cannot be used, or there is no endpoint.
-    /// - [`LockError::Internal`]: no thread could be started.
+    /// - [`LockError::InvalidOptions`]: an option, an endpoint or the root is invalid, or there is no endpoint.
+    /// - [`LockError::Internal`]: a thread could not be started.
     ///
     /// # Examples
     ///
@@ -140,12 +147,12 @@ impl LockManager {
         Ok(Self::new(client))
     }
 
-    /// Ends the session as its deadline would; returns when every hold is over.
+    /// Ends the session as if its deadline had passed; returns when every hold has ended.
     pub(crate) fn expire(&self) {
         self.client.expire();
     }
 
-    /// Over any store, which `connect` makes on the I/O thread.
+    /// A manager on any store; `connect` creates the store on the I/O thread.
     fn new(client: Client) -> Self {
         let client = Arc::new(client);
         Self { locks: Arc::new(Registry::new(Arc::clone(&client))), client, store_client: None }
@@ -161,13 +168,14 @@ impl LockManager {
         Ok(Self::new(client))
     }
 
-    /// The lock with this key, to be waited for with the default [`LockOptions`]. Nothing is asked of etcd yet.
+    /// Returns the lock with this key and the default [`LockOptions`]. Does no I/O.
     ///
-    /// A key is any UTF-8 text of 1 to 512 bytes; `a`, `a/b` and `a/` are three unrelated locks.
+    /// A key is any UTF-8 text of 1 to 512 bytes. `a`, `a/b` and `a/` are three unrelated locks.
     ///
     /// # Errors
     ///
-    /// [`LockError::InvalidKey`]; [`LockError::Closed`] or [`LockError::Crashed`] if the manager has ended.
+    /// - [`LockError::InvalidKey`]: the key is empty or too long.
+    /// - [`LockError::Closed`], [`LockError::Crashed`], [`LockError::Forked`]: the manager no longer works.
     ///
     /// # Examples
     ///
@@ -183,12 +191,13 @@ impl LockManager {
         self.new_lock_with(key, LockOptions::default())
     }
 
-    /// The lock with this key, to be waited for as `options` say. They belong to the returned handle; the lock itself
-    /// is the same whatever its handles' options are.
+    /// Returns the lock with this key, with its own [`LockOptions`]. The options belong to the returned handle: handles
+    /// of one key are the same lock, whatever their options are. Does no I/O.
     ///
     /// # Errors
     ///
-    /// As for [`new_lock`](Self::new_lock), and [`LockError::InvalidOptions`].
+    /// - [`LockError::InvalidOptions`]: an option is out of its range.
+    /// - Otherwise as for [`new_lock`](Self::new_lock).
     ///
     /// # Examples
     ///
@@ -200,7 +209,7 @@ impl LockManager {
     /// let _guard = manager.new_lock("jobs")?.lock()?;
     /// # std::thread::scope(|threads| threads.spawn(|| {
     ///
-    /// // On another thread, or in another process: five times 100 ms are not enough.
+    /// // On another thread or in another process, five intervals of 100 ms run out.
     /// let lock = manager.new_lock_with("jobs", LockOptions::default().max_retries(5))?;
     /// let refused = lock.lock().unwrap_err();
     /// assert_eq!(refused.code(), ErrorCode::LockAlreadyHeld);
@@ -214,10 +223,11 @@ impl LockManager {
         Ok(DistributedLock::new(self.locks.lock(key)?, options))
     }
 
-    /// A lock that the thread which has it may take again, from functions that call each other under one lock, say.
+    /// Returns the lock with this key in a form that the holding thread can acquire again, for functions that call each
+    /// other under one lock.
     ///
-    /// It is the lock of its key as [`new_lock`](Self::new_lock) gives it, with guards that stay on their thread; see
-    /// [`ReentrantLock`].
+    /// It is the same lock that [`new_lock`](Self::new_lock) returns for this key, but its guards stay on their thread;
+    /// see [`ReentrantLock`]. Does no I/O.
     ///
     /// # Errors
     ///
@@ -230,10 +240,10 @@ impl LockManager {
     /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
     /// let lock = manager.new_reentrant_lock("jobs")?;
     /// let outer = lock.lock()?;
-    /// let client = lock.lock()?; // at once
-    /// assert_eq!(outer.token(), client.token());
+    /// let inner = lock.lock()?; // returns at once
+    /// assert_eq!(outer.token(), inner.token());
     /// drop(outer);
-    /// assert!(client.is_held(), "the last guard out releases");
+    /// assert!(inner.is_held(), "dropping the last guard releases the lock");
     /// # Ok(())
     /// # }
     /// ```
@@ -241,7 +251,7 @@ impl LockManager {
         self.new_lock(key).map(ReentrantLock::new)
     }
 
-    /// The session as this manager knows it, without asking etcd.
+    /// Returns what this manager knows about its session. Does no I/O.
     ///
     /// # Examples
     ///
@@ -259,9 +269,9 @@ impl LockManager {
         self.client.session()
     }
 
-    /// What this manager has done so far, without asking etcd.
+    /// Returns this manager's counters and gauges. Does no I/O.
     ///
-    /// In a forked child all of them are zero: the manager is its parent's.
+    /// In a child of `fork()` all of them are zero.
     ///
     /// # Examples
     ///
@@ -280,7 +290,7 @@ impl LockManager {
         self.client.stats()
     }
 
-    /// The key below which all locks of this manager lie, without a trailing `/`.
+    /// Returns the key below which the keys of all locks of this manager are, without a trailing `/`.
     ///
     /// # Examples
     ///
@@ -296,23 +306,26 @@ impl LockManager {
         self.client.root()
     }
 
-    /// Ends the manager for all its handles: every guard is lost, every waiting call fails with [`LockError::Closed`],
-    /// the session with all its keys goes from etcd, and the threads end. Closing again changes nothing.
+    /// Closes the manager for all its handles. Every hold is lost, every waiting call returns [`LockError::Closed`],
+    /// the session and all its keys are deleted from etcd, and the threads end. Closing a closed manager has no effect.
     ///
-    /// On shutdown **this is all that is needed**: what guards hold, and what was dropped a moment ago, is released with
-    /// it. To call [`unlock`](crate::LockGuard::unlock) first only takes longer when etcd is away. `examples/signals.rs`
-    /// does it on Ctrl-C; a program that a signal ends without this holds its locks until the lease expires.
+    /// On shutdown **no other call is needed**: the locks still held and the guards just dropped are released with the
+    /// session. Calling [`unlock`](crate::LockGuard::unlock) first only takes longer while etcd is unreachable.
+    /// `examples/signals.rs` closes the manager on Ctrl-C. The locks of a program that is killed without `close` stay
+    /// held until the lease expires.
     ///
     /// # Blocking
     ///
-    /// Up to [`close_timeout`](LockManagerOptions::close_timeout), all of it only while etcd does not answer. A manager from
-    /// [`connect_lazy`](Self::connect_lazy) that never had a session has nothing to wait for.
+    /// Until etcd has confirmed the end of the session, up to [`close_timeout`](LockManagerOptions::close_timeout) and
+    /// some milliseconds. A manager from [`connect_lazy`](Self::connect_lazy) that never had a session returns without
+    /// waiting for etcd.
     ///
     /// # Errors
     ///
-    /// - [`LockError::Unavailable`]: etcd did not confirm in time. Everything here has ended all the same; what is left
-    ///   in etcd expires with the lease.
+    /// - [`LockError::Unavailable`]: etcd did not confirm in time. The manager is closed all the same; keys that remain
+    ///   in etcd expire with the lease.
     /// - [`LockError::Crashed`]: the I/O thread had died before.
+    /// - [`LockError::Forked`]: this process is a child of the one that created the manager.
     ///
     /// # Examples
     ///
@@ -332,7 +345,7 @@ impl LockManager {
     }
 }
 
-/// The endpoints, if there are any.
+/// The endpoints as strings; an error if there are none.
 fn owned<I>(endpoints: I) -> Result<Vec<String>, LockError>
 where
     I: IntoIterator,
@@ -340,7 +353,7 @@ where
 {
     let endpoints: Vec<String> = endpoints.into_iter().map(|endpoint| endpoint.as_ref().to_owned()).collect();
     if endpoints.is_empty() {
-        return Err(LockError::InvalidOptions { why: "there is no endpoint".into() });
+        return Err(LockError::InvalidOptions { why: "no endpoint was given".into() });
     }
     Ok(endpoints)
 }

@@ -1,12 +1,12 @@
-//! A store within this process: the same locks without a server and without a network.
+//! An in-process store: the same locks without a server and without a network.
 //!
-//! A [`MemoryStore`] is a small etcd in memory: it keeps leases, revisions, transactions and watches by etcd's
-//! rules. A manager on it runs the same code as one on a cluster, with the same semantics. It is there for unit
-//! tests, which can make happen what is hard to make happen to a real cluster at the right moment: a session that
-//! expires, a partition, an answer that is lost. It also serves programs of a single process, and trying things out.
+//! A [`MemoryStore`] is a small etcd in memory, with leases, revisions, transactions and watches that follow etcd's
+//! rules. A manager on it runs the same code as one on a cluster, with the same semantics. It is meant for unit tests,
+//! which can produce events that are hard to produce on a real cluster at the right moment: an expired session, a
+//! partition, a lost answer. It also serves single-process programs and experiments.
 //!
-//! It excludes **only the managers of this process that share the store**: two stores know nothing of each other,
-//! and neither does another process. It keeps nothing beyond the process's life.
+//! Locks exclude **only the managers of this process that share the store**: two stores are independent, and other
+//! processes cannot use them. Nothing outlives the process.
 
 mod in_memory;
 #[cfg(test)]
@@ -25,20 +25,20 @@ use crate::store::memory::state::State;
 
 pub use crate::store::memory::fault::Fault;
 
-/// One in-process "cluster", for any number of managers. A clone is one more handle on the same one.
+/// An in-process "cluster", for any number of managers. A clone is another handle of the same store.
 ///
-/// It lives as long as a handle or a manager on it does.
+/// It exists as long as one of its handles or managers.
 ///
-/// Its leases, like etcd's, are counted in whole seconds and last at least 2 s, whatever TTL is asked for.
+/// TTLs are rounded up to whole seconds and raised to at least 2 s, as in etcd with its default election timeout.
 ///
-/// For a program and its test on a store, see `examples/test_your_worker.rs`.
+/// `examples/test_your_worker.rs` is a program with a test on a store.
 #[derive(Clone)]
 pub struct MemoryStore {
     cluster: Arc<MemoryCluster>,
 }
 
 impl MemoryStore {
-    /// An empty store.
+    /// Creates an empty store.
     ///
     /// # Examples
     ///
@@ -51,7 +51,7 @@ impl MemoryStore {
     /// let manager = LockManager::in_memory(&one, "/app/locks", Default::default())?;
     /// let stranger = LockManager::in_memory(&another, "/app/locks", Default::default())?;
     ///
-    /// // Two stores know nothing of each other.
+    /// // Two stores are independent.
     /// let _guard = manager.new_lock("report")?.lock()?;
     /// assert!(stranger.new_lock("report")?.try_lock()?.is_some());
     /// # Ok(())
@@ -61,11 +61,16 @@ impl MemoryStore {
         Self { cluster: MemoryCluster::new() }
     }
 
-    /// Ends the manager's session as a partition longer than the TTL does, without waiting for it. First the manager's
-    /// own deadline passes: every hold is lost as [`SessionExpired`](LossReason::SessionExpired). Then the lease expires
-    /// in the store, and its keys are deleted. Both have happened when this returns. The manager sets up another session.
+    /// Ends the manager's session as a partition longer than the TTL would, without the wait. First the manager's own
+    /// deadline passes, and every hold is lost with [`SessionExpired`](LossReason::SessionExpired). Then the lease
+    /// expires in the store, and its keys are deleted. Both have happened when this returns. The manager sets up a new
+    /// session.
     ///
-    /// A manager that is not on this store is left alone, here and in the methods below.
+    /// # Blocking
+    ///
+    /// For some milliseconds, until the manager's I/O thread has ended the holds. Without a limit if that thread hangs.
+    ///
+    /// Has no effect on a manager of another store; the same is true of the methods below.
     ///
     /// # Examples
     ///
@@ -92,9 +97,9 @@ impl MemoryStore {
         self.on(manager, |state, client| state.end_leases(client, &leases));
     }
 
-    /// Ends the manager's session as an administrator does by revoking its lease: its keys are deleted, and watches report
-    /// that. The manager learns of it within milliseconds, but after the fact: every hold is lost as
-    /// [`SessionRevoked`](LossReason::SessionRevoked). It sets up another session.
+    /// Ends the manager's session as an administrator does by revoking its lease: the keys are deleted, and watches
+    /// report it. The manager detects it within milliseconds, but after the fact: every hold is lost with
+    /// [`SessionRevoked`](LossReason::SessionRevoked). The manager sets up a new session. Does not block.
     ///
     /// # Examples
     ///
@@ -118,13 +123,14 @@ impl MemoryStore {
         self.on(manager, State::expire_leases_of);
     }
 
-    /// Makes the store slow for this manager: from now on each answer, also to a renewal, arrives after this delay.
-    /// `Duration::ZERO` ends it. Requests are still carried out at once; a call that gives up before the answer arrives
-    /// does not know the outcome.
+    /// Delays all answers to this manager from now on, those to renewals included. `Duration::ZERO` ends the delay.
+    /// Requests are still executed at once, so the outcome of a call that times out before its answer arrives is
+    /// unknown. Does not block.
     ///
-    /// The delay passes by the store's time, and the request's limit with it: an answer that is under way while the time is
-    /// [advanced](Self::advance) arrives on the way, unless the request has been given up before. A renewal is given up after
-    /// a sixth of the TTL, so a longer delay ends the session, as it would on a cluster.
+    /// The delay and the time limit of the request pass by the store's time: while the time is
+    /// [advanced](Self::advance), a pending answer arrives when its delay has passed, unless its request has timed out
+    /// by then. A renewal times out after a sixth of the TTL, so a longer delay ends the session, as it would on a
+    /// cluster.
     ///
     /// # Examples
     ///
@@ -150,8 +156,8 @@ impl MemoryStore {
         self.on(manager, |state, client| state.delay(client, delay));
     }
 
-    /// Cuts the manager off from the store, silently, as a partition does. Its requests wait for the reconnection;
-    /// one that is given up before never gets through. Its watches hear nothing more.
+    /// Cuts the manager off from the store without an error, as a partition does. Its requests wait for the
+    /// reconnection; a request that times out first is never executed. Its watches report nothing. Does not block.
     ///
     /// # Examples
     ///
@@ -169,7 +175,7 @@ impl MemoryStore {
     ///
     /// store.disconnect(&cut_off);
     ///
-    /// // The other one gets the lock when the lease is over; the holder was told before.
+    /// // The other manager acquires the lock when the lease has expired; the holder has lost it earlier.
     /// let next = other.new_lock("report")?.lock()?;
     /// assert!(!guard.is_held());
     /// assert_eq!(guard.loss(), Some(LossReason::SessionExpired));
@@ -181,8 +187,8 @@ impl MemoryStore {
         self.on(manager, State::disconnect);
     }
 
-    /// Ends the partition. Requests that still wait are carried out now; every watch is opened anew, and one that
-    /// begins at no particular revision does not tell what was deleted meanwhile.
+    /// Ends the partition. Requests still waiting are executed now. Every watch is reopened; one without a start
+    /// revision does not report what was deleted meanwhile. Does not block.
     ///
     /// # Examples
     ///
@@ -208,7 +214,8 @@ impl MemoryStore {
         self.on(manager, State::reconnect);
     }
 
-    /// Does this to the manager's next request that is not a renewal. Several faults wait in line.
+    /// Makes the manager's next request fail in this way; renewals are not affected. Several faults are applied one per
+    /// request, in order. Does not block.
     ///
     /// # Examples
     ///
@@ -221,8 +228,8 @@ impl MemoryStore {
     /// let manager = LockManager::in_memory(&store, "/app/locks", Default::default())?;
     /// let lock = manager.new_lock("report")?;
     ///
-    /// store.fail_next(&manager, Fault::LoseResponse); // carried out, but the answer never comes
-    /// let guard = lock.lock()?; // asks again, and finds that it has the lock
+    /// store.fail_next(&manager, Fault::LoseResponse); // executed, but the answer is lost
+    /// let guard = lock.lock()?; // repeats the request, and finds that it holds the lock
     /// assert_eq!(manager.list_locks("")?.len(), 1);
     ///
     /// store.fail_next(&manager, Fault::NoSpace);
@@ -235,19 +242,20 @@ impl MemoryStore {
         self.on(manager, |state, client| state.fail_next(client, fault));
     }
 
-    /// Lets time pass at once, for the store and for every manager on it: leases and holds expire, waits time out.
+    /// Advances the time of the store and of all its managers: leases and holds expire, waits time out.
     ///
-    /// It passes in small steps, and managers do what is due on the way: who is connected renews its session and
-    /// keeps its holds, who is [disconnected](Self::disconnect) is told of the loss before anybody else has the lock. So
-    /// a test of a partition takes no TTL. Answers that are [delayed](Self::delay) arrive when the time has passed them. Time
-    /// passes by itself, too, as ever.
+    /// The time advances in small steps, and after each step the managers do what is due: a connected manager renews
+    /// its session and its holds last; a [disconnected](Self::disconnect) one loses its holds before another manager
+    /// can acquire the locks. So a test of a partition need not wait for the TTL. [Delayed](Self::delay) answers arrive
+    /// when their delay has passed. Real time passes as well.
     ///
-    /// [`Instant`](std::time::Instant)s and limits of requests stay those of the machine's clock, but for an answer that is delayed: a request
-    /// of a manager that is cut off is given up after a real [`request_timeout`](crate::LockManagerOptions::request_timeout).
+    /// [`Instant`](std::time::Instant)s and the time limits of requests follow the machine's clock, except for a
+    /// delayed answer: a request of a disconnected manager times out after a real
+    /// [`request_timeout`](crate::LockManagerOptions::request_timeout).
     ///
     /// # Blocking
     ///
-    /// For every second that passes some milliseconds; a manager whose I/O thread hangs costs one second, once.
+    /// For some milliseconds per advanced second. A manager whose I/O thread hangs delays the call by one second, once.
     ///
     /// # Examples
     ///
@@ -278,7 +286,7 @@ impl MemoryStore {
         self.cluster.advance(by);
     }
 
-    /// `None` if the manager is not on this store.
+    /// Runs `act` on the manager's client; `None` if the manager is not on this store.
     fn on<T>(&self, manager: &LockManager, act: impl FnOnce(&mut State, ClientId) -> T) -> Option<T> {
         let client = manager.store_client?;
         let mut state = self.cluster.state.lock();

@@ -1,34 +1,34 @@
-//! Lock names and where their keys lie in etcd.
+//! Lock names, and the keys of contenders and sessions in etcd.
 //!
 //! ```text
 //! <root>/<name>/<lease id, hex>-<seq, hex>   one contender for the lock
 //! <root>/~session/<lease id, hex>            one session
 //! ```
 //!
-//! This is the layout of Go's `concurrency.Mutex` and of `etcdctl lock` (which name a contender by its lease alone).
+//! This is the layout of Go's `concurrency.Mutex` and of `etcdctl lock`, which name a contender by its lease alone.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::kv::{Key, LeaseId, Span};
 
-/// The longest lock name, in bytes before encoding. Leaves room below etcd's limits and keeps log lines readable.
+/// The longest lock name, in bytes before encoding: it fits etcd's limits and keeps log lines readable.
 const MAX_NAME_BYTES: usize = 512;
 
-/// Why a text is no root or no name of a lock.
+/// Why a text is not a valid root or lock name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum InvalidName {
     Root {
         why: String,
     },
-    /// `name` is its beginning.
+    /// `name` is cut after 64 characters.
     Lock {
         name: String,
         why: String,
     },
 }
 
-/// Where a manager's keys lie: non-empty, without a trailing slash.
+/// The key below which a manager's keys are: not empty, without a trailing slash.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Root(Arc<str>);
 
@@ -38,7 +38,7 @@ impl Root {
         if trimmed.is_empty() {
             return Err(InvalidName::Root {
                 why: format!(
-                    "the root {root:?} is empty: it is what separates this program's locks from other keys"
+                    "the root {root:?} must not be empty: it separates this program's locks from other keys"
                 ),
             });
         }
@@ -49,17 +49,17 @@ impl Root {
         &self.0
     }
 
-    /// The key that stands for a session and carries its epoch.
+    /// The key of a session, whose mod revision is the session's epoch.
     pub(crate) fn session_key(&self, lease: LeaseId) -> Key {
         Key::from(format!("{}/~session/{lease:x}", self.0))
     }
 
-    /// The keys of every lock whose name begins with `prefix`; sessions are among them when `prefix` is empty.
+    /// The keys of all locks whose names begin with `prefix`; an empty prefix includes the session keys.
     pub(crate) fn locks_beginning_with(&self, prefix: &str) -> Span {
         Span::Prefix(Key::from(format!("{}/{}", self.0, encode(prefix))))
     }
 
-    /// The lock name of a contender's key below this root; `None` for anything else, a session key included.
+    /// The lock name in a contender's key below this root; `None` for any other key, session keys included.
     pub(crate) fn name_of(&self, key: &Key) -> Option<String> {
         let key = std::str::from_utf8(key.as_bytes()).ok()?;
         let below = key.strip_prefix(&*self.0)?.strip_prefix('/')?;
@@ -91,11 +91,11 @@ impl LockName {
     pub(crate) fn parse(root: &Root, name: &str) -> Result<Self, InvalidName> {
         let invalid = |why: String| InvalidName::Lock { name: name.chars().take(64).collect(), why };
         if name.is_empty() {
-            return Err(invalid("a key has at least one character".into()));
+            return Err(invalid("a key must not be empty".into()));
         }
         if name.len() > MAX_NAME_BYTES {
             return Err(invalid(format!(
-                "{} bytes; a key has at most {MAX_NAME_BYTES} bytes in UTF-8",
+                "the key has {} bytes in UTF-8; the limit is {MAX_NAME_BYTES}",
                 name.len()
             )));
         }
@@ -107,18 +107,18 @@ impl LockName {
         &self.0.name
     }
 
-    /// Every contender for this name, and nothing else.
+    /// The keys of all contenders for this name, and no other keys.
     pub(crate) fn contenders(&self) -> Span {
         Span::Prefix(self.0.prefix.clone())
     }
 
-    /// Whether the key is one of [`contender_key`](Self::contender_key)'s for this lease.
+    /// Whether the key is a [`contender_key`](Self::contender_key) of this name and lease.
     pub(crate) fn is_key_of(&self, key: &Key, lease: LeaseId) -> bool {
         let of_lease = format!("{}{lease:x}-", self.0.prefix);
         key.as_bytes().starts_with(of_lease.as_bytes())
     }
 
-    /// The key of a contender. `seq` tells those of a session apart.
+    /// The key of a contender. `seq` distinguishes the contenders of one session.
     pub(crate) fn contender_key(&self, lease: LeaseId, seq: u64) -> Key {
         Key::from(format!("{}{lease:x}-{seq:x}", self.0.prefix))
     }
@@ -150,9 +150,9 @@ impl fmt::Debug for LockName {
     }
 }
 
-/// Makes one path segment of a name: `/` and `%` and control characters are percent-encoded, and a leading `~`,
-/// which is kept for keys that are no locks. Everything else stays as it is, so that a Go program that locks
-/// `<root>/<name>` meets us at the same keys.
+/// Encodes a name as one path segment: `/`, `%`, control characters and a leading `~` (reserved for keys that are not
+/// locks) are percent-encoded. Everything else is unchanged, so that a Go program that locks `<root>/<name>` contends
+/// under the same prefix.
 fn encode(name: &str) -> String {
     let mut encoded = String::with_capacity(name.len() + 8);
     for (at, c) in name.char_indices() {
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn every_name_comes_back_from_its_key() {
+    fn every_name_survives_a_round_trip_through_its_key() {
         for name in ["a", "a/b", "a/", "%2F", "~session", "naïve/锁\u{1}", "~", " ", "a~b"] {
             let parsed = LockName::parse(&root(), name).unwrap();
             assert_eq!(root().name_of(&parsed.contender_key(0x1f, 3)).as_deref(), Some(name));
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn no_locks_range_contains_anothers() {
+    fn no_lock_s_key_range_contains_another_s() {
         let names = ["a", "a/b", "a/", "%2F", "/", "~session", "a%2Fb", "a/b/"];
         let prefixes: Vec<String> =
             names.iter().map(|n| LockName::parse(&root(), n).unwrap().0.prefix.to_string()).collect();
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_those_of_go_s_mutex_with_a_sequence_behind() {
+    fn keys_are_those_of_go_s_mutex_plus_a_sequence_number() {
         let name = LockName::parse(&root(), "jobs").unwrap();
         assert_eq!(name.contender_key(0x694d_71ad, 0x1a).to_string(), "/app/locks/jobs/694d71ad-1a");
         assert_eq!(root().session_key(0x694d_71ad).to_string(), "/app/locks/~session/694d71ad");

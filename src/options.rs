@@ -1,4 +1,4 @@
-//! Options of managers and locks, with their defaults.
+//! Options of managers and locks, with their defaults and limits.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,16 +13,16 @@ const MAX_TTL: Duration = Duration::from_secs(9_000_000_000);
 /// etcd counts leases in whole seconds.
 const MIN_TTL: Duration = Duration::from_secs(1);
 
-/// The longest owner's name: it is stored with every contender's key and shown in errors.
+/// The longest owner name. It is stored in every contender's value and shown in errors.
 const MAX_OWNER_BYTES: usize = 256;
 
-/// The least default margin: enough for a sleeping I/O thread to be woken on a busy machine.
+/// The smallest default margin: enough for a sleeping thread to run on a busy machine.
 const MIN_DEFAULT_MARGIN: Duration = Duration::from_millis(250);
 
-/// How a [`LockManager`](crate::LockManager) connects and keeps its session.
+/// How a [`LockManager`](crate::LockManager) connects to etcd and maintains its session.
 ///
-/// Every setter takes and returns the options by value. Values are checked by
-/// [`connect`](crate::LockManager::connect), never by the setters. `Debug` prints no password and no key.
+/// Every setter takes and returns the options by value. [`connect`](crate::LockManager::connect) checks the values; the
+/// setters do not. `Debug` prints no password and no key.
 ///
 /// # Examples
 ///
@@ -50,7 +50,7 @@ pub struct LockManagerOptions {
     pub(crate) close_timeout: Duration,
 }
 
-/// A user of etcd. Its `Debug` shows no password.
+/// A user of etcd. `Debug` prints no password.
 #[derive(Clone)]
 pub(crate) struct Credentials {
     pub(crate) user: String,
@@ -80,32 +80,32 @@ impl Default for LockManagerOptions {
 }
 
 impl LockManagerOptions {
-    /// How long etcd keeps the session, and with it every lock held, after the last renewal it has seen.
+    /// The lifetime of the session's lease after its last renewal, and so of every lock held.
     ///
     /// **Default:** 30 s. **Cost:** a short TTL frees the locks of a dead process sooner, and loses those of a live one
-    /// sooner when etcd is out of reach; renewals go out every third of it. **Limit:** 1 s to 9,000,000,000 s, sent
-    /// rounded up to whole seconds. etcd raises a TTL below its own floor (2 s with its default election timeout)
-    /// without a word; [`SessionInfo::ttl`](crate::SessionInfo) tells what was granted. Above 300 s, where etcd makes lease
-    /// checkpoints (`--experimental-enable-lease-checkpoint`), one that crosses a renewal can end the session early after an
-    /// election; `connect` warns of it.
+    /// sooner when etcd is unreachable. Renewals are sent every third of the TTL. **Limit:** 1 s to 9,000,000,000 s
+    /// (etcd's `MaxLeaseTTL`), rounded up to whole seconds. etcd silently raises a TTL below its own minimum (2 s with
+    /// its default election timeout); [`SessionInfo::ttl`](crate::SessionInfo) is the TTL granted. With a TTL above 300
+    /// s and lease checkpoints enabled in etcd (`--experimental-enable-lease-checkpoint`), a checkpoint that crosses a
+    /// renewal can end the session early after an election; `connect` logs a warning.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
     }
 
-    /// What this process is called in [`LockInfo::owner`](crate::LockInfo) and in the errors of those who wait.
+    /// The name of this process in [`LockInfo::owner`](crate::LockInfo) and in the errors of other waiters.
     ///
-    /// **Default:** `<hostname>/<pid>`. **Cost:** its bytes are stored with every contender's key. **Limit:** 1 to 256
+    /// **Default:** `<hostname>/<pid>`. **Cost:** its bytes are stored in every contender's value. **Limit:** 1 to 256
     /// bytes.
     pub fn owner(mut self, owner: impl Into<String>) -> Self {
         self.owner = Some(owner.into());
         self
     }
 
-    /// The user of etcd to work as.
+    /// The etcd user to authenticate as.
     ///
-    /// **Default:** none, for a cluster without authentication. **Cost:** one request more at the start and whenever
-    /// the token expires. **Limit:** the user's name is not empty.
+    /// **Default:** none, for a cluster without authentication. **Cost:** one more request at the start and whenever
+    /// the token expires. **Limit:** the user name must not be empty.
     pub fn credentials(mut self, user: impl Into<String>, password: impl Into<String>) -> Self {
         self.credentials = Some(Credentials { user: user.into(), password: password.into() });
         self
@@ -113,58 +113,58 @@ impl LockManagerOptions {
 
     /// TLS for endpoints that begin with `https://`.
     ///
-    /// **Default:** none; an `https://` endpoint is then verified against the system's root certificates.
-    /// **Cost:** a handshake for each connection. **Limit:** certificates and keys are PEM.
+    /// **Default:** none; the certificates of `https://` endpoints are then verified against the system's root
+    /// certificates. **Cost:** one handshake per connection. **Limit:** certificates and keys must be PEM.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: TlsOptions) -> Self {
         self.tls = Some(tls);
         self
     }
 
-    /// How long [`connect`](crate::LockManager::connect) may take until a session stands.
+    /// How long [`connect`](crate::LockManager::connect) waits for the session to be set up.
     ///
-    /// **Default:** 5 s. **Cost:** none; a cluster that answers is not waited for. **Limit:** not zero.
+    /// **Default:** 5 s. **Cost:** none while the cluster answers. **Limit:** must not be zero.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// How long one attempt of one request to etcd may take, and each call that is a single question:
+    /// The time limit of one attempt of one request to etcd, and of each call that is a single request:
     /// [`try_lock`](crate::DistributedLock::try_lock), [`unlock`](crate::LockGuard::unlock),
     /// [`lock_info`](crate::LockManager::lock_info), [`list_locks`](crate::LockManager::list_locks),
     /// [`queue`](crate::LockManager::queue) and [`force_unlock`](crate::LockManager::force_unlock).
     ///
-    /// **Default:** 5 s. **Cost:** a request that is cut short may still be carried out, which takes further requests
-    /// to find out; so a little more than the slowest healthy answer is best. **Limit:** not zero.
+    /// **Default:** 5 s. **Cost:** a timed-out request may still be executed, and finding out takes further requests,
+    /// so allow for the slowest healthy answer. **Limit:** must not be zero.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.request_timeout = timeout;
         self
     }
 
-    /// How long before etcd could expire the lease a hold is given up.
+    /// How long before the lease can expire in etcd a hold is declared lost, if renewals fail.
     ///
-    /// **Default:** a tenth of the [`ttl`](Self::ttl), but at least 250 ms. **Cost:** that much less time to live
-    /// through an outage of etcd. It covers the drift of the clocks' *rates* over one TTL and the time until a thread
-    /// that watches [`done`](crate::Hold::done) runs; below some 20 ms it no longer covers the latter.
+    /// **Default:** a tenth of the [`ttl`](Self::ttl), at least 250 ms. **Cost:** holds survive an outage of etcd for
+    /// that much less time. The margin covers the drift of the clocks' *rates* over one TTL, and the time until a
+    /// thread that watches [`done`](crate::Hold::done) runs; below about 20 ms it no longer covers the latter.
     /// **Limit:** less than half the TTL.
     pub fn safety_margin(mut self, margin: Duration) -> Self {
         self.safety_margin = Some(margin);
         self
     }
 
-    /// How long [`close`](crate::LockManager::close), and the drop of the last handle, may wait for etcd.
+    /// How long [`close`](crate::LockManager::close), and the drop of the last handle, wait for etcd.
     ///
-    /// **Default:** 2 s. **Cost:** what is not confirmed by then stays in etcd until its lease expires.
-    /// **Limit:** not zero.
+    /// **Default:** 2 s. **Cost:** keys whose deletion is not confirmed by then may remain in etcd until the lease
+    /// expires. **Limit:** must not be zero.
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
         self.close_timeout = timeout;
         self
     }
 
-    /// What is wrong with these options, if anything.
+    /// An error that names the first invalid option, if there is one.
     pub(crate) fn check(&self) -> Result<(), LockError> {
         if self.ttl < MIN_TTL || self.ttl > MAX_TTL {
-            return invalid(format!("ttl is {:?}; it must be from {MIN_TTL:?} to {MAX_TTL:?}", self.ttl));
+            return invalid(format!("ttl is {:?}; it must be between {MIN_TTL:?} and {MAX_TTL:?}", self.ttl));
         }
         let margin = self.margin();
         if margin >= self.ttl / 2 {
@@ -179,19 +179,19 @@ impl LockManagerOptions {
             ("close_timeout", self.close_timeout),
         ] {
             if timeout.is_zero() {
-                return invalid(format!("{option} is zero; nothing can be done in no time"));
+                return invalid(format!("{option} must not be zero"));
             }
         }
         if let Some(owner) = &self.owner
             && (owner.is_empty() || owner.len() > MAX_OWNER_BYTES)
         {
             return invalid(format!(
-                "owner has {} bytes; it must have from 1 to {MAX_OWNER_BYTES}",
+                "owner has {} bytes; it must have between 1 and {MAX_OWNER_BYTES}",
                 owner.len()
             ));
         }
         if self.credentials.as_ref().is_some_and(|given| given.user.is_empty()) {
-            return invalid("credentials: the user's name is empty".into());
+            return invalid("the user name of the credentials must not be empty".into());
         }
         Ok(())
     }
@@ -212,10 +212,11 @@ impl LockManagerOptions {
 // The default margin fits the shortest TTL.
 const _: () = assert!(MIN_DEFAULT_MARGIN.as_millis() * 2 < MIN_TTL.as_millis());
 
-/// Long enough to be out of the ordinary for most locks, short enough to be seen while it lasts.
+/// Longer than most locks are held, short enough that the warning comes while the wait lasts.
 const WARN_AFTER: Duration = Duration::from_secs(30);
 
-/// How a lock waits. For [`new_lock_with`](crate::LockManager::new_lock_with), which checks the values.
+/// How the calls of a [`DistributedLock`](crate::DistributedLock) wait. Passed to
+/// [`new_lock_with`](crate::LockManager::new_lock_with), which checks the values.
 ///
 /// # Examples
 ///
@@ -225,7 +226,7 @@ const WARN_AFTER: Duration = Duration::from_secs(30);
 ///
 /// # fn main() -> Result<(), etcd_lock::LockError> {
 /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
-/// // Wait half a second for whoever holds the lock, then give up.
+/// // Wait half a second for the current holder, then give up.
 /// let options = LockOptions::default().retry_interval(Duration::from_millis(50)).max_retries(10);
 /// let lock = manager.new_lock_with("jobs", options)?;
 /// assert!(lock.lock().is_ok()); // nobody holds it
@@ -251,51 +252,52 @@ impl Default for LockOptions {
 }
 
 impl LockOptions {
-    /// The unit of the limit that [`max_retries`](Self::max_retries) sets, and the first pause after a request to etcd has failed (it
-    /// doubles up to 2 s, jittered). Waiting for a lock polls nothing, whatever the interval is.
+    /// The unit of [`max_retries`](Self::max_retries), and the first back-off after a failed request to etcd (doubled
+    /// up to 2 s, with jitter). Waiting for a lock never polls, whatever the interval is.
     ///
-    /// **Default:** 100 ms. **Cost:** a short one asks an ailing cluster more often. **Limit:** not zero.
+    /// **Default:** 100 ms. **Cost:** a short interval retries failed requests more often. **Limit:** must not be zero.
     pub fn retry_interval(mut self, interval: Duration) -> Self {
         self.retry_interval = interval;
         self
     }
 
-    /// Limits how long a call waits for a lock; nothing is retried, whatever the name says.
+    /// Limits how long a call waits for a lock, in units of [`retry_interval`](Self::retry_interval). Despite its name
+    /// nothing is retried.
     ///
-    /// After so many [`retry_interval`](Self::retry_interval)s the call fails with [`LockError::AlreadyHeld`], or with
-    /// [`LockError::Unavailable`] if etcd could not be reached. The lock is granted at the moment it is free, as without
-    /// this limit.
+    /// After `retries * retry_interval` the call returns [`LockError::AlreadyHeld`], or [`LockError::Unavailable`] if
+    /// etcd could not be reached. The lock is granted as soon as it is free, as without this limit.
     ///
-    /// **Default:** 0, which waits for ever. **Cost:** none; waiting is event-driven. **Limit:** none; a product that
-    /// is beyond the clock's range is for ever.
+    /// **Default:** 0, which means no limit. **Cost:** none; waiting is event-driven. **Limit:** none; a product beyond
+    /// the range of the clock means no limit.
     pub fn max_retries(mut self, retries: u32) -> Self {
         self.max_retries = retries;
         self
     }
 
-    /// How long a call waits before one `warn` line says so: who holds the lock, since when, and how many wait.
+    /// How long a call waits before it logs one `warn` line, which names the holder, since when it holds the lock, and
+    /// the number of waiters.
     ///
-    /// A call that goes on waiting logs nothing more. [`try_lock`](crate::DistributedLock::try_lock), which does not wait
-    /// for the lock, never logs it.
+    /// Each call logs the line at most once. [`try_lock`](crate::DistributedLock::try_lock) does not wait for the lock
+    /// and never logs it.
     ///
-    /// **Default:** 30 s. **Cost:** one read for each line. **Limit:** not zero; `Duration::MAX` is never.
+    /// **Default:** 30 s. **Cost:** one read per line. **Limit:** must not be zero; `Duration::MAX` disables the line.
     pub fn warn_after(mut self, waited: Duration) -> Self {
         self.warn_after = waited;
         self
     }
 
-    /// What is wrong with these options, if anything.
+    /// An error that names the first invalid option, if there is one.
     pub(crate) fn check(&self) -> Result<(), LockError> {
         if self.retry_interval.is_zero() {
-            return invalid("retry_interval is zero; it is a pause".into());
+            return invalid("retry_interval must not be zero".into());
         }
         if self.warn_after.is_zero() {
-            return invalid("warn_after is zero; every wait would be warned of".into());
+            return invalid("warn_after must not be zero".into());
         }
         Ok(())
     }
 
-    /// How long a call waits in all; `None`: for ever.
+    /// How long a call waits in total; `None`: without a limit.
     pub(crate) fn budget(&self) -> Option<Duration> {
         if self.max_retries == 0 { None } else { self.retry_interval.checked_mul(self.max_retries) }
     }
@@ -361,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn retries_beyond_the_clock_are_for_ever() {
+    fn a_retry_budget_beyond_the_clock_is_no_limit() {
         let options = LockOptions::default().retry_interval(Duration::MAX).max_retries(2);
         options.check().unwrap();
         assert_eq!(options.budget(), None);

@@ -8,9 +8,9 @@ use crate::clock::Time;
 use crate::error::LossReason;
 use crate::kv::{Failure, FailureClass, Request, Response};
 
-/// What a manager has done so far, and what it holds right now; from [`LockManager::stats`](crate::LockManager::stats).
+/// The counters and gauges of a manager, returned by [`LockManager::stats`](crate::LockManager::stats).
 ///
-/// All numbers are of one instant.
+/// All numbers are read at one instant. Counters start at zero with the manager.
 ///
 /// # Examples
 ///
@@ -31,24 +31,24 @@ use crate::kv::{Failure, FailureClass, Request, Response};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Holds granted. Re-entry and clones of a guard are part of a hold, not holds of their own.
+    /// Holds granted. Re-entry and clones of a guard are part of a hold and do not count.
     pub acquired: u64,
-    /// Holds that ended because their last guard went.
+    /// Holds that ended because their last guard was dropped or unlocked.
     pub released: u64,
-    /// Holds that ended although a guard was still there.
+    /// Holds that were lost while a guard existed.
     pub lost: LossCounts,
     /// Calls that ended in [`LockError::Timeout`](crate::LockError::Timeout).
     pub timed_out: u64,
-    /// Calls and [`PendingLock`](crate::PendingLock)s that wait right now.
+    /// Calls and [`PendingLock`](crate::PendingLock)s waiting right now (a gauge).
     pub waiting: u64,
-    /// Holds right now.
+    /// Holds right now (a gauge).
     pub held: u64,
-    /// Sessions that stood; more than one means that one was lost.
+    /// Sessions set up; more than one means that a session was lost.
     pub sessions: u64,
     /// Requests sent to etcd.
     pub rpcs: RpcCounts,
-    /// Those of them that failed: without an answer in time, or refused. Its `watch` is always 0, since a watch that breaks
-    /// is opened anew.
+    /// Requests that failed: refused, or without an answer in time. Its `watch` is always 0, because a broken watch is
+    /// reopened.
     pub rpc_failures: RpcCounts,
 }
 
@@ -79,29 +79,29 @@ impl LossCounts {
         }
     }
 
-    /// All lost holds.
+    /// The total number of lost holds.
     pub fn total(&self) -> u64 {
         self.session_expired + self.session_revoked + self.force_unlocked + self.closed + self.crashed
     }
 }
 
-/// Requests to etcd by kind, or those that failed. A repeated attempt counts again.
+/// Requests to etcd, or failed requests, by kind. A retry counts again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RpcCounts {
-    /// New leases asked for.
+    /// Lease grants.
     pub lease_grant: u64,
-    /// Renewals, each a message on the one keep-alive stream.
+    /// Lease renewals, each one message on the keep-alive stream.
     pub lease_renew: u64,
-    /// Leases revoked, by [`close`](crate::LockManager::close) or by a forced unlock of a whole session.
+    /// Lease revocations, by [`close`](crate::LockManager::close) or by a forced unlock of a whole session.
     pub lease_revoke: u64,
-    /// Questions how long a lease still has.
+    /// Queries of a lease's remaining time.
     pub lease_time_to_live: u64,
     /// Plain deletes.
     pub delete: u64,
     /// Transactions: acquires, releases, reads.
     pub txn: u64,
-    /// Watches opened, each a message on the one watch stream.
+    /// Watches opened, each one message on the watch stream.
     pub watch: u64,
 }
 
@@ -117,7 +117,7 @@ impl RpcCounts {
         }
     }
 
-    /// All requests.
+    /// The total number of requests.
     pub fn total(&self) -> u64 {
         self.lease_grant
             + self.lease_renew
@@ -129,14 +129,15 @@ impl RpcCounts {
     }
 }
 
-/// The statistics of a manager while they are written: by the I/O thread, and by the watchdog where that hangs.
+/// The statistics of a manager. Written by the I/O thread, by the watchdog when it ends holds, and by the thread that
+/// closes the manager if the I/O thread hangs.
 #[derive(Debug, Default)]
 pub(crate) struct StatsCell(Mutex<Recorded>);
 
 #[derive(Debug, Default)]
 struct Recorded {
     stats: Stats,
-    /// When etcd answered last.
+    /// When the last answer of etcd arrived.
     answered: Option<Time>,
 }
 
@@ -145,14 +146,14 @@ impl StatsCell {
         change(&mut self.0.lock().stats);
     }
 
-    /// Counts a request, and returns how its failure is counted.
+    /// Counts a request, and returns the kind under which its failure is counted.
     pub(crate) fn count_request(&self, request: &Request) -> RpcKind {
         let kind = RpcKind::of(request);
         self.record(|stats| *stats.rpcs.of(kind) += 1);
         kind
     }
 
-    /// A request was answered, or has failed. A refusal is an answer; no leader and no connection are none.
+    /// Records the outcome of a request. A refusal is an answer; "no leader" and a broken connection are not.
     pub(crate) fn count_reply(&self, now: Time, kind: RpcKind, reply: &Result<Response, Failure>) {
         let silent =
             |failure: &Failure| matches!(failure.class, FailureClass::NotDone | FailureClass::Unknown);
@@ -165,7 +166,7 @@ impl StatsCell {
         }
     }
 
-    /// How long ago etcd answered last; `None`: never yet.
+    /// How long ago the last answer arrived; `None` if there was none yet.
     pub(crate) fn last_answer(&self, now: Time) -> Option<Duration> {
         self.0.lock().answered.map(|answered| now.since(answered))
     }
@@ -175,7 +176,7 @@ impl StatsCell {
     }
 }
 
-/// What a request is counted as.
+/// The kind under which a request is counted.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum RpcKind {
     LeaseGrant,
@@ -228,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_counts_by_kind_and_only_what_etcd_said_is_an_answer() {
+    fn failures_count_by_kind_and_only_a_refusal_counts_as_an_answer() {
         let cell = StatsCell::default();
         let at = |secs| Time::default() + Duration::from_secs(secs);
         assert_eq!(cell.last_answer(at(1)), None);

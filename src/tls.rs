@@ -4,8 +4,8 @@ use std::fmt;
 
 /// TLS and mutual TLS to etcd, for endpoints that begin with `https://`.
 ///
-/// Without a [`ca_certificate_pem`](Self::ca_certificate_pem) the system's root certificates are trusted. Everything
-/// is PEM. `Debug` shows no key.
+/// Without [`ca_certificate_pem`](Self::ca_certificate_pem) the system's root certificates are trusted. Certificates
+/// and keys are PEM. `Debug` prints no key.
 ///
 /// # Examples
 ///
@@ -34,16 +34,16 @@ pub struct TlsOptions {
 impl TlsOptions {
     /// The certificate authority that must have signed the servers' certificates.
     ///
-    /// **Default:** the system's root certificates. **Cost:** none. **Limit:** PEM, one or several certificates; they
-    /// are trusted in place of the system's.
+    /// **Default:** the system's root certificates. **Cost:** none. **Limit:** PEM, one or more certificates, which
+    /// replace the system's.
     pub fn ca_certificate_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.ca_certificate = Some(pem.into());
         self
     }
 
-    /// The certificate and the private key with which this client proves who it is (mutual TLS).
+    /// The certificate and the private key that identify this client (mutual TLS).
     ///
-    /// **Default:** none. **Cost:** none. **Limit:** PEM; the chain begins with the client's own certificate.
+    /// **Default:** none. **Cost:** none. **Limit:** PEM; the chain starts with the client's own certificate.
     pub fn identity_pem(mut self, certificate: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
         self.identity = Some((certificate.into(), key.into()));
         self

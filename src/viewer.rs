@@ -1,4 +1,4 @@
-//! A look at locks for those who take none.
+//! Read-only access to locks.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,14 +18,14 @@ use crate::shared::message::{Message, Query};
 use crate::store::Store;
 use crate::store::etcd::Etcd;
 
-/// Shows who holds and who waits for which lock, and can do nothing else: for dashboards, for the command line, for
-/// alerts.
+/// Read-only access to the holders and waiters of all locks below a root: for dashboards, command lines and alerts.
 ///
-/// It has no session and no lease, and leaves no trace in etcd. With authentication, its user needs **read** permission
-/// below the root and no other. A [`LockManager`](crate::LockManager) has the same methods, but needs a session, and so
-/// the permission to write.
+/// It has no session and no lease, and writes nothing to etcd. With authentication, its user needs only **read**
+/// permission below the root. A [`LockManager`](crate::LockManager) has the same methods, but needs a session, and so
+/// write permission.
 ///
-/// A handle, cheap to clone, to share and to send. Behind it works one thread, which ends with the last handle.
+/// A `LockViewer` is a handle: it is cheap to clone and can be sent and shared between threads. It runs one thread,
+/// which ends with the last handle.
 ///
 /// # Examples
 ///
@@ -54,9 +54,9 @@ struct Shared {
 }
 
 impl LockViewer {
-    /// Connects to etcd. `endpoints` and `root` are those of the managers whose locks are to be seen, as for
-    /// [`LockManager::connect`](crate::LockManager::connect). Of the options, those for the connection matter
-    /// (credentials, TLS, `connect_timeout` and `request_timeout`); there is no session for the others.
+    /// Connects to etcd. `endpoints` and `root` are those of the managers whose locks are to be read; see
+    /// [`LockManager::connect`](crate::LockManager::connect). Of the options, only `credentials`, `tls`,
+    /// `connect_timeout` and `request_timeout` are used; all are checked.
     ///
     /// # Blocking
     ///
@@ -64,12 +64,12 @@ impl LockViewer {
     ///
     /// # Errors
     ///
-    /// - [`LockError::InvalidOptions`]: an option, an endpoint or the root cannot be used, or there is no endpoint.
-    /// - [`LockError::Unavailable`]: no endpoint answered in time.
-    /// - [`LockError::Unauthenticated`]: etcd refused.
-    /// - [`LockError::Internal`]: no thread could be started.
+    /// - [`LockError::InvalidOptions`]: an option, an endpoint or the root is invalid, or there is no endpoint.
+    /// - [`LockError::Unavailable`]: no endpoint answered within `connect_timeout`.
+    /// - [`LockError::Unauthenticated`]: etcd refused the credentials.
+    /// - [`LockError::Internal`]: a thread could not be started.
     ///
-    /// Whether the user may read below the root is seen by the first question.
+    /// A missing read permission is reported by the first query, not here.
     ///
     /// # Examples
     ///
@@ -106,7 +106,7 @@ impl LockViewer {
         Ok(Self { shared: Arc::new(Shared { root, mailbox, io, request_timeout }) })
     }
 
-    /// Who holds this lock, anywhere; `None` if it is free.
+    /// Returns the current holder of this lock in any process; `None` if the lock is free.
     ///
     /// # Blocking
     ///
@@ -114,8 +114,13 @@ impl LockViewer {
     ///
     /// # Errors
     ///
-    /// [`LockError::InvalidKey`], [`LockError::Unavailable`], [`LockError::PermissionDenied`],
-    /// [`LockError::Unauthenticated`], [`LockError::Forked`], [`LockError::Internal`].
+    /// - [`LockError::InvalidKey`]: the key is empty or too long.
+    /// - [`LockError::Unavailable`], [`LockError::ClusterChanged`]: etcd did not answer in time, or another cluster
+    ///   answered.
+    /// - [`LockError::PermissionDenied`], [`LockError::Unauthenticated`]: etcd refused the request.
+    /// - [`LockError::Crashed`], [`LockError::Forked`]: the I/O thread died, or this process is a child of the one that
+    ///   connected.
+    /// - [`LockError::Internal`]: etcd rejected the request for a reason that the caller cannot influence.
     ///
     /// # Examples
     ///
@@ -136,11 +141,12 @@ impl LockViewer {
         self.ask(&format!("looking at lock {key:?}"), |reply| Query::LockInfo { name, reply })
     }
 
-    /// Every lock that is held, anywhere, and whose key begins with `prefix`, sorted by key. `""` is all of them.
+    /// Returns every held lock whose key begins with `prefix`, with its current holder in any process, sorted by key.
+    /// `""` matches all locks.
     ///
     /// # Blocking
     ///
-    /// Up to [`request_timeout`](LockManagerOptions::request_timeout), however many locks there are.
+    /// Up to [`request_timeout`](LockManagerOptions::request_timeout) in total, whatever the number of locks.
     ///
     /// # Errors
     ///
@@ -165,7 +171,8 @@ impl LockViewer {
         self.ask("listing locks", |reply| Query::ListLocks { prefix, reply })
     }
 
-    /// Everybody in this lock's queue, anywhere, in its order: who holds it, and who waits. Empty if it is free.
+    /// Returns the queue of this lock in admission order: the holder, then the waiters, in any process. The list is
+    /// empty if the lock is free.
     ///
     /// # Blocking
     ///
@@ -196,7 +203,7 @@ impl LockViewer {
         self.ask(&doing, |reply| Query::Queue { name, reply })
     }
 
-    /// The key below which all locks lie that it sees, without a trailing `/`.
+    /// Returns the key below which this viewer finds locks, without a trailing `/`.
     ///
     /// # Examples
     ///
@@ -229,7 +236,7 @@ impl Drop for Shared {
             self.io.forget();
             return;
         }
-        // It has nothing to finish: whoever asked has the answer, or is gone.
+        // There is no work to finish: every query was answered, or its caller has returned.
         self.io.join(GRACE);
     }
 }

@@ -1,27 +1,27 @@
-//! What etcd or the network said, for an error's text and for the end of its source chain.
+//! The words of etcd or of the network, for an error's text and for the end of its source chain.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// What stood in the way, in words: which endpoint, what it said, and a hint where there is one.
+/// The cause of an error in words: the endpoint, its answer, and a hint where there is one.
 ///
-/// `Display` is what [`LockError`](crate::LockError)'s own text ends with. Where that abridges the words of the network or of etcd, they
-/// are here in full as [`source`](std::error::Error::source).
+/// `Display` is the end of the text of its [`LockError`](crate::LockError). If that shortens the words of etcd or of
+/// the network, [`source`](std::error::Error::source) has them in full.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Cause(Arc<Words>);
 
 #[derive(PartialEq, Eq)]
 struct Words {
     text: Box<str>,
-    /// `None`: nothing was left out.
+    /// `None` if nothing was cut.
     verbatim: Option<Verbatim>,
 }
 
-/// The words as they came.
+/// The message as it arrived.
 #[derive(Debug, PartialEq, Eq)]
 struct Verbatim(Box<str>);
 
-/// What says nothing to the reader of an error: the layers that passed the message on.
+/// Prefixes that name only the layers through which a message passed.
 const LAYERS: [&str; 4] = ["tcp connect error: ", "etcdserver: ", "mvcc: ", "transport error: "];
 
 impl Cause {
@@ -37,7 +37,7 @@ impl Cause {
     }
 }
 
-/// The message without the names of [`LAYERS`] and without `(os error 111)`, whose text stands before it.
+/// The message without the prefixes in [`LAYERS`] and without `(os error 111)`, which repeats the text before it.
 fn abridged(message: &str) -> String {
     let mut text = LAYERS.iter().fold(message.to_owned(), |text, layer| text.replace(layer, ""));
     while let Some(from) = text.find(" (os error ")

@@ -1,8 +1,8 @@
-//! The stable names of errors.
+//! The stable codes of errors.
 
 use std::fmt;
 
-/// The stable name of a [`LockError`](crate::LockError) variant.
+/// The stable code of a [`LockError`](crate::LockError) variant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorCode {
@@ -43,7 +43,7 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
-    /// The code as a string that never changes, for example `LOCK_TIMEOUT`.
+    /// Returns the code as a string that never changes, for example `LOCK_TIMEOUT`.
     ///
     /// # Examples
     ///

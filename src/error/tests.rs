@@ -1,4 +1,4 @@
-//! Each error's text, as a person reads it in a log: `{}` alone, without the chain.
+//! The text of each error, as it appears in a log: `{}` alone, without the source chain.
 
 use std::error::Error;
 
@@ -28,9 +28,9 @@ fn holder(owner: Option<&str>) -> Option<Box<LockInfo>> {
     Some(Box::new(info))
 }
 
-/// What stands here is what somebody reads who was woken by it.
+/// An operator who is woken by a log line has only this text.
 #[test]
-fn every_text_names_what_where_and_why() {
+fn every_text_names_the_operation_the_endpoint_and_the_reason() {
     let key = || "a".to_owned();
     let (waited, doing) = (Duration::from_micros(2_000_900), || "connecting to etcd".to_owned());
     let table = [
@@ -54,15 +54,15 @@ fn every_text_names_what_where_and_why() {
                 remaining: Duration::from_micros(26_500_077),
                 needed: Duration::from_secs(60),
             },
-            "lock \"a\" is held, but assured for 26.5s only, not for 60s",
+            "lock \"a\" is held, but assured for only 26.5s, not 60s",
         ),
         (
-            LockError::InvalidKey { key: String::new(), why: "a key has at least one character".into() },
-            "invalid key \"\": a key has at least one character",
+            LockError::InvalidKey { key: String::new(), why: "a key must not be empty".into() },
+            "invalid key \"\": a key must not be empty",
         ),
         (
-            LockError::InvalidOptions { why: "connect_timeout is zero".into() },
-            "invalid options: connect_timeout is zero",
+            LockError::InvalidOptions { why: "connect_timeout must not be zero".into() },
+            "invalid options: connect_timeout must not be zero",
         ),
         (LockError::Cancelled { key: key() }, "waiting for lock \"a\" was cancelled"),
         (LockError::Closed, "the lock manager is closed"),
@@ -73,7 +73,7 @@ fn every_text_names_what_where_and_why() {
         ),
         (
             LockError::ClusterChanged { doing: doing(), source: Cause::new("http://a:1: cluster 7, not 3") },
-            "etcd is another cluster than before while connecting to etcd: http://a:1: cluster 7, not 3",
+            "the endpoints belong to another etcd cluster than before while connecting to etcd: http://a:1: cluster 7, not 3",
         ),
         (
             LockError::Unauthenticated {
@@ -101,7 +101,7 @@ fn every_text_names_what_where_and_why() {
 }
 
 #[test]
-fn a_chain_repeats_nothing_and_ends_in_the_words_as_they_came() {
+fn a_source_chain_repeats_nothing_and_ends_with_the_unabridged_message() {
     let said =
         "http://a:1: tcp connect error: Connection refused (os error 111); http://b:1: etcdserver: no leader";
     let error = unavailable(said);
@@ -110,20 +110,20 @@ fn a_chain_repeats_nothing_and_ends_in_the_words_as_they_came() {
     assert!(!error.to_string().contains(&source));
     assert!(error.to_string().ends_with("http://a:1: Connection refused; http://b:1: no leader"), "{error}");
 
-    // What is there in full already is not said again.
+    // A message that was not shortened has no source.
     assert!(unavailable("http://a:1: no answer within 2s").source().is_none());
     assert!(LockError::Closed.source().is_none());
 }
 
 #[test]
-fn half_a_system_error_is_left_as_it_is() {
+fn an_incomplete_system_error_is_not_shortened() {
     for odd in ["x (os error ", "(os error 7)", ""] {
         assert_eq!(Cause::new(odd).to_string(), odd);
     }
 }
 
 #[test]
-fn every_class_has_its_public_error() {
+fn every_failure_class_maps_to_its_public_error() {
     use FailureClass as C;
     let table = [
         (C::NotDone, ErrorCode::Unavailable),

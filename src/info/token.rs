@@ -3,13 +3,13 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// Orders the holders of one lock: each holder's token is greater than the one of every holder before it, anywhere.
+/// Orders the holders of one lock: each holder's token is greater than that of every earlier holder, in any process.
 ///
-/// It is the create revision of the holder's key in etcd. Send it along with every write that the lock protects and
-/// let the receiver refuse a token smaller than the greatest it has seen.
+/// It is the create revision of the holder's key in etcd. Send it with every write that the lock protects, and let the
+/// receiver refuse a token smaller than the greatest it has seen.
 ///
-/// A receiver makes one of what it was sent: from a `u64` or an `i64` (as SQL has them), from text, or, with the feature
-/// `serde`, from JSON, where it is a plain number.
+/// A receiver can build a token from a `u64`, an `i64` (SQL's `BIGINT`) or text; with the feature `serde` also from
+/// JSON, where it is a plain number.
 ///
 /// # Examples
 ///
@@ -18,7 +18,7 @@ use std::str::FromStr;
 /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
 /// use etcd_lock::FencingToken;
 ///
-/// /// What the receiver of writes does: here a row in memory, in practice a column of the table.
+/// /// The receiver of the writes: here a row in memory, in practice a column of the table.
 /// struct Row {
 ///     text: String,
 ///     token: FencingToken,
@@ -52,17 +52,17 @@ pub struct FencingToken(u64);
 
 impl FencingToken {
     pub(crate) fn new(revision: i64) -> Self {
-        // etcd's revisions begin at 1 and only grow.
+        // etcd's revisions start at 1 and only grow.
         Self(u64::try_from(revision).unwrap_or(0))
     }
 
-    /// The token as a plain number, for a request header.
+    /// Returns the token as a plain number, for a request header.
     pub fn as_u64(&self) -> u64 {
         self.0
     }
 
-    /// The token as a signed number, for a database column: SQL's `BIGINT` has no other. etcd's own numbers all fit;
-    /// one from elsewhere that does not is `i64::MAX`.
+    /// Returns the token as a signed number, for a database column of SQL's `BIGINT`. etcd's revisions always fit; a
+    /// greater number from elsewhere becomes `i64::MAX`.
     ///
     /// # Examples
     ///
@@ -84,7 +84,8 @@ impl fmt::Display for FencingToken {
     }
 }
 
-/// Text or a number that is no [`FencingToken`]: tokens are whole numbers from 0 to `u64::MAX`, in decimal digits.
+/// The error for text or a number that is not a [`FencingToken`]: tokens are whole numbers from 0 to `u64::MAX`, in
+/// decimal digits.
 ///
 /// # Examples
 ///
@@ -97,13 +98,13 @@ impl fmt::Display for FencingToken {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a fencing token: {what:?}")]
 pub struct InvalidToken {
-    /// The beginning of it.
+    /// The first 32 characters of the input.
     what: String,
 }
 
 impl InvalidToken {
     fn new(what: &str) -> Self {
-        // Enough to recognise it; it came from somebody else, and may be of any length.
+        // Enough to recognise the input, which comes from outside and may be of any length.
         Self { what: what.chars().take(32).collect() }
     }
 }
@@ -132,7 +133,7 @@ impl FromStr for FencingToken {
     type Err = InvalidToken;
 
     fn from_str(text: &str) -> Result<Self, InvalidToken> {
-        // `parse` alone would take a leading `+`.
+        // `parse` alone would accept a leading `+`.
         let digits = text.bytes().all(|byte| byte.is_ascii_digit());
         text.parse().ok().filter(|_| digits).map(Self).ok_or_else(|| InvalidToken::new(text))
     }
@@ -143,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_comes_back_from_every_form_that_it_is_sent_in() {
+    fn a_token_survives_a_round_trip_through_every_form() {
         for number in [0, 1, 1 << 40, u64::MAX] {
             let token = FencingToken::from(number);
             assert_eq!((u64::from(token), token.as_u64()), (number, number));
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_token_is_refused_by_name_and_cut_short() {
+    fn invalid_tokens_are_refused_with_a_shortened_quote() {
         for odd in ["", " 7", "+7", "-7", "7.0", "0x7", "seven", "18446744073709551616"] {
             assert!(odd.parse::<FencingToken>().is_err(), "{odd:?}");
         }

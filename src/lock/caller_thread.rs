@@ -1,15 +1,15 @@
-//! Which thread calls: re-entry is for the thread that still has a guard.
+//! Identifies the calling thread, for the `thread` field of a contender's value.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Names a calling thread, uniquely within the process.
+/// The number of a calling thread, unique within the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct CallerThread(pub(crate) u64);
 
 impl CallerThread {
-    /// The calling thread. No number is ever given twice. Works to the very end of a thread, in the destructors of its
-    /// thread-locals too: a `Cell` without one of its own is never gone.
+    /// The calling thread. Numbers are never reused. It also works in the destructors of thread-local values: a `Cell`
+    /// has no destructor, so it is accessible until the thread ends.
     pub(crate) fn current() -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
         thread_local! {

@@ -1,4 +1,4 @@
-//! What a holder of a lock has in hand.
+//! The guard of a held lock.
 
 use std::fmt;
 use std::ops::Deref;
@@ -7,14 +7,14 @@ use std::sync::Arc;
 use super::hold::Hold;
 use crate::error::LockError;
 
-/// A hold of a lock; dropping it releases the lock.
+/// A guard of a held lock; dropping the last guard releases the lock.
 ///
-/// What it tells is [`Hold`]'s. A clone is one more guard of the same hold, to be kept or moved to another thread: the
-/// last one out releases. Dropping never waits for etcd; [`unlock`](Self::unlock) does.
+/// It dereferences to its [`Hold`]. A clone is one more guard of the same hold, and can move to another thread; the
+/// lock is released when the last one is dropped. Dropping never waits for etcd; [`unlock`](Self::unlock) does.
 ///
-/// A hold can be **lost** while its guard is still there: etcd out of reach for too long, a forced unlock, a closed
-/// manager. It is then over for good, nothing re-acquires it. [`done`](Hold::done) tells a thread that waits,
-/// [`is_held`](Hold::is_held) and [`ensure`](Hold::ensure) one that is about to do something.
+/// A hold can be **lost** while its guards exist: etcd is unreachable for too long, the lock is force-unlocked, the
+/// manager is closed. It is then over for good: the library never re-acquires it. [`done`](Hold::done) notifies waiting
+/// threads; [`is_held`](Hold::is_held) and [`ensure`](Hold::ensure) are checks before a step.
 ///
 /// # Examples
 ///
@@ -41,7 +41,7 @@ use crate::error::LockError;
 ///     }
 /// }
 /// assert_eq!(done.len(), 2);
-/// guard.unlock() // tells whether it was held to the end
+/// guard.unlock() // an error if the lock was lost
 /// # }
 /// ```
 #[must_use = "if unused the lock is released at once"]
@@ -55,8 +55,8 @@ impl LockGuard {
         Self { hold }
     }
 
-    /// Releases the lock and waits until etcd has confirmed it. A guard that is not the last of its hold just goes;
-    /// it too says so if the hold was lost.
+    /// Releases the lock and waits for etcd's confirmation. If other guards of the hold exist this only drops the
+    /// guard; a loss is still reported.
     ///
     /// # Blocking
     ///
@@ -64,12 +64,14 @@ impl LockGuard {
     ///
     /// # Errors
     ///
-    /// - [`LockError::Expired`]: the hold was lost before; what was done under it may not have been exclusive. The reason is
-    ///   [`LossReason::ForceUnlocked`](crate::LossReason::ForceUnlocked) where its key was already deleted in etcd.
-    /// - [`LockError::Unavailable`]: etcd did not confirm in time. The release goes on in the background, and the key
-    ///   is gone at the latest when its lease expires.
-    /// - [`LockError::PermissionDenied`], [`LockError::Unauthenticated`]: etcd refused.
-    /// - [`LockError::Crashed`]: the I/O thread died.
+    /// - [`LockError::Expired`]: the hold was lost earlier, so the work done under it may not have been exclusive. The
+    ///   reason is [`LossReason::ForceUnlocked`](crate::LossReason::ForceUnlocked) if the key had already been deleted
+    ///   in etcd.
+    /// - [`LockError::Unavailable`]: etcd did not confirm in time. The release continues in the background, and the key
+    ///   disappears with its lease at the latest.
+    /// - [`LockError::PermissionDenied`], [`LockError::Unauthenticated`]: etcd refused the request.
+    /// - [`LockError::Crashed`], [`LockError::Forked`]: the I/O thread died, or this process is a child of the one that
+    ///   acquired the lock.
     ///
     /// # Examples
     ///
@@ -79,7 +81,7 @@ impl LockGuard {
     /// let lock = manager.new_lock("jobs")?;
     /// let guard = lock.lock()?;
     /// // ... work ...
-    /// guard.unlock()?; // an error here says that the work may have been disturbed
+    /// guard.unlock()?; // on an error the work may not have been exclusive
     /// assert!(!lock.is_locked());
     /// # Ok(())
     /// # }
@@ -88,7 +90,7 @@ impl LockGuard {
         Hold::unlock(self.hold)
     }
 
-    /// The hold behind it, for a guard of another kind.
+    /// The hold, for a guard of another kind.
     pub(super) fn into_hold(self) -> Arc<Hold> {
         self.hold
     }

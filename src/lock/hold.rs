@@ -1,4 +1,4 @@
-//! A hold of a lock, as its guards show it.
+//! A hold of a lock, which its guards dereference to.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,32 +16,35 @@ use crate::shared::hold_state::HoldState;
 use crate::shared::message::{Left, Message};
 use crate::shared::process;
 
-/// One hold of a lock: what a [`LockGuard`](crate::LockGuard) and a [`ReentrantGuard`](crate::ReentrantGuard) tell of it.
+/// One hold of a lock. A [`LockGuard`](crate::LockGuard) and a [`ReentrantGuard`](crate::ReentrantGuard) dereference to
+/// it.
 ///
-/// It cannot be cloned: a guard is what keeps a hold, and only a `LockGuard` may leave its thread.
+/// It cannot be cloned: the hold lasts as long as its guards, and only a `LockGuard` may leave its thread.
 pub struct Hold {
     ticket: Ticket,
     state: Arc<HoldState>,
     lock: Arc<Holds>,
     waited: Duration,
     granted: Time,
-    /// `Leave` has been said.
+    /// `Leave` was sent: dropping sends nothing.
     left: bool,
 }
 
-/// What it tells.
+/// Queries, none of which does any I/O.
 impl Hold {
-    /// A channel that carries nothing and disconnects when the hold is over: lost, or released by its last guard.
+    /// Returns a channel that carries no messages and disconnects when the hold is over: lost, or released by its last
+    /// guard.
     ///
-    /// Made for [`select!`](crate::crossbeam_channel::select), and for a watching thread that owns a clone of the
-    /// receiver. [`loss`](Self::loss) tells which it was. It disconnects before etcd can give the lock to anybody
-    /// else, except after a forced unlock or a revoked lease, which are told within milliseconds. That does not depend
-    /// on the thread that talks to etcd: a thread of its own watches the deadline, so it also holds while a logger blocks.
+    /// Use it in [`select!`](crate::crossbeam_channel::select), or in a watching thread that owns a clone of the
+    /// receiver. [`loss`](Self::loss) distinguishes a loss from a release. The channel disconnects before etcd can
+    /// grant the lock to another holder, except after a forced unlock or a revoked lease, which are reported within
+    /// milliseconds. A watchdog thread watches the deadline, so this holds even if the I/O thread hangs, in a logger
+    /// that blocks for example.
     ///
-    /// In a child of `fork()` it is disconnected. A clone that was made before the fork is a copy of the parent's channel:
-    /// it disconnects there a moment after the child first calls this, makes any call that locks, waits or asks, or drops
-    /// a guard or the manager. In the rare case that a thread of the parent was just using the channel at the
-    /// fork, it never does. The parent's channel is not concerned.
+    /// In a child of `fork()` the returned channel is disconnected. A clone made before the fork is a copy of the
+    /// parent's channel. It disconnects in the child soon after the child first calls this method, calls a method that
+    /// locks, waits or queries, or drops a guard or the manager. If a thread of the parent was using the channel at the
+    /// instant of the fork, which is rare, the copy never disconnects. The parent's channel is not affected.
     ///
     /// # Examples
     ///
@@ -60,10 +63,10 @@ impl Hold {
         if self.lock.client.mailbox.is_here() { &self.state.done } else { process::disconnected() }
     }
 
-    /// Why the hold was lost; `None` while it is held.
+    /// Returns why the hold was lost; `None` while it is held.
     ///
-    /// Decided by the clock itself if need be: a hold whose time has run out is lost, even when the I/O thread has not
-    /// run since.
+    /// Compares the deadline with the clock on the caller's thread: a hold whose time has run out is lost, even if the
+    /// I/O thread has not run since.
     ///
     /// # Examples
     ///
@@ -83,15 +86,15 @@ impl Hold {
         self.state.loss(self.now())
     }
 
-    /// Whether the lock is held right now. Once it was false it stays false.
+    /// Returns whether the lock is held right now. Once this has returned false it never returns true again.
     ///
-    /// Compares the hold's deadline with the clock on the caller's own thread, without I/O and without the I/O thread,
-    /// so it costs some tens of nanoseconds and is right even after the process was stopped or the machine slept.
+    /// Compares the hold's deadline with the clock on the caller's thread, without I/O and without the I/O thread. It
+    /// takes some tens of nanoseconds, and is correct even after the process was stopped or the machine was suspended.
     ///
-    /// False in a child of `fork()`: the hold is its parent's.
+    /// Returns false in a child of `fork()`: the parent holds the lock.
     ///
-    /// A `true` is about this instant. What must not happen after a loss also needs the [`token`](Self::token),
-    /// checked by whoever carries it out.
+    /// `true` describes this instant only. A write that must not happen after a loss must also carry the
+    /// [`token`](Self::token), for the receiver to check.
     ///
     /// # Examples
     ///
@@ -113,7 +116,8 @@ impl Hold {
         self.state.is_held(self.now())
     }
 
-    /// How long the hold is assured if etcd never answers again; zero once it is lost. Every renewal sets it anew.
+    /// Returns how long the hold lasts if etcd never answers again; zero once it is over. Each renewal, at a third of
+    /// the TTL, extends it.
     ///
     /// # Examples
     ///
@@ -121,7 +125,7 @@ impl Hold {
     /// # fn main() -> Result<(), etcd_lock::LockError> {
     /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
     /// let guard = manager.new_lock("jobs")?.lock()?;
-    /// // The TTL of 30 s less the safety margin of 3 s, counted from the last renewal that etcd answered.
+    /// // The TTL of 30 s minus the safety margin of 3 s, counted from the sending of the last answered renewal.
     /// assert!(guard.remaining() <= std::time::Duration::from_secs(27));
     /// assert!(!guard.remaining().is_zero());
     /// # Ok(())
@@ -131,13 +135,14 @@ impl Hold {
         self.state.remaining(self.now()).unwrap_or_default()
     }
 
-    /// The token, if the hold is assured for `at_least` that long: the check before a step that takes time.
+    /// Returns the token if the hold lasts for at least `at_least` more: the check before a step that takes time. Does
+    /// no I/O.
     ///
     /// # Errors
     ///
-    /// - [`LockError::Expired`]: the hold is lost.
-    /// - [`LockError::InsufficientTime`]: it stands, but less of its time is left. The next renewal sets it anew, to at
-    ///   most the TTL less the [safety margin](crate::LockManagerOptions::safety_margin).
+    /// - [`LockError::Expired`]: the hold was lost. In a child of `fork()`, [`LockError::Forked`].
+    /// - [`LockError::InsufficientTime`]: the lock is held, but less time is left. The next renewal extends it, to at
+    ///   most the TTL minus the [safety margin](crate::LockManagerOptions::safety_margin).
     ///
     /// # Examples
     ///
@@ -152,7 +157,7 @@ impl Hold {
     /// let token = guard.ensure(Duration::from_secs(2))?;
     /// write("a row that takes up to two seconds", token.as_u64());
     ///
-    /// // More than the TTL is never assured.
+    /// // A hold is never assured for longer than the TTL.
     /// let refused = guard.ensure(Duration::from_secs(60));
     /// assert!(matches!(refused, Err(LockError::InsufficientTime { .. })));
     /// assert!(guard.is_held());
@@ -170,7 +175,7 @@ impl Hold {
         }
     }
 
-    /// The fencing token: greater than that of every earlier holder of this lock, anywhere.
+    /// Returns the fencing token, which is greater than that of every earlier holder of this lock in any process.
     ///
     /// # Examples
     ///
@@ -188,15 +193,15 @@ impl Hold {
         self.state.token
     }
 
-    /// The lock's key, as it was given to [`new_lock`](crate::LockManager::new_lock).
+    /// The key of the lock, as passed to [`new_lock`](crate::LockManager::new_lock).
     pub fn key(&self) -> &str {
         self.state.name.as_str()
     }
 
-    /// The key in etcd that is this hold. It exists as long as etcd grants the lock to it.
+    /// Returns this hold's key in etcd. The key exists as long as the lock is held in etcd.
     ///
-    /// A session uses a key again after a release, so the key alone does not name a hold: whoever checks in etcd whether
-    /// this hold still stands compares the key's *create revision* with [`token`](Self::token).
+    /// A session reuses a key after a release, so the key alone does not identify a hold: to check in etcd whether this
+    /// hold still exists, compare the key's *create revision* with [`token`](Self::token).
     ///
     /// # Examples
     ///
@@ -213,7 +218,7 @@ impl Hold {
         self.state.key.as_str()
     }
 
-    /// How long the call waited that got this hold, from the question to the grant.
+    /// Returns how long the acquiring call waited, from its start to the grant.
     ///
     /// # Examples
     ///
@@ -229,15 +234,15 @@ impl Hold {
         self.waited
     }
 
-    /// How long ago the lock was granted.
+    /// Returns how long ago the lock was granted. Goes on after the hold is over.
     pub fn held_for(&self) -> Duration {
         self.now().since(self.granted)
     }
 }
 
-/// What its guards do with it.
+/// What guards do with their hold.
 impl Hold {
-    /// The hold of a ticket that was asked for at `asked` and granted just now.
+    /// The hold of a ticket that was requested at `asked` and has just been granted.
     pub(crate) fn new(ticket: Ticket, asked: Time, state: Arc<HoldState>, lock: Arc<Holds>) -> Self {
         let granted = lock.client.now();
         lock.enter(ticket, Arc::clone(&state));
@@ -252,17 +257,17 @@ impl Hold {
         &self.lock
     }
 
-    /// The error that says how it was lost, if it was.
+    /// An error if the hold was lost, with the reason.
     pub(super) fn check(&self) -> Result<(), LockError> {
         self.state.check(self.now())
     }
 
-    /// One of its guards goes; the last one releases the lock, and waits for the answer.
+    /// Drops one guard's reference. The last one releases the lock and waits for the answer.
     pub(super) fn unlock(hold: Arc<Self>) -> Result<(), LockError> {
         let (state, now) = (Arc::clone(&hold.state), hold.now());
         match Arc::into_inner(hold) {
             Some(hold) => hold.release(),
-            // Whichever guard somebody worked under, an `Ok` says that the work was not disturbed so far.
+            // Other guards remain. `Ok` still says that the work done under this guard was not disturbed.
             None => state.check(now),
         }
     }
@@ -275,15 +280,15 @@ impl Hold {
             .finish_non_exhaustive()
     }
 
-    /// Leaves and waits for the answer.
+    /// Sends `Leave` and waits for the answer.
     fn release(mut self) -> Result<(), LockError> {
         self.check()?;
         let (reply, answer) = oneshot::channel();
         let sent = self.leave(Some(reply));
         let key = self.state.name.as_str();
         let doing = || format!("releasing lock {key:?}");
-        // A hold that the end of the I/O thread has swept away is expired, and so is one whose manager is being closed;
-        // that says more than how the thread ended.
+        // If the end of the I/O thread ended this hold, or the manager is being closed, `Expired` says more than how
+        // the thread ended.
         let gone = |error| match error {
             _ if self.state.has_ended() => self.state.expired(self.now()),
             LockError::Closed => LockError::Expired { key: key.into(), reason: LossReason::Closed },
@@ -300,7 +305,7 @@ impl Hold {
             Ok(Err(ReleaseFailure::Failed(failure))) => Err(lock_error(failure, &doing())),
             Err(RecvTimeoutError::Timeout) => Err(LockError::Unavailable {
                 doing: doing(),
-                source: Cause::new("no confirmation in time; the release goes on in the background"),
+                source: Cause::new("etcd did not confirm in time; the release continues in the background"),
             }),
             Err(RecvTimeoutError::Disconnected) => Err(gone(client.mailbox.gone())),
         }
@@ -316,7 +321,7 @@ impl Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         if !self.left {
-            // An error says that the I/O thread has ended, and with it every hold; or that the hold is our parent's.
+            // On an error the I/O thread has ended, and every hold with it; or the hold is the parent process's.
             let _ = self.leave(None);
         }
     }

@@ -1,4 +1,4 @@
-//! What all handles of one lock share: its name, its manager, and its holds here.
+//! The state shared by all handles of one lock: its name, its manager, and its holds in this process.
 
 use std::sync::Arc;
 
@@ -9,14 +9,16 @@ use crate::name::LockName;
 use crate::protocol::Ticket;
 use crate::shared::hold_state::HoldState;
 
-/// One lock of a manager, whatever the number of its handles. Lives as long as a handle, a waiter or a guard of it.
+/// One lock of a manager, whatever the number of its handles. It exists as long as one of its handles, waiters or
+/// guards.
 pub(crate) struct Holds {
     pub(super) name: LockName,
     pub(super) client: Arc<Client>,
+    /// The holds in this process; callers' threads add and remove them.
     tickets: Mutex<Vec<GrantedTicket>>,
 }
 
-/// A granted ticket whose guards are not all gone. There is more than one only where an earlier hold was lost.
+/// A granted ticket that still has a guard. There is more than one only after an earlier hold was lost.
 struct GrantedTicket {
     ticket: Ticket,
     state: Arc<HoldState>,
@@ -27,16 +29,16 @@ impl Holds {
         Self { name, client, tickets: Mutex::new(Vec::new()) }
     }
 
-    /// A ticket was granted.
+    /// Adds a granted ticket.
     pub(super) fn enter(&self, ticket: Ticket, state: Arc<HoldState>) {
         if let Some(mut tickets) = self.tickets() {
-            // Mostly one; a vector would begin with room for four.
+            // There is usually one; `push` alone would reserve room for four.
             tickets.reserve_exact(1);
             tickets.push(GrantedTicket { ticket, state });
         }
     }
 
-    /// The ticket's last guard goes.
+    /// Removes a ticket whose last guard is dropped.
     pub(super) fn forget(&self, ticket: Ticket) {
         if let Some(mut tickets) = self.tickets() {
             tickets.retain(|granted| granted.ticket != ticket);
@@ -48,7 +50,7 @@ impl Holds {
         self.tickets().is_some_and(|tickets| tickets.iter().any(|granted| granted.state.is_held(now)))
     }
 
-    /// `None` in a forked child, where nothing is held and the mutex may be locked for ever.
+    /// `None` in a forked child, where no lock is held and the mutex may be locked for ever.
     fn tickets(&self) -> Option<MutexGuard<'_, Vec<GrantedTicket>>> {
         self.client.mailbox.is_here().then(|| self.tickets.lock())
     }

@@ -1,4 +1,4 @@
-//! A lock by its key: what one does to get hold of it.
+//! A lock by its key, and the ways to acquire it.
 
 pub(crate) mod guard;
 pub(crate) mod hold;
@@ -30,15 +30,17 @@ use crate::error::LockError;
 use crate::options::LockOptions;
 use crate::protocol::WaitLimits;
 
-/// A lock of a [`LockManager`](crate::LockManager): at most one process or thread anywhere holds it at a time.
+/// A lock of a [`LockManager`](crate::LockManager): at most one thread of one process holds it at a time.
 ///
-/// A handle, cheap to clone and to share. Handles of one manager with one key are the same lock underneath.
+/// A `DistributedLock` is a handle: it is cheap to clone and can be sent and shared between threads. All handles that
+/// one manager returns for one key are the same lock.
 ///
-/// **Order.** Between processes, first come first served; between the threads of one process, too.
+/// **Order.** The lock is granted in the order of the requests, between processes and between the threads of one
+/// process.
 ///
-/// **No re-entry.** A guard can go to any thread, so nobody can know which thread holds: whoever asks for a lock that is
-/// held waits, or is told `None`, also the thread that has a guard of it. A thread that waits for itself waits as long as
-/// the call says. For functions that call each other under one lock there is
+/// **No re-entry.** A guard can move to any thread, so the library cannot know which thread holds the lock. A thread
+/// that holds a guard and asks for the lock again waits for itself, as long as the call allows; its `try_lock` returns
+/// `None`. Functions that call each other under one lock use
 /// [`new_reentrant_lock`](crate::LockManager::new_reentrant_lock).
 ///
 /// # Examples
@@ -48,7 +50,7 @@ use crate::protocol::WaitLimits;
 /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
 /// let lock = manager.new_lock("nightly-report")?;
 /// let guard = lock.lock()?;
-/// println!("mine alone, as number {}", guard.token());
+/// println!("holding the lock, token {}", guard.token());
 /// drop(guard); // releases it
 /// assert!(!lock.is_locked());
 /// # Ok(())
@@ -65,19 +67,22 @@ impl DistributedLock {
         Self { shared, options }
     }
 
-    /// Takes the lock, waiting for it as long as the lock's options say: by default, for ever.
+    /// Acquires the lock, waiting as long as the lock's options allow: by default without a limit.
     ///
     /// # Blocking
     ///
-    /// Until the lock is granted, the [limit](LockOptions::max_retries) of its options runs out, or the manager is closed. While
-    /// etcd is out of reach it goes on waiting. A lost session does not disturb a waiting call.
+    /// Until the lock is granted, the [limit](LockOptions::max_retries) of the options runs out, or the manager is
+    /// closed. The call goes on waiting while etcd is unreachable, and when the manager replaces a lost session.
     ///
     /// # Errors
     ///
-    /// - [`LockError::AlreadyHeld`]: that limit ran out while somebody else held it.
-    /// - [`LockError::Unavailable`]: it ran out while etcd could not be reached.
-    /// - [`LockError::PermissionDenied`], [`LockError::Unauthenticated`], [`LockError::NoSpace`]: etcd refused.
-    /// - [`LockError::Closed`]: the manager was closed. [`LockError::Crashed`]: its I/O thread died.
+    /// - [`LockError::AlreadyHeld`]: the limit ran out while another holder had the lock.
+    /// - [`LockError::Unavailable`]: the limit ran out while etcd could not be reached.
+    /// - [`LockError::ClusterChanged`]: the endpoints belong to another cluster than before.
+    /// - [`LockError::PermissionDenied`], [`LockError::Unauthenticated`], [`LockError::NoSpace`]: etcd refused the
+    ///   request.
+    /// - [`LockError::Closed`], [`LockError::Crashed`], [`LockError::Forked`]: the manager was closed, its I/O thread
+    ///   died, or this process is a child of the one that created it.
     ///
     /// # Examples
     ///
@@ -87,7 +92,7 @@ impl DistributedLock {
     /// let lock = manager.new_lock("jobs")?;
     /// let guard = lock.lock()?;
     /// assert!(guard.is_held());
-    /// // Nobody else has it now, this thread included.
+    /// // The lock is held, so nobody can acquire it again: not even this thread.
     /// assert!(lock.try_lock()?.is_none());
     /// # Ok(())
     /// # }
@@ -96,16 +101,17 @@ impl DistributedLock {
         self.acquire(self.limits(self.shared.client.now(), None), None)
     }
 
-    /// Takes the lock if nobody has it; `None` if somebody does, or waits for it. Never joins the queue.
+    /// Acquires the lock if it is free. Returns `None` if it is held, or if others are queued for it. Never joins the
+    /// queue.
     ///
     /// # Blocking
     ///
-    /// One question to etcd, up to [`request_timeout`](crate::LockManagerOptions::request_timeout).
+    /// For one transaction of etcd, up to [`request_timeout`](crate::LockManagerOptions::request_timeout).
     ///
     /// # Errors
     ///
-    /// As for [`lock`](Self::lock), but never [`LockError::AlreadyHeld`]; [`LockError::Unavailable`] if etcd could
-    /// not be asked in time.
+    /// - [`LockError::Unavailable`]: etcd did not answer in time.
+    /// - Otherwise as for [`lock`](Self::lock), but never [`LockError::AlreadyHeld`].
     ///
     /// # Examples
     ///
@@ -115,7 +121,7 @@ impl DistributedLock {
     /// let lock = manager.new_lock("cleanup")?;
     /// match lock.try_lock()? {
     ///     Some(_guard) => println!("cleaning up"),
-    ///     None => println!("somebody else is at it"),
+    ///     None => println!("another thread or process is cleaning up"),
     /// }
     ///
     /// let _guard = lock.lock()?;
@@ -127,17 +133,17 @@ impl DistributedLock {
         none_if_held(self.take_if_free())
     }
 
-    /// Takes the lock, waiting for it at most `timeout`. A timeout beyond the clock's range is for ever.
+    /// Acquires the lock, waiting for at most `timeout`. A timeout beyond the range of the clock means no limit.
     ///
     /// # Blocking
     ///
-    /// Up to `timeout`, and some milliseconds to ask who holds it.
+    /// Up to `timeout`, and up to 75 ms more, in which the current holder is looked up for the error.
     ///
     /// # Errors
     ///
-    /// - [`LockError::Timeout`]: somebody had it; names the holder if etcd could still tell.
-    /// - [`LockError::Unavailable`]: the time ran out while etcd could not be asked.
-    /// - Else as for [`lock`](Self::lock).
+    /// - [`LockError::Timeout`]: the lock was not free within the timeout. Names the holder if the look-up succeeded.
+    /// - [`LockError::Unavailable`]: the timeout passed while etcd could not be reached.
+    /// - Otherwise as for [`lock`](Self::lock).
     ///
     /// # Examples
     ///
@@ -150,7 +156,7 @@ impl DistributedLock {
     /// let lock = manager.new_lock("jobs")?;
     /// let guard = lock.lock_timeout(Duration::from_secs(3))?;
     ///
-    /// // Whoever waits in vain learns who has it.
+    /// // The error names the current holder.
     /// match lock.lock_timeout(Duration::from_millis(50)) {
     ///     Err(LockError::Timeout { holder: Some(holder), .. }) => assert_eq!(holder.token, guard.token()),
     ///     other => panic!("{other:?}"),
@@ -163,11 +169,11 @@ impl DistributedLock {
         self.acquire(self.limits(now, now.checked_add(timeout)), None)
     }
 
-    /// Takes the lock, waiting for it until `deadline`. See [`lock_timeout`](Self::lock_timeout).
+    /// Acquires the lock, waiting until `deadline` at the latest. Otherwise as [`lock_timeout`](Self::lock_timeout).
     ///
     /// # Blocking
     ///
-    /// Until `deadline`, and some milliseconds to ask who holds it.
+    /// Until `deadline`, and up to 75 ms more, in which the current holder is looked up for the error.
     ///
     /// # Errors
     ///
@@ -191,17 +197,19 @@ impl DistributedLock {
         self.lock_timeout(deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// Takes the lock, waiting for it until `cancel` has a message (which is taken) or is disconnected.
+    /// Acquires the lock, waiting until `cancel` receives a message (which is consumed) or is disconnected.
     ///
-    /// A call that is cancelled has normally left the queue in etcd by the time it returns.
+    /// When a cancelled call returns, its key has normally been deleted from etcd already. If `cancel` is ready at the
+    /// start, the call returns without contacting etcd.
     ///
     /// # Blocking
     ///
-    /// As [`lock`](Self::lock), and at most some 25 ms after the cancellation.
+    /// As [`lock`](Self::lock), and up to 25 ms after the cancellation, in which the key is deleted.
     ///
     /// # Errors
     ///
-    /// [`LockError::Cancelled`]; else as for [`lock`](Self::lock).
+    /// - [`LockError::Cancelled`]: `cancel` received a message or was disconnected.
+    /// - Otherwise as for [`lock`](Self::lock).
     ///
     /// # Examples
     ///
@@ -214,7 +222,7 @@ impl DistributedLock {
     ///
     /// let (stop, cancel) = bounded::<()>(0);
     /// let worker = std::thread::spawn(move || lock.lock_or_cancel(&cancel));
-    /// drop(stop); // whoever waits stops waiting
+    /// drop(stop); // the waiting call returns
     /// let cancelled = worker.join().unwrap().unwrap_err();
     /// assert_eq!(cancelled.code(), ErrorCode::Cancelled);
     /// # Ok(())
@@ -224,18 +232,21 @@ impl DistributedLock {
         self.acquire(self.limits(self.shared.client.now(), None), Some(cancel))
     }
 
-    /// Takes the lock, waiting for it at most `timeout`, and until `cancel` has a message (which is taken) or is
-    /// disconnected: what a server needs, whose requests have a time limit and which may be shut down.
+    /// Acquires the lock, waiting for at most `timeout`, and until `cancel` receives a message (which is consumed) or
+    /// is disconnected. For servers whose requests have a time limit and which can be shut down.
     ///
-    /// A timeout beyond the clock's range is for ever. If `cancel` has fired already, etcd is not asked.
+    /// A timeout beyond the range of the clock means no limit. If `cancel` is ready at the start, the call returns
+    /// without contacting etcd.
     ///
     /// # Blocking
     ///
-    /// Up to `timeout`, and some milliseconds to ask who holds it; at most some 25 ms after the cancellation.
+    /// Up to `timeout`, and up to 75 ms more, in which the current holder is looked up for the error; up to 25 ms after
+    /// the cancellation, in which the key is deleted.
     ///
     /// # Errors
     ///
-    /// [`LockError::Timeout`] and [`LockError::Cancelled`], whichever comes first; else as for [`lock`](Self::lock).
+    /// - [`LockError::Timeout`], [`LockError::Cancelled`]: whichever came first.
+    /// - Otherwise as for [`lock_timeout`](Self::lock_timeout).
     ///
     /// # Examples
     ///
@@ -257,7 +268,7 @@ impl DistributedLock {
     /// assert_eq!(late.unwrap_err().code(), ErrorCode::LockTimeout);
     ///
     /// let request = serve(Duration::from_secs(60));
-    /// drop(shutdown); // whoever waits stops waiting
+    /// drop(shutdown); // the waiting call returns
     /// let stopped = request.join().unwrap();
     /// assert_eq!(stopped.unwrap_err().code(), ErrorCode::Cancelled);
     /// # drop(guard);
@@ -273,18 +284,19 @@ impl DistributedLock {
         self.acquire(self.limits(now, now.checked_add(timeout)), Some(cancel))
     }
 
-    /// Takes a place in the queue and returns at once. Dropping the [`PendingLock`] leaves the queue.
+    /// Takes a place in the lock's queue. Dropping the returned [`PendingLock`] leaves the queue. Never blocks.
     ///
-    /// **For one lock at a time.** A caller that queues for two locks at once can be granted one of them while a second
-    /// such caller is granted the other. Each then holds what the other waits for: a deadlock, which also blocks everybody
-    /// behind them. Take several locks one after the other, in the same order in all programs (by sorted key, say), with
-    /// [`lock_deadline`](Self::lock_deadline).
+    /// **For one lock at a time.** A caller that queues for two locks at once can be granted one of them while another
+    /// such caller is granted the other. Each then holds what the other waits for: a deadlock, which also blocks
+    /// everyone queued behind them. Acquire several locks one after the other, in the same order in all programs
+    /// (sorted by key, for example), with [`lock_deadline`](Self::lock_deadline).
     ///
-    /// The [limit](LockOptions::max_retries) of its options counts from here.
+    /// The [limit](LockOptions::max_retries) of the options counts from this call, not from [`PendingLock::wait`].
     ///
     /// # Errors
     ///
-    /// [`LockError::Closed`], [`LockError::Crashed`]. Everything else comes from [`PendingLock::wait`].
+    /// - [`LockError::Closed`], [`LockError::Crashed`], [`LockError::Forked`]: the manager no longer works.
+    /// - All other errors are returned by [`PendingLock::wait`].
     ///
     /// # Examples
     ///
@@ -306,10 +318,10 @@ impl DistributedLock {
         PendingLock::ask(&self.shared, &self.options, self.limits(self.shared.client.now(), None))
     }
 
-    /// Asks about this process only: whether some guard of this manager holds the lock right now, on any thread.
+    /// Asks about this process only: whether a guard of this manager holds the lock right now, on any thread.
     ///
-    /// `false` does not mean that the lock is free: for holders in other processes ask
-    /// [`LockManager::lock_info`](crate::LockManager::lock_info). This does no I/O.
+    /// `false` does not mean that the lock is free: use [`LockManager::lock_info`](crate::LockManager::lock_info) to
+    /// find holders in other processes. Does no I/O.
     ///
     /// # Examples
     ///
@@ -326,24 +338,24 @@ impl DistributedLock {
         self.shared.is_held()
     }
 
-    /// The lock's key, as it was given to [`new_lock`](crate::LockManager::new_lock).
+    /// The key of the lock, as passed to [`new_lock`](crate::LockManager::new_lock).
     pub fn key(&self) -> &str {
         self.shared.name.as_str()
     }
 
-    /// How long a call waits that has no limit but `deadline` and the options.
+    /// The limits of a call that waits until `deadline` or until the budget of the options is used up.
     fn limits(&self, now: Time, deadline: Option<Time>) -> WaitLimits {
         let budget = self.options.budget().and_then(|budget| now.checked_add(budget));
         WaitLimits { try_only: false, deadline, budget }
     }
 
-    /// [`try_lock`](Self::try_lock), with [`LockError::AlreadyHeld`] instead of `None`.
+    /// Like [`try_lock`](Self::try_lock), but returns [`LockError::AlreadyHeld`] instead of `None`.
     fn take_if_free(&self) -> Result<LockGuard, LockError> {
         let budget = self.shared.client.now().checked_add(self.shared.client.request_timeout());
         self.acquire(WaitLimits { try_only: true, deadline: None, budget }, None)
     }
 
-    /// What all the ways to take the lock have in common.
+    /// The common body of all acquiring calls.
     fn acquire(&self, limits: WaitLimits, cancel: Option<&Receiver<()>>) -> Result<LockGuard, LockError> {
         if let Some(cancel) = cancel
             && cancel.try_recv() != Err(TryRecvError::Empty)
@@ -359,7 +371,8 @@ impl DistributedLock {
                     ask(Some(decided))?.wait_or_cancel(&ready, cancel)?
                 }
             };
-            // What was lost on its way here (this thread may have been stopped) never was the caller's: ask again.
+            // A hold that was lost before its guard reaches the caller (this thread may have been suspended) was never
+            // the caller's: ask again.
             if guard.is_held() {
                 return Ok(guard);
             }
@@ -367,7 +380,7 @@ impl DistributedLock {
     }
 }
 
-/// What a try returns.
+/// Maps `AlreadyHeld` to `None`.
 fn none_if_held<G>(taken: Result<G, LockError>) -> Result<Option<G>, LockError> {
     match taken {
         Ok(guard) => Ok(Some(guard)),

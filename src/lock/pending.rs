@@ -13,8 +13,8 @@ use crate::options::LockOptions;
 use crate::protocol::WaitLimits;
 use crate::shared::process;
 
-/// A place in a lock's queue, from [`DistributedLock::enqueue`](crate::DistributedLock::enqueue). Dropping it leaves
-/// the queue, and releases the lock if it was granted meanwhile.
+/// A place in a lock's queue, returned by [`DistributedLock::enqueue`](crate::DistributedLock::enqueue). Dropping it
+/// leaves the queue, and releases the lock if it was granted meanwhile.
 ///
 /// # Examples
 ///
@@ -51,10 +51,10 @@ impl PendingLock {
         Ok(Self { waiter, ready })
     }
 
-    /// A channel that carries nothing and disconnects when the outcome is known: [`wait`](Self::wait) then returns at
-    /// once. Made for [`select!`](crate::crossbeam_channel::select).
+    /// Returns a channel that carries no messages and disconnects when the outcome is known; [`wait`](Self::wait) then
+    /// returns at once. For use in [`select!`](crate::crossbeam_channel::select).
     ///
-    /// From then on the lock may be held, and keep others waiter.
+    /// The lock may then be held, so call `wait` promptly.
     ///
     /// # Examples
     ///
@@ -71,17 +71,17 @@ impl PendingLock {
         if self.waiter.is_here() { &self.ready } else { process::disconnected() }
     }
 
-    /// Waits for the outcome.
+    /// Waits until the lock is granted or refused.
     ///
     /// # Blocking
     ///
-    /// Until the lock is granted, the [limit](crate::LockOptions::max_retries) of its options runs out, or the manager is closed; not
-    /// at all once [`ready`](Self::ready) is disconnected.
+    /// Until the lock is granted, the [limit](crate::LockOptions::max_retries) of the options runs out, or the manager
+    /// is closed. Returns at once if [`ready`](Self::ready) is disconnected.
     ///
     /// # Errors
     ///
-    /// As for [`DistributedLock::lock`](crate::DistributedLock::lock); [`LockError::Expired`] also if the lock was
-    /// granted but lost again before this call.
+    /// - [`LockError::Expired`]: the lock was granted, but lost before this call.
+    /// - Otherwise as for [`DistributedLock::lock`](crate::DistributedLock::lock).
     ///
     /// # Examples
     ///
@@ -89,7 +89,7 @@ impl PendingLock {
     /// # fn main() -> Result<(), etcd_lock::LockError> {
     /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
     /// let pending = manager.new_lock("report")?.enqueue()?;
-    /// let text = "what can be prepared meanwhile";
+    /// let text = "prepared while waiting";
     /// let guard = pending.wait()?;
     /// println!("{text}, under token {}", guard.token());
     /// # Ok(())
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn dropping_it_leaves_the_queue_granted_or_not() {
+    fn dropping_a_pending_lock_leaves_the_queue_before_and_after_the_grant() {
         let (locks, mut io) = scripted_locks();
         let pending = lock(&locks, "a").enqueue().unwrap();
         let (acquire, _reply) = io.acquire();
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_lost_before_the_wait_is_expired() {
+    fn waiting_for_a_lock_lost_after_its_grant_returns_expired() {
         let (locks, mut io) = scripted_locks();
         let pending = lock(&locks, "a").enqueue().unwrap();
         let hold = io.grant();
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_told_when_the_i_o_thread_ends() {
+    fn ready_disconnects_when_the_i_o_thread_ends() {
         let (locks, io) = scripted_locks();
         let pending = lock(&locks, "a").enqueue().unwrap();
         drop(io);

@@ -1,4 +1,4 @@
-//! A lock that its thread may take again.
+//! A lock that the holding thread can acquire again.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -10,16 +10,15 @@ use super::reentrant_guard::{ReentrantGuard, reenter};
 use super::{DistributedLock, none_if_held};
 use crate::error::LockError;
 
-/// A lock that a thread which has it gets again at once, from
+/// A lock that the holding thread can acquire again at once; returned by
 /// [`new_reentrant_lock`](crate::LockManager::new_reentrant_lock).
 ///
-/// A thread that still has a [`ReentrantGuard`] of the key gets a further one from every method and every reentrant
-/// handle, without asking etcd: same hold, same [`token`](crate::Hold::token), same [`done`](crate::Hold::done). The last
-/// guard out releases. If the hold is lost, asking again is [`LockError::Expired`] until the thread's last guard is
-/// dropped, never a silent second acquisition.
+/// While a thread has a [`ReentrantGuard`] of this key, every acquiring method of every reentrant handle returns it
+/// another guard without contacting etcd: of the same hold, with the same [`token`](crate::Hold::token) and
+/// [`done`](crate::Hold::done). Dropping the last guard releases the lock. If the hold is lost, acquiring again returns
+/// [`LockError::Expired`] until the thread's last guard is dropped; it never silently acquires the lock a second time.
 ///
-/// To everybody else, other threads included, it is the lock of its key like any
-/// [`DistributedLock`]: one queue, one holder.
+/// For other threads and other processes it behaves like any [`DistributedLock`] of this key: one queue, one holder.
 ///
 /// # Examples
 ///
@@ -30,7 +29,7 @@ use crate::error::LockError;
 ///
 /// fn transfer(lock: &ReentrantLock) -> Result<(), LockError> {
 ///     let guard = lock.lock()?;
-///     withdraw(lock)?; // takes the same lock
+///     withdraw(lock)?; // acquires the same lock
 ///     guard.unlock()
 /// }
 ///
@@ -53,7 +52,8 @@ impl ReentrantLock {
         Self { lock }
     }
 
-    /// A further guard, or the first one by `take`: here, and nowhere else, a thread re-enters.
+    /// Returns another guard of this thread's hold, or acquires the lock by `take`. The only place in which a thread
+    /// re-enters.
     fn again_or(
         &self,
         take: impl FnOnce(&DistributedLock) -> Result<LockGuard, LockError>,
@@ -64,7 +64,7 @@ impl ReentrantLock {
         }
     }
 
-    /// As [`DistributedLock::lock`]; at once where this thread has the lock.
+    /// As [`DistributedLock::lock`]; returns at once if this thread already holds the lock.
     ///
     /// # Blocking
     ///
@@ -72,13 +72,13 @@ impl ReentrantLock {
     ///
     /// # Errors
     ///
-    /// [`LockError::Expired`]: this thread has lost the hold of which it still has a guard. Else as
-    /// [`DistributedLock::lock`].
+    /// - [`LockError::Expired`]: this thread's hold was lost, and the thread still has a guard of it.
+    /// - Otherwise as for [`DistributedLock::lock`].
     pub fn lock(&self) -> Result<ReentrantGuard, LockError> {
         self.again_or(DistributedLock::lock)
     }
 
-    /// As [`DistributedLock::try_lock`]; never `None` where this thread has the lock.
+    /// As [`DistributedLock::try_lock`]; returns a guard at once if this thread already holds the lock.
     ///
     /// # Blocking
     ///
@@ -86,12 +86,13 @@ impl ReentrantLock {
     ///
     /// # Errors
     ///
-    /// [`LockError::Expired`] as for [`lock`](Self::lock). Else as [`DistributedLock::try_lock`].
+    /// - [`LockError::Expired`]: as for [`lock`](Self::lock).
+    /// - Otherwise as for [`DistributedLock::try_lock`].
     pub fn try_lock(&self) -> Result<Option<ReentrantGuard>, LockError> {
         none_if_held(self.again_or(DistributedLock::take_if_free))
     }
 
-    /// As [`DistributedLock::lock_timeout`]; at once where this thread has the lock.
+    /// As [`DistributedLock::lock_timeout`]; returns at once if this thread already holds the lock.
     ///
     /// # Blocking
     ///
@@ -99,12 +100,13 @@ impl ReentrantLock {
     ///
     /// # Errors
     ///
-    /// [`LockError::Expired`] as for [`lock`](Self::lock). Else as [`DistributedLock::lock_timeout`].
+    /// - [`LockError::Expired`]: as for [`lock`](Self::lock).
+    /// - Otherwise as for [`DistributedLock::lock_timeout`].
     pub fn lock_timeout(&self, timeout: Duration) -> Result<ReentrantGuard, LockError> {
         self.again_or(|lock| lock.lock_timeout(timeout))
     }
 
-    /// As [`DistributedLock::lock_deadline`]; at once where this thread has the lock.
+    /// As [`DistributedLock::lock_deadline`]; returns at once if this thread already holds the lock.
     ///
     /// # Blocking
     ///
@@ -112,12 +114,14 @@ impl ReentrantLock {
     ///
     /// # Errors
     ///
-    /// [`LockError::Expired`] as for [`lock`](Self::lock). Else as [`DistributedLock::lock_deadline`].
+    /// - [`LockError::Expired`]: as for [`lock`](Self::lock).
+    /// - Otherwise as for [`DistributedLock::lock_deadline`].
     pub fn lock_deadline(&self, deadline: Instant) -> Result<ReentrantGuard, LockError> {
         self.again_or(|lock| lock.lock_deadline(deadline))
     }
 
-    /// As [`DistributedLock::lock_or_cancel`]; at once where this thread has the lock.
+    /// As [`DistributedLock::lock_or_cancel`]; returns at once if this thread already holds the lock, even if `cancel`
+    /// is ready.
     ///
     /// # Blocking
     ///
@@ -125,12 +129,14 @@ impl ReentrantLock {
     ///
     /// # Errors
     ///
-    /// [`LockError::Expired`] as for [`lock`](Self::lock). Else as [`DistributedLock::lock_or_cancel`].
+    /// - [`LockError::Expired`]: as for [`lock`](Self::lock).
+    /// - Otherwise as for [`DistributedLock::lock_or_cancel`].
     pub fn lock_or_cancel(&self, cancel: &Receiver<()>) -> Result<ReentrantGuard, LockError> {
         self.again_or(|lock| lock.lock_or_cancel(cancel))
     }
 
-    /// As [`DistributedLock::lock_timeout_or_cancel`]; at once where this thread has the lock.
+    /// As [`DistributedLock::lock_timeout_or_cancel`]; returns at once if this thread already holds the lock, even if
+    /// `cancel` is ready.
     ///
     /// # Blocking
     ///
@@ -138,7 +144,8 @@ impl ReentrantLock {
     ///
     /// # Errors
     ///
-    /// [`LockError::Expired`] as for [`lock`](Self::lock). Else as [`DistributedLock::lock_timeout_or_cancel`].
+    /// - [`LockError::Expired`]: as for [`lock`](Self::lock).
+    /// - Otherwise as for [`DistributedLock::lock_timeout_or_cancel`].
     pub fn lock_timeout_or_cancel(
         &self,
         timeout: Duration,
@@ -147,12 +154,12 @@ impl ReentrantLock {
         self.again_or(|lock| lock.lock_timeout_or_cancel(timeout, cancel))
     }
 
-    /// Asks about this process only, as [`DistributedLock::is_locked`].
+    /// Asks about this process only; see [`DistributedLock::is_locked`].
     pub fn is_locked(&self) -> bool {
         self.lock.is_locked()
     }
 
-    /// The lock's key, as it was given to [`new_reentrant_lock`](crate::LockManager::new_reentrant_lock).
+    /// The key of the lock, as passed to [`new_reentrant_lock`](crate::LockManager::new_reentrant_lock).
     pub fn key(&self) -> &str {
         self.lock.key()
     }
@@ -173,7 +180,7 @@ mod tests {
     use crate::lock::tests::scripted_io::{ScriptedHold, ScriptedIo, lock, scripted_locks};
     use crate::protocol::Refusal;
 
-    /// Takes the lock on this very thread, while another one plays the I/O thread.
+    /// Acquires the lock on the current thread, while another thread plays the I/O thread.
     fn take(lock: &ReentrantLock, io: &mut ScriptedIo) -> (ReentrantGuard, ScriptedHold) {
         thread::scope(|scope| {
             let granting = scope.spawn(|| io.grant());
@@ -190,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_thread_that_has_a_guard_gets_a_further_one_without_a_message() {
+    fn the_holding_thread_gets_another_guard_without_a_message() {
         let (locks, mut io) = scripted_locks();
         let first = ReentrantLock::new(lock(&locks, "a"));
         let (guard, _hold) = take(&first, &mut io);
@@ -215,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn no_other_thread_and_no_other_kind_of_handle_gets_in() {
+    fn other_threads_and_plain_handles_do_not_re_enter() {
         let (locks, mut io) = scripted_locks();
         let plain = lock(&locks, "a");
         let reentrant = ReentrantLock::new(plain.clone());
@@ -231,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_guard_keeps_the_hold_and_lets_nobody_in() {
+    fn a_shared_guard_extends_the_hold_and_allows_no_re_entry() {
         let (locks, mut io) = scripted_locks();
         let lock = ReentrantLock::new(lock(&locks, "a"));
         let (guard, _hold) = take(&lock, &mut io);
@@ -247,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_hold_is_expired_until_the_thread_s_last_guard_is_gone() {
+    fn acquiring_again_after_a_loss_returns_expired_until_the_last_guard_is_dropped() {
         let (locks, mut io) = scripted_locks();
         let lock = ReentrantLock::new(lock(&locks, "a"));
         let (guard, hold) = take(&lock, &mut io);

@@ -1,4 +1,4 @@
-//! Guards of a lock that its thread may take again.
+//! Guards of a lock that the holding thread can acquire again.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -14,9 +14,9 @@ use crate::error::LockError;
 
 /// A guard of a [`ReentrantLock`](crate::ReentrantLock); dropping the last one of a hold releases the lock.
 ///
-/// What it tells is [`Hold`]'s. It stays on its thread: that a thread still has one is what lets it take the lock again,
-/// so a guard that could move would let two threads in. [`share`](Self::share) gives a guard that can be moved and
-/// cloned, keeps the hold, and never makes re-entry.
+/// It dereferences to its [`Hold`]. It cannot leave its thread: having one is what allows the thread to re-enter, so a
+/// guard that could move would let two threads in. [`share`](Self::share) returns a guard that can be moved and cloned;
+/// it extends the hold, but allows no re-entry.
 ///
 /// ```compile_fail,E0277
 /// # fn main() -> Result<(), etcd_lock::LockError> {
@@ -45,32 +45,33 @@ pub struct ReentrantGuard {
     seat: Rc<Seat>,
 }
 
-/// A thread's share in a hold, which all of its guards have together.
+/// The state that all guards of one hold on one thread share.
 struct Seat {
     hold: Arc<Hold>,
 }
 
 thread_local! {
-    /// For each lock, by the address of what its handles share, the hold that this thread still has a guard of.
+    /// The holds of which this thread has a guard, by the address of the state that the lock's handles share.
     static SEATS: RefCell<HashMap<usize, Weak<Seat>>> = RefCell::default();
 }
 
-/// A further guard, if this thread still has one of this lock.
+/// Another guard, if this thread has one of this lock.
 pub(crate) fn reenter(lock: &Arc<Holds>) -> Result<Option<ReentrantGuard>, LockError> {
-    // While the thread-locals are being destroyed there is no re-entry.
+    // While the thread's local values are being destroyed there is no re-entry.
     let seat = SEATS.try_with(|seats| seats.borrow().get(&address(lock)).and_then(Weak::upgrade));
     let Some(seat) = seat.ok().flatten() else { return Ok(None) };
     seat.hold.check()?;
     Ok(Some(ReentrantGuard { seat }))
 }
 
-/// The hold keeps what its handles share, so no other lock has this address while a guard of it is there.
+/// The hold references the lock's shared state, so no other lock can have this address while a guard of the hold
+/// exists.
 fn address(lock: &Arc<Holds>) -> usize {
     Arc::as_ptr(lock).addr()
 }
 
 impl ReentrantGuard {
-    /// The first guard of this thread.
+    /// The first guard of this hold on this thread.
     pub(crate) fn new(guard: LockGuard) -> Self {
         let seat = Rc::new(Seat { hold: guard.into_hold() });
         let _ = SEATS.try_with(|seats| {
@@ -81,14 +82,14 @@ impl ReentrantGuard {
         Self { seat }
     }
 
-    /// A guard of the same hold that may go to other threads. It keeps the hold when this thread's guards are gone, and
-    /// never lets anybody take the lock again.
+    /// Returns a guard of the same hold that can move to other threads. The hold lasts until it, too, is dropped. It
+    /// allows no thread to re-enter.
     pub fn share(&self) -> LockGuard {
         LockGuard::new(Arc::clone(&self.seat.hold))
     }
 
-    /// Releases the lock and waits until etcd has confirmed it, if this is the hold's last guard; else it only goes. It
-    /// says so if the hold was lost, either way.
+    /// Releases the lock and waits for etcd's confirmation, if this is the last guard of the hold. Otherwise only drops
+    /// this guard; a loss is reported in either case.
     ///
     /// # Blocking
     ///

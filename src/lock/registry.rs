@@ -1,4 +1,4 @@
-//! The locks of a manager by their names: handles of one key are one lock.
+//! The locks of a manager by name: all handles of one key share one lock.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -10,10 +10,10 @@ use crate::client::Client;
 use crate::error::LockError;
 use crate::name::LockName;
 
-/// A smaller table is not worth pruning.
+/// Below this size the table is not pruned.
 const SMALL: usize = 64;
 
-/// Every lock of a manager that is in use.
+/// The locks of a manager that are in use. Callers' threads look them up and insert them.
 pub(crate) struct Registry {
     client: Arc<Client>,
     table: Mutex<Table>,
@@ -21,10 +21,10 @@ pub(crate) struct Registry {
 
 #[derive(Default)]
 struct Table {
-    /// Locks that have a handle, a waiter or a guard, and those that have lost the last of them since the last pruning.
+    /// The locks that have a handle, a waiter or a guard, and those whose last one was dropped since the last pruning.
     locks: HashMap<LockName, Weak<Holds>>,
-    /// The size at which the table is pruned: twice what was in use at the last pruning, so that pruning costs each
-    /// insertion a constant, and unused locks are at most as many as there were used ones.
+    /// The size at which the table is pruned next: twice the number of locks in use at the last pruning. So pruning has
+    /// constant amortised cost per insertion, and the table holds at most as many unused locks as used ones.
     prune_at: usize,
 }
 
@@ -33,7 +33,7 @@ impl Registry {
         Self { client, table: Mutex::default() }
     }
 
-    /// The one lock of this key.
+    /// The lock with this key, created if it is not in use.
     pub(crate) fn lock(&self, key: &str) -> Result<Arc<Holds>, LockError> {
         let name = self.client.name(key)?;
         self.client.mailbox.check()?;
@@ -49,7 +49,7 @@ impl Registry {
         Ok(lock)
     }
 
-    /// The size of the table, with the locks that are not in use.
+    /// The size of the table, including locks no longer in use.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.table.lock().locks.len()

@@ -1,4 +1,4 @@
-//! One ticket, from the question to its answer.
+//! One ticket, from the acquire message to its outcome.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -19,23 +19,23 @@ use crate::protocol::{Acquire, CurrentHolder, Refusal, Ticket, WaitLimits};
 use crate::shared::async_hint::about_to_block;
 use crate::shared::message::{Message, Outcome, Reply};
 
-/// How long after its time limit a call waits for the I/O thread, which enforces the limit and first asks who holds
-/// the lock. Beyond that the I/O thread must be stuck, and the call gives up by itself.
+/// How long a call waits for the I/O thread after its own limit. The I/O thread enforces the limit and then looks up
+/// the holder for the error. If it has not answered by then it is stuck, and the call returns by itself.
 const GIVE_UP_GRACE: Duration = Duration::from_millis(75);
 
-/// How long a cancelled call waits until its key is gone: a healthy cluster's answer takes less.
+/// How long a cancelled call waits for the deletion of its key; a healthy cluster answers sooner.
 const CANCEL_GRACE: Duration = Duration::from_millis(25);
 
-/// A ticket that waits. Dropping it leaves the queue.
+/// A waiting ticket. Dropping it leaves the queue.
 pub(crate) struct Waiter {
     lock: Arc<Holds>,
     ticket: Ticket,
-    /// In a mutex only because it is not `Sync`; never locked.
+    /// In a mutex only because a oneshot receiver is not `Sync`; the mutex is never locked.
     outcome: Mutex<Receiver<Outcome>>,
     asked: Time,
-    /// When the call gives up by itself.
+    /// When the call returns by itself, without an answer of the I/O thread.
     give_up: Option<Instant>,
-    /// Nothing is left to be given up.
+    /// The outcome was received, or `Leave` was sent: dropping sends nothing.
     settled: bool,
 }
 
@@ -43,7 +43,7 @@ pub(crate) struct Waiter {
 enum WaitEnd {
     Outcome(Outcome),
     Cancelled,
-    /// The I/O thread should have answered by now.
+    /// The I/O thread did not answer within `GIVE_UP_GRACE` after the limit.
     Overdue,
     /// The I/O thread ended.
     Gone,
@@ -66,7 +66,7 @@ impl Waiter {
             thread: CallerThread::current().0,
             limits,
             retry_interval: options.retry_interval,
-            // A try does not wait for the lock.
+            // A try does not wait for the lock, so it never warns of a long wait.
             warn_after: (!limits.try_only).then_some(options.warn_after),
             since: asked,
             asked_at: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
@@ -88,7 +88,7 @@ impl Waiter {
         self.lock.name.as_str()
     }
 
-    /// False in a forked child, where no outcome will ever come.
+    /// False in a forked child, where no outcome can arrive.
     pub(crate) fn is_here(&self) -> bool {
         self.lock.client.mailbox.is_here()
     }
@@ -102,7 +102,7 @@ impl Waiter {
         self.conclude(end)
     }
 
-    /// Waits for `ready` to disconnect, whose other end the question had.
+    /// Waits until `ready` disconnects, whose sender was passed to `ask`.
     pub(crate) fn wait_or_cancel(
         mut self,
         ready: &crossbeam_channel::Receiver<()>,
@@ -141,7 +141,8 @@ impl Waiter {
         }
     }
 
-    /// Leaves, and normally returns only when the key is gone. A grant that crossed is released by the I/O thread.
+    /// Leaves the queue, and waits up to `CANCEL_GRACE` for the deletion of the key. The I/O thread releases a grant
+    /// that crosses this message.
     fn leave_and_wait(&mut self) {
         self.settled = true;
         let (reply, left) = oneshot::channel();
@@ -150,8 +151,7 @@ impl Waiter {
         }
     }
 
-    /// The I/O thread had more than enough time. What it would have said is not known, so neither is whether somebody has
-    /// the lock.
+    /// The error of a call that the I/O thread left without an answer: whether the lock is held is not known.
     fn overdue(&self) -> LockError {
         LockError::Unavailable {
             doing: acquiring(self.key()),
@@ -163,7 +163,7 @@ impl Waiter {
 impl Drop for Waiter {
     fn drop(&mut self) {
         if !self.settled {
-            // An error says that the I/O thread has ended, and the queue with it.
+            // On an error the I/O thread has ended, and the queue with it.
             let _ = self.lock.client.mailbox.send(Message::Leave { ticket: self.ticket, reply: None });
         }
     }

@@ -1,4 +1,4 @@
-//! What a manager asks etcd beside its own locks.
+//! Queries about locks, and forced unlocks, whichever process holds them.
 
 use super::LockManager;
 use crate::error::LockError;
@@ -6,7 +6,7 @@ use crate::info::{ForceUnlock, LockInfo};
 use crate::shared::message::Query;
 
 impl LockManager {
-    /// Who holds this lock, anywhere; `None` if it is free.
+    /// Returns the current holder of this lock in any process; `None` if the lock is free.
     ///
     /// # Blocking
     ///
@@ -14,8 +14,12 @@ impl LockManager {
     ///
     /// # Errors
     ///
-    /// [`LockError::InvalidKey`], [`LockError::Unavailable`], [`LockError::PermissionDenied`],
-    /// [`LockError::Unauthenticated`], [`LockError::Closed`], [`LockError::Crashed`].
+    /// - [`LockError::InvalidKey`]: the key is empty or too long.
+    /// - [`LockError::Unavailable`], [`LockError::ClusterChanged`]: etcd did not answer in time, or another cluster
+    ///   answered.
+    /// - [`LockError::PermissionDenied`], [`LockError::Unauthenticated`]: etcd refused the request.
+    /// - [`LockError::Closed`], [`LockError::Crashed`], [`LockError::Forked`]: the manager no longer works.
+    /// - [`LockError::Internal`]: etcd rejected the request for a reason that the caller cannot influence.
     ///
     /// # Examples
     ///
@@ -37,11 +41,12 @@ impl LockManager {
         self.client.ask(&doing, |reply| Query::LockInfo { name, reply })
     }
 
-    /// Every lock that is held, anywhere, and whose key begins with `prefix`, sorted by key. `""` is all of them.
+    /// Returns every held lock whose key begins with `prefix`, with its current holder in any process, sorted by key.
+    /// `""` matches all locks.
     ///
     /// # Blocking
     ///
-    /// Up to [`request_timeout`](crate::LockManagerOptions::request_timeout), however many locks there are.
+    /// Up to [`request_timeout`](crate::LockManagerOptions::request_timeout) in total, whatever the number of locks.
     ///
     /// # Errors
     ///
@@ -66,9 +71,10 @@ impl LockManager {
         self.client.ask("listing locks", |reply| Query::ListLocks { prefix, reply })
     }
 
-    /// Everybody in this lock's queue, anywhere, in its order: who holds it, and who waits. Empty if it is free.
+    /// Returns the queue of this lock in admission order: the holder, then the waiters, in any process. The list is
+    /// empty if the lock is free.
     ///
-    /// A process is there once for each lock, however many of its threads wait.
+    /// A process appears at most once for each lock, however many of its threads wait.
     ///
     /// # Blocking
     ///
@@ -105,10 +111,10 @@ impl LockManager {
         self.client.ask(&doing, |reply| Query::Queue { name, reply })
     }
 
-    /// Takes the lock from whoever holds it, and tells who that was.
+    /// Takes the lock away from its current holder, in any process, and returns the evicted holder.
     ///
-    /// A holder of this library learns of it within milliseconds, but after the fact: until then both may believe to
-    /// hold the lock. The next waiter has it at once.
+    /// If the holder uses this library it detects the loss within milliseconds, but after the fact: until then both the
+    /// evicted and the next holder may believe that they hold the lock. The next waiter acquires the lock at once.
     ///
     /// # Blocking
     ///
@@ -116,7 +122,9 @@ impl LockManager {
     ///
     /// # Errors
     ///
-    /// [`LockError::NotHeld`] if nobody holds it; else as for [`lock_info`](Self::lock_info).
+    /// - [`LockError::NotHeld`]: the lock is free.
+    /// - [`LockError::NoSpace`]: etcd's database is full.
+    /// - Otherwise as for [`lock_info`](Self::lock_info).
     ///
     /// # Examples
     ///

@@ -1,4 +1,4 @@
-//! Managers and viewers on an in-process store.
+//! Constructors of managers and viewers on an in-process store.
 
 use super::MemoryStore;
 use crate::error::LockError;
@@ -8,20 +8,20 @@ use crate::store::memory::client::MemoryClient;
 use crate::viewer::LockViewer;
 
 impl LockManager {
-    /// A manager on an in-process store: the same locks without a server, for unit tests, for trying things out and
-    /// for programs of one process.
+    /// Creates a manager on an in-process store: the same locks without a server, for unit tests, experiments and
+    /// single-process programs.
     ///
-    /// It excludes only the managers of this process that share the store. See [`memory`](crate::memory) for what a
-    /// test can make happen to it.
+    /// Its locks exclude only the managers of this process that share the store. [`memory`](crate::memory) describes
+    /// the faults that a test can produce.
     ///
     /// # Blocking
     ///
-    /// For the moment in which the session is set up.
+    /// While the threads are started and the session is set up.
     ///
     /// # Errors
     ///
-    /// - [`LockError::InvalidOptions`]: an option or the root cannot be used.
-    /// - [`LockError::Internal`]: no thread could be started.
+    /// - [`LockError::InvalidOptions`]: an option or the root is invalid.
+    /// - [`LockError::Internal`]: a thread could not be started.
     ///
     /// # Examples
     ///
@@ -54,7 +54,11 @@ impl LockManager {
 }
 
 impl LockViewer {
-    /// A viewer on an in-process store, for tests.
+    /// Creates a viewer on an in-process store, for tests.
+    ///
+    /// # Blocking
+    ///
+    /// While the thread is started.
     ///
     /// # Errors
     ///

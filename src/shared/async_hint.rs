@@ -1,4 +1,4 @@
-//! A hint for those who call from async code: a call that blocks there stops all other tasks of its thread.
+//! Warns callers in async code: a blocking call there stops all other tasks of the thread.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
@@ -8,10 +8,10 @@ use tokio::task::coop::{RestoreOnPending, has_budget_remaining, poll_proceed};
 
 use crate::log_target::LOG;
 
-/// Twice what tokio gives a task for one poll.
+/// Twice tokio's budget of a task for one poll, which is 128.
 const MORE_THAN_A_BUDGET: usize = 256;
 
-/// Warns, once in a process and only where `debug_assertions` are on, when an async task is about to block its thread.
+/// Warns when an async task is about to block its thread: once per process, and only with `debug_assertions`.
 pub(crate) fn about_to_block() {
     static WARNED: AtomicBool = AtomicBool::new(false);
     if cfg!(debug_assertions)
@@ -21,16 +21,17 @@ pub(crate) fn about_to_block() {
     {
         log::warn!(
             target: LOG,
-            "a call of etcd-lock blocks inside an async task, and with it every other task of that thread; \
-             call it in tokio::task::spawn_blocking (said once, in debug builds only)"
+            "a blocking call of etcd-lock inside an async task stops every other task of its thread; \
+             call it in tokio::task::spawn_blocking (logged once, in debug builds only)"
         );
     }
 }
 
-/// Whether this is an async task of tokio, which must not block.
+/// Whether the caller runs in an async task of tokio, which must not block.
 ///
-/// That a thread belongs to a runtime does not tell: those of `spawn_blocking` do, too. But a task has a budget for each
-/// poll, which [`poll_proceed`] takes from, and where blocking is allowed there is no such limit. Everything is given back.
+/// A runtime handle alone does not show it: threads of `spawn_blocking` have one, too. But tokio limits each poll of a
+/// task by a budget, which [`poll_proceed`] consumes; where blocking is allowed there is no limit. The consumed units
+/// are all restored.
 fn in_async_task() -> bool {
     if Handle::try_current().is_err() {
         return false;
@@ -44,7 +45,7 @@ fn in_async_task() -> bool {
         }
     }
     let is_limited = !has_budget_remaining();
-    // Each restores what was there before it, so the first one must be the last to go.
+    // Each unit restores the budget as it was before it, so drop them in reverse order.
     while taken.pop().is_some() {}
     is_limited
 }
@@ -61,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_on_a_worker_thread_is_one_whatever_it_has_used_of_its_budget() {
+    fn a_task_on_a_worker_thread_is_detected_whatever_its_remaining_budget() {
         let found = many_threads().block_on(async {
             spawn(async {
                 let fresh = (in_async_task(), has_budget_remaining());
@@ -77,20 +78,20 @@ mod tests {
     }
 
     #[test]
-    fn the_main_task_is_one_in_either_runtime() {
+    fn the_main_task_is_detected_in_either_runtime() {
         assert!(many_threads().block_on(async { in_async_task() }));
         assert!(Builder::new_current_thread().build().unwrap().block_on(async { in_async_task() }));
     }
 
     #[test]
-    fn a_thread_for_blocking_calls_is_none() {
+    fn a_thread_for_blocking_calls_is_not_a_task() {
         let runtime = many_threads();
         assert!(!runtime.block_on(async { spawn_blocking(in_async_task).await.unwrap() }));
         assert!(!runtime.block_on(async { spawn(async { block_in_place(in_async_task) }).await.unwrap() }));
     }
 
     #[test]
-    fn a_plain_thread_is_none_with_a_runtime_at_hand_or_not() {
+    fn a_plain_thread_is_not_a_task_with_or_without_a_runtime_handle() {
         assert!(!in_async_task());
         let runtime = many_threads();
         let _entered = runtime.enter();

@@ -1,4 +1,4 @@
-//! Until when everything held under a session is assured, and why it is over.
+//! The deadline of a session and its holds, and why it is over.
 
 use std::time::Duration;
 
@@ -7,27 +7,28 @@ use crate::clock::Time;
 use crate::error::LossReason;
 use crate::shared::process::Process;
 
-/// The instant until which everything held under one session is assured. Every hold of the session shares it.
+/// The instant at which all holds of one session end without another renewal. All of them share it.
 ///
 /// Two states in one atomic: *open* until an instant, which only [`extend`](Self::extend) moves; and *over* for a
-/// reason, which has no exit. It is over once [`end`](Self::end) was called, or once any thread has looked at it past
-/// its instant. So what one thread has reported as expired cannot be revived by a renewal that arrives a moment later,
-/// for this or any other thread; and the loss of a session is one store for all of its holds.
+/// reason, which has no exit. It becomes over when [`end`](Self::end) is called, or when any thread compares it with
+/// the clock past its instant. So a renewal that arrives a moment later cannot revive a deadline that one thread has
+/// reported as expired, and the loss of a session is one store for all of its holds.
 #[derive(Debug)]
 pub(crate) struct Deadline {
-    /// An instant in nanoseconds, or below [`FIRST_INSTANT`] the code of a reason.
+    /// An instant in nanoseconds or, below [`FIRST_INSTANT`], the code of a reason. Written by the I/O thread, and by
+    /// any thread that sees the instant pass or ends the session.
     state: AtomicU64,
-    /// In which process the session is.
+    /// The process that has the session.
     process: Process,
 }
 
-/// The clock is beyond this long before any process runs.
+/// Instants below this number of nanoseconds after boot do not occur, so they can encode reasons.
 const FIRST_INSTANT: u64 = 16;
 const _: () = assert!(LAST_CODE < FIRST_INSTANT);
 
 const LAST_CODE: u64 = 5;
 
-/// Reasons as numbers, for atomics; zero is none of them.
+/// The code of a reason in an atomic; never zero.
 pub(super) fn code_of(reason: LossReason) -> u8 {
     match reason {
         LossReason::SessionExpired => 1,
@@ -51,7 +52,7 @@ pub(super) fn reason_of(code: u8) -> LossReason {
 
 const EXPIRED: u64 = 1;
 
-/// What the number says.
+/// Decodes the state.
 fn read(state: u64) -> Result<Time, LossReason> {
     if state >= FIRST_INSTANT {
         return Ok(Time::from_nanos(state));
@@ -69,7 +70,7 @@ impl Deadline {
         Self { state: AtomicU64::new(EXPIRED), process: Process::current() }
     }
 
-    /// The time left at `now`, or why it is over, for good.
+    /// The time left at `now`; an error with the reason if the deadline is over, which is final.
     pub(crate) fn look(&self, now: Time) -> Result<Duration, LossReason> {
         if !self.is_here() {
             return Err(LossReason::Crashed);
@@ -87,23 +88,23 @@ impl Deadline {
         }
     }
 
-    /// The time left at `now`; `None` if it is over, for good.
+    /// The time left at `now`; `None` if the deadline is over, which is final.
     pub(crate) fn remaining(&self, now: Time) -> Option<Duration> {
         self.look(now).ok()
     }
 
-    /// Whether it lies ahead of `now`. Once this was false it is false for ever.
+    /// Whether the deadline is after `now`. Once this was false it stays false.
     #[cfg(test)]
     pub(crate) fn is_live(&self, now: Time) -> bool {
         self.look(now).is_ok()
     }
 
-    /// The instant as it is now, or why it is over. Without a look at the clock: it may have passed.
+    /// The current instant, or why the deadline is over. Does not compare the clock: the instant may have passed.
     pub(crate) fn instant(&self) -> Result<Time, LossReason> {
         read(self.state.load(Ordering::Acquire))
     }
 
-    /// Moves it. False if it is over: then it stays over.
+    /// Moves the instant. False if the deadline is over, which is final.
     #[must_use]
     pub(crate) fn extend(&self, to: Time) -> bool {
         let to = to.as_nanos().max(FIRST_INSTANT);
@@ -112,7 +113,7 @@ impl Deadline {
             .is_ok()
     }
 
-    /// It is over now, whatever the clock says. The first reason stands, and is returned.
+    /// Ends the deadline, whatever the clock says. If it was over before, the first reason stays. Returns the reason.
     pub(crate) fn end(&self, reason: LossReason) -> LossReason {
         let code = u64::from(code_of(reason));
         let ended = self
@@ -124,7 +125,7 @@ impl Deadline {
         }
     }
 
-    /// False in a forked child: what is held under it is held by the parent.
+    /// False in a forked child: the parent has the session.
     pub(crate) fn is_here(&self) -> bool {
         self.process.is_current()
     }

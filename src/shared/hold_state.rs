@@ -1,4 +1,4 @@
-//! One hold, as its guards and the I/O thread know it together.
+//! The state of one hold, shared by its guards, the I/O thread and the watchdog.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,26 +13,27 @@ use crate::info::FencingToken;
 use crate::kv::Key;
 use crate::name::LockName;
 
-/// What a hold's guards and the I/O thread know of it together.
+/// The state of one hold, shared by its guards and the I/O thread.
 ///
-/// It is over when its session is, which the shared [`Deadline`] says for all holds of the session at once; or by
-/// itself, when it was released or its key was deleted, which its phase says. Whoever looks at a hold that its session
-/// has ended writes the reason into the phase, so that every later look finds the same one.
+/// A hold is over when its session is, which the shared [`Deadline`] records for all holds of the session at once; or
+/// by itself, when it was released or its key was deleted, which `phase` records. The first thread that sees the hold
+/// ended by its session stores the reason in `phase`, so that all threads report the same one.
 #[derive(Debug)]
 pub(crate) struct HoldState {
     pub(crate) name: LockName,
     pub(crate) token: FencingToken,
     pub(crate) key: Key,
-    /// Its only sender lives in the hold table.
+    /// Its only sender is in the hold table.
     pub(crate) done: Receiver<()>,
+    /// The session's deadline, shared by all of its holds.
     deadline: Arc<Deadline>,
-    /// [`HELD`], or how it ended; it ends once.
+    /// [`HELD`], or how the hold ended. Written once, by whichever thread ends it first.
     phase: AtomicU8,
 }
 
-/// No reason's code.
+/// Not the code of any reason.
 const HELD: u8 = 0;
-/// No reason's code either.
+/// Not the code of any reason either.
 const RELEASED: u8 = u8::MAX;
 
 impl HoldState {
@@ -46,8 +47,8 @@ impl HoldState {
         Self { name, token, key, done, deadline, phase: AtomicU8::new(HELD) }
     }
 
-    /// Ends the hold, released or lost, unless it has ended before, by itself or with its session: how it ended stands
-    /// for good. Returns how it did.
+    /// Ends the hold, as released or lost. If it has ended before, by itself or with its session, that reason stays.
+    /// Returns how it ended.
     pub(crate) fn end(&self, lost: Option<LossReason>) -> Option<LossReason> {
         let lost = self.deadline.instant().err().or(lost);
         let phase = lost.map_or(RELEASED, code_of);
@@ -57,12 +58,12 @@ impl HoldState {
         }
     }
 
-    /// Whether it was ended, by itself or with its session.
+    /// Whether the hold was ended, by itself or with its session; does not compare the clock.
     pub(crate) fn has_ended(&self) -> bool {
         self.phase.load(Ordering::Acquire) != HELD || self.deadline.instant().is_err()
     }
 
-    /// Why it was lost, as far as anybody has found out; the clock is not asked.
+    /// Why the hold was lost, if a thread has noticed; does not compare the clock.
     pub(crate) fn lost(&self) -> Option<LossReason> {
         match self.phase.load(Ordering::Acquire) {
             HELD if self.deadline.instant().is_err() => self.end(None),
@@ -74,28 +75,29 @@ impl HoldState {
         self.remaining(now).is_some()
     }
 
-    /// The assured time left; `None` once it is over.
+    /// How long the hold lasts without another renewal; `None` if it is over.
     pub(crate) fn remaining(&self, now: Time) -> Option<Duration> {
         let left = self.deadline.remaining(now)?;
         (self.phase.load(Ordering::Acquire) == HELD).then_some(left)
     }
 
-    /// Why it was lost, if it was. A caller that sees the time run out before the I/O thread does decides it.
+    /// Why the hold was lost, if it was. Compares the clock: a caller may see the deadline pass before the I/O thread
+    /// does.
     pub(crate) fn loss(&self, now: Time) -> Option<LossReason> {
         if !self.deadline.is_here() {
             return Some(LossReason::Crashed);
         }
-        // If the time has run out, this look ends the session for everybody.
+        // If the deadline has passed, this ends the session for all threads.
         let _ = self.deadline.look(now);
         self.lost()
     }
 
-    /// The error that says how it was lost, if it was.
+    /// An error if the hold was lost, with the reason.
     pub(crate) fn check(&self, now: Time) -> Result<(), LockError> {
         self.loss(now).map_or(Ok(()), |_| Err(self.expired(now)))
     }
 
-    /// The error that says that it is over, or nearly so.
+    /// The error of a hold that is over, or whose end is about to be recorded.
     pub(crate) fn expired(&self, now: Time) -> LockError {
         if !self.deadline.is_here() {
             return LockError::Forked;

@@ -1,4 +1,4 @@
-//! Every hold of a manager that may be open, shared by the I/O thread and the watchdog.
+//! All holds of a manager that may be open, shared by the I/O thread and the watchdog.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,40 +17,42 @@ use crate::name::LockName;
 use crate::protocol::HoldId;
 use crate::stats::StatsCell;
 
-/// The longest the watchdog sleeps while something is held: a condition variable's timer stands still while the machine
-/// is suspended, the deadline does not.
+/// The longest sleep of the watchdog while a lock is held: a condition variable's timer stops during suspend, but the
+/// deadline's clock does not.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
-/// The open holds, each with the only sender of its `done()`.
+/// The open holds, each with the only sender of its `done()` channel.
 ///
-/// Its mutex is held for a few instructions for each hold, and never across anything that blocks: no log line, no
-/// message. So neither thread can keep the other from it.
+/// The mutex is held for a few instructions per hold, and never while logging, sending a message or doing anything else
+/// that can block. So neither thread can block the other.
 #[derive(Debug)]
 pub(crate) struct HoldTable {
     table: Mutex<Table>,
-    /// The watchdog has to look earlier than it meant to.
+    /// Notified when the watchdog must look earlier than planned.
     sooner: Condvar,
     stats: Arc<StatsCell>,
 }
 
 #[derive(Debug)]
 struct Table {
-    /// All of one session: a session's end takes its holds away before the next begins.
+    /// The holds of the current session: a session's end removes its holds before the next session begins. The I/O
+    /// thread adds and removes them.
     holds: HashMap<HoldId, Listed>,
-    /// Those whose `done()` is open.
+    /// The number of holds whose `done()` is open.
     open: u64,
+    /// The deadline of the current session; replaced by the I/O thread.
     session: Arc<Deadline>,
-    /// When the watchdog looks next; `None` while it sleeps until it is woken.
+    /// When the watchdog looks next; `None` while it sleeps without a timer. Written by the watchdog.
     next_look: Option<Time>,
-    /// Nothing is held any more, ever.
+    /// Set once the manager has ended: no hold is open, now or later.
     shut: Option<LossReason>,
 }
 
-/// A hold of which the I/O thread has not heard the end, though the watchdog may have ended it.
+/// A hold that the I/O thread has not removed yet; the watchdog may have ended it already.
 #[derive(Debug)]
 struct Listed {
     state: Arc<HoldState>,
-    /// Never sent on; its drop closes `done()`.
+    /// Carries no message; dropping it closes `done()`.
     done: Option<Sender<()>>,
 }
 
@@ -58,7 +60,8 @@ struct Listed {
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) state: Arc<HoldState>,
-    /// How it ended in the end: its own guard or the watchdog may have seen its time run out before.
+    /// How the hold ended. A guard or the watchdog may have seen its deadline pass before the I/O thread ended it for
+    /// another reason.
     pub(crate) lost: Option<LossReason>,
 }
 
@@ -74,7 +77,7 @@ impl HoldTable {
         Self { table: Mutex::new(table), sooner: Condvar::new(), stats }
     }
 
-    /// Whether nothing is held, as far as anybody has found out.
+    /// Whether no hold is open. A hold whose deadline passed counts until a thread notices.
     pub(crate) fn is_empty(&self) -> bool {
         self.table.lock().open == 0
     }
@@ -83,7 +86,7 @@ impl HoldTable {
         self.table.lock().holds.get(&hold).map(|listed| Arc::clone(&listed.state))
     }
 
-    /// What is opened from now on belongs to the session with this deadline.
+    /// Begins a session: holds opened from now on have this deadline.
     pub(crate) fn begin_session(&self, deadline: Arc<Deadline>) {
         let mut table = self.table.lock();
         if let Some(reason) = table.shut {
@@ -92,17 +95,18 @@ impl HoldTable {
         table.session = deadline;
     }
 
-    /// Moves the session's deadline. False if it is over: then it stays over.
+    /// Extends the session's deadline. False if it has passed or was ended; that is final.
     #[must_use]
     pub(crate) fn extend_session(&self, to: Time) -> bool {
         let table = self.table.lock();
         let extended = table.session.extend(to);
-        // etcd may have shortened the TTL.
+        // The new deadline may be earlier, if etcd granted a shorter TTL.
         self.wake_watchdog_before(&table, to);
         extended
     }
 
-    /// A new hold of the session. Where that is over, the hold is over from the start, and its `done()` closed.
+    /// Opens a hold of the current session. If the session is over, the hold is over from the start and its `done()` is
+    /// closed.
     pub(crate) fn open(
         &self,
         now: Time,
@@ -121,8 +125,8 @@ impl HoldTable {
             stats.acquired += 1;
             stats.held = table.open;
         });
-        // Looked at under the lock that the sweep of an ended session takes after the end: whichever of the two comes
-        // second closes this `done()`.
+        // `end_session` ends the session first and then closes its holds under this mutex. So whichever of the two
+        // comes second closes this `done()`.
         match table.session.look(now).and_then(|_| table.session.instant()) {
             Ok(due) => self.wake_watchdog_before(&table, due),
             Err(lost) => {
@@ -133,7 +137,8 @@ impl HoldTable {
         state
     }
 
-    /// Ends a hold, and tells how it ended: otherwise than thus, if it had ended before. `None` if there is no such hold.
+    /// Ends a hold and returns how it ended: if it had ended before, with the earlier reason. `None` if there is no
+    /// such hold.
     pub(crate) fn end(&self, hold: HoldId, lost: Option<LossReason>) -> Option<Ended> {
         let mut table = self.table.lock();
         let mut listed = table.holds.remove(&hold)?;
@@ -141,8 +146,8 @@ impl HoldTable {
         Some(Ended { state: listed.state, lost })
     }
 
-    /// Ends the session by one store, and then closes the `done()` of each of its holds. All that were listed are
-    /// returned, those that the watchdog has ended too.
+    /// Ends the session with a single atomic store, and then closes the `done()` of each of its holds. Returns all
+    /// listed holds, including those that the watchdog has ended.
     pub(crate) fn end_session(&self, reason: LossReason) -> Vec<Ended> {
         let mut table = self.table.lock();
         table.session.end(reason);
@@ -153,7 +158,7 @@ impl HoldTable {
         holds.into_iter().map(ended).collect()
     }
 
-    /// Ends everything for good: what is opened later is over from the start. The watchdog ends, too.
+    /// Ends the table for good: holds opened later are over from the start. The watchdog ends, too.
     pub(crate) fn shut(&self, reason: LossReason) {
         let mut table = self.table.lock();
         table.shut.get_or_insert(reason);
@@ -162,17 +167,18 @@ impl HoldTable {
         self.sooner.notify_all();
     }
 
-    /// In a forked child: drops the copies of the senders, if no thread had the table at the fork.
+    /// In a forked child: drops the copies of the senders, unless a thread had the mutex at the time of the fork.
     pub(crate) fn abandon_copy(&self) {
         if let Some(mut table) = self.table.try_lock() {
             table.holds.clear();
         }
     }
 
-    /// The watchdog's whole life: when the session's deadline passes it ends its holds, whatever the I/O thread does.
+    /// The watchdog's loop. When the session's deadline passes it ends the session's holds, whatever the I/O thread
+    /// does.
     ///
-    /// It decides by the deadline's compare-exchange alone, as callers do, and leaves the rest (log lines, the lease) to
-    /// the I/O thread. While nothing is held it sleeps without a timer.
+    /// It decides by the deadline's compare-exchange alone, as callers do, and leaves logging and the lease to the I/O
+    /// thread. While no lock is held it sleeps without a timer.
     pub(crate) fn watch(&self, now: impl Fn() -> Time) {
         let mut table = self.table.lock();
         while table.shut.is_none() {
@@ -185,7 +191,7 @@ impl HoldTable {
         }
     }
 
-    /// One look of the watchdog: how long it sleeps until the next, or `None` for as long as nothing is opened.
+    /// One iteration of the watchdog. Returns how long it sleeps until the next; `None`: until a hold is opened.
     fn look(&self, table: &mut Table, now: Time) -> Option<Duration> {
         table.next_look = None;
         if table.open == 0 {
@@ -200,21 +206,22 @@ impl HoldTable {
         Some(pause)
     }
 
-    /// It looks at the clock at once.
+    /// Makes the watchdog compare the clock with the deadline at once.
     pub(crate) fn wake_watchdog(&self) {
-        // Under the lock, so that it cannot come between a look and the sleep that follows.
+        // With the mutex locked, so that the notification cannot fall between the watchdog's look and its sleep.
         let _table = self.table.lock();
         self.sooner.notify_all();
     }
 
-    /// Costs a system call only if the watchdog would sleep longer, as it does when nothing was held for a while.
+    /// Wakes the watchdog if it would sleep past `due`. Costs a system call only then, as for the first hold after a
+    /// while.
     fn wake_watchdog_before(&self, table: &Table, due: Time) {
         if table.open > 0 && table.next_look.is_none_or(|look| look > due) {
             self.sooner.notify_all();
         }
     }
 
-    /// The watchdog's timer fires, if it is due.
+    /// Fires the watchdog's timer, if it is due.
     #[cfg(test)]
     pub(crate) fn fire_timer(&self, now: Time) {
         let table = self.table.lock();
@@ -225,7 +232,7 @@ impl HoldTable {
 }
 
 impl Table {
-    /// Closes every `done()` that is open; the session has ended before. Allocates nothing.
+    /// Closes every open `done()`; the session must have ended before. Does not allocate.
     fn close_all(&mut self, stats: &StatsCell) {
         for listed in self.holds.values_mut() {
             listed.close(None, &mut self.open, stats);
@@ -234,12 +241,13 @@ impl Table {
 }
 
 impl Listed {
-    /// Ends the hold, and then closes `done()`: whoever sees it closed finds out why. Returns how the hold ended.
+    /// Ends the hold, and then closes `done()`, so that a thread that sees it closed finds the reason. Returns how the
+    /// hold ended.
     fn close(&mut self, lost: Option<LossReason>, open: &mut u64, stats: &StatsCell) -> Option<LossReason> {
         let lost = self.state.end(lost);
         if let Some(done) = self.done.take() {
             *open -= 1;
-            // Counted before anybody can see it closed.
+            // Counted before a thread can see it closed.
             stats.record(|stats| {
                 stats.held = *open;
                 match lost {

@@ -1,4 +1,5 @@
-//! The way from caller threads to the I/O thread, and the wait for its answers; here a forked child is noticed.
+//! The queue of messages from callers' threads to the I/O thread, and the wait for its answers. Every call passes here,
+//! so here a forked child is detected.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -15,18 +16,18 @@ use crate::shared::message_queue::MessageQueue;
 use crate::shared::process::Process;
 use crate::shared::report::Report;
 
-/// The callers' end. Sending never blocks.
+/// The callers' end. Sending never blocks on the I/O thread.
 #[derive(Clone, Debug)]
 pub(crate) struct Mailbox {
     shared: Arc<Shared>,
-    /// Where the I/O thread is.
+    /// The process in which the I/O thread runs.
     process: Process,
-    /// Has the other ends of the channels that callers see.
+    /// Holds the other ends of the channels that callers see, which a forked child closes.
     report: Arc<Report>,
 }
 
-/// The I/O thread's end. What still lies in it when it is dropped is dropped too, and with it every channel on which
-/// somebody waits for an answer.
+/// The I/O thread's end. Dropping it drops the unread messages, and with them every channel on which a caller waits for
+/// an answer.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     shared: Arc<Shared>,
@@ -34,23 +35,26 @@ pub(crate) struct Inbox {
 
 #[derive(Debug)]
 struct Shared {
+    /// Callers push, the I/O thread pops. Unbounded; see [`MessageQueue`].
     messages: MessageQueue<Message>,
-    /// Holds at most one wake-up, so a burst of messages costs one.
+    /// Wakes the I/O thread. It stores at most one permit, so a burst of messages costs one wake-up.
     bell: Notify,
+    /// A [`Service`]; it only increases.
     end: AtomicU8,
-    /// In a forked child: the copies of channels are being closed.
+    /// Set in a forked child by the first call, which closes the child's copies of channels.
     left_behind: AtomicBool,
 }
 
-/// Whether the I/O thread still serves, and if not, why. Set by the I/O thread, or by whoever gives up waiting for it.
+/// Whether the I/O thread serves callers, and if not, why. Set by the I/O thread, or by the thread that closes the
+/// manager and stops waiting for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Service {
-    /// It serves.
+    /// The I/O thread serves callers.
     Running = 0,
-    /// The manager is being closed, or is closed.
+    /// The manager is closing or closed.
     Closed = 1,
-    /// The manager is closed, but etcd did not confirm that the session is gone.
+    /// The manager is closed, but etcd did not confirm the end of the session.
     Unconfirmed = 2,
     /// The I/O thread died.
     Crashed = 3,
@@ -69,7 +73,7 @@ pub(crate) fn mailbox(report: &Arc<Report>) -> (Mailbox, Inbox) {
 }
 
 impl Mailbox {
-    /// Leaves a message and wakes the I/O thread. An error once it serves no more.
+    /// Sends a message and wakes the I/O thread. An error if it no longer serves callers.
     pub(crate) fn send(&self, message: Message) -> Result<(), LockError> {
         self.check()?;
         if self.shared.messages.push(message) {
@@ -79,10 +83,11 @@ impl Mailbox {
         Err(self.gone())
     }
 
-    /// Waits for the I/O thread's answer, for ever without a deadline. In a forked child none will ever come.
+    /// Waits for the I/O thread's answer; without a deadline for as long as it takes. In a forked child no answer can
+    /// arrive, so it returns at once.
     ///
-    /// Parks at once: an answer takes a commit of etcd's, so to spin before, as crossbeam's channels do, would never pay,
-    /// and of 64 threads that wait it would cost the I/O thread a third of its core.
+    /// Parks at once, without spinning as crossbeam's channels do: an answer takes a commit in etcd, so spinning would
+    /// never pay, and 64 waiting threads would cost the I/O thread a third of its core.
     pub(crate) fn wait_for<T>(
         &self,
         answer: &Receiver<T>,
@@ -98,7 +103,7 @@ impl Mailbox {
         }
     }
 
-    /// Puts a question to the I/O thread and waits for the answer, at most `limit`.
+    /// Sends a query to the I/O thread and waits for the answer, for at most `limit`.
     pub(crate) fn ask<T>(
         &self,
         limit: Duration,
@@ -117,13 +122,13 @@ impl Mailbox {
         }
     }
 
-    /// An error once the I/O thread serves no more.
+    /// An error if the I/O thread no longer serves callers.
     pub(crate) fn check(&self) -> Result<(), LockError> {
         if self.is_here() && self.end() == Service::Running { Ok(()) } else { Err(self.gone()) }
     }
 
-    /// False in a child of the process that made this, where nothing works and no mutex may be taken: the thread that had
-    /// it at the fork does not exist. The first time, the child's copies of channels are closed.
+    /// False in a child of the process that created this, where no mutex may be locked: a thread that held it at the
+    /// fork does not exist. The first call in a child closes the child's copies of channels.
     pub(crate) fn is_here(&self) -> bool {
         let is_here = self.process.is_current();
         if !is_here && !self.shared.left_behind.swap(true, Ordering::AcqRel) {
@@ -132,10 +137,10 @@ impl Mailbox {
         is_here
     }
 
-    /// In a forked child: closes the child's copies of `done()` and `ready()`, for whoever has a clone of one.
+    /// In a forked child: closes the child's copies of `done()` and `ready()`, for code that has a clone of one.
     ///
-    /// On a thread of its own, because a channel has a lock inside that a thread of the parent may have had at the fork,
-    /// in the child for ever: then that thread hangs, and nobody who calls.
+    /// On a separate thread, because a channel has an internal lock. If a thread of the parent held it at the fork, it
+    /// is locked in the child for ever; then only this thread hangs, not the caller.
     fn close_copies(&self) {
         let (report, shared) = (Arc::clone(&self.report), Arc::clone(&self.shared));
         let closing = thread::Builder::new().name("etcd-lock-fork".into()).spawn(move || {
@@ -143,7 +148,7 @@ impl Mailbox {
             report.tickets.abandon_copy();
             shared.messages.abandon_copy();
         });
-        // Where no thread can be had, the channels stay as they are.
+        // If no thread can be started, the channels remain open.
         drop(closing);
     }
 
@@ -151,15 +156,15 @@ impl Mailbox {
         self.shared.end()
     }
 
-    /// The I/O thread hangs and the manager is closed without it: what it has not read is dropped, and with it every
-    /// channel on which somebody waits for an answer. The thread closes down if it ever goes on.
+    /// Closes the queue while the I/O thread hangs: unread messages are dropped, and with them every channel on which a
+    /// caller waits for an answer. If the thread resumes, it shuts down.
     pub(crate) fn abandon(&self) {
         let _ = self.shared.end.fetch_max(Service::Unconfirmed as u8, Ordering::AcqRel);
         self.shared.messages.close();
         self.shared.bell.notify_one();
     }
 
-    /// What a call fails with whose answer will never come.
+    /// The error of a call whose answer will never arrive.
     pub(crate) fn gone(&self) -> LockError {
         if !self.is_here() {
             return LockError::Forked;
@@ -170,13 +175,13 @@ impl Mailbox {
         }
     }
 
-    /// What [`close`](crate::LockManager::close) says when the I/O thread has come to its end.
+    /// The result of [`close`](crate::LockManager::close) once the I/O thread has ended.
     pub(crate) fn closing_result(&self) -> Result<(), LockError> {
         match self.end() {
             Service::Closed => Ok(()),
             Service::Unconfirmed => Err(LockError::Unavailable {
                 doing: "closing the session".into(),
-                source: Cause::new("etcd did not confirm it in time; what is left expires with the lease"),
+                source: Cause::new("etcd did not confirm in time; remaining keys expire with the lease"),
             }),
             Service::Running | Service::Crashed => Err(self.gone()),
         }
@@ -184,7 +189,7 @@ impl Mailbox {
 }
 
 impl Inbox {
-    /// Waits until there may be messages.
+    /// Waits until there may be messages in the queue.
     pub(crate) async fn ready(&self) {
         self.shared.bell.notified().await;
     }
@@ -213,19 +218,19 @@ impl Inbox {
         self.shared.messages.is_empty()
     }
 
-    /// Makes [`ready`](Self::ready) return once more: messages were left for the next turn.
+    /// Makes [`ready`](Self::ready) return again if messages were left for the next turn.
     pub(crate) fn ring_again(&self) {
         if !self.shared.messages.is_empty() {
             self.shared.bell.notify_one();
         }
     }
 
-    /// Whether the manager was closed while this thread hung.
+    /// Whether the manager was closed while the I/O thread hung.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.shared.messages.is_closed()
     }
 
-    /// From now on nothing new is accepted. A crash is never made up for, and overrides everything.
+    /// Stops accepting messages. The state only increases, so a crash overrides a regular end and is final.
     pub(crate) fn end(&self, end: Service) {
         let _ = self.shared.end.fetch_max(end as u8, Ordering::AcqRel);
     }
@@ -268,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_rings_once() {
+    fn a_burst_of_messages_wakes_the_i_o_thread_once() {
         let (mailbox, inbox) = mailbox(&Arc::default());
         block_on(async {
             assert!(!rings(&inbox).await);
@@ -282,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_for_the_next_turn_rings_again() {
+    fn messages_left_for_the_next_turn_wake_the_i_o_thread_again() {
         let (mailbox, inbox) = mailbox(&Arc::default());
         block_on(async {
             mailbox.send(leave(1)).unwrap();
@@ -296,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_of_many_threads_all_arrive_in_each_thread_s_order() {
+    fn messages_of_many_threads_arrive_in_each_thread_s_order() {
         let (mailbox, inbox) = mailbox(&Arc::default());
         let senders: Vec<_> = (0..4_u64)
             .map(|thread| {
@@ -319,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn after_the_end_sending_says_why() {
+    fn sending_after_the_end_returns_the_reason() {
         let (open, inbox) = mailbox(&Arc::default());
         inbox.end(Service::Closed);
         assert!(matches!(open.send(leave(1)), Err(LockError::Closed)));
@@ -333,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn dropping_the_inbox_tells_everybody_who_waits_for_an_answer() {
+    fn dropping_the_inbox_disconnects_every_pending_answer() {
         let (open, inbox) = mailbox(&Arc::default());
         let (reply, answer) = oneshot::channel();
         open.send(Message::Leave { ticket: Ticket(1), reply: Some(reply) }).unwrap();

@@ -1,5 +1,5 @@
-//! What caller threads and the I/O thread say to each other. All of it is plain data and channels: guards are built,
-//! and dropped, on callers' threads.
+//! Messages between callers' threads and the I/O thread. They are plain data and channels: guards are built and dropped
+//! on callers' threads.
 
 use std::sync::Arc;
 
@@ -11,58 +11,60 @@ use crate::name::LockName;
 use crate::protocol::{Acquire, Refusal, ReleaseFailure, Ticket};
 use crate::shared::hold_state::HoldState;
 
-/// From a caller to the I/O thread.
+/// A message from a caller to the I/O thread.
 #[derive(Debug)]
 pub(crate) enum Message {
-    /// Get the lock for a ticket. Answered once.
+    /// Acquire the lock for a ticket. Answered exactly once.
     Acquire { acquire: Acquire, reply: Reply },
-    /// The ticket is not wanted any more, waiting or granted. With `reply`: say when that is done.
+    /// Give up the ticket, whether it waits or holds the lock. With `reply`: answer when that is done.
     Leave { ticket: Ticket, reply: Option<Sender<Left>> },
-    /// Ask etcd about locks, beside the protocol.
+    /// Query etcd about locks, outside the protocol.
     Ask(Query),
-    /// Behave as if the session's assured time had just run out. A test's doing; answered when that is done.
+    /// Act as if the session's deadline had just passed. Only tests send it, through the in-memory store. Answered when
+    /// all holds have ended.
     Expire { reply: Sender<()> },
-    /// End everything.
+    /// Close the manager.
     Close,
 }
 
-/// What can be asked about locks without taking part in any.
+/// A query about locks, or a forced unlock.
 #[derive(Debug)]
 pub(crate) enum Query {
-    /// Who holds this lock?
+    /// The holder of this lock.
     LockInfo { name: LockName, reply: Sender<Result<Option<LockInfo>, LockError>> },
-    /// Who holds the locks whose names begin so?
+    /// The holders of the locks whose names begin with `prefix`.
     ListLocks { prefix: String, reply: Sender<Result<Vec<LockInfo>, LockError>> },
-    /// Who holds this lock, and who waits for it?
+    /// The holder of this lock and its waiters.
     Queue { name: LockName, reply: Sender<Result<Vec<LockInfo>, LockError>> },
-    /// Take the lock from whoever holds it.
+    /// Take the lock away from its holder.
     ForceUnlock { name: LockName, scope: ForceUnlock, reply: Sender<Result<LockInfo, LockError>> },
 }
 
-/// Where the answer to an [`Message::Acquire`] goes. Dropped unanswered, it tells the caller that the I/O thread ended.
+/// The channels for the answer to a [`Message::Acquire`]. Dropping them unanswered tells the caller that the I/O thread
+/// has ended.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) outcome: Sender<Outcome>,
-    /// Dropped after the outcome was sent: a signal for those who wait for several things at once.
+    /// Dropped after the outcome was sent: the signal for callers in `select!`.
     pub(crate) ready: Option<crossbeam_channel::Sender<()>>,
 }
 
 impl Reply {
-    /// A caller that does not listen any more has said, or will say, `Leave`.
+    /// Sends the outcome. A caller that no longer listens has sent `Leave`, or will.
     pub(crate) fn answer(self, outcome: Outcome) {
         let _ = self.outcome.send(outcome);
         drop(self.ready);
     }
 }
 
-/// What became of an acquire.
+/// The outcome of an acquire.
 pub(crate) type Outcome = Result<Grant, Refusal>;
 
-/// The ticket has the lock: what a guard is made of.
+/// A granted lock, from which the caller builds its guard.
 #[derive(Debug)]
 pub(crate) struct Grant {
     pub(crate) state: Arc<HoldState>,
 }
 
-/// What became of a release, or of a place in the queue that was given up.
+/// The outcome of a release, or of leaving the queue.
 pub(crate) type Left = Result<(), ReleaseFailure>;

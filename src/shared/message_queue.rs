@@ -1,16 +1,21 @@
-//! Messages from many threads to one, until it is closed: nothing lies in a closed queue, and nothing gets into it.
+//! A queue from many threads to one that any thread can close. A closed queue is empty and accepts no message.
 
 use std::collections::VecDeque;
 
 use super::sync::Mutex;
 
-/// A capacity that is kept when the queue is empty again; what a burst needed beyond it is given back.
+/// The capacity that an empty queue retains; a burst's larger buffer is freed.
 const KEPT_CAPACITY: usize = 256;
 
-/// Unbounded, first in first out. Its mutex is held for a few instructions only.
+/// First in, first out. The mutex is held for a few instructions only.
 ///
-/// A channel's receiver would do but for [`close`](Self::close), which any thread may call while the receiving thread
-/// hangs: what is dropped then holds the channels on which callers wait for an answer, so nothing may slip in behind it.
+/// Unbounded, because a sender must not block on the I/O thread: dropping a guard never waits. Each call that acquires
+/// a lock sends at most two messages, its `Acquire` and its `Leave`, and the I/O thread reads them all in each turn.
+/// They accumulate only while that thread hangs.
+///
+/// A channel would do, except for [`close`](Self::close), which any thread may call while the receiving thread hangs.
+/// Closing drops the messages, and with them the channels on which callers wait for answers, so no message may enter
+/// after it.
 #[derive(Debug)]
 pub(crate) struct MessageQueue<T>(Mutex<Option<VecDeque<T>>>);
 
@@ -19,7 +24,7 @@ impl<T> MessageQueue<T> {
         Self(Mutex::new(Some(VecDeque::new())))
     }
 
-    /// False once it is closed.
+    /// Appends a message. False if the queue is closed.
     #[must_use]
     pub(crate) fn push(&self, message: T) -> bool {
         let mut queue = self.0.lock();
@@ -29,7 +34,7 @@ impl<T> MessageQueue<T> {
                 true
             }
             None => {
-                // It is dropped when nobody is kept waiting.
+                // Dropped after the mutex is unlocked: dropping it runs arbitrary code.
                 drop(queue);
                 drop(message);
                 false
@@ -55,14 +60,14 @@ impl<T> MessageQueue<T> {
         self.0.lock().is_none()
     }
 
-    /// In a forked child: drops the copies of the messages, if no thread had the queue at the fork.
+    /// In a forked child: drops the copies of the messages, unless a thread had the mutex at the time of the fork.
     pub(crate) fn abandon_copy(&self) {
         if let Some(mut queue) = self.0.try_lock() {
             drop(queue.take());
         }
     }
 
-    /// Drops what lies in it.
+    /// Closes the queue and drops its messages.
     pub(crate) fn close(&self) {
         let messages = self.0.lock().take();
         drop(messages);

@@ -1,7 +1,8 @@
-//! What the I/O thread, the watchdog and callers' threads touch together.
+//! State shared by the I/O thread, the watchdog and callers' threads.
 //!
-//! These files name their siblings by `super`, and take atomics, mutexes and condition variables from `sync` alone: so
-//! `tests/models.rs` can build them a second time on loom's, and walk through the interleavings of threads.
+//! These files refer to their siblings by `super`, and import atomics, mutexes and condition variables only from
+//! `sync`. So `tests/models.rs` can compile them a second time against loom's, and explore the interleavings of
+//! threads.
 
 pub(crate) mod mailbox;
 pub(crate) mod message;

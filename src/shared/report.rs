@@ -1,4 +1,4 @@
-//! What a manager's threads and its handles share of the I/O thread's state.
+//! The part of the I/O thread's state that other threads of the manager share.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::error::LossReason;
 use crate::shared::session_cell::SessionCell;
 use crate::stats::StatsCell;
 
-/// What callers can read of the I/O thread's work, and what has to be ended for them even where that thread hangs.
+/// State that callers read, and that must be ended for them even if the I/O thread hangs.
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) stats: Arc<StatsCell>,
@@ -29,8 +29,9 @@ impl Report {
         }
     }
 
-    /// Ends everything for good, after the mailbox was closed. The order matters: the session, and with it every hold,
-    /// by one store; every `done()`; every ticket. Who sees a later step can rely on the earlier ones.
+    /// Ends everything for good; the mailbox must have been closed before. The order matters: end the session (and so
+    /// every hold) with one store, close every `done()`, drop every ticket. Seeing a later step implies the earlier
+    /// ones.
     pub(crate) fn end(&self, lost: LossReason) {
         self.session.down(lost);
         self.holds.shut(lost);

@@ -1,4 +1,4 @@
-//! What caller threads can read about the session by themselves, without I/O and without the I/O thread.
+//! The session's state, which callers' threads read without I/O and without the I/O thread.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,8 @@ use crate::info::SessionInfo;
 use crate::kv::LeaseId;
 use crate::shared::deadline::Deadline;
 
-/// The session as [`LockManager::session`](crate::LockManager::session) shows it. Written by the I/O thread.
+/// The session as [`LockManager::session`](crate::LockManager::session) shows it. Written by the I/O thread, and by the
+/// thread that closes the manager if the I/O thread hangs.
 #[derive(Debug, Default)]
 pub(crate) struct SessionCell(Mutex<Option<Current>>);
 
@@ -27,14 +28,14 @@ impl SessionCell {
         *self.0.lock() = Some(Current { lease, ttl, deadline });
     }
 
-    /// Ends the session's deadline with it.
+    /// Removes the session and ends its deadline.
     pub(crate) fn down(&self, reason: LossReason) {
         if let Some(current) = self.0.lock().take() {
             current.deadline.end(reason);
         }
     }
 
-    /// All but `last_answer`, which is not the session's.
+    /// The session's information, without `last_answer`, which belongs to the statistics.
     pub(crate) fn info(&self, now: Time) -> SessionInfo {
         match &*self.0.lock() {
             None => SessionInfo::none(),
@@ -59,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cell_shows_the_session_that_stands() {
+    fn the_cell_shows_the_current_session_until_its_deadline() {
         let cell = SessionCell::default();
         assert_eq!(cell.info(at(1)).lease_id, None);
         let deadline = Arc::new(Deadline::new(at(10)));

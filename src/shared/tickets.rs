@@ -1,4 +1,4 @@
-//! Who is waiting for an answer of the I/O thread, and for which.
+//! The tickets that wait for an answer of the I/O thread.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use crate::protocol::{Refusal, ReleaseFailure, Ticket};
 use crate::shared::message::{Grant, Left, Reply};
 use crate::stats::StatsCell;
 
-/// Every ticket from its `Acquire` to its last answer.
+/// All tickets, from their `Acquire` to their last answer.
 ///
-/// The I/O thread's, but for [`close`](Self::close). Its mutex is never held while a caller is answered.
+/// Used by the I/O thread only, except for [`close`](Self::close). The mutex is never held while a caller is answered.
 #[derive(Debug)]
 pub(crate) struct Tickets {
     table: Mutex<Table>,
@@ -24,18 +24,19 @@ pub(crate) struct Tickets {
 #[derive(Debug, Default)]
 struct Table {
     tickets: HashMap<Ticket, State>,
+    /// The number of tickets in `Waiting`.
     waiting: u64,
-    /// Nobody is answered any more.
+    /// Set by `close`: no ticket is added or answered any more.
     closed: bool,
 }
 
 #[derive(Debug)]
 enum State {
-    /// Ends in `granted`, `refused` or `leave`.
+    /// Waits for the lock. Exits: `granted`, `refused`, `leave`.
     Waiting(Reply),
-    /// Ends in `leave`.
+    /// Holds the lock. Exit: `leave`.
     Granted(Arc<HoldState>),
-    /// It waited, or held this. Ends in `refused` or `confirmed`.
+    /// Leaves the queue, or releases this hold. Exits: `refused`, `confirmed`.
     Leaving(Sender<Left>, Option<Arc<HoldState>>),
 }
 
@@ -46,7 +47,7 @@ impl Tickets {
 
     pub(crate) fn wait(&self, ticket: Ticket, reply: Reply) {
         let mut table = self.table.lock();
-        // What is not put into a closed table is dropped, when it is unlocked: its caller learns of the end.
+        // With a closed table `reply` is dropped after the mutex is unlocked, so its caller learns of the end.
         if !table.closed {
             table.tickets.insert(ticket, State::Waiting(reply));
             table.waiting += 1;
@@ -55,7 +56,7 @@ impl Tickets {
     }
 
     pub(crate) fn granted(&self, ticket: Ticket, state: Arc<HoldState>) {
-        // A ticket that has left meanwhile is the protocol's to release: its `Leave` has been passed on.
+        // If the ticket has left meanwhile, its `Leave` was passed on and the protocol releases the grant.
         let mut table = self.table.lock();
         if let Some(place) = table.tickets.get_mut(&ticket)
             && let State::Waiting(_) = place
@@ -83,12 +84,12 @@ impl Tickets {
         }
     }
 
-    /// The caller does not want it any more. True if the protocol is to say when that is done.
+    /// The caller gives up the ticket. True if the protocol must report when that is done.
     pub(crate) fn leave(&self, ticket: Ticket, reply: Option<Sender<Left>>) -> bool {
         let hold = match self.remove(ticket) {
             Some(State::Waiting(_)) => None,
             Some(State::Granted(hold)) => Some(hold),
-            // Its answer is on the way already; dropping `reply` says so.
+            // Its answer is already on its way; dropping `reply` reports that.
             Some(State::Leaving(..)) | None => return false,
         };
         let Some(reply) = reply else { return false };
@@ -108,13 +109,14 @@ impl Tickets {
 
     pub(crate) fn confirmed(&self, ticket: Ticket, result: Left) {
         if let Some(State::Leaving(reply, hold)) = self.remove(ticket) {
-            // A hold that was lost just before its release has no key any more, and this is why.
+            // A hold lost just before its release has no key any more; the loss is the reason.
             let lost = hold.and_then(|hold| hold.lost());
             let _ = reply.send(lost.map_or(result, |reason| Err(ReleaseFailure::Lost(reason))));
         }
     }
 
-    /// Nobody is answered any more, now or later; who waits for a release learns what became of the hold.
+    /// Drops all tickets, and every later one. Callers that wait for a release get the reason for which the hold was
+    /// lost.
     pub(crate) fn close(&self, lost: LossReason) {
         let mut table = self.table.lock();
         let tickets = std::mem::take(&mut *table).tickets;
@@ -128,7 +130,7 @@ impl Tickets {
         }
     }
 
-    /// In a forked child: drops the copies of the replies, if no thread had the table at the fork.
+    /// In a forked child: drops the copies of the replies, unless a thread had the mutex at the time of the fork.
     pub(crate) fn abandon_copy(&self) {
         if let Some(mut table) = self.table.try_lock() {
             table.tickets.clear();

@@ -1,4 +1,4 @@
-//! The thread that ends holds in time even where the I/O thread hangs.
+//! The thread that ends holds on time even if the I/O thread hangs.
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -9,13 +9,13 @@ use crate::clock::Clock;
 use crate::error::LockError;
 use crate::shared::report::Report;
 
-/// Linux shows 15 bytes of it.
+/// Linux shows the first 15 bytes.
 const NAME: &str = "etcd-lock-watchdog";
 
-/// A manager's watchdog; what it does is [`HoldTable::watch`](crate::shared::hold_table::HoldTable::watch).
+/// A manager's watchdog thread; its loop is [`HoldTable::watch`](crate::shared::hold_table::HoldTable::watch).
 ///
-/// It runs no code but the library's own, writes no log line and waits for no other thread, so it ends as soon as the
-/// hold table is shut.
+/// It calls no code of the program, writes no log line and waits for no other thread, so it ends as soon as the hold
+/// table is shut.
 #[derive(Debug)]
 pub(crate) struct Watchdog {
     handle: Mutex<Option<JoinHandle<()>>>,
@@ -27,23 +27,25 @@ impl Watchdog {
         let handle = thread::Builder::new()
             .name(NAME.into())
             .spawn(move || report.holds.watch(|| clock.now()))
-            .map_err(|error| LockError::Internal { what: format!("no thread for the watchdog: {error}") })?;
+            .map_err(|error| LockError::Internal {
+                what: format!("cannot start the watchdog thread: {error}"),
+            })?;
         Ok(Self { handle: Mutex::new(Some(handle)) })
     }
 
-    /// Stands for a watchdog where there is nothing to watch.
+    /// A placeholder without a thread.
     pub(crate) fn none() -> Self {
         Self { handle: Mutex::new(None) }
     }
 
-    /// Waits for its end, once the hold table was shut.
+    /// Waits for the thread to end. The hold table must have been shut.
     pub(crate) fn join(&self) {
         if let Some(handle) = self.handle.lock().take() {
             let _ = handle.join();
         }
     }
 
-    /// Leaves the thread alone: this is a forked child, which does not have it.
+    /// Forgets the thread without joining it: a forked child does not have it.
     pub(crate) fn forget(&mut self) {
         std::mem::forget(self.handle.get_mut().take());
     }

@@ -1,4 +1,4 @@
-//! Where the locks' keys are: an etcd cluster, or a model of one within this process.
+//! The store of the locks' keys: an etcd cluster, or a model of one in this process.
 
 pub(crate) mod etcd;
 pub(crate) mod memory;
@@ -12,9 +12,9 @@ use tokio::time::Instant;
 
 use crate::kv::{Failure, Request, Response, WatchEvent, WatchId, WatchSpec};
 
-/// What stands behind the protocol: an etcd cluster, or an in-process model of one.
+/// The store behind the protocol: an etcd cluster, or an in-process model of one.
 pub(crate) trait Store: Clone + Send + Sync + 'static {
-    /// Carries out one request. Ends within `timeout`; what is not known by then is
+    /// Executes one request. Returns within `timeout`; an outcome not known by then is
     /// [`FailureClass::Unknown`](crate::kv::FailureClass::Unknown).
     fn call(
         &self,
@@ -22,13 +22,17 @@ pub(crate) trait Store: Clone + Send + Sync + 'static {
         timeout: Duration,
     ) -> impl Future<Output = Result<Response, Failure>> + Send + 'static;
 
-    /// The same store, for requests that no session stands behind: they may be carried out while there is none.
+    /// The same store, for requests outside any session: they may be executed while there is none.
     fn outside_sessions(&self) -> Self {
         self.clone()
     }
 
-    /// Serves the watches of one session until `orders` is closed. A broken stream is opened anew (elsewhere, with a
-    /// back-off) and every open watch with it, which reports a fresh [`WatchEvent::Created`] for each.
+    /// Serves the watches of one session until `orders` is closed. A broken stream is reopened with back-off, on
+    /// another endpoint if there is one. Every open watch is reopened with it, and reports a new
+    /// [`WatchEvent::Created`].
+    ///
+    /// Both channels are unbounded, because neither the driver nor the stream may wait for the other. `orders` gets one
+    /// open and one close per watch, and a lost event would be a lost deletion.
     fn run_watches(
         &self,
         orders: UnboundedReceiver<WatchOrder>,
@@ -36,7 +40,7 @@ pub(crate) trait Store: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = ()> + Send + 'static;
 }
 
-/// The end of a time limit that begins now. An overflow means "for ever", for which a year has to do.
+/// The end of a time limit that starts now. A limit beyond a year is cut to a year, which stands for "no limit".
 pub(crate) fn deadline_after(limit: Duration) -> Instant {
     const FOR_EVER: Duration = Duration::from_secs(365 * 86_400);
     Instant::now() + limit.min(FOR_EVER)
@@ -49,12 +53,12 @@ pub(crate) enum WatchOrder {
     Close { id: WatchId },
 }
 
-/// Names one client of a store, among those of every store of the process.
+/// Identifies a client of a store, uniquely among all stores of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ClientId(u64);
 
 impl ClientId {
-    /// One that no other client has.
+    /// A new id.
     pub(crate) fn another() -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
         Self(LAST.fetch_add(1, Ordering::Relaxed) + 1)

@@ -118,8 +118,8 @@ fn too_little_time_is_not_a_loss() {
     assert_eq!((key.as_str(), *needed), ("a", Duration::from_secs(60)));
     assert!(*remaining <= Duration::from_secs(27) && !remaining.is_zero());
     let text = error.to_string();
-    assert!(text.starts_with("lock \"a\" is held, but assured for 2"), "{text}");
-    assert!(text.ends_with("s only, not for 60s"), "{text}");
+    assert!(text.starts_with("lock \"a\" is held, but assured for only 2"), "{text}");
+    assert!(text.ends_with("s, not 60s"), "{text}");
     assert!(error.is_retryable() && guard.is_held());
     guard.ensure(Duration::from_secs(1)).unwrap();
 

@@ -16,7 +16,7 @@ use crate::protocol::ReleaseFailure;
 use crate::shared::mailbox::Service;
 use crate::shared::message::Left;
 
-/// A guard of a lock named `a`; its manager is not to end with it.
+/// A guard of a lock named `a`, with the manager that must outlive it.
 fn guard() -> (Registry, LockGuard, ScriptedHold, ScriptedIo) {
     let (locks, mut io) = scripted_locks();
     let pending = lock(&locks, "a").enqueue().unwrap();
@@ -45,7 +45,7 @@ fn guards_can_be_sent_and_shared() {
 }
 
 #[test]
-fn a_guard_tells_what_it_holds() {
+fn a_guard_describes_its_hold() {
     let (_locks, guard, _hold, _io) = guard();
     assert_eq!((guard.key(), guard.etcd_key(), guard.token().as_u64()), ("a", "/test/key", 1));
     assert!(guard.is_held());
@@ -55,12 +55,12 @@ fn a_guard_tells_what_it_holds() {
 }
 
 #[test]
-fn only_the_last_guard_out_leaves() {
+fn only_the_last_guard_releases() {
     let (_locks, guard, _hold, io) = guard();
     let other = guard.clone();
     drop(guard);
     assert!(io.is_idle());
-    assert!(other.clone().unlock().is_ok(), "a guard that is not the last just goes");
+    assert!(other.clone().unlock().is_ok(), "a guard that is not the last is only dropped");
     assert!(io.is_idle());
     thread::spawn(move || drop(other)).join().unwrap();
     assert!(io.leave().1.is_none());
@@ -68,7 +68,7 @@ fn only_the_last_guard_out_leaves() {
 }
 
 #[test]
-fn of_guards_that_unlock_together_exactly_one_leaves() {
+fn of_guards_that_unlock_concurrently_exactly_one_releases() {
     for _ in 0..300 {
         let (_locks, guard, _hold, io) = guard();
         let guards = [guard.clone(), guard.clone(), guard.clone(), guard];
@@ -82,9 +82,9 @@ fn of_guards_that_unlock_together_exactly_one_leaves() {
     }
 }
 
-/// The I/O thread does not run at all here: the clock alone decides.
+/// The I/O thread does not run here: the clock alone decides.
 #[test]
-fn a_hold_whose_time_has_run_out_is_lost_for_good() {
+fn a_hold_past_its_deadline_is_lost_for_good() {
     let (_locks, guard, _hold, io) = guard();
     assert!(io.deadline.extend(clock::now()));
     assert!(!guard.is_held());
@@ -96,7 +96,7 @@ fn a_hold_whose_time_has_run_out_is_lost_for_good() {
 }
 
 #[test]
-fn the_first_reason_of_a_loss_stands() {
+fn the_first_reason_of_a_loss_is_final() {
     let (_locks, guard, hold, io) = guard();
     hold.state.end(Some(LossReason::SessionRevoked));
     io.deadline.end(LossReason::Closed);
@@ -105,9 +105,9 @@ fn the_first_reason_of_a_loss_stands() {
     assert_eq!(hold.state.end(Some(LossReason::Crashed)), Some(LossReason::SessionRevoked));
 }
 
-/// The I/O thread may be between the end of the session and that of its holds: nobody sees a difference.
+/// Also while the I/O thread is between the end of the session and the end of its holds.
 #[test]
-fn the_end_of_the_session_is_that_of_its_holds_for_the_same_reason() {
+fn the_end_of_a_session_ends_its_holds_with_the_same_reason() {
     let (_locks, guard, hold, io) = guard();
     io.deadline.end(LossReason::SessionRevoked);
     assert!(!guard.is_held() && hold.state.has_ended());
@@ -117,7 +117,7 @@ fn the_end_of_the_session_is_that_of_its_holds_for_the_same_reason() {
 }
 
 #[test]
-fn what_was_released_before_the_session_ended_was_not_lost() {
+fn a_hold_released_before_the_session_ended_was_not_lost() {
     let (_locks, guard, hold, io) = guard();
     assert_eq!(hold.state.end(None), None);
     io.deadline.end(LossReason::SessionRevoked);
@@ -136,7 +136,7 @@ fn done_closes_with_the_hold() {
 }
 
 #[test]
-fn ensure_wants_time_but_does_not_end_a_hold() {
+fn a_refused_ensure_does_not_end_the_hold() {
     let (_locks, guard, _hold, io) = guard();
     assert!(io.deadline.extend(clock::now() + Duration::from_secs(60)));
     assert_eq!(guard.ensure(Duration::from_secs(30)).unwrap(), guard.token());
@@ -149,7 +149,7 @@ fn ensure_wants_time_but_does_not_end_a_hold() {
 }
 
 #[test]
-fn unlock_tells_what_etcd_said() {
+fn unlock_returns_the_answer_of_etcd() {
     assert!(unlock_answered(Ok(())).is_ok());
     let lost = unlock_answered(Err(ReleaseFailure::Lost(LossReason::SessionRevoked)));
     assert!(matches!(lost, Err(LockError::Expired { reason: LossReason::SessionRevoked, .. })));
@@ -161,7 +161,7 @@ fn unlock_tells_what_etcd_said() {
 }
 
 #[test]
-fn unlocking_a_lost_hold_is_expired_without_asking() {
+fn unlocking_a_lost_hold_returns_expired_without_waiting() {
     let (_locks, guard, hold, io) = guard();
     hold.state.end(Some(LossReason::ForceUnlocked));
     let lost = guard.unlock();
@@ -170,7 +170,7 @@ fn unlocking_a_lost_hold_is_expired_without_asking() {
 }
 
 #[test]
-fn an_unlock_that_nobody_confirms_is_unavailable() {
+fn an_unconfirmed_unlock_returns_unavailable() {
     let options = LockManagerOptions::default().request_timeout(Duration::from_millis(20));
     let (locks, mut io) = scripted_locks_with(options);
     let pending = lock(&locks, "a").enqueue().unwrap();
@@ -181,7 +181,7 @@ fn an_unlock_that_nobody_confirms_is_unavailable() {
 }
 
 #[test]
-fn unlocking_after_the_end_of_the_i_o_thread_says_how_it_ended() {
+fn unlocking_after_the_end_of_the_i_o_thread_returns_how_it_ended() {
     let (_locks, guard, hold, io) = guard();
     io.inbox.end(Service::Closed);
     assert!(matches!(guard.clone().unlock(), Ok(())));
@@ -197,7 +197,7 @@ fn unlocking_after_the_end_of_the_i_o_thread_says_how_it_ended() {
 }
 
 #[test]
-fn unlocking_while_the_locks_is_being_closed_says_that_the_hold_ended_with_it() {
+fn unlocking_while_the_manager_is_closing_returns_expired() {
     let (_locks, guard, _hold, io) = guard();
     io.inbox.end(Service::Closed);
     assert!(guard.is_held(), "its end comes a moment later");
@@ -205,7 +205,7 @@ fn unlocking_while_the_locks_is_being_closed_says_that_the_hold_ended_with_it() 
 }
 
 #[test]
-fn a_guard_dropped_by_a_panic_leaves() {
+fn a_guard_dropped_by_a_panic_releases() {
     let (_locks, guard, _hold, io) = guard();
     let panicked = panic::catch_unwind(AssertUnwindSafe(move || {
         let _guard = guard;
@@ -216,7 +216,7 @@ fn a_guard_dropped_by_a_panic_leaves() {
 }
 
 #[test]
-fn a_guard_dropped_with_a_thread_s_locals_leaves() {
+fn a_guard_dropped_with_a_thread_s_local_values_releases() {
     thread_local! {
         static KEPT: RefCell<Option<LockGuard>> = const { RefCell::new(None) };
     }

@@ -16,7 +16,7 @@ use crate::shared::mailbox::Service;
 
 const MS: Duration = Duration::from_millis(1);
 
-/// What the call does while the test plays the I/O thread.
+/// Runs the call on a thread of its own while the test plays the I/O thread.
 fn meanwhile<T: Send>(call: impl FnOnce() -> T + Send, io: impl FnOnce()) -> T {
     thread::scope(|scope| {
         let call = scope.spawn(call);
@@ -25,7 +25,7 @@ fn meanwhile<T: Send>(call: impl FnOnce() -> T + Send, io: impl FnOnce()) -> T {
     })
 }
 
-/// Takes the lock on this very thread.
+/// Acquires the lock on the current thread.
 fn take(lock: &DistributedLock, io: &mut ScriptedIo) -> (LockGuard, ScriptedHold) {
     let pending = lock.enqueue().unwrap();
     let hold = io.grant();
@@ -33,7 +33,7 @@ fn take(lock: &DistributedLock, io: &mut ScriptedIo) -> (LockGuard, ScriptedHold
 }
 
 #[test]
-fn whoever_asks_while_it_is_held_waits_its_turn_the_holding_thread_too() {
+fn the_holding_thread_cannot_acquire_the_lock_again() {
     let (locks, mut io) = scripted_locks();
     let lock = lock(&locks, "a");
     let (_guard, _hold) = take(&lock, &mut io);
@@ -42,7 +42,7 @@ fn whoever_asks_while_it_is_held_waits_its_turn_the_holding_thread_too() {
 }
 
 #[test]
-fn a_lost_hold_does_not_keep_its_thread_from_the_lock() {
+fn a_thread_with_a_lost_hold_can_acquire_the_lock_again() {
     let (locks, mut io) = scripted_locks();
     let lock = lock(&locks, "a");
     let (_lost, hold) = take(&lock, &mut io);
@@ -53,7 +53,7 @@ fn a_lost_hold_does_not_keep_its_thread_from_the_lock() {
 }
 
 #[test]
-fn a_hold_tells_how_long_it_was_waited_for_and_how_long_it_has_lasted() {
+fn a_hold_reports_its_waiting_time_and_its_age() {
     let (locks, mut io) = scripted_locks();
     let lock = lock(&locks, "a");
     let begun = Instant::now();
@@ -67,7 +67,7 @@ fn a_hold_tells_how_long_it_was_waited_for_and_how_long_it_has_lasted() {
 }
 
 #[test]
-fn limits_are_what_the_call_and_the_options_say() {
+fn wait_limits_follow_from_the_call_and_the_options() {
     let (locks, io) = scripted_locks();
     let limits = |lock: &DistributedLock, call: &(dyn Fn(&DistributedLock) + Sync)| {
         let mut limits = None;
@@ -98,7 +98,7 @@ fn limits_are_what_the_call_and_the_options_say() {
 }
 
 #[test]
-fn every_refusal_has_its_error() {
+fn every_refusal_maps_to_its_error() {
     let (locks, io) = scripted_locks();
     let lock = lock(&locks, "a");
     let refused = |refusal: Refusal| meanwhile(|| lock.lock().unwrap_err(), || drop(io.refuse(refusal)));
@@ -138,15 +138,15 @@ fn an_error_names_the_holder() {
     assert!(error.to_string().ends_with("held by rack-7"), "{error}");
 }
 
-/// The I/O thread is stuck: it never answers.
+/// The I/O thread hangs: it never answers.
 #[test]
-fn a_call_ends_soon_after_its_limit_whatever_the_i_o_thread_does() {
+fn a_call_returns_soon_after_its_limit_even_if_the_i_o_thread_hangs() {
     let options = LockManagerOptions::default().request_timeout(20 * MS);
     let (locks, io) = scripted_locks_with(options);
     let lock = lock(&locks, "a");
     let begun = Instant::now();
     let error = lock.lock_timeout(30 * MS).unwrap_err();
-    // Whether somebody has the lock is not known.
+    // Whether the lock is held is not known.
     assert!(matches!(error, LockError::Unavailable { .. }), "{error:?}");
     assert!(begun.elapsed() >= 30 * MS);
     let (asked, _reply) = io.acquire();
@@ -161,7 +161,7 @@ fn a_call_ends_soon_after_its_limit_whatever_the_i_o_thread_does() {
 }
 
 #[test]
-fn a_cancelled_call_asks_nothing_or_leaves_and_waits_until_its_place_is_gone() {
+fn a_cancelled_call_sends_no_message_or_leaves_and_waits_for_the_confirmation() {
     let (locks, io) = scripted_locks();
     let lock = lock(&locks, "a");
     let (cancel, cancelled) = crossbeam_channel::bounded::<()>(1);
@@ -184,7 +184,7 @@ fn a_cancelled_call_asks_nothing_or_leaves_and_waits_until_its_place_is_gone() {
 }
 
 #[test]
-fn a_grant_that_crosses_the_cancellation_is_left_to_the_i_o_thread() {
+fn a_grant_that_crosses_the_cancellation_is_released_by_the_i_o_thread() {
     let (locks, mut io) = scripted_locks();
     let lock = lock(&locks, "a");
     let (cancel, cancelled) = crossbeam_channel::bounded::<()>(0);
@@ -204,7 +204,7 @@ fn a_grant_that_crosses_the_cancellation_is_left_to_the_i_o_thread() {
 }
 
 #[test]
-fn what_was_lost_on_its_way_to_the_caller_is_asked_for_again() {
+fn a_hold_lost_before_it_reaches_the_caller_is_requested_again() {
     let (locks, mut io) = scripted_locks();
     let lock = lock(&locks, "a");
     let guard = meanwhile(
@@ -224,7 +224,7 @@ fn what_was_lost_on_its_way_to_the_caller_is_asked_for_again() {
 }
 
 #[test]
-fn waiting_calls_are_told_how_the_i_o_thread_ended() {
+fn waiting_calls_return_how_the_i_o_thread_ended() {
     for (end, closed) in [(Service::Closed, true), (Service::Crashed, false)] {
         let (locks, io) = scripted_locks();
         let lock = lock(&locks, "a");
@@ -243,17 +243,17 @@ fn waiting_calls_are_told_how_the_i_o_thread_ended() {
 }
 
 #[test]
-fn handles_of_one_name_are_one_lock_and_those_of_another_are_not() {
+fn handles_of_one_name_share_a_lock_and_handles_of_other_names_do_not() {
     let (locks, mut io) = scripted_locks();
     let (guard, _hold) = take(&lock(&locks, "a"), &mut io);
-    assert!(lock(&locks, "a").is_locked(), "the guard keeps the lock");
+    assert!(lock(&locks, "a").is_locked(), "the guard holds the lock");
     assert!(!lock(&locks, "a/").is_locked());
     drop(guard);
     assert!(!lock(&locks, "a").is_locked());
 }
 
 #[test]
-fn of_a_million_names_those_in_use_stay_and_hardly_more() {
+fn the_registry_drops_unused_names() {
     let (locks, _io) = scripted_locks();
     let kept: Vec<_> = (0..1000).map(|n| lock(&locks, &format!("kept-{n}"))).collect();
     for n in 0..1_000_000 {
@@ -269,7 +269,7 @@ fn of_a_million_names_those_in_use_stay_and_hardly_more() {
 }
 
 #[test]
-fn handles_that_come_and_go_on_many_threads_are_always_one_lock() {
+fn handles_created_and_dropped_on_many_threads_share_one_lock() {
     let (locks, _io) = scripted_locks();
     let barrier = Barrier::new(4);
     thread::scope(|scope| {

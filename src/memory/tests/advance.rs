@@ -1,4 +1,4 @@
-//! Time that passes because a test says so.
+//! Time that a test advances.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use crate::memory::MemoryStore;
 use crate::options::LockManagerOptions;
 
 const TTL: Duration = Duration::from_secs(30);
-/// Real time, which is not to pass: far below the TTL.
+/// A limit of real time that is far below the TTL.
 const AT_ONCE: Duration = Duration::from_secs(10);
 
 fn manager(store: &MemoryStore, ttl: Duration) -> LockManager {
@@ -17,7 +17,7 @@ fn manager(store: &MemoryStore, ttl: Duration) -> LockManager {
 }
 
 #[test]
-fn a_partition_takes_no_real_ttl() {
+fn a_partition_longer_than_the_ttl_takes_no_real_time() {
     let (store, begun) = (MemoryStore::new(), Instant::now());
     let (cut_off, other) = (manager(&store, TTL), manager(&store, TTL));
     for _ in 0..10 {
@@ -43,7 +43,7 @@ fn a_partition_takes_no_real_ttl() {
 }
 
 #[test]
-fn connected_managers_keep_their_holds_however_much_time_passes() {
+fn connected_managers_stay_holders_however_far_the_time_is_advanced() {
     let (store, begun) = (MemoryStore::new(), Instant::now());
     let managers = [Duration::from_secs(2), TTL].map(|ttl| manager(&store, ttl));
     let guards = ["a", "b"].map(|name| (name, managers[usize::from(name == "b")].new_lock(name).unwrap()));
@@ -57,7 +57,7 @@ fn connected_managers_keep_their_holds_however_much_time_passes() {
 }
 
 #[test]
-fn answers_that_are_under_way_arrive_by_the_store_s_time_and_keep_the_session() {
+fn delayed_answers_arrive_by_the_store_s_time_and_renew_the_session() {
     for (ttl, delay) in [(TTL, 1500), (TTL, 200), (Duration::from_secs(4), 400)] {
         let (store, begun) = (MemoryStore::new(), Instant::now());
         let manager = manager(&store, ttl);
@@ -88,7 +88,7 @@ fn an_answer_later_than_its_request_s_limit_never_arrives() {
 }
 
 #[test]
-fn waits_end_by_the_store_s_time() {
+fn waits_time_out_by_the_store_s_time() {
     let store = MemoryStore::new();
     let (holder, other) = (manager(&store, TTL), manager(&store, TTL));
     let _guard = holder.new_lock("a").unwrap().lock().unwrap();

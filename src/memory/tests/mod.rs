@@ -1,4 +1,4 @@
-//! What a test can make happen to a manager on a store.
+//! The faults that a test can produce for a manager on a store.
 
 mod advance;
 
@@ -7,16 +7,16 @@ use std::time::Duration;
 use super::*;
 use crate::error::LossReason;
 
-/// Longer than anything here takes.
+/// Longer than any step here takes.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn manager(store: &MemoryStore) -> LockManager {
     LockManager::in_memory(store, "/app", Default::default()).unwrap()
 }
 
-/// In both, the holder has another session afterwards; how it learns of the end is what differs.
+/// After either, the holder's manager has a new session; the two differ in how the holder learns of the end.
 #[test]
-fn a_session_expires_as_its_holder_sees_it_and_is_revoked_behind_its_back() {
+fn an_expired_session_ends_holds_before_the_lease_and_a_revoked_one_after_it() {
     for (end, reason) in [
         (MemoryStore::expire_session as fn(&MemoryStore, &LockManager), LossReason::SessionExpired),
         (MemoryStore::revoke_session, LossReason::SessionRevoked),
@@ -29,7 +29,7 @@ fn a_session_expires_as_its_holder_sees_it_and_is_revoked_behind_its_back() {
         let session = holder.session().lease_id;
         end(&store, &holder);
         if reason == LossReason::SessionExpired {
-            // Told by its own clock, before anybody else can have the lock.
+            // Ended by its own clock, before another manager can acquire the lock.
             assert!(
                 guards
                     .iter()
@@ -65,7 +65,7 @@ fn sessions_that_expire_one_after_the_other_are_counted_and_replaced() {
 }
 
 #[test]
-fn another_store_s_manager_is_left_alone() {
+fn a_manager_of_another_store_is_not_affected() {
     let (store, other) = (MemoryStore::new(), MemoryStore::new());
     let manager = manager(&other);
     let guard = manager.new_lock("a").unwrap().lock().unwrap();

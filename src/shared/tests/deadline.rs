@@ -26,7 +26,7 @@ fn a_deadline_once_seen_past_is_never_revived() {
 }
 
 #[test]
-fn a_deadline_nobody_saw_pass_can_still_be_extended() {
+fn a_deadline_that_no_thread_saw_pass_can_be_extended() {
     let deadline = Deadline::new(at(10));
     assert!(deadline.extend(at(30)));
     assert!(deadline.is_live(at(11)));
@@ -41,7 +41,7 @@ fn an_ended_deadline_is_over_at_once() {
     assert!(!Deadline::over().is_live(Time::default()));
 }
 
-/// Readers and an extender race at the instant itself: either nobody sees it pass, or everybody does from then on.
+/// Readers and an extender race at the instant itself: either no reader sees it pass, or all do from then on.
 #[test]
 fn threads_never_disagree_about_a_deadline() {
     for _ in 0..2000 {
@@ -58,7 +58,7 @@ fn threads_never_disagree_about_a_deadline() {
 }
 
 #[test]
-fn the_first_reason_of_an_end_stands() {
+fn the_first_reason_of_an_end_is_final() {
     let deadline = Deadline::new(at(10));
     assert!(!deadline.is_live(at(10)));
     assert_eq!(deadline.end(LossReason::Closed), LossReason::SessionExpired);
@@ -77,7 +77,7 @@ fn the_first_reason_of_an_end_stands() {
 }
 
 #[test]
-fn a_deadline_at_the_clock_s_very_beginning_is_an_instant_like_others() {
+fn a_deadline_at_the_clock_s_zero_is_an_instant() {
     let deadline = Deadline::new(Time::default());
     assert!(deadline.instant().is_ok());
     assert!(deadline.extend(Time::default()) && deadline.instant().is_ok());

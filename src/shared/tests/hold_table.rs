@@ -22,7 +22,7 @@ fn at(secs: u64) -> Time {
     Time::default() + Duration::from_secs(secs)
 }
 
-/// A table whose session is assured until second 10.
+/// A table whose session has its deadline at second 10.
 fn table() -> (Arc<StatsCell>, HoldTable) {
     let counters = Arc::new(StatsCell::default());
     let table = HoldTable::new(Arc::clone(&counters));
@@ -40,7 +40,7 @@ fn is_closed(hold: &HoldState) -> bool {
 }
 
 #[test]
-fn a_hold_ends_once_and_how_it_ended_stands() {
+fn a_hold_ends_once_and_its_first_reason_is_final() {
     let (counters, table) = table();
     let (released, lost) = (open(&table, at(1), 1), open(&table, at(1), 2));
     assert!(!table.is_empty() && !is_closed(&released));
@@ -54,7 +54,7 @@ fn a_hold_ends_once_and_how_it_ended_stands() {
 }
 
 #[test]
-fn the_watchdog_ends_every_hold_when_the_deadline_passes_and_the_i_o_thread_learns_of_it() {
+fn the_watchdog_ends_every_hold_at_the_deadline_and_the_i_o_thread_gets_them_all() {
     let (counters, table) = table();
     let clock = AtomicU64::new(1);
     thread::scope(|scope| {
@@ -81,7 +81,7 @@ fn the_watchdog_ends_every_hold_when_the_deadline_passes_and_the_i_o_thread_lear
 }
 
 #[test]
-fn the_watchdog_outlives_sessions_and_is_there_for_the_next() {
+fn the_watchdog_serves_one_session_after_another() {
     const ASSURED: Duration = Duration::from_millis(5);
     let (_, table) = table();
     let clock = AtomicU64::new(0);
@@ -112,7 +112,7 @@ fn a_hold_opened_under_a_session_that_is_over_is_over_from_the_start() {
 }
 
 #[test]
-fn a_table_that_was_shut_opens_nothing_under_later_sessions_either() {
+fn a_shut_table_opens_no_hold_under_later_sessions() {
     let (_, table) = table();
     let before = open(&table, at(1), 1);
     table.shut(LossReason::Closed);
@@ -127,7 +127,8 @@ fn a_table_that_was_shut_opens_nothing_under_later_sessions_either() {
     table.watch(|| at(1));
 }
 
-/// Threads that look, the end, and the closing of `done()`: who saw one hold closed sees the session over.
+/// The end of a session races with threads that wait for `done()`: a thread that sees one hold closed finds all of them
+/// over.
 #[test]
 fn no_guard_says_held_after_another_s_done_closed() {
     for _ in 0..500 {

@@ -4,7 +4,7 @@ use std::thread;
 use crate::shared::message_queue::MessageQueue;
 
 #[test]
-fn messages_come_out_in_their_order_and_none_after_the_close() {
+fn messages_come_out_in_order_and_none_after_close() {
     let queue = MessageQueue::new();
     assert!((0..1000).all(|n| queue.push(n)));
     assert!((0..500).all(|n| queue.pop() == Some(n)));
@@ -15,9 +15,9 @@ fn messages_come_out_in_their_order_and_none_after_the_close() {
     assert_eq!(queue.pop(), None);
 }
 
-/// A caller that waits for an answer must not wait for a message that nobody will read.
+/// A message left in a closed queue would make its caller wait for ever.
 #[test]
-fn nothing_gets_into_a_queue_behind_its_close() {
+fn no_message_stays_in_a_closed_queue() {
     for _ in 0..2000 {
         let (queue, kept) = (MessageQueue::new(), Arc::new(()));
         thread::scope(|scope| {

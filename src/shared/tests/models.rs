@@ -1,19 +1,20 @@
-//! Every interleaving of a few threads, walked through by loom: the files of `shared` once more, on loom's primitives.
+//! Explores the interleavings of a few threads with loom, on a second copy of the files of `shared` that uses loom's
+//! primitives.
 //!
-//! Timers do not run here: the thread that moves a model's clock fires the watchdog's, if it is due by then. Whoever
-//! should have been woken and was not sleeps for ever, and loom ends the model as a deadlock, or as a loop without end.
+//! There are no timers: the thread that moves a model's clock fires the watchdog's timer if it is due. A thread that
+//! misses its wake-up sleeps for ever, which loom reports as a deadlock or as an endless loop.
 #![allow(dead_code, reason = "the models need only a part of the files")]
 
-#[allow(clippy::duplicate_mod, reason = "that is the point")]
+#[allow(clippy::duplicate_mod, reason = "a second copy on loom's primitives")]
 #[path = "../deadline.rs"]
 mod deadline;
-#[allow(clippy::duplicate_mod, reason = "that is the point")]
+#[allow(clippy::duplicate_mod, reason = "a second copy on loom's primitives")]
 #[path = "../hold_state.rs"]
 mod hold_state;
-#[allow(clippy::duplicate_mod, reason = "that is the point")]
+#[allow(clippy::duplicate_mod, reason = "a second copy on loom's primitives")]
 #[path = "../hold_table.rs"]
 mod hold_table;
-#[allow(clippy::duplicate_mod, reason = "that is the point")]
+#[allow(clippy::duplicate_mod, reason = "a second copy on loom's primitives")]
 #[path = "../message_queue.rs"]
 mod message_queue;
 
@@ -27,7 +28,7 @@ mod sync {
     #[derive(Debug)]
     pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
 
-    /// `None` only while a condition variable has it.
+    /// `None` only while a condition variable has released the mutex.
     pub(crate) struct Guard<'a, T>(Option<loom::sync::MutexGuard<'a, T>>);
 
     #[derive(Debug)]
@@ -100,7 +101,7 @@ use hold_table::HoldTable;
 use message_queue::MessageQueue;
 use sync::{AtomicU64, Ordering};
 
-/// How often a thread is stopped in a schedule though it could go on. Most errors need one or two.
+/// How often a schedule preempts a thread that could continue. Most errors need one or two preemptions.
 const PREEMPTIONS: usize = 3;
 
 fn model(body: impl Fn() + Sync + Send + 'static) {
@@ -113,7 +114,7 @@ fn at(secs: u64) -> Time {
     Time::default() + Duration::from_secs(secs)
 }
 
-/// A table whose session is assured until second 10.
+/// A table whose session has its deadline at second 10.
 fn table() -> Arc<HoldTable> {
     let table = HoldTable::new(Arc::new(StatsCell::default()));
     table.begin_session(Arc::new(Deadline::new(at(10))));
@@ -130,7 +131,7 @@ fn is_closed(hold: &HoldState) -> bool {
 }
 
 #[test]
-fn all_who_look_at_a_deadline_at_its_instant_and_the_renewal_agree() {
+fn readers_and_a_renewal_agree_about_a_deadline_at_its_instant() {
     model(|| {
         let deadline = Arc::new(Deadline::new(at(10)));
         let look = |deadline: &Arc<Deadline>| {
@@ -146,9 +147,9 @@ fn all_who_look_at_a_deadline_at_its_instant_and_the_renewal_agree() {
     });
 }
 
-/// A release, the end of the session and its deadline at once: what one guard was told stands for all.
+/// A release races with the end of the session and with its deadline: all guards report the first outcome.
 #[test]
-fn all_guards_of_a_hold_are_told_the_same_end() {
+fn all_guards_of_a_hold_report_the_same_end() {
     model(|| {
         let deadline = Arc::new(Deadline::new(at(10)));
         let name = LockName::parse(&Root::parse("/t").unwrap(), "a").unwrap();
@@ -162,18 +163,18 @@ fn all_guards_of_a_hold_are_told_the_same_end() {
         let end = hold.end(None);
         let (first, held, then) = looker.join().unwrap();
         let session = ender.join().unwrap();
-        assert!(!held, "somebody has looked at the deadline past its instant");
+        assert!(!held, "a thread has seen the deadline pass");
         assert_eq!(first, then);
-        assert_eq!(first, end, "the I/O thread says the same");
+        assert_eq!(first, end, "the I/O thread reports the same end");
         assert_eq!(hold.lost(), end);
         assert!(end.is_none_or(|lost| lost == session));
         assert_eq!(deadline.instant(), Err(session));
     });
 }
 
-/// The deadline passes while a renewal extends it, while a hold is opened, while a caller looks.
+/// The deadline passes while a renewal extends it, while a hold is opened and while a caller looks.
 #[test]
-fn every_done_closes_when_the_deadline_has_passed_whatever_comes_between() {
+fn every_done_closes_after_the_deadline_in_every_interleaving() {
     model(|| {
         let (table, clock) = (table(), Arc::new(AtomicU64::new(9)));
         let watchdog = {
@@ -197,12 +198,13 @@ fn every_done_closes_when_the_deadline_has_passed_whatever_comes_between() {
         } else {
             assert!(!first.is_held(at(9)) && is_closed(&second), "nothing is opened after the end");
         }
-        // Until the watchdog has got through.
+        // Until the watchdog has closed both.
         while !is_closed(&first) || !is_closed(&second) {
             table.fire_timer(at(clock.load(Ordering::SeqCst)));
             thread::yield_now();
         }
-        // Loom does not know that who sees a channel closed sees what was done before; a look into the table does.
+        // Loom does not model crossbeam's channels: a look into the table makes visible what happened before the
+        // channel closed.
         table.fire_timer(at(1));
         assert_eq!(first.lost(), Some(LossReason::SessionExpired));
         assert_eq!(second.lost(), Some(LossReason::SessionExpired));
@@ -211,9 +213,9 @@ fn every_done_closes_when_the_deadline_has_passed_whatever_comes_between() {
     });
 }
 
-/// While nothing is held the watchdog sleeps without a timer: only the hold itself can wake it.
+/// While no lock is held the watchdog sleeps without a timer, so only the hold itself can wake it.
 #[test]
-fn a_hold_wakes_the_watchdog_whenever_it_is_opened() {
+fn opening_a_hold_wakes_the_watchdog_in_every_interleaving() {
     model(|| {
         let (table, clock) = (table(), Arc::new(AtomicU64::new(9)));
         let watchdog = {
@@ -231,9 +233,9 @@ fn a_hold_wakes_the_watchdog_whenever_it_is_opened() {
     });
 }
 
-/// `close()` gives up on the I/O thread while that opens a hold, loses its session and begins another.
+/// `close()` stops waiting for the I/O thread while that thread opens a hold, loses its session and begins another.
 #[test]
-fn nothing_is_open_after_the_table_was_shut() {
+fn no_hold_is_open_after_the_table_was_shut() {
     model(|| {
         let table = table();
         let io = {
@@ -257,9 +259,9 @@ fn nothing_is_open_after_the_table_was_shut() {
     });
 }
 
-/// A message holds the channel on which its sender waits for an answer.
+/// A message owns the channel on which its sender waits for an answer.
 #[test]
-fn nothing_lies_in_a_queue_that_was_closed() {
+fn no_message_stays_in_a_closed_queue_in_any_interleaving() {
     model(|| {
         let (queue, kept) = (Arc::new(MessageQueue::new()), Arc::new(()));
         let sender = {
@@ -275,7 +277,7 @@ fn nothing_lies_in_a_queue_that_was_closed() {
         queue.close();
         reader.join().unwrap();
         let sent = sender.join().unwrap();
-        assert!(sent != (false, true), "closed is closed");
+        assert!(sent != (false, true), "no message enters a closed queue");
         assert_eq!(Arc::strong_count(&kept), 1);
         assert!(queue.pop().is_none());
     });

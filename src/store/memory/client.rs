@@ -1,4 +1,4 @@
-//! One manager's way to the store: requests, watches, and the clock that ends leases.
+//! One manager's client of the store: requests, watches, and the timer that expires leases.
 
 use std::future::{Future, pending};
 use std::sync::Arc;
@@ -11,14 +11,14 @@ use crate::clock::{Clock, Time};
 use crate::kv::{Answer, Failure, FailureClass, Request, Response, WatchEvent};
 use crate::store::{ClientId, Store, WatchOrder};
 
-/// One manager's [`Store`]. A clone is the same client; when the last one goes, the store forgets it, but for its
-/// leases, which last as long as they last.
+/// One manager's [`Store`]. Clones are the same client. When the last one is dropped the store forgets the client; its
+/// leases remain until they expire.
 #[derive(Clone)]
 pub(crate) struct MemoryClient {
     registered: Arc<Registered>,
 }
 
-/// A client that the store knows.
+/// A registered client; dropping it unregisters the client.
 struct Registered {
     id: ClientId,
     cluster: Arc<MemoryCluster>,
@@ -31,7 +31,7 @@ impl Drop for Registered {
 }
 
 impl MemoryClient {
-    /// One manager's way to the cluster.
+    /// Registers a new client of the cluster.
     pub(crate) fn new(cluster: &Arc<MemoryCluster>) -> Self {
         let (id, cluster) = (ClientId::another(), Arc::clone(cluster));
         cluster.state.lock().register(id, cluster.clock.for_another());
@@ -42,7 +42,7 @@ impl MemoryClient {
         self.registered.id
     }
 
-    /// The clock of the manager that this is for.
+    /// The clock of this client's manager.
     pub(crate) fn clock(&self) -> Clock {
         self.cluster().state.lock().clock(self.id())
     }
@@ -51,12 +51,12 @@ impl MemoryClient {
         &self.registered.cluster
     }
 
-    /// Carries the request out as soon as the client is connected.
+    /// Executes the request as soon as the client is connected.
     async fn carry_out(&self, request: &Request) -> Result<Response, Failure> {
         let line = self.cluster().state.lock().line(self.id());
         let Some(mut line) = line else { return pending().await };
         loop {
-            // The line's other end lives as long as the client is registered, which it is while `self` lives.
+            // The sender exists while the client is registered, which it is as long as `self`.
             if line.wait_for(|connected| *connected).await.is_err() {
                 return pending().await;
             }
@@ -70,8 +70,8 @@ impl MemoryClient {
         }
     }
 
-    /// Waits for as long as an answer to this client takes, by the store's clock. False if that is longer than what is
-    /// `left` for it, which is then over.
+    /// Waits for the delay of an answer to this client, by the store's clock, but for at most `left`. False if the
+    /// delay is longer than `left`.
     async fn delayed(&self, left: Duration) -> bool {
         let delay = self.cluster().state.lock().delay_of(self.id());
         if delay.is_zero() {
@@ -93,7 +93,7 @@ impl MemoryClient {
         self.cluster().clock.now()
     }
 
-    /// Ends when the time has come; never, if there is none.
+    /// Waits until `time`; for ever if it is `None`.
     async fn reached(&self, time: Option<Time>) {
         match time {
             Some(time) => tokio::time::sleep(time.since(self.now())).await,
@@ -101,7 +101,8 @@ impl MemoryClient {
         }
     }
 
-    /// Serves watches, and ends the leases that are due: every client's, since any manager may wait for any lease.
+    /// Serves watches, and expires the leases that are due: those of all clients, since any manager may wait for any
+    /// lease.
     async fn serve_watches(
         self,
         mut orders: UnboundedReceiver<WatchOrder>,
@@ -121,9 +122,9 @@ impl MemoryClient {
                     None => break,
                 },
                 () = self.reached(next_expiry) => self.cluster().state.lock().expire_due(self.now()),
-                // What it made due is ended above.
+                // The leases that are now due expire in the branch above.
                 () = moves.moved() => {}
-                // A lease that was just granted may be due first.
+                // The new lease may be the first to expire.
                 _ = granted.changed() => {}
             }
         }
@@ -131,7 +132,7 @@ impl MemoryClient {
     }
 }
 
-/// An answer that is delayed; when this goes, it has arrived, or nobody waits for it.
+/// A delayed answer. Dropped when it has arrived or its request was given up.
 struct UnderWay<'a> {
     client: &'a MemoryClient,
     due: Time,

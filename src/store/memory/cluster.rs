@@ -1,4 +1,4 @@
-//! The one cluster behind the clients of a store.
+//! The cluster that all clients of a store share.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,32 +15,33 @@ use super::state::State;
 use crate::clock::{Clock, Time};
 use crate::store::ClientId;
 
-/// The time passes in steps, short enough that a session of the shortest TTL, 2 s, is renewed in time, and that a holder
-/// whose safety margin is the usual one gives up a step before its lease ends.
+/// The step in which time is advanced: short enough that a session of the shortest TTL, 2 s, is renewed in time, and
+/// that a holder with the default safety margin of at least 250 ms loses its hold at least one step before the lease
+/// expires.
 const STEP: Duration = Duration::from_millis(150);
 
-/// After so long without a step, a manager whose I/O thread hangs is not waited for any more.
+/// After this real time in one step, a manager is considered hung and no longer waited for.
 const STUCK: Duration = Duration::from_secs(1);
 
-/// How often it is looked whether the managers have caught up; a renewal takes them some tens of microseconds.
+/// How often to check whether the managers have caught up; a renewal takes them some tens of microseconds.
 const LOOK: Duration = Duration::from_micros(20);
 
-/// A small etcd within this process, with what it knows of its clients.
+/// The model of etcd, and what the store records about each client.
 pub(crate) struct MemoryCluster {
     pub(crate) state: Mutex<State>,
     pub(crate) clock: Clock,
-    /// Changes whenever a lease was granted, which may be due before all others.
+    /// Notified whenever a lease was granted, which may expire before all others.
     pub(crate) granted: watch::Sender<()>,
 }
 
 impl MemoryCluster {
-    /// An empty one.
+    /// An empty cluster.
     pub(crate) fn new() -> Arc<Self> {
         let (state, clock) = (Mutex::new(State::new()), Clock::movable());
         Arc::new(Self { state, clock, granted: watch::Sender::new(()) })
     }
 
-    /// Lets time pass at once, in small steps, and waits after each for the managers to do what was due.
+    /// Advances the time in small steps, and waits after each for the managers to do what is due.
     pub(crate) fn advance(&self, by: Duration) {
         let mut stuck = BTreeSet::new();
         let mut left = by;
@@ -50,18 +51,18 @@ impl MemoryCluster {
             self.step(step, &mut stuck);
             self.state.lock().expire_due(self.clock.now());
         }
-        // What the last step ended is told.
+        // Let the managers handle what the last step ended.
         self.step(Duration::ZERO, &mut stuck);
     }
 
     fn step(&self, step: Duration, stuck: &mut BTreeSet<ClientId>) {
-        // What managers see after the move is not earlier than this.
+        // The managers read at least this time after the move.
         let now = self.clock.now() + step;
         self.clock.advance(step);
         self.wait_for_managers(now, stuck);
     }
 
-    /// Until every manager has done what was due at `now`: has its answers, if it is connected.
+    /// Waits until every manager has done what was due at `now`, and every connected one has its answers.
     fn wait_for_managers(&self, now: Time, stuck: &mut BTreeSet<ClientId>) {
         let begun = Instant::now();
         loop {

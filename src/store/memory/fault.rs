@@ -1,32 +1,32 @@
-//! What a test can have done to a request.
+//! Faults that a test can inject into requests.
 
 use crate::kv::{Failure, FailureClass};
 
-/// What [`MemoryStore::fail_next`](crate::memory::MemoryStore::fail_next) does to a request.
+/// A fault that [`MemoryStore::fail_next`](crate::memory::MemoryStore::fail_next) injects into a request.
 ///
-/// Renewals of the session are never hit, so that it does not depend on the time which request is.
+/// Renewals of the session are never affected, so that the affected request does not depend on timing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Fault {
-    /// The connection breaks before the request gets through: the store never sees it. The manager is told at once,
-    /// but cannot tell it from [`LoseResponse`](Self::LoseResponse).
+    /// The connection breaks before the request arrives: the store never executes it. The manager gets an error at
+    /// once, but cannot distinguish it from [`LoseResponse`](Self::LoseResponse).
     LoseRequest,
-    /// The store carries the request out, and then the connection breaks: the answer never comes. The manager is
-    /// told at once, but cannot tell it from [`LoseRequest`](Self::LoseRequest).
+    /// The store executes the request, and then the connection breaks: the answer is lost. The manager gets an error at
+    /// once, but cannot distinguish it from [`LoseRequest`](Self::LoseRequest).
     LoseResponse,
-    /// The store does not carry the request out and says so, as a member of a cluster without a leader does. Trying
-    /// again helps.
+    /// The store refuses the request without executing it, as a member of a cluster without a leader does. A retry can
+    /// succeed.
     NoLeader,
-    /// The store refuses because its space is used up.
+    /// The store refuses the request because its database is full.
     NoSpace,
-    /// The store refuses because the user lacks the permission.
+    /// The store refuses the request because the user lacks a permission.
     PermissionDenied,
-    /// The store refuses because the password does not fit any more.
+    /// The store refuses the request because the password is no longer valid.
     Unauthenticated,
 }
 
 impl Fault {
-    /// The failure that takes the place of the request's execution.
+    /// The failure returned instead of executing the request; `None` if it is executed.
     pub(super) fn instead_of_execution(self) -> Option<Failure> {
         let refused = |class, message| Some(Failure::new(class, message));
         match self {
@@ -45,7 +45,7 @@ impl Fault {
     }
 }
 
-/// Of a request whose fate the client cannot know.
+/// The failure of a request whose outcome the client cannot know.
 pub(super) fn connection_lost() -> Failure {
     Failure::new(FailureClass::Unknown, "the connection was lost before an answer came")
 }

@@ -1,4 +1,4 @@
-//! The store that is a model of etcd within this process.
+//! The in-process store: a model of etcd, and the clients that share it.
 
 pub(crate) mod client;
 pub(crate) mod cluster;

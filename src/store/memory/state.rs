@@ -1,4 +1,4 @@
-//! What a store's lock guards: the model, and what the store knows of each client.
+//! The state that a store's mutex protects: the model, and the store's record of each client.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
@@ -12,37 +12,37 @@ use crate::clock::{Clock, Time};
 use crate::kv::{Answer, Failure, LeaseId, Request, Response, Revision, WatchEvent, WatchId, WatchSpec};
 use crate::store::ClientId;
 
-/// So much history is kept for reads and watches of the past. The library looks back over a few requests; nobody
-/// else has access to the store.
+/// The number of revisions retained for reads and watches of the past. The library reads at most a few requests back,
+/// and no other program has access to the store.
 const KEPT_REVISIONS: Revision = 10_000;
 
 pub(crate) struct State {
     pub(crate) model: Model,
     clients: BTreeMap<ClientId, ClientState>,
-    /// Whose each watcher of the model is.
+    /// The client and the watch of each watcher in the model.
     watchers: HashMap<Watcher, (ClientId, WatchId)>,
 }
 
 struct ClientState {
-    /// Its manager's.
+    /// The manager's clock.
     clock: Clock,
     /// Whether the client is connected.
     line: watch::Sender<bool>,
     faults: VecDeque<Fault>,
-    /// How long each of its answers takes.
+    /// The delay of each answer.
     delay: Duration,
-    /// When each answer arrives, or is given up, that is under way because of the delay.
+    /// For each delayed answer on its way, when it arrives or its request times out.
     under_way: Vec<Time>,
-    /// Those that have not ended.
+    /// The client's leases that have not ended.
     leases: Vec<LeaseId>,
-    /// Where its watches report to, while somebody listens.
+    /// The channel for its watch events; `None` while no watch stream is open.
     events: Option<UnboundedSender<WatchEvent>>,
     watches: BTreeMap<WatchId, Watch>,
 }
 
 struct Watch {
     spec: WatchSpec,
-    /// `None` while the client is cut off.
+    /// `None` while the client is disconnected.
     watcher: Option<Watcher>,
 }
 
@@ -74,19 +74,19 @@ impl State {
         self.clients.contains_key(&id)
     }
 
-    /// How long an answer to this client takes.
+    /// The delay of an answer to this client.
     pub(crate) fn delay_of(&self, id: ClientId) -> Duration {
         self.clients.get(&id).map_or(Duration::ZERO, |client| client.delay)
     }
 
-    /// An answer is under way to this client until `due`.
+    /// Records that an answer to this client is delayed until `due`.
     pub(crate) fn begin_delay(&mut self, id: ClientId, due: Time) {
         if let Some(client) = self.clients.get_mut(&id) {
             client.under_way.push(due);
         }
     }
 
-    /// One that was, has arrived or is not wanted any more.
+    /// Removes the record of a delayed answer, which has arrived or is no longer wanted.
     pub(crate) fn end_delay(&mut self, id: ClientId, due: Time) {
         if let Some(client) = self.clients.get_mut(&id)
             && let Some(at) = client.under_way.iter().position(|&other| other == due)
@@ -100,19 +100,19 @@ impl State {
         self.clients.get(&id).map(|client| client.clock.clone()).unwrap_or_default()
     }
 
-    /// The clients whose managers have not done yet what was due at `now`.
+    /// The clients whose managers have not yet done what was due at `now`.
     pub(crate) fn behind(&self, now: Time) -> Vec<ClientId> {
         let clients = self.clients.iter();
         let behind = clients.filter(|(_, client)| !client.clock.has_caught_up(now, client.not_due(now)));
         behind.map(|(&id, _)| id).collect()
     }
 
-    /// Tells whether the client is connected, now and later.
+    /// A channel with the client's connection state.
     pub(crate) fn line(&self, id: ClientId) -> Option<watch::Receiver<bool>> {
         self.clients.get(&id).map(|client| client.line.subscribe())
     }
 
-    /// Carries out a client's request; `None` while the client is cut off.
+    /// Executes a client's request; `None` while the client is disconnected.
     pub(crate) fn execute(
         &mut self,
         now: Time,
@@ -148,7 +148,7 @@ impl State {
         }
     }
 
-    /// Whoever ended them.
+    /// Removes ended leases from the clients' records, whichever client ended them.
     fn forget_ended_leases(&mut self) {
         let left: BTreeSet<_> = self.model.leases().collect();
         for client in self.clients.values_mut() {
@@ -156,16 +156,16 @@ impl State {
         }
     }
 
-    /// Compacts now and then, so that each write pays its small share of it.
+    /// Compacts every `KEPT_REVISIONS` revisions, so that the cost per write is constant.
     fn forget_history(&mut self) {
         let kept_from = self.model.revision() - KEPT_REVISIONS;
         if kept_from > self.model.compacted() + KEPT_REVISIONS {
-            // It can be compacted: it lies between the last compaction and now.
+            // Cannot fail: the revision is between the last compaction and now.
             let _compacted = self.model.compact(kept_from);
         }
     }
 
-    /// Tells the clients what the model has to tell their watchers.
+    /// Delivers the model's notices to the clients of the watchers.
     fn deliver(&mut self) {
         while let Some((watcher, notice)) = self.model.poll_notice() {
             let Some(&(id, watch)) = self.watchers.get(&watcher) else { continue };
@@ -180,7 +180,7 @@ impl State {
 
     fn report(&self, id: ClientId, event: WatchEvent) {
         if let Some(events) = self.clients.get(&id).and_then(|client| client.events.as_ref()) {
-            // If the other end is gone, nobody wants to know.
+            // If the receiver is dropped, the client no longer wants events.
             let _sent = events.send(event);
         }
     }
@@ -219,7 +219,7 @@ impl State {
         }
     }
 
-    /// What was deleted since the watch's beginning cannot be told any more: it goes on from now.
+    /// Continues a watch from now, because the history since its start revision was compacted.
     fn reopen_from_now(&mut self, id: ClientId, watch: WatchId) {
         if let Some(open) = self.clients.get_mut(&id).and_then(|client| client.watches.get_mut(&watch)) {
             open.spec.from_revision = 0;
@@ -227,7 +227,8 @@ impl State {
         }
     }
 
-    /// Opens a watch in the model, for the first time or anew; anew it begins again where its owner wanted.
+    /// Opens a watch in the model, for the first time or again. A reopened watch starts again at its owner's start
+    /// revision.
     fn reopen(&mut self, id: ClientId, watch: WatchId) {
         let Some(open) = self.clients.get_mut(&id).and_then(|client| client.watches.get_mut(&watch)) else {
             return;
@@ -235,7 +236,8 @@ impl State {
         if let Some(before) = open.watcher.take() {
             self.watchers.remove(&before);
         }
-        // It cannot be opened if its beginning was compacted. Not logged here, where the store is locked.
+        // Opening fails only for a watch without permission or of an empty range. Not logged, because the store's mutex
+        // is locked.
         if let Ok((watcher, revision)) = self.model.watch(&open.spec) {
             open.watcher = Some(watcher);
             self.watchers.insert(watcher, (id, watch));
@@ -253,7 +255,7 @@ impl State {
     }
 }
 
-/// What a test does to a client.
+/// Faults that a test injects.
 impl State {
     pub(crate) fn leases_of(&mut self, id: ClientId) -> Vec<LeaseId> {
         self.clients.get(&id).map(|client| client.leases.clone()).unwrap_or_default()
@@ -308,7 +310,7 @@ impl ClientState {
         *self.line.borrow()
     }
 
-    /// How many answers are not waited for at `now`: all of them while it is cut off.
+    /// The number of answers not to wait for at `now`: all of them while the client is disconnected.
     fn not_due(&self, now: Time) -> usize {
         if self.is_connected() { self.under_way.iter().filter(|&&due| due > now).count() } else { usize::MAX }
     }

@@ -77,7 +77,7 @@ fn everything_works_on_a_runtimes_thread_for_blocking_calls(backend: &Backend) {
 
 /// The hint that a call blocks where it should not.
 fn hints() -> Logs {
-    Logs::with("blocks inside an async task")
+    Logs::with("inside an async task")
 }
 
 fn one_thread() -> Runtime {

@@ -1,4 +1,4 @@
-//! The keys with their history: etcd's multi-version store.
+//! The keys and their history: etcd's multi-version store.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
@@ -10,25 +10,25 @@ use crate::kv::{
 /// An empty etcd is at revision 1: the first write makes revision 2.
 pub(super) const FIRST_REVISION: Revision = 1;
 
-/// Every key as it is now, and as it was at every revision that is not compacted away.
+/// All keys, at the current revision and at every revision that was not compacted.
 ///
-/// Writes go to the revision after the last committed one, as many as there are, until [`commit`](Self::commit).
-/// Reads see them at once: whoever writes has the store for himself until then.
+/// Writes belong to the revision after the last committed one until [`commit`](Self::commit). Reads see them at once: a
+/// writer has exclusive access until then.
 #[derive(Clone, Debug)]
 pub(super) struct Keys {
     /// The last committed revision.
     revision: Revision,
-    /// Below this revision nothing can be read or watched; 0: nothing was compacted.
+    /// The revision below which nothing can be read or watched; 0: never compacted.
     compacted: Revision,
     live: BTreeMap<Key, Record>,
-    /// What is no more: for each key its former records, oldest first. Kept apart from `live`, so that the
-    /// contenders of the past do not slow down the reads of today.
+    /// The former records of each key, oldest first. Separate from `live`, so that deleted contenders do not slow down
+    /// reads of the present.
     past: BTreeMap<Key, Vec<Past>>,
-    /// Every write since the compaction, in its order.
+    /// All writes since the compaction, in order.
     changes: VecDeque<Change>,
 }
 
-/// A key's value with what etcd notes beside it.
+/// A key's value and metadata.
 #[derive(Clone, Debug)]
 struct Record {
     value: Vec<u8>,
@@ -37,7 +37,7 @@ struct Record {
     lease: LeaseId,
 }
 
-/// A record that was overwritten or deleted: it stood from its `mod_revision` to just before `until`.
+/// A record that was overwritten or deleted: it existed from its `mod_revision` to just before `until`.
 #[derive(Clone, Debug)]
 struct Past {
     record: Record,
@@ -71,8 +71,7 @@ impl Keys {
         self.compacted
     }
 
-    /// Writes the key. A key that exists keeps its create revision, whatever lease it gets. Answers with the lease
-    /// that the key had before.
+    /// Puts the key. An existing key retains its create revision, whatever its lease. Returns the key's previous lease.
     pub(super) fn put(&mut self, key: &Key, value: Vec<u8>, lease: LeaseId) -> LeaseId {
         let revision = self.revision + 1;
         let replaced = self.retire(key, revision);
@@ -83,8 +82,7 @@ impl Keys {
         replaced.map_or(0, |(_, lease)| lease)
     }
 
-    /// Deletes the key, if there is one, and answers with the lease that it had. A key that is put after its
-    /// deletion is a new one, with a new create revision.
+    /// Deletes the key, if it exists, and returns its lease. A later put creates a new key with a new create revision.
     pub(super) fn delete(&mut self, key: &Key) -> Option<LeaseId> {
         let revision = self.revision + 1;
         let (_, lease) = self.retire(key, revision)?;
@@ -92,18 +90,18 @@ impl Keys {
         Some(lease)
     }
 
-    /// Moves the key's record into the past; answers with its create revision and its lease.
+    /// Moves the key's record into the past; returns its create revision and its lease.
     fn retire(&mut self, key: &Key, until: Revision) -> Option<(Revision, LeaseId)> {
         let record = self.live.remove(key)?;
         let facts = (record.create_revision, record.lease);
-        // What was put and deleted in one transaction was never there for anybody else.
+        // A record put and deleted in one transaction was never visible.
         if record.mod_revision < until {
             self.past.entry(key.clone()).or_default().push(Past { record, until });
         }
         Some(facts)
     }
 
-    /// Ends a transaction, and says whether it made a revision: one without a write makes none.
+    /// Ends a transaction, and returns whether it made a revision: one without a write makes none.
     pub(super) fn commit(&mut self) -> bool {
         let wrote = self.changes.back().is_some_and(|last| last.revision > self.revision);
         if wrote {
@@ -112,13 +110,13 @@ impl Keys {
         wrote
     }
 
-    /// The writes of this revision and of all after it, in their order.
+    /// The writes of this revision and of all later ones, in order.
     pub(super) fn changes_from(&self, revision: Revision) -> impl Iterator<Item = &Change> {
         let first = self.changes.partition_point(|change| change.revision < revision);
         self.changes.range(first..)
     }
 
-    /// Whether the compare holds now. A span without keys is compared as one key whose revisions are 0.
+    /// Whether the compare holds now. A span without keys compares as one key whose revisions are 0.
     pub(super) fn satisfies(&self, compare: &Compare) -> bool {
         let mut records = self.in_span(&compare.span).peekable();
         if records.peek().is_none() {
@@ -133,7 +131,7 @@ impl Keys {
         })
     }
 
-    /// Whether the keys of that revision can be read; 0 is now.
+    /// An error if the keys at that revision cannot be read; 0 is the current revision.
     pub(super) fn check_readable(&self, at: Revision) -> Result<(), Failure> {
         if at > self.revision {
             let message = "etcdserver: mvcc: required revision is a future revision";
@@ -145,10 +143,10 @@ impl Keys {
         Ok(())
     }
 
-    /// Reads the keys. Whether the revision can be read was checked before.
+    /// Reads the keys. The caller has checked that the revision can be read.
     ///
-    /// As in etcd, `count` is the size of the whole span: neither `limit` nor `max_create_revision` makes it
-    /// smaller. Keys of the same create revision stay in the order of their names, in either direction.
+    /// As in etcd, `count` is the size of the whole span, whatever `limit` and `max_create_revision` are. Keys of the
+    /// same create revision are ordered by name, in either direction.
     pub(super) fn range(&self, range: &Range) -> RangeResult {
         let mut found: Vec<_> = match range.at_revision {
             0 => self.in_span(&range.span).collect(),
@@ -170,12 +168,12 @@ impl Keys {
         RangeResult { kvs, count }
     }
 
-    /// The keys of the span as they are now, by name.
+    /// The keys of the span at the current revision, by name.
     fn in_span<'a>(&'a self, span: &'a Span) -> impl Iterator<Item = (&'a Key, &'a Record)> {
         self.live.range(span.start()..).take_while(|(key, _)| span.contains(key))
     }
 
-    /// The keys of the span as they were once, by name.
+    /// The keys of the span at a past revision, by name.
     fn in_span_at<'a>(&'a self, span: &'a Span, at: Revision) -> Vec<(&'a Key, &'a Record)> {
         let still = self.in_span(span).filter(|(_, record)| record.mod_revision <= at);
         let gone = self.past.range(span.start()..).take_while(|(key, _)| span.contains(key));
@@ -188,9 +186,9 @@ impl Keys {
         found
     }
 
-    /// Forgets what was overwritten or deleted before this revision, which itself can still be read and watched.
+    /// Removes what was overwritten or deleted before this revision, which itself can still be read and watched.
     ///
-    /// The deletions *of* this revision are kept for watches that start there. (etcd does so since 3.4.34, 3.5.16
+    /// The deletions *at* this revision are retained for watches that start there. (So does etcd since 3.4.34, 3.5.16
     /// and 3.6; before, a watch from the compacted revision itself could miss one.)
     pub(super) fn compact(&mut self, revision: Revision) -> Result<(), Failure> {
         self.check_readable(revision)?;
@@ -210,7 +208,7 @@ impl Keys {
         Ok(())
     }
 
-    /// How many writes are remembered, and how many keys only for the sake of the past.
+    /// The number of retained writes, plus the number of keys with former records.
     #[cfg(test)]
     pub(super) fn history(&self) -> usize {
         self.changes.len() + self.past.len()

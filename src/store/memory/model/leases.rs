@@ -1,4 +1,4 @@
-//! Leases, their keys and their time.
+//! Leases with their keys and expiry times.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -6,12 +6,12 @@ use std::time::Duration;
 use crate::clock::Time;
 use crate::kv::{Key, LeaseId};
 
-/// Where the ids begin. Far from anything that is counted from 1, so that no test passes by mixing the two up.
+/// The first lease id. Far from revisions and other numbers that start at 1, so that no test passes by mixing them up.
 const FIRST_LEASE: LeaseId = 0x1ea5_e001;
 
-/// Every lease that was granted and has not ended.
+/// All leases that were granted and have not ended.
 ///
-/// A lease that is due is not over: it ends when somebody ends it, which in etcd is the leader's expiry loop.
+/// A lease that is due has not ended: it ends when the caller ends it, as etcd's leader does in its expiry loop.
 #[derive(Clone, Debug)]
 pub(super) struct Leases {
     next: LeaseId,
@@ -30,7 +30,7 @@ impl Leases {
         Self { next: FIRST_LEASE, leases: BTreeMap::new() }
     }
 
-    /// A new lease, under an id that was never used before.
+    /// Grants a new lease. Ids are never reused.
     pub(super) fn grant(&mut self, now: Time, ttl: Duration) -> LeaseId {
         let id = self.next;
         self.next += 1;
@@ -51,19 +51,19 @@ impl Leases {
         self.leases.get(&lease).into_iter().flat_map(|lease| &lease.keys)
     }
 
-    /// Whether the lease exists although its time is up.
+    /// Whether the lease exists although its TTL has passed.
     pub(super) fn is_due(&self, now: Time, lease: LeaseId) -> bool {
         self.leases.get(&lease).is_some_and(|lease| lease.due <= now)
     }
 
-    /// Starts the TTL anew and answers with it.
+    /// Restarts the TTL and returns it.
     pub(super) fn renew(&mut self, now: Time, lease: LeaseId) -> Option<Duration> {
         let lease = self.leases.get_mut(&lease)?;
         lease.due = now + lease.ttl;
         Some(lease.ttl)
     }
 
-    /// The time that is left, in whole seconds, rounded down as etcd does; 0 once the lease is due.
+    /// The remaining time in whole seconds, rounded down as in etcd; 0 once the lease is due.
     pub(super) fn remaining(&self, now: Time, lease: LeaseId) -> Option<Duration> {
         self.leases.get(&lease).map(|lease| Duration::from_secs(lease.due.since(now).as_secs()))
     }
@@ -80,12 +80,12 @@ impl Leases {
         }
     }
 
-    /// Ends the lease and hands out its keys, which are the caller's to delete.
+    /// Ends the lease and returns its keys, for the caller to delete.
     pub(super) fn remove(&mut self, lease: LeaseId) -> Option<BTreeSet<Key>> {
         self.leases.remove(&lease).map(|lease| lease.keys)
     }
 
-    /// When the first lease will be due, or was.
+    /// When the first lease is or was due.
     pub(super) fn next_due(&self) -> Option<Time> {
         self.leases.values().map(|lease| lease.due).min()
     }
@@ -98,7 +98,7 @@ impl Leases {
         due.into_iter().map(|(_, id)| id).collect()
     }
 
-    /// Starts the TTL of every lease anew, also of those that are due.
+    /// Restarts the TTL of every lease, those that are due included.
     #[cfg(test)]
     pub(super) fn renew_all(&mut self, now: Time) {
         for lease in self.leases.values_mut() {

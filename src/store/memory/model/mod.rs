@@ -1,10 +1,11 @@
-//! A faithful model of the part of etcd that the library uses, without I/O, threads, a clock or chance.
+//! A model of the part of etcd that the library uses, without I/O, threads, a clock or randomness.
 //!
-//! It answers as one healthy member of a cluster would, request by request, and tells watchers in the order of
-//! history. What can go wrong between a client and a cluster (delays, losses, partitions, when exactly the leader
-//! notices that a lease is due) is not in it: that is for the world around the model to decide. Time is an argument.
+//! It answers as one healthy member of a cluster would, request by request, and notifies watchers in the order of
+//! history. It does not model what can go wrong between a client and a cluster (delays, losses, partitions, when the
+//! leader notices an expired lease): its caller decides that. Time is an argument.
 //!
-//! A test holds it against a real etcd; where releases differ, the model does what the newest does, and says so.
+//! A differential test compares it with a real etcd. Where releases of etcd differ, the model follows the newest, and
+//! its comments say so.
 
 mod keys;
 mod leases;
@@ -29,10 +30,10 @@ use watches::Watches;
 
 pub(crate) use watches::{Notice, Watcher};
 
-/// etcd refuses a longer TTL (`MaxLeaseTTL`, in seconds: some 285 years).
+/// etcd refuses a longer TTL (`MaxLeaseTTL`, in seconds: about 285 years).
 const MAX_TTL: Duration = Duration::from_secs(9_000_000_000);
 
-/// One etcd.
+/// A model of one etcd.
 #[derive(Clone, Debug)]
 pub(crate) struct Model {
     limits: Limits,
@@ -44,22 +45,22 @@ pub(crate) struct Model {
     watches: Watches,
 }
 
-/// Whether etcd's space is used up.
+/// Whether etcd's database is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Space {
     Enough,
-    /// The alarm is on: leases and puts are refused.
+    /// The NOSPACE alarm is on: leases and puts are refused.
     Full,
-    /// The alarm is about to be raised: leases and puts are refused in the same words, after they were carried out.
+    /// The alarm is about to be raised: leases and puts are executed, and then refused in the same words.
     FoundOutAfterwards,
 }
 
-/// What is set where etcd is started.
+/// Limits set by etcd's flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
     /// `--max-txn-ops`.
     pub(crate) max_txn_ops: usize,
-    /// A shorter TTL is raised to this: one and a half election timeouts, in whole seconds.
+    /// A shorter TTL is raised to this: 1.5 election timeouts, in whole seconds.
     pub(crate) min_ttl: Duration,
 }
 
@@ -75,7 +76,7 @@ impl Model {
         Self::with(Limits::default(), FIRST_REVISION)
     }
 
-    /// An empty etcd that has these limits, and a history that nobody needs any more.
+    /// An empty etcd with these limits, whose history starts at `revision`.
     pub(crate) fn with(limits: Limits, revision: Revision) -> Self {
         Self {
             limits,
@@ -88,7 +89,7 @@ impl Model {
         }
     }
 
-    /// Carries out one request.
+    /// Executes one request.
     pub(crate) fn execute(&mut self, now: Time, request: &Request) -> Result<Response, Failure> {
         let answer = match request {
             Request::GrantLease { ttl } => self.grant(now, *ttl)?,
@@ -103,7 +104,7 @@ impl Model {
         Ok(Response { revision: self.revision(), term: self.term, answer })
     }
 
-    /// etcd counts a TTL in whole seconds, and raises one that no leader could keep.
+    /// etcd counts TTLs in whole seconds, and raises those below its minimum.
     fn grant(&mut self, now: Time, ttl: Duration) -> Result<Answer, Failure> {
         if self.space == Space::Full {
             return Err(no_space());
@@ -121,8 +122,8 @@ impl Model {
         }
     }
 
-    /// The renewal of a lease that is due waits in etcd until the lease is revoked, and is then refused. Here the
-    /// lease ends at once, which to everybody looks the same.
+    /// In etcd the renewal of an expired lease waits until the lease is revoked, and is then refused. Here the lease
+    /// ends at once, which clients cannot distinguish.
     fn renew(&mut self, now: Time, lease: LeaseId) -> Result<Answer, Failure> {
         self.check_keys_of(lease)?;
         if self.leases.is_due(now, lease) {
@@ -146,7 +147,8 @@ impl Model {
         Ok(Answer::Deleted { count })
     }
 
-    /// Who renews or revokes a lease needs permission for all its keys. (For renewing: since 3.4.42, 3.5.28, 3.6.9.)
+    /// Renewing or revoking a lease requires permission for all its keys. (Renewing only since 3.4.42, 3.5.28 and
+    /// 3.6.9.)
     fn check_keys_of(&self, lease: LeaseId) -> Result<(), Failure> {
         match &self.denied {
             Some(span) if self.leases.keys(lease).any(|key| span.contains(key)) => Err(denied()),
@@ -154,7 +156,7 @@ impl Model {
         }
     }
 
-    /// Makes one revision of all that was written since the last, if anything was.
+    /// Commits all writes since the last commit as one revision, if there were any.
     fn commit(&mut self) {
         if self.keys.commit() {
             for change in self.keys.changes_from(self.keys.revision()) {
@@ -164,14 +166,14 @@ impl Model {
     }
 }
 
-/// What the world around decides.
+/// Events that the model's caller decides.
 impl Model {
-    /// When the first lease will be due, or was. It does not end by itself.
+    /// When the first lease expires, or has expired. It does not end by itself.
     pub(crate) fn next_expiry(&self) -> Option<Time> {
         self.leases.next_due()
     }
 
-    /// Ends every lease that is due, one after the other, and says which.
+    /// Ends every lease that is due, one after the other, and returns them.
     pub(crate) fn expire_due(&mut self, now: Time) -> Vec<LeaseId> {
         let due = self.leases.due(now);
         for &lease in &due {
@@ -180,8 +182,8 @@ impl Model {
         due
     }
 
-    /// Ends the lease now, due or not: its keys go in the order of their names, all in one revision. A lease without
-    /// keys makes no revision. `false`: there is no such lease.
+    /// Ends the lease, whether it is due or not: its keys are deleted in the order of their names, in one revision. A
+    /// lease without keys makes no revision. Returns `false` if there is no such lease.
     pub(crate) fn expire_lease(&mut self, lease: LeaseId) -> bool {
         let Some(keys) = self.leases.remove(lease) else {
             return false;
@@ -193,19 +195,19 @@ impl Model {
         true
     }
 
-    /// Forgets the history before this revision.
+    /// Compacts the history before this revision.
     pub(crate) fn compact(&mut self, revision: Revision) -> Result<(), Failure> {
         self.keys.compact(revision)
     }
 }
 
-/// Watches, and looking at the whole from outside.
+/// Watches, and queries about the whole model.
 impl Model {
-    /// Opens a watch and answers with the revision at which it was opened: the model's own.
+    /// Opens a watch, and returns the revision at which it was opened, which is the model's current one.
     ///
-    /// From a past revision on, what happened since comes first; if that is compacted away, [`Notice::Compacted`] is
-    /// all that comes. etcd looks at the past only on its next 100 ms tick; when a notice arrives is the world's to
-    /// decide.
+    /// A watch from a past revision first reports the deletions since then; if that revision was compacted, it reports
+    /// only [`Notice::Compacted`]. etcd serves the past on its next 100 ms tick; here the caller decides when a notice
+    /// arrives.
     pub(crate) fn watch(&mut self, spec: &WatchSpec) -> Result<(Watcher, Revision), Failure> {
         if self.denied.as_ref().is_some_and(|span| spec.span.overlaps(span)) {
             return Err(denied());
@@ -214,12 +216,12 @@ impl Model {
         Ok((watcher, self.revision()))
     }
 
-    /// Closes a watch; no notice of it will follow.
+    /// Closes a watch; it reports no more notices.
     pub(crate) fn unwatch(&mut self, watcher: Watcher) {
         self.watches.close(watcher);
     }
 
-    /// The next thing that some watcher is to be told. For each watcher, deletions come in the order of history.
+    /// The next notice for any watcher. Each watcher gets deletions in the order of history.
     pub(crate) fn poll_notice(&mut self) -> Option<(Watcher, Notice)> {
         self.watches.next_notice()
     }
@@ -229,7 +231,7 @@ impl Model {
         self.keys.revision()
     }
 
-    /// Before this revision the history is forgotten; 0: it is all there.
+    /// The revision before which the history was compacted; 0: never compacted.
     pub(crate) fn compacted(&self) -> Revision {
         self.keys.compacted()
     }
@@ -240,23 +242,23 @@ impl Model {
     }
 }
 
-/// What only tests make happen or look at.
+/// For tests only.
 #[cfg(test)]
 impl Model {
-    /// What a new leader does: every lease has its full TTL from now, also one that was due.
+    /// Acts as a new leader: every lease gets its full TTL from now on, those that were due included.
     pub(crate) fn extend_all_leases(&mut self, now: Time) {
         self.leases.renew_all(now);
     }
 
-    /// The raft term that answers carry from now on.
+    /// Sets the raft term of future answers.
     pub(crate) fn set_term(&mut self, term: u64) {
         self.term = term;
     }
 
-    /// The NOSPACE alarm. While it is on, leases and puts are refused; deletions, reads and renewals go on.
+    /// Sets the NOSPACE alarm. While it is on, leases and puts are refused; deletions, reads and renewals work.
     ///
-    /// A transaction with a put is refused whichever branch would run. (Nested puts count since 3.5.33, 3.6.14,
-    /// 3.7.1; before, and in 3.4, a transaction whose puts are all nested gets through.)
+    /// A transaction with a put in any branch is refused. (Nested puts count since 3.5.33, 3.6.14 and 3.7.1; before,
+    /// and in 3.4, a transaction whose puts are all nested is executed.)
     pub(crate) fn set_no_space(&mut self, no_space: bool) {
         self.space = if no_space { Space::Full } else { Space::Enough };
     }
@@ -269,16 +271,16 @@ impl Model {
         self.space
     }
 
-    /// Ends the first lease that is due, and says which.
+    /// Ends the first lease that is due, and returns it.
     pub(crate) fn expire_first(&mut self, now: Time) -> Option<LeaseId> {
         let lease = self.leases.due(now).into_iter().next()?;
         self.expire_lease(lease).then_some(lease)
     }
 
-    /// Takes the permission to read, write or watch any key of the span; `None` gives it back.
+    /// Removes the permission to read, write or watch any key of the span; `None` restores it.
     ///
-    /// A transaction is refused if any part of it, in whichever branch, touches the span. (Nested parts count since
-    /// 3.4.42, 3.5.28, 3.6.9.) Watches that are open go on.
+    /// A transaction is refused if any part of it, in any branch, touches the span. (Nested parts count since 3.4.42,
+    /// 3.5.28 and 3.6.9.) Open watches continue.
     pub(crate) fn deny(&mut self, span: Option<Span>) {
         self.denied = span;
     }

@@ -1,4 +1,4 @@
-//! What etcd refuses, in its words.
+//! Refusals, in etcd's words.
 
 use crate::kv::{Failure, FailureClass, Key};
 

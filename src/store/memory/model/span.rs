@@ -1,16 +1,16 @@
-//! Which keys a [`Span`] contains.
+//! The keys that a [`Span`] contains.
 
 use crate::kv::{Key, Span};
 
 impl Span {
-    /// The first key that can lie in the span.
+    /// The first key that the span can contain.
     pub(super) fn start(&self) -> &Key {
         match self {
             Self::Key(start) | Self::Prefix(start) | Self::Between(start, _) => start,
         }
     }
 
-    /// Whether the key lies in the span. The keys of a span follow each other without a gap, from its start on.
+    /// Whether the span contains the key. The keys of a span are contiguous, from its start on.
     pub(crate) fn contains(&self, key: &Key) -> bool {
         match self {
             Self::Key(only) => key == only,
@@ -19,12 +19,12 @@ impl Span {
         }
     }
 
-    /// Whether no key at all can lie in the span.
+    /// Whether the span can contain no key.
     pub(super) fn is_empty(&self) -> bool {
         matches!(self, Self::Between(first, end) if first >= end)
     }
 
-    /// Whether some key can lie in both spans: two unbroken runs of keys meet only if one holds the other's start.
+    /// Whether a key can be in both spans: two contiguous spans overlap only if one contains the other's start.
     pub(super) fn overlaps(&self, other: &Self) -> bool {
         !self.is_empty()
             && !other.is_empty()

@@ -1,4 +1,4 @@
-//! Transactions: what etcd refuses before it begins, which branches are taken, and their operations.
+//! Transactions: what etcd refuses before it starts, which branches run, and their operations.
 
 use std::collections::BTreeSet;
 
@@ -7,13 +7,13 @@ use crate::kv::{Failure, FailureClass, Key, LeaseId, Op, OpResult, Range, Span, 
 use super::refusal::{check_key, denied, lease_gone, no_space, refused};
 use super::{Model, Space};
 
-/// The branch of a transaction that will run, decided before anything does.
+/// The branch of a transaction that will run, decided before any operation runs.
 struct Plan<'a> {
     succeeded: bool,
     steps: Vec<Step<'a>>,
 }
 
-/// An [`Op`] whose nested transactions are decided as well.
+/// An [`Op`] whose nested transactions are also decided.
 enum Step<'a> {
     Put { key: &'a Key, value: &'a [u8], lease: LeaseId },
     Range(&'a Range),
@@ -22,7 +22,8 @@ enum Step<'a> {
 }
 
 impl Model {
-    /// Everything or nothing. What can be refused is refused before the first operation runs.
+    /// Executes the whole transaction or none of it: everything that can be refused is refused before the first
+    /// operation runs.
     pub(super) fn txn(&mut self, txn: &Txn) -> Result<TxnAnswer, Failure> {
         check_size(txn, self.limits.max_txn_ops)?;
         writes(&txn.then)?;
@@ -38,14 +39,14 @@ impl Model {
         self.check_revisions(&plan)?;
         let answer = self.run(plan);
         self.commit();
-        // `quotaApplierV3` in etcd carries the transaction out before it says so.
+        // etcd's `quotaApplierV3` executes the transaction before it refuses it.
         if self.space == Space::FoundOutAfterwards && puts(txn) {
             return Err(no_space());
         }
         Ok(answer)
     }
 
-    /// Evaluates the compares of every level that will run, all against the store as it was before the transaction.
+    /// Evaluates the compares of every level that will run, against the store as it was before the transaction.
     fn plan<'a>(&self, txn: &'a Txn) -> Plan<'a> {
         let succeeded = txn.when.iter().all(|compare| self.keys.satisfies(compare));
         let branch = if succeeded { &txn.then } else { &txn.otherwise };
@@ -58,7 +59,7 @@ impl Model {
         Plan { succeeded, steps: steps.collect() }
     }
 
-    /// A put with a lease that does not exist fails the whole transaction, if its branch is the one that runs.
+    /// A put with a lease that does not exist fails the whole transaction, if its branch runs.
     fn check_leases(&self, plan: &Plan<'_>) -> Result<(), Failure> {
         plan.steps.iter().try_for_each(|step| match step {
             Step::Put { lease, .. } if *lease != 0 && !self.leases.contains(*lease) => Err(lease_gone()),
@@ -67,8 +68,8 @@ impl Model {
         })
     }
 
-    /// The same for a read of a revision that cannot be read. The revision that the transaction itself will make is
-    /// still in the future.
+    /// The same for a read of a revision that cannot be read. The revision of the transaction itself is still in the
+    /// future.
     fn check_revisions(&self, plan: &Plan<'_>) -> Result<(), Failure> {
         plan.steps.iter().try_for_each(|step| match step {
             Step::Range(range) => self.keys.check_readable(range.at_revision),
@@ -90,14 +91,14 @@ impl Model {
         TxnAnswer { succeeded: plan.succeeded, results: results.collect() }
     }
 
-    /// A key belongs to the lease of its last put alone, and to none if that named none.
+    /// Puts a key. It belongs to the lease of its last put only, and to none if that put named none.
     fn put(&mut self, key: &Key, value: &[u8], lease: LeaseId) {
         let before = self.keys.put(key, value.to_vec(), lease);
         self.leases.detach(before, key);
         self.leases.attach(lease, key);
     }
 
-    /// Deletes a key as part of what is being committed.
+    /// Deletes a key as part of the current revision.
     pub(super) fn delete(&mut self, key: &Key) -> u64 {
         match self.keys.delete(key) {
             Some(lease) => {
@@ -109,8 +110,8 @@ impl Model {
     }
 }
 
-/// etcd's `--max-txn-ops`: each of the three lists may be so long, and what the longest of them takes is not left
-/// for the transactions inside. An operation needs a key, too.
+/// Checks etcd's `--max-txn-ops`: the limit of each of the three lists, and the length of the longest is subtracted
+/// from the limit of nested transactions. Also checks that every operation has a key.
 fn check_size(txn: &Txn, max_ops: usize) -> Result<(), Failure> {
     let longest = txn.when.len().max(txn.then.len()).max(txn.otherwise.len());
     let Some(left) = max_ops.checked_sub(longest) else {
@@ -132,11 +133,11 @@ struct Writes<'a> {
     deleted: BTreeSet<&'a Key>,
 }
 
-/// etcd's `checkIntervals`: no key is put twice, and none that is deleted is put. It looks at all branches,
-/// whichever will run, except that the two of one nested transaction may put the same key.
+/// etcd's `checkIntervals`: no key is put twice, and no key is put and deleted. It examines all branches, whichever
+/// will run, except that the two branches of one nested transaction may put the same key.
 ///
-/// One order slips through, and the model lets it through as well: put in a nested transaction, then deleted in a
-/// later one beside it.
+/// etcd does not detect one order, and neither does the model: a put in a nested transaction, followed by a delete in a
+/// later nested transaction of the same list.
 fn writes(ops: &[Op]) -> Result<Writes<'_>, Failure> {
     let mut all = Writes::default();
     for op in ops {
@@ -174,7 +175,7 @@ impl<'a> Writes<'a> {
     }
 }
 
-/// Whether the transaction could put anything, in whichever branch.
+/// Whether any branch of the transaction has a put.
 fn puts(txn: &Txn) -> bool {
     txn.then.iter().chain(&txn.otherwise).any(|op| match op {
         Op::Put { .. } => true,
@@ -183,7 +184,7 @@ fn puts(txn: &Txn) -> bool {
     })
 }
 
-/// Whether the transaction could read or write a key of the span, in whichever branch.
+/// Whether any branch of the transaction reads or writes a key of the span.
 fn touches(txn: &Txn, span: &Span) -> bool {
     txn.when.iter().any(|compare| compare.span.overlaps(span))
         || txn.then.iter().chain(&txn.otherwise).any(|op| match op {

@@ -6,40 +6,41 @@ use crate::kv::{Failure, FailureClass, Key, Revision, Span, WatchSpec};
 
 use super::keys::{Change, Keys};
 
-/// Names one open watch of the model.
+/// Identifies an open watch of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Watcher(u64);
 
-/// What the model has to say to one watcher.
+/// A notice for one watcher.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Notice {
     /// These watched keys were deleted, and no others at that revision.
     Deleted { keys: Vec<Key>, revision: Revision },
-    /// The revision to start from is compacted away: there is no such watch.
+    /// The start revision was compacted: there is no such watch.
     Compacted { revision: Revision },
 }
 
-/// The open watches, and what they have been told but nobody has fetched yet.
+/// The open watches, and their notices that were not fetched yet.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Watches {
     last: u64,
     open: BTreeMap<Watcher, Open>,
-    /// The watchers of one key each, by that key: there can be thousands.
+    /// The watchers of a single key, by that key: there can be thousands.
     of_key: BTreeMap<Key, BTreeSet<Watcher>>,
-    /// The watchers of anything else.
+    /// The watchers of a prefix or a range.
     of_range: BTreeSet<Watcher>,
+    /// Unbounded: the store delivers all notices after each request.
     notices: VecDeque<(Watcher, Notice)>,
 }
 
 #[derive(Clone, Debug)]
 struct Open {
     span: Span,
-    /// Reports nothing that happened before.
+    /// The first revision that the watch reports.
     from: Revision,
 }
 
 impl Watches {
-    /// Opens a watch. What it asks of the past is told first; a deletion later in history never comes earlier.
+    /// Opens a watch. Its notices about the past come first; a later deletion is never reported before an earlier one.
     pub(super) fn open(&mut self, spec: &WatchSpec, keys: &Keys) -> Result<Watcher, Failure> {
         if spec.span.is_empty() {
             return Err(Failure::new(FailureClass::Refused, "mvcc: watcher range is empty"));
@@ -72,7 +73,7 @@ impl Watches {
         Ok(watcher)
     }
 
-    /// Closes the watch; what it has not fetched yet is gone.
+    /// Closes the watch and drops its notices.
     pub(super) fn close(&mut self, watcher: Watcher) {
         self.notices.retain(|(told, _)| *told != watcher);
         self.of_range.remove(&watcher);
@@ -86,7 +87,7 @@ impl Watches {
         }
     }
 
-    /// Tells everybody whom it concerns about a write that was just committed.
+    /// Notifies the watchers of a write that was just committed.
     pub(super) fn tell(&mut self, change: &Change) {
         if !change.deleted {
             return;
@@ -105,7 +106,7 @@ impl Watches {
     }
 }
 
-/// Joins the notice of the same commit, if there is one already.
+/// Adds the change to the watcher's notice of the same commit, if there is one.
 fn note(notices: &mut VecDeque<(Watcher, Notice)>, watcher: Watcher, change: &Change) {
     let of_one = |notice: &(Watcher, Notice)| match notice {
         (_, Notice::Deleted { revision, .. }) => *revision == change.revision,

@@ -1,4 +1,4 @@
-//! The store as a manager meets it.
+//! The store through the client of a manager.
 
 mod differential;
 
@@ -16,7 +16,7 @@ use crate::store::memory::cluster::MemoryCluster;
 use crate::store::memory::fault::Fault;
 use crate::store::{Store, WatchOrder};
 
-/// Longer than anything here takes.
+/// Longer than any step here takes.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl MemoryClient {
@@ -61,7 +61,7 @@ impl MemoryCluster {
     }
 }
 
-/// A client's watches, served by a task.
+/// A client's watches, which a task serves.
 struct Watches {
     orders: UnboundedSender<WatchOrder>,
     events: UnboundedReceiver<WatchEvent>,
@@ -99,7 +99,7 @@ fn deleted(id: u64, key: &str, revision: Revision) -> WatchEvent {
 }
 
 #[tokio::test]
-async fn clients_of_one_store_meet_and_those_of_two_do_not() {
+async fn clients_of_one_store_share_keys_and_those_of_two_stores_do_not() {
     let (store, other_store) = (MemoryCluster::new(), MemoryCluster::new());
     let (one, two, other) =
         (MemoryClient::new(&store), MemoryClient::new(&store.clone()), MemoryClient::new(&other_store));
@@ -113,7 +113,7 @@ async fn clients_of_one_store_meet_and_those_of_two_do_not() {
 }
 
 #[tokio::test]
-async fn a_watch_from_the_past_tells_it_and_a_closed_one_nothing() {
+async fn a_watch_reports_the_past_it_starts_in_and_a_closed_watch_nothing() {
     let store = MemoryCluster::new();
     let client = MemoryClient::new(&store);
     let mut watches = Watches::of(&client);
@@ -137,12 +137,12 @@ async fn a_watch_from_the_past_tells_it_and_a_closed_one_nothing() {
 }
 
 #[tokio::test]
-async fn a_lease_that_nobody_renews_ends_by_itself_and_watchers_of_other_clients_hear_of_it() {
+async fn an_unrenewed_lease_expires_and_watches_of_other_clients_report_it() {
     let store = MemoryCluster::new();
     let (holder, waiter) = (MemoryClient::new(&store), MemoryClient::new(&store));
     let mut watches = Watches::of(&waiter);
     let began = Instant::now();
-    // The watches are served already when the lease is granted: its end must be noticed all the same.
+    // The watch task is already running when the lease is granted, and must still notice its expiry.
     watches.open(1, key("a"), 0);
     watches.next().await;
     let lease = holder.grant(1).await;
@@ -153,7 +153,7 @@ async fn a_lease_that_nobody_renews_ends_by_itself_and_watchers_of_other_clients
 }
 
 #[tokio::test]
-async fn an_expired_session_takes_the_keys_of_this_client_alone() {
+async fn expiring_a_session_deletes_the_keys_of_its_client_only() {
     let store = MemoryCluster::new();
     let (one, two) = (MemoryClient::new(&store), MemoryClient::new(&store));
     let (lost, kept) = (one.grant(60).await, two.grant(60).await);
@@ -173,7 +173,7 @@ async fn an_expired_session_takes_the_keys_of_this_client_alone() {
 }
 
 #[tokio::test]
-async fn a_request_in_a_partition_has_no_answer_and_one_given_up_never_gets_through() {
+async fn a_request_in_a_partition_gets_no_answer_and_a_timed_out_one_is_never_executed() {
     let store = MemoryCluster::new();
     let client = MemoryClient::new(&store);
     store.disconnect_client(client.id());
@@ -188,7 +188,7 @@ async fn a_request_in_a_partition_has_no_answer_and_one_given_up_never_gets_thro
 }
 
 #[tokio::test]
-async fn a_watch_hears_nothing_in_a_partition_and_stands_again_after_it() {
+async fn a_watch_reports_nothing_in_a_partition_and_is_reopened_after_it() {
     let store = MemoryCluster::new();
     let (cut_off, other) = (MemoryClient::new(&store), MemoryClient::new(&store));
     let mut watches = Watches::of(&cut_off);
@@ -209,7 +209,7 @@ async fn a_watch_hears_nothing_in_a_partition_and_stands_again_after_it() {
 
     store.reconnect_client(cut_off.id());
     store.reconnect_client(cut_off.id());
-    // The first, from now on, has missed something; the second begins where it was asked to.
+    // The first watch has no start revision and has missed deletions; the second starts again where it was asked to.
     assert_eq!([watches.next().await, watches.next().await], [created(1, 6), created(2, 6)]);
     assert_eq!([watches.next().await, watches.next().await], [deleted(2, "b", 6), created(3, 6)]);
     other.delete("a").await;
@@ -217,7 +217,7 @@ async fn a_watch_hears_nothing_in_a_partition_and_stands_again_after_it() {
 }
 
 #[tokio::test]
-async fn faults_hit_the_next_requests_in_their_order_but_no_renewal() {
+async fn faults_affect_the_next_requests_in_order_but_no_renewal() {
     let store = MemoryCluster::new();
     let (client, other) = (MemoryClient::new(&store), MemoryClient::new(&store));
     let lease = client.grant(60).await;
@@ -257,7 +257,7 @@ async fn a_lost_answer_to_a_grant_leaves_a_lease_that_the_client_does_not_know()
 }
 
 #[tokio::test]
-async fn history_does_not_grow_for_ever() {
+async fn history_is_bounded() {
     let store = MemoryCluster::new();
     let client = MemoryClient::new(&store);
     for _ in 0..15_000 {
@@ -270,7 +270,7 @@ async fn history_does_not_grow_for_ever() {
 }
 
 #[tokio::test]
-async fn a_client_that_is_gone_is_forgotten_with_its_watches() {
+async fn a_dropped_client_is_forgotten_with_its_watches() {
     let store = MemoryCluster::new();
     let client = MemoryClient::new(&store);
     let lease = client.grant(60).await;
@@ -280,7 +280,7 @@ async fn a_client_that_is_gone_is_forgotten_with_its_watches() {
     watches.next().await;
     let id = client.id();
     drop(client);
-    // The runtime ends under the task, as it does when an I/O thread dies.
+    // The runtime ends while the task runs, as when an I/O thread dies.
     watches.server.abort();
     assert!(watches.server.await.unwrap_err().is_cancelled());
     assert!(store.state.lock().line(id).is_none());
@@ -288,7 +288,7 @@ async fn a_client_that_is_gone_is_forgotten_with_its_watches() {
 }
 
 #[tokio::test]
-async fn a_slow_answer_comes_late_and_what_it_answers_is_done_at_once() {
+async fn a_delayed_request_is_executed_at_once_and_answered_late() {
     let store = MemoryCluster::new();
     let (slow, quick) = (MemoryClient::new(&store), MemoryClient::new(&store));
     let delay = Duration::from_millis(80);
@@ -311,9 +311,9 @@ async fn a_slow_answer_comes_late_and_what_it_answers_is_done_at_once() {
     assert!(began.elapsed() < delay);
 }
 
-/// The next session's lease may be granted before the first one's is ended.
+/// The next session's lease may be granted before the previous one has ended.
 #[tokio::test]
-async fn a_lease_that_is_granted_meanwhile_belongs_to_the_next_session() {
+async fn a_lease_granted_during_the_expiry_belongs_to_the_next_session() {
     let store = MemoryCluster::new();
     let client = MemoryClient::new(&store);
     let first = client.grant(60).await;

@@ -11,7 +11,7 @@ fn an_empty_store_is_at_revision_1_and_the_first_write_makes_2() {
 }
 
 #[test]
-fn what_changes_nothing_makes_no_revision() {
+fn a_request_without_a_write_makes_no_revision() {
     let mut model = Model::new();
     model.do_put("a", "");
     assert_eq!(model.do_delete("missing"), 2);
@@ -24,7 +24,7 @@ fn what_changes_nothing_makes_no_revision() {
 }
 
 #[test]
-fn a_put_keeps_the_create_revision_and_a_put_after_a_deletion_begins_anew() {
+fn a_put_retains_the_create_revision_unless_the_key_was_deleted() {
     let mut model = Model::new();
     let lease = model.do_grant(secs(5));
     model.do_put("a", "1");
@@ -39,7 +39,7 @@ fn a_put_keeps_the_create_revision_and_a_put_after_a_deletion_begins_anew() {
 }
 
 #[test]
-fn a_range_is_ordered_cut_and_counted() {
+fn a_range_is_ordered_limited_and_counted() {
     let mut model = Model::new();
     for key in ["n/b", "n/c", "n/a", "other"] {
         model.do_put(key, "v");
@@ -66,7 +66,7 @@ fn a_range_is_ordered_cut_and_counted() {
 }
 
 #[test]
-fn keys_of_one_create_revision_stay_in_the_order_of_their_names() {
+fn keys_of_one_create_revision_are_ordered_by_name() {
     let mut model = Model::new();
     model.do_put("d", "");
     model.do_ops(vec![put("c", ""), put("a", ""), put("b", "")]);
@@ -97,12 +97,12 @@ fn the_past_can_be_read() {
         [values(3), values(4), values(5), values(6)],
         [Some((b'1', 2)), Some((b'2', 2)), None, Some((b'3', 6))]
     );
-    // The count is that revision's, too.
+    // The count is that of the same revision.
     assert_eq!(model.read(&Range { limit: 1, ..past(4) }).unwrap().count, 2);
 }
 
 #[test]
-fn the_future_cannot_be_read_and_the_answer_tells_the_present() {
+fn a_future_revision_cannot_be_read() {
     let mut model = Model::new();
     let at_3 = Request::Txn(always(vec![read(Range { at_revision: 3, ..all_of("") })]));
     model.do_put("a", "");
@@ -113,7 +113,7 @@ fn the_future_cannot_be_read_and_the_answer_tells_the_present() {
 }
 
 #[test]
-fn what_is_compacted_cannot_be_read_and_the_revision_itself_can() {
+fn revisions_before_the_compacted_one_cannot_be_read() {
     let mut model = Model::new();
     model.do_put("a", ""); // 2
     model.do_delete("a"); // 3

@@ -1,4 +1,4 @@
-//! Leases and their time.
+//! Leases and their expiry.
 
 use super::*;
 
@@ -32,7 +32,7 @@ fn no_lease_id_is_used_twice() {
 }
 
 #[test]
-fn a_lease_that_ends_takes_its_keys_in_one_revision_by_name() {
+fn an_ending_lease_deletes_its_keys_by_name_in_one_revision() {
     let mut model = Model::new();
     let [one, other] = [model.do_grant(secs(5)), model.do_grant(secs(5))];
     model.do_ops(vec![
@@ -53,7 +53,7 @@ fn a_lease_that_ends_takes_its_keys_in_one_revision_by_name() {
 }
 
 #[test]
-fn a_key_belongs_to_the_lease_of_its_last_put_alone() {
+fn a_key_belongs_only_to_the_lease_of_its_last_put() {
     let mut model = Model::new();
     let [one, other] = [model.do_grant(secs(5)), model.do_grant(secs(5))];
     model.do_ops(vec![put_with("a", "", one), put_with("b", "", one), put_with("c", "", one)]);
@@ -81,13 +81,13 @@ fn a_put_with_a_lease_that_is_gone_fails_the_transaction_as_a_whole() {
 }
 
 #[test]
-fn a_lease_is_due_after_its_ttl_and_ends_when_somebody_ends_it() {
+fn a_lease_is_due_after_its_ttl_and_exists_until_it_is_ended() {
     let mut model = Model::new();
     let lease = model.do_grant(secs(5));
     model.do_ops(vec![put_with("a", "", lease)]);
     assert_eq!(model.next_expiry(), Some(after(secs(5))));
     assert_eq!(model.expire_due(after(Duration::from_millis(4999))), Vec::<crate::kv::LeaseId>::new());
-    // Due, not ended: it still takes keys.
+    // Due, but not ended: keys can still be attached.
     model.execute(after(secs(6)), &Request::Txn(always(vec![put_with("b", "", lease)]))).unwrap();
     assert_eq!(model.expire_due(after(secs(6))), [lease]);
     assert_eq!((model.names_at(0), model.revision()), (vec![], 4));
@@ -112,7 +112,7 @@ fn due_leases_end_one_by_one_the_longest_overdue_first() {
 }
 
 #[test]
-fn a_renewal_starts_the_ttl_anew_and_one_of_a_due_lease_finds_it_gone() {
+fn a_renewal_restarts_the_ttl_and_fails_for_a_due_lease() {
     let mut model = Model::new();
     let lease = model.do_grant(secs(5));
     model.do_ops(vec![put_with("a", "", lease)]);
@@ -127,7 +127,7 @@ fn a_renewal_starts_the_ttl_anew_and_one_of_a_due_lease_finds_it_gone() {
 }
 
 #[test]
-fn the_time_left_is_told_in_whole_seconds() {
+fn the_remaining_time_is_in_whole_seconds() {
     let mut model = Model::new();
     let lease = model.do_grant(secs(5));
     let mut left = |at, lease| match model.execute(at, &Request::LeaseTimeToLive { lease }).unwrap().answer {

@@ -1,5 +1,5 @@
-//! One test for every rule of etcd that the model keeps. The rules themselves are held against a real server in
-//! `memory/differential`.
+//! One test for each of etcd's rules that the model implements. The differential test in `store/memory/tests` compares
+//! the rules with a real server.
 
 mod keys;
 mod leases;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::*;
 use crate::kv::{Compare, FailureClass, Field, KeyValue, Op, OpResult, Order, Txn, TxnAnswer};
 
-/// A time that nothing is due at.
+/// A time at which no lease is due.
 const NOW: Time = Time::from_nanos(1_000_000_000);
 
 fn secs(secs: u64) -> Duration {
@@ -62,7 +62,7 @@ fn names(kvs: &[KeyValue]) -> Vec<String> {
     kvs.iter().map(|kv| kv.key.to_string()).collect()
 }
 
-/// What the answer to a transaction says about its n-th operation, which was a range.
+/// The result of the n-th operation of a transaction, which was a range.
 fn found(answer: &TxnAnswer, nth: usize) -> &RangeResult {
     match &answer.results[nth] {
         OpResult::Range(result) => result,
@@ -70,7 +70,7 @@ fn found(answer: &TxnAnswer, nth: usize) -> &RangeResult {
     }
 }
 
-/// What the tests ask of a model, in few words.
+/// Short forms of the requests in these tests.
 impl Model {
     fn class(&mut self, request: Request) -> FailureClass {
         self.execute(NOW, &request).unwrap_err().class
@@ -119,7 +119,7 @@ impl Model {
 }
 
 #[test]
-fn a_full_store_refuses_puts_and_grants_and_lets_the_rest_pass() {
+fn a_full_store_refuses_puts_and_grants_only() {
     let mut model = Model::new();
     let lease = model.do_grant(secs(10));
     model.do_put("a", "");
@@ -144,7 +144,7 @@ fn a_full_store_refuses_puts_and_grants_and_lets_the_rest_pass() {
 }
 
 #[test]
-fn a_denied_span_refuses_whatever_could_touch_it() {
+fn a_denied_span_refuses_every_request_that_could_touch_it() {
     let mut model = Model::new();
     let lease = model.do_grant(secs(10));
     model.do_ops(vec![put_with("secret/key", "", lease), put("open", "")]);

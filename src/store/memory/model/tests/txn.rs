@@ -92,12 +92,12 @@ fn the_revision_that_a_transaction_makes_cannot_be_read_in_it() {
     let txn = always(vec![put("a", ""), read(Range { at_revision: 2, ..all_of("") })]);
     assert_eq!(model.class(Request::Txn(txn.clone())), FailureClass::Compacted);
     assert_eq!((model.revision(), model.names_at(0)), (1, vec![]));
-    // Nor does a read matter that does not run.
+    // A read in a branch that does not run is not checked.
     model.do_txn(when(vec![], vec![put("a", "")], txn.then));
 }
 
 #[test]
-fn a_dead_lease_is_told_before_an_unreadable_revision() {
+fn a_missing_lease_is_reported_before_an_unreadable_revision() {
     let mut model = Model::new();
     let txn = always(vec![read(Range { at_revision: 9, ..all_of("") }), put_with("a", "", 42)]);
     assert_eq!(model.class(Request::Txn(txn)), FailureClass::LeaseGone);
@@ -118,20 +118,20 @@ fn no_key_is_put_twice_nor_put_and_deleted() {
     assert!(refused(vec![nested(vec![delete("a")]), put("a", "")]));
     assert!(refused(vec![nested(vec![put("a", "")]), nested(vec![put("a", "")])]));
     assert!(refused(vec![nested(vec![delete("a")]), nested(vec![put("a", "")])]));
-    // It makes no difference that only one of them can run.
+    // Both branches count, although only one can run.
     let never = Txn { otherwise: vec![put("a", "")], ..Txn::default() };
     assert!(refused(vec![put("a", ""), Op::Txn(never)]));
 
     assert!(!refused(vec![delete("a"), delete("a")]));
     assert!(!refused(vec![Op::Txn(when(vec![], vec![put("a", "")], vec![put("a", "")]))]));
     assert!(!refused(vec![Op::Txn(when(vec![], vec![put("a", "")], vec![delete("a")]))]));
-    // Checked in the branch that does not run, too.
+    // The branch that does not run is checked, too.
     let class = model.class(Request::Txn(when(vec![], vec![], vec![put("a", ""), put("a", "")])));
     assert_eq!(class, FailureClass::Refused);
 }
 
 #[test]
-fn put_and_then_deleted_by_neighbours_a_key_was_never_there_but_its_deletion_is_told() {
+fn a_key_put_and_deleted_in_one_transaction_is_never_visible_but_its_deletion_is_reported() {
     let mut model = Model::new();
     let (watcher, _) = model.watch(&WatchSpec { span: Span::Prefix("".into()), from_revision: 0 }).unwrap();
     let answer = model.do_ops(vec![nested(vec![put("a", "")]), nested(vec![delete("a")]), read(all_of(""))]);
@@ -154,13 +154,13 @@ fn a_transaction_is_as_long_as_its_longest_list_and_nesting_adds_up() {
     assert!(fits(when(vec![created("a", 0); 4], reads(4), reads(4))));
     assert!(!fits(when(vec![created("a", 0); 5], vec![], vec![])));
     assert!(!fits(when(vec![], vec![], reads(5))));
-    // One operation, three left for what is in it.
+    // One operation, which leaves three for its nested transactions.
     assert!(fits(always(vec![nested(reads(3))])));
     assert!(!fits(always(vec![nested(reads(4))])));
     assert!(fits(always(vec![nested(reads(1)), nested(reads(1)), nested(reads(1))])));
     assert!(!fits(always(vec![nested(reads(2)), nested(reads(2)), nested(reads(2))])));
     assert!(!fits(when(vec![], vec![], vec![nested(vec![nested(vec![nested(reads(2))])])])));
-    // Compares count as well.
+    // Compares count, too.
     assert!(!fits(when(vec![created("a", 0); 4], vec![nested(reads(1))], vec![])));
 }
 

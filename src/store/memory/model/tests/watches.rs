@@ -19,7 +19,7 @@ fn all_deleted(keys: &[&str], revision: Revision) -> Notice {
 }
 
 #[test]
-fn a_watch_from_now_tells_the_deletions_of_its_span_after_it_was_opened() {
+fn a_watch_from_now_reports_later_deletions_in_its_span() {
     let mut model = Model::new();
     model.do_ops(vec![put("a", ""), put("b", ""), put("b/1", ""), put("c", "")]);
     model.do_delete("a");
@@ -46,7 +46,7 @@ fn a_watch_from_now_tells_the_deletions_of_its_span_after_it_was_opened() {
 }
 
 #[test]
-fn a_watch_from_the_past_tells_it_before_the_present() {
+fn a_watch_from_the_past_reports_it_before_the_present() {
     let mut model = Model::new();
     model.do_ops(vec![put("a", ""), put("b", ""), put("c", "")]); // 2
     model.do_delete("a"); // 3
@@ -58,7 +58,7 @@ fn a_watch_from_the_past_tells_it_before_the_present() {
 }
 
 #[test]
-fn a_watch_from_the_future_waits_for_it() {
+fn a_watch_from_a_future_revision_reports_nothing_earlier() {
     let mut model = Model::new();
     model.do_ops(vec![put("a", ""), put("b", "")]); // 2
     let (watcher, _) = model.watch(&everything(4)).unwrap();
@@ -68,7 +68,7 @@ fn a_watch_from_the_future_waits_for_it() {
 }
 
 #[test]
-fn a_watch_from_a_compacted_revision_is_told_so_and_nothing_else() {
+fn a_watch_from_a_compacted_revision_reports_only_the_compaction() {
     let mut model = Model::new();
     model.do_put("a", ""); // 2
     model.do_delete("a"); // 3
@@ -84,7 +84,7 @@ fn a_watch_from_a_compacted_revision_is_told_so_and_nothing_else() {
 }
 
 #[test]
-fn a_closed_watch_tells_nothing_more() {
+fn a_closed_watch_reports_nothing() {
     let mut model = Model::new();
     model.do_ops(vec![put("a", ""), put("b", "")]);
     let (closed, _) = model.watch(&spec(Span::Key("a".into()), 0)).unwrap();

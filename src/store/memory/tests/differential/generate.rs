@@ -1,4 +1,4 @@
-//! Random sequences of requests, made so that much of what they ask for is there.
+//! Random sequences of requests, generated so that many of their keys and leases exist.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use crate::kv::{
 };
 use crate::store::memory::model::Model;
 
-/// Few keys, some within the prefix of others. (No more than a dozen: etcd sorts without keeping the order of keys
-/// that share a create revision, except that it happens to keep it when there are few.)
+/// Few keys, some of which are prefixes of others. (At most a dozen: etcd's sort is not stable for keys that share a
+/// create revision, but happens to be for few keys.)
 const KEYS: [&str; 8] = ["a", "a/", "a/x", "a/y", "b", "b/x", "c", "c/z"];
 const PREFIXES: [&str; 5] = ["", "a", "a/", "b", "d"];
 
-/// A lease that nobody ever granted.
+/// A lease that was never granted.
 const NO_SUCH_LEASE: LeaseId = 4711;
 
 pub(super) enum Step {
@@ -27,11 +27,11 @@ pub(super) enum Step {
 
 pub(super) struct Generator {
     rng: Rng,
-    /// All keys of the sequence begin so, and no other's.
+    /// The prefix of all keys of this sequence, and of no other sequence's.
     root: String,
-    /// Where the sequence began; nothing of it lies before.
+    /// The revision at which the sequence began.
     first: Option<Revision>,
-    /// Every lease that the model has shown so far.
+    /// All leases that the model has granted so far.
     leases: Vec<LeaseId>,
     compacts: bool,
 }
@@ -39,7 +39,7 @@ pub(super) struct Generator {
 impl Generator {
     pub(super) fn new(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
-        // Waiting for etcd's slow watches takes its time.
+        // Waiting for etcd's watches of the past is slow.
         let compacts = rng.u32(..25) == 0;
         Self { rng, root: format!("/{seed}/"), first: None, leases: Vec::new(), compacts }
     }
@@ -72,7 +72,7 @@ impl Generator {
         }
     }
 
-    /// Long enough to outlive the sequence, whatever else the machine has to do.
+    /// Long enough to outlive the sequence on a busy machine.
     fn ttl(&mut self) -> Duration {
         Duration::from_millis(self.rng.u64(300_000..1_000_000))
     }
@@ -88,7 +88,7 @@ impl Generator {
         Key::from(format!("{}{}", self.root, KEYS[self.rng.usize(..KEYS.len())]))
     }
 
-    /// Mostly one that is there.
+    /// Usually one that exists.
     fn key_to_delete(&mut self, model: &Model) -> Key {
         let there = model.read(&self.plain_range()).map(|found| found.kvs).unwrap_or_default();
         match self.rng.choice(&there) {
@@ -104,12 +104,12 @@ impl Generator {
                 let prefix = PREFIXES[self.rng.usize(..PREFIXES.len())];
                 Span::Prefix(Key::from(format!("{}{prefix}", self.root)))
             }
-            // Sometimes the wrong way round, and then empty.
+            // Sometimes reversed, and so empty.
             _ => Span::Between(self.key(), self.key()),
         }
     }
 
-    /// A revision of the sequence, the last one most of the time, one of the future now and then.
+    /// A revision of the sequence: usually the last one, sometimes one in the future.
     fn revision(&mut self, model: &Model) -> Revision {
         let now = model.revision();
         self.rng.i64(self.first.unwrap_or(now)..=now + 1)
@@ -118,7 +118,7 @@ impl Generator {
     fn watch(&mut self, model: &Model) -> WatchSpec {
         let span = loop {
             let span = if self.rng.bool() { self.plain_range().span } else { self.span() };
-            // Not in the vocabulary: etcd's answer to a watch of nothing.
+            // The vocabulary has no answer of etcd to a watch of an empty range.
             if !matches!(&span, Span::Between(first, end) if first >= end) {
                 break span;
             }
@@ -128,7 +128,7 @@ impl Generator {
             5..8 => self.revision(model),
             _ => model.revision() + self.rng.i64(0..4),
         };
-        // Releases differ in what is left of the compacted revision itself.
+        // Releases differ in what remains of the compacted revision itself.
         let doubtful = from_revision > 0 && from_revision == model.compacted();
         WatchSpec { span, from_revision: from_revision + i64::from(doubtful) }
     }
@@ -190,7 +190,7 @@ impl Generator {
         }
     }
 
-    /// Mostly one that is carried out: with so few keys, many are refused for writing a key twice.
+    /// Usually one that is executed: with so few keys, many are refused for writing a key twice.
     fn agreeable_txn(&mut self, model: &Model) -> Txn {
         for _ in 0..self.rng.u32(..6) {
             let txn = self.txn(model, 3);
@@ -202,7 +202,7 @@ impl Generator {
         self.txn(model, 3)
     }
 
-    /// One about as long as etcd allows.
+    /// A transaction of about the maximum length.
     fn long_txn(&mut self) -> Txn {
         let reads = |count: u32, range: &Range| vec![Op::Range(range.clone()); count as usize];
         let range = Range { limit: 1, keys_only: true, ..self.plain_range() };

@@ -1,7 +1,8 @@
-//! The model against a real etcd: the same requests, step by step, must have the same answers and the same events.
+//! Compares the model with a real etcd: the same requests, step by step, must have the same answers and the same
+//! events.
 //!
-//! `ETCD_LOCK_MODEL_SEED=<n>` replays one random sequence and prints it; `ETCD_LOCK_MODEL_SEQUENCES=<n>` runs
-//! so many.
+//! `ETCD_LOCK_MODEL_SEED=<n>` replays and prints one random sequence; `ETCD_LOCK_MODEL_SEQUENCES=<n>` sets the number
+//! of sequences.
 
 mod generate;
 mod pair;
@@ -10,7 +11,7 @@ mod scripted;
 use generate::{Generator, Step};
 use pair::Pair;
 
-/// How many sequences run if nobody says otherwise: some seconds' worth.
+/// The default number of sequences, which take some seconds.
 const SEQUENCES: u64 = 250;
 
 fn number_from_env(name: &str) -> Option<u64> {
@@ -21,7 +22,7 @@ fn number_from_env(name: &str) -> Option<u64> {
 #[tokio::test]
 async fn random_sequences_have_the_same_answers_and_events_on_the_model_and_on_etcd() {
     let replay = number_from_env("ETCD_LOCK_MODEL_SEED");
-    // New ones every time: there is nothing random in the two but the sequence.
+    // Different sequences in each run; everything else is deterministic.
     let first = replay.unwrap_or_else(|| fastrand::u64(..1 << 48));
     let usual = if replay.is_some() { 1 } else { SEQUENCES };
     let count = number_from_env("ETCD_LOCK_MODEL_SEQUENCES").unwrap_or(usual);

@@ -1,4 +1,4 @@
-//! The two stores side by side, fed with the same requests.
+//! The two stores side by side, which get the same requests.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt::{self, Write as _};
@@ -16,24 +16,24 @@ use crate::store::etcd::tests::cluster::{self, TestCluster};
 use crate::store::memory::model::{Limits, Model, Notice, Watcher};
 use crate::store::{Store, WatchOrder};
 
-/// Longer than etcd takes for anything here.
+/// Longer than any step of etcd takes here.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What both stores answer: the revision and the answer, or why there is none.
+/// The common answer of both stores: the revision and the answer, or the failure.
 pub(super) type Answered = Result<(Revision, Answer), FailureClass>;
 
 pub(super) struct Pair {
     pub(super) model: Model,
     etcd: Etcd,
-    /// For what is not in the store's vocabulary.
+    /// For requests outside the store's vocabulary.
     pub(super) raw: etcd_client::Client,
     orders: UnboundedSender<WatchOrder>,
     events: UnboundedReceiver<WatchEvent>,
     seed: u64,
-    /// The leases of the sequence: etcd's ids by the model's.
+    /// The leases of the sequence: etcd's id by the model's.
     leases: BTreeMap<LeaseId, LeaseId>,
     watchers: HashMap<Watcher, WatchId>,
-    /// Every watch of every sequence. A watch with nothing expected must not report anything.
+    /// All watches of all sequences. A watch without expected notices must report nothing.
     watches: BTreeMap<WatchId, Watch>,
     trace: String,
     requests: u64,
@@ -50,7 +50,7 @@ struct Watch {
 
 impl Pair {
     pub(super) async fn start() -> Self {
-        // The election timeout, which bounds TTLs from below, is etcd's default; the helper's own is shorter.
+        // The election timeout, which determines the minimum TTL, is etcd's default; the fixture's own is shorter.
         let timing = ["--heartbeat-interval=100", "--election-timeout=1000"];
         let server = TestCluster::start_with(1, "http", &timing);
         let etcd = cluster::connect(&server.urls()).await;
@@ -75,7 +75,7 @@ impl Pair {
         }
     }
 
-    /// A new model, at the revision that etcd has reached. The sequences keep to keys of their own.
+    /// A new model, at the current revision of etcd. Each sequence has its own keys.
     pub(super) async fn begin(&mut self, seed: u64) -> Result<(), String> {
         self.seed = seed;
         let header = self.raw.get("nothing", None).await.map_err(|error| error.to_string())?;
@@ -87,7 +87,7 @@ impl Pair {
         Ok(())
     }
 
-    /// Leaves no lease behind that could expire under a later sequence.
+    /// Revokes all leases, so that none expires during a later sequence.
     pub(super) async fn end(&mut self) -> Result<(), String> {
         for lease in self.model.leases().collect::<Vec<_>>() {
             let _same = self.ask(&Request::RevokeLease { lease }).await?;
@@ -95,7 +95,7 @@ impl Pair {
         Ok(())
     }
 
-    /// Asks both, and answers with the answer of both.
+    /// Sends the request to both, and returns their common answer.
     pub(super) async fn ask(&mut self, request: &Request) -> Result<Answered, String> {
         self.requests += 1;
         self.note(format_args!("{request:?}"));
@@ -122,7 +122,7 @@ impl Pair {
         Ok(expected)
     }
 
-    /// Opens a watch on both, and waits until it stands.
+    /// Opens a watch on both, and waits until it is confirmed.
     pub(super) async fn watch(&mut self, spec: WatchSpec) -> Result<WatchId, String> {
         let id = WatchId(self.watches.len() as u64 + 1);
         self.note(format_args!("{id:?} {spec:?}"));
@@ -139,7 +139,7 @@ impl Pair {
         Ok(id)
     }
 
-    /// Closes the oldest watch of the sequence, once it has told everything.
+    /// Closes the oldest watch of the sequence, once it has reported everything.
     pub(super) async fn unwatch_oldest(&mut self) -> Result<(), String> {
         let seed = self.seed;
         let oldest = self.watches.iter().find(|(_, watch)| watch.seed == seed && watch.live.is_some());
@@ -152,7 +152,7 @@ impl Pair {
         self.orders.send(WatchOrder::Close { id }).map_err(|_| "the watches are not served".into())
     }
 
-    /// Compacts both, when no watch has any business left before that revision.
+    /// Compacts both, once no watch needs the history before that revision.
     pub(super) async fn compact(&mut self, revision: Revision) -> Result<(), String> {
         self.catch_up().await?;
         self.note(format_args!("compact {revision}"));
@@ -164,8 +164,8 @@ impl Pair {
         Ok(())
     }
 
-    /// Waits until etcd has looked at the past for every watch that asked for it: it does so for all at once, so it
-    /// is done when it has for one that was opened last and has something to tell.
+    /// Waits until etcd has served the past of every watch. It serves all of them at once, so it is done when a watch
+    /// that was opened last has reported its past.
     async fn catch_up(&mut self) -> Result<(), String> {
         let key = Key::from(format!("catch-up/{}", self.model.revision()));
         let put = Op::Put { key: key.clone(), value: Vec::new(), lease: 0 };
@@ -176,14 +176,14 @@ impl Pair {
         self.settle().await
     }
 
-    /// Ends the lease in the model, and waits until etcd, where it expires by itself, has told the same.
+    /// Ends the lease in the model, and waits until etcd, where it expires by itself, has reported the same.
     pub(super) async fn expire(&mut self, lease: LeaseId) -> Result<(), String> {
         self.model.expire_lease(lease);
         self.expect_notices()?;
         self.settle().await
     }
 
-    /// Takes over what the model tells its watchers: etcd must tell the same.
+    /// Records the notices of the model as expectations: etcd must report the same.
     fn expect_notices(&mut self) -> Result<(), String> {
         while let Some((watcher, notice)) = self.model.poll_notice() {
             let id = self.watchers.get(&watcher).ok_or("a notice for nobody")?;
@@ -191,7 +191,7 @@ impl Pair {
             watch.expected.push_back(match notice {
                 Notice::Deleted { keys, revision } => WatchEvent::Deleted { watch: *id, keys, revision },
                 Notice::Compacted { .. } => {
-                    // The store's watch goes on from now.
+                    // The store's watch continues from now.
                     let spec = WatchSpec { span: watch.span.clone(), from_revision: 0 };
                     let (watcher, revision) = self.model.watch(&spec).map_err(|failure| failure.message)?;
                     let id = *id;
@@ -204,7 +204,7 @@ impl Pair {
         Ok(())
     }
 
-    /// Waits until every watch has told what is expected of it.
+    /// Waits until every watch has reported what is expected of it.
     pub(super) async fn settle(&mut self) -> Result<(), String> {
         for id in self.watches.keys().copied().collect::<Vec<_>>() {
             self.settle_one(id).await?;
@@ -285,7 +285,7 @@ impl Pair {
     }
 }
 
-/// Whether the two answers are the same, but for the time that goes by between them.
+/// Whether the two answers are equal, except for the time that passed between them.
 fn agree(expected: &Answered, found: &Answered) -> bool {
     match (expected, found) {
         (

@@ -1,4 +1,4 @@
-//! What random sequences hit too rarely, or cannot do at all.
+//! Cases that random sequences reach too rarely, or never.
 
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ fn nested(then: Vec<Op>) -> Op {
 }
 
 impl Pair {
-    /// Asks both, who must agree, and wants this class of failure, or none.
+    /// Sends the request to both, which must agree, and expects this class of failure, or none.
     async fn expect(&mut self, request: Request, class: Option<FailureClass>) {
         let answer = self.ask(&request).await.unwrap_or_else(|difference| panic!("{difference}"));
         assert_eq!(answer.err(), class, "{request:?}");
@@ -92,7 +92,7 @@ async fn the_same_leases_are_raised_and_refused() {
 }
 
 #[tokio::test]
-async fn a_lease_that_expires_by_itself_takes_its_keys_in_the_same_order() {
+async fn an_expiring_lease_deletes_its_keys_in_the_same_order() {
     let mut pair = Pair::begun().await;
     let lease = pair.grant(secs(2)).await;
     pair.do_ops(vec![put("b", lease), put("c", 0)]).await;
@@ -130,7 +130,7 @@ async fn the_same_transactions_are_refused_for_their_writes() {
         vec![delete(), delete()],
         vec![Op::Txn(txn(vec![put()], vec![put()])), read()],
         vec![Op::Txn(txn(vec![delete()], vec![put()])), read()],
-        // The order that slips through.
+        // The order that etcd does not detect.
         vec![nested(vec![put(), read()]), nested(vec![delete(), read()]), nested(vec![read()])],
         vec![read()],
     ] {
@@ -191,7 +191,7 @@ async fn compaction_leaves_the_same_history() {
     for revision in [6, 6, 5, 100] {
         pair.compact(revision).await.unwrap();
     }
-    // The last of them begins before the compaction, and is told so: it stands a second time.
+    // The last watch starts before the compaction, and is confirmed a second time.
     for from_revision in [7, 8, 0, 5] {
         pair.watch(watch(from_revision)).await.unwrap();
     }
