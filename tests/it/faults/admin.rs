@@ -6,8 +6,8 @@ use etcd_lock::{LockManager, LossReason};
 
 use crate::faults::ground::{REQUEST_TIMEOUT, assert_nothing_left, connect};
 use crate::support::etcdctl::Etcdctl;
+use crate::support::hold_end::HoldEnd;
 use crate::support::stalls;
-use crate::support::told::Told;
 use crate::support::witness::{What, Witness};
 use crate::support::{Raw, Referee, eventually, fresh_root, lease_of, shared};
 
@@ -67,7 +67,7 @@ impl Scene {
 }
 
 /// How long after the deletion the holder was told; not later than it may be.
-fn told_after(told: &Told, deleted: Instant) -> Duration {
+fn told_after(told: &HoldEnd, deleted: Instant) -> Duration {
     let late = told.wait(SOON).saturating_duration_since(deleted);
     let stalls = stalls::since(deleted);
     assert!(late <= TOLD + stalls, "told {late:?} after the deletion");
@@ -80,7 +80,7 @@ fn a_revoked_lease_is_told_within_300_ms() {
     let scene = set_up();
     let guards: Vec<_> =
         (0..3).map(|n| scene.manager.new_lock(&format!("x{n}")).unwrap().lock().unwrap()).collect();
-    let told: Vec<Told> = guards.iter().map(Told::of).collect();
+    let told: Vec<HoldEnd> = guards.iter().map(HoldEnd::of).collect();
     let lease = scene.lease(&scene.manager);
     scene.etcdctl.lease_revoke(&lease);
     for (guard, told) in guards.iter().zip(&told) {
@@ -104,7 +104,7 @@ fn a_deleted_key_is_told_within_300_ms() {
     for age in [0, 50, 500] {
         let guard = scene.manager.new_lock("x").unwrap().lock().unwrap();
         std::thread::sleep(Duration::from_millis(age));
-        let told = Told::of(&guard);
+        let told = HoldEnd::of(&guard);
         assert_eq!(scene.etcdctl.del(guard.etcd_key()), 1);
         let deleted = scene.witness.wait_for_delete(SOON, guard.etcd_key()).at;
         println!("row 12: key deleted, held for {age} ms: told after {:?}", told_after(&told, deleted));

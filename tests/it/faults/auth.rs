@@ -10,9 +10,9 @@ use tempfile::TempDir;
 
 use crate::faults::ground::{REQUEST_TIMEOUT, assert_nothing_left, connect, options};
 use crate::support::etcdctl::Etcdctl;
+use crate::support::hold_end::HoldEnd;
 use crate::support::setup::User;
 use crate::support::stalls::{self, assert_within};
-use crate::support::told::Told;
 use crate::support::wait::eventually_some;
 use crate::support::witness::Witness;
 use crate::support::{Access, Etcd, Raw, Referee, Setup, fresh_root};
@@ -96,7 +96,7 @@ fn an_expired_token_is_not_noticed(kind: &str) {
     let (manager, other) = (connect(access, root, ttl), connect(access, root, ttl));
     let guard = manager.new_lock("held").unwrap().lock().unwrap();
     let waiting = other.new_lock("held").unwrap().enqueue().unwrap();
-    let told = Told::of(&guard);
+    let told = HoldEnd::of(&guard);
     let referee = Referee::new();
     let inside = referee.inside(&guard);
     std::thread::sleep(Duration::from_secs(7));
@@ -122,7 +122,7 @@ fn an_expired_token_is_not_noticed(kind: &str) {
     // A forced unlock is told through a stream that was opened with a token long expired.
     std::thread::sleep(Duration::from_secs(4));
     let root_raw = Raw::connect(etcd.access());
-    let told = Told::of(&next);
+    let told = HoldEnd::of(&next);
     let start = Instant::now();
     assert!(root_raw.delete(next.etcd_key()));
     let took = told.wait(SOON).saturating_duration_since(start);
@@ -225,7 +225,7 @@ fn a_password_that_never_fits_again_costs_the_session_only_where_renewals_need_o
         let witness = Witness::of(etcd.access(), root);
         let manager = connect(access, root, ttl);
         let guard = manager.new_lock("held").unwrap().lock().unwrap();
-        let told = Told::of(&guard);
+        let told = HoldEnd::of(&guard);
         change_password(etcd, "locker", "changed");
         let lock = manager.new_lock("x").unwrap();
         let refused = lock.lock_timeout(SOON);
@@ -283,7 +283,7 @@ fn authentication_turned_on_is_not_noticed() {
     assert!(referee.write(&next));
     std::thread::sleep(Duration::from_secs(2));
     let as_root = etcd.access().as_user("root", crate::support::setup::ROOT_PASSWORD);
-    let (witness, told) = (Witness::of(&as_root, &root), Told::of(&next));
+    let (witness, told) = (Witness::of(&as_root, &root), HoldEnd::of(&next));
     assert_eq!(Etcdctl::new(&as_root).del(next.etcd_key()), 1);
     let deleted = witness.wait_for_delete(SOON, next.etcd_key()).at;
     let took = told.wait(SOON).saturating_duration_since(deleted);

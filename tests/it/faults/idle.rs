@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::faults::ground::{assert_nothing_left, connect};
+use crate::support::hold_end::HoldEnd;
 use crate::support::process::alone;
-use crate::support::told::Told;
 use crate::support::{Etcd, Proxy, fresh_root, wait};
 
 const TTL: Duration = Duration::from_secs(30);
@@ -43,7 +43,7 @@ fn an_idle_manager_keeps_its_connection_and_costs_nothing() {
         let root = fresh_root("idle");
         let managers = doors.each_ref().map(|door| connect(&etcd.access().at([door.endpoint()]), &root, TTL));
         let guard = managers[0].new_lock("x").unwrap().lock().unwrap();
-        let told = Told::of(&guard);
+        let told = HoldEnd::of(&guard);
         // The watch on its own key, a moment later, is part of what it means to hold.
         std::thread::sleep(Duration::from_secs(1));
         let connected = doors.each_ref().map(Proxy::accepted);

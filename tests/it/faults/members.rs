@@ -7,7 +7,8 @@ use etcd_lock::{LockGuard, LockManager, LossReason};
 
 use crate::faults::ground::REQUEST_TIMEOUT;
 use crate::support::doors::{options, watchers};
-use crate::support::referee::{Told, millis_between, nothing_left};
+use crate::support::hold_end::HoldEnd;
+use crate::support::referee::{millis_between, nothing_left};
 use crate::support::witness::Witness;
 use crate::support::{Cluster, Doors, Raw, Referee, Setup, fresh_root, stalls, wait, within};
 
@@ -172,7 +173,7 @@ fn the_leader_stops(time: Duration) {
     let manager = doors.manager_at(&cluster, leader, &root, &options(TTL));
     let guard = manager.new_lock("x").unwrap().lock().unwrap();
     referee.write(&guard);
-    let told = Told::by(&guard, referee.inside(&guard));
+    let told = HoldEnd::of_holder(&guard, referee.inside(&guard));
 
     cluster.member(leader).stop();
     let stopped = Instant::now();

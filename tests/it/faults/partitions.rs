@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use etcd_lock::{ErrorCode, LockManager, LossReason};
 
 use crate::support::doors::options;
+use crate::support::hold_end::HoldEnd;
 use crate::support::proxy::Way;
-use crate::support::referee::{Told, millis_between, nothing_left};
+use crate::support::referee::{millis_between, nothing_left};
 use crate::support::stalls;
 use crate::support::witness::{Seen, What, Witness};
 use crate::support::{Cluster, Etcd, Proxy, Raw, Referee, eventually, fresh_root, within};
@@ -112,7 +113,7 @@ fn partition(
     ready.wait();
     let guard = holder.new_lock(name).unwrap().lock().unwrap();
     let key = guard.etcd_key().to_owned();
-    let told = Told::by(&guard, referee.inside(&guard));
+    let told = HoldEnd::of_holder(&guard, referee.inside(&guard));
     let waiter = {
         let lock = next.new_lock(name).unwrap();
         thread::spawn(move || {
@@ -156,7 +157,7 @@ fn a_cluster_that_stops_for_longer_than_the_ttl_costs_the_lock_on_time_and_nothi
     let lock = manager.new_lock("x").unwrap();
     let guard = lock.lock().unwrap();
     referee.write(&guard);
-    let told = Told::by(&guard, referee.inside(&guard));
+    let told = HoldEnd::of_holder(&guard, referee.inside(&guard));
     let (key, token) = (guard.etcd_key().to_owned(), guard.token());
 
     cluster.members().iter().for_each(|member| member.stop());
@@ -221,7 +222,7 @@ fn a_quorum_that_is_lost_for_20_s_is_told_on_time_calls_end_and_it_recovers_alon
     let lock = manager.new_lock("x").unwrap();
     let guard = lock.lock().unwrap();
     referee.write(&guard);
-    let told = Told::by(&guard, referee.inside(&guard));
+    let told = HoldEnd::of_holder(&guard, referee.inside(&guard));
     let token = guard.token();
     let leader = cluster.wait_for_leader();
     let gone = [leader, (leader + 1) % 3];
@@ -291,7 +292,7 @@ fn one_way(etcd: &Etcd, way: OneWay, ttl: u64) {
     let next = LockManager::connect(etcd.endpoints(), &root, options(ttl)).unwrap();
     let guard = holder.new_lock("x").unwrap().lock().unwrap();
     let key = guard.etcd_key().to_owned();
-    let told = Told::by(&guard, referee.inside(&guard));
+    let told = HoldEnd::of_holder(&guard, referee.inside(&guard));
     let waiter = {
         let lock = next.new_lock("x").unwrap();
         thread::spawn(move || {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use etcd_lock::LockError;
 
 use crate::faults::ground::{REQUEST_TIMEOUT, assert_nothing_left, connect, options};
-use crate::support::told::Told;
+use crate::support::hold_end::HoldEnd;
 use crate::support::{Cluster, Referee, eventually, fresh_root};
 
 const TTL: Duration = Duration::from_secs(5);
@@ -25,7 +25,7 @@ fn a_rolling_restart_is_not_noticed() {
         .enumerate()
         .map(|(n, manager)| manager.new_lock(&format!("held-{n}")).unwrap().lock().unwrap())
         .collect();
-    let told: Vec<Told> = held.iter().map(Told::of).collect();
+    let told: Vec<HoldEnd> = held.iter().map(HoldEnd::of).collect();
     let (referee, stop) = (Referee::new(), AtomicBool::new(false));
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..MANAGERS * THREADS)
@@ -64,7 +64,7 @@ fn a_rolling_restart_is_not_noticed() {
         let longest = longest.max().unwrap_or_default();
         println!("row 19: {} holds, the longest wait for one {longest:?}", referee.holds());
     });
-    assert!(told.iter().all(Told::not_yet), "a done() closed");
+    assert!(told.iter().all(HoldEnd::not_yet), "a done() closed");
     held.into_iter().for_each(|guard| guard.unlock().unwrap());
     referee.judge();
     for manager in &managers {
@@ -82,7 +82,7 @@ fn a_rolling_restart_with_authentication_is_not_noticed() {
     let access = cluster.access().as_user("locker", "secret");
     let manager = crate::faults::ground::connect_with(&access, &root, options(&access, TTL));
     let held = manager.new_lock("held").unwrap().lock().unwrap();
-    let told = Told::of(&held);
+    let told = HoldEnd::of(&held);
     let (referee, stop) = (Referee::new(), AtomicBool::new(false));
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..4)
