@@ -14,7 +14,7 @@ use crate::support::etcdctl::Etcdctl;
 use crate::support::hold_end::HoldEnd;
 use crate::support::setup::User;
 use crate::support::stalls::{self, assert_within};
-use crate::support::wait::eventually_some;
+use crate::support::wait::{eventually, eventually_some};
 use crate::support::witness::Witness;
 use crate::support::{Access, Etcd, Raw, Referee, Setup, fresh_root};
 
@@ -268,7 +268,7 @@ fn clients_with_credentials_do_not_notice_that_authentication_is_enabled() {
     let inside = referee.inside(&guard);
     std::thread::scope(|scope| {
         let churning = scope.spawn(|| churn(&manager, referee, &stop));
-        std::thread::sleep(Duration::from_millis(300));
+        eventually(SOON, "some rounds without authentication", || manager.stats().released > 5);
         let user = User { name: "locker".into(), password: "secret".into(), prefix: root.clone() };
         Raw::connect(etcd.access()).enable_auth(&[user]);
         std::thread::sleep(ttl * 2);

@@ -48,9 +48,9 @@ fn a_forked_child_touches_none_of_its_parent_s_locks() {
                     assert!(!manager.session().is_alive());
                     assert!(waiting.ready().try_recv().is_err_and(|error| error.is_disconnected()));
                     for (nth, clone) in clones.iter().enumerate() {
-                        let told = clone.recv_timeout(Duration::from_secs(10));
+                        let closed = clone.recv_timeout(Duration::from_secs(10));
                         assert!(
-                            told.is_err_and(|error| error.is_disconnected()),
+                            closed.is_err_and(|error| error.is_disconnected()),
                             "copy {nth} of the parent's"
                         );
                     }

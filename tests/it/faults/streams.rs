@@ -93,15 +93,17 @@ fn a_silent_watch_stream_delays_a_hand_over_by_no_more_than_the_fallback() {
     let waiter = connect(&shared().access().at([door.endpoint()]), &root, TTL);
     let raw = Raw::connect(shared().access());
     let kept = waiter.new_lock("kept").unwrap().lock().unwrap();
+    eventually(SOON, "the session and the hold are watched", || waiter.stats().rpcs.watch >= 2);
     let referee = Referee::new();
     let mut longest = Duration::ZERO;
     for round in 0..4 {
         let guard = holder.new_lock("x").unwrap().lock().unwrap();
         let inside = referee.inside(&guard);
+        let watches = waiter.stats().rpcs.watch;
         let pending = waiter.new_lock("x").unwrap().enqueue().unwrap();
         eventually(SOON, "the waiter is queued", || raw.count(&format!("{root}/x/")) == 2);
-        // Time for its watch to open in the first rounds; in later ones the stream is silent from the start.
-        std::thread::sleep(Duration::from_millis(200));
+        // In the first round the watch works until now; in later ones the stream is silent from the start.
+        eventually(SOON, "the waiter watches its predecessor", || waiter.stats().rpcs.watch > watches);
         door.mute_watches();
         let start = Instant::now();
         drop(inside);

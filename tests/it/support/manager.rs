@@ -66,7 +66,7 @@ pub(crate) fn granted(pending: PendingLock) -> LockGuard {
 
 /// Panics if this pending lock is granted now or soon.
 #[track_caller]
-pub(crate) fn goes_on_waiting(pending: &PendingLock) {
+pub(crate) fn assert_still_waiting(pending: &PendingLock) {
     let ready = pending.ready().recv_timeout(A_WHILE);
     assert_eq!(ready, Err(RecvTimeoutError::Timeout), "the outcome of the wait is known");
 }

@@ -33,8 +33,7 @@ fn a_server_ends_when_its_owner_is_killed() {
         role.hear();
         return;
     }
-    let mut owner =
-        Process::spawn("support_works::servers::a_server_is_gone_when_its_owner_is_killed", "owner");
+    let mut owner = Process::spawn("support_works::servers::a_server_ends_when_its_owner_is_killed", "owner");
     let pid = Pid::from_raw(owner.hear(SOON).parse().unwrap()).unwrap();
     let dir = PathBuf::from(owner.hear(SOON));
     assert!(is_alive(pid) && dir.exists());
