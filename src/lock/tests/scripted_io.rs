@@ -1,4 +1,4 @@
-//! An I/O thread whose part a test plays, message by message.
+//! An I/O thread played by a test, message by message.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,11 +28,11 @@ pub(crate) struct ScriptedIo {
     pub(crate) inbox: Inbox,
     pub(crate) deadline: Arc<Deadline>,
     next_token: i64,
-    /// Its drop is the thread's end.
+    /// Dropping it ends the thread.
     _alive: Sender<()>,
 }
 
-/// A hold as the scripted I/O thread has it; dropping `done` closes it.
+/// A hold on the I/O thread's side; dropping `done` disconnects it.
 pub(crate) struct ScriptedHold {
     pub(crate) state: Arc<HoldState>,
     pub(crate) done: Sender<()>,
@@ -52,7 +52,7 @@ pub(crate) fn scripted_locks_with(options: LockManagerOptions) -> (Registry, Scr
     (Registry::new(client), ScriptedIo { inbox, deadline, next_token: 1, _alive: alive })
 }
 
-/// A handle on one of its locks.
+/// A handle of one of its locks.
 pub(crate) fn lock(locks: &Registry, name: &str) -> DistributedLock {
     lock_with(locks, name, LockOptions::default())
 }
@@ -62,7 +62,7 @@ pub(crate) fn lock_with(locks: &Registry, name: &str, options: LockOptions) -> D
 }
 
 impl ScriptedIo {
-    /// The next message, waited for.
+    /// Waits for the next message.
     pub(crate) fn next(&self) -> Message {
         self.inbox.take_within(SOON).expect("a message")
     }

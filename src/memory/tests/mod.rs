@@ -1,4 +1,4 @@
-//! What a test can make happen to a manager on a store.
+//! The events that a test can cause for a manager on a store.
 
 mod advance;
 
@@ -7,14 +7,14 @@ use std::time::Duration;
 use super::*;
 use crate::error::LossReason;
 
-/// Longer than anything here takes.
+/// The upper limit of every wait in these tests.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn manager(store: &MemoryStore) -> LockManager {
     LockManager::in_memory(store, "/app", Default::default()).unwrap()
 }
 
-/// In both, the holder has another session afterwards; how it learns of the end is what differs.
+/// In both cases the holder gets another session afterwards; the way in which it learns of the end differs.
 #[test]
 fn a_session_expires_as_its_holder_sees_it_and_is_revoked_behind_its_back() {
     for (end, reason) in [
@@ -29,7 +29,7 @@ fn a_session_expires_as_its_holder_sees_it_and_is_revoked_behind_its_back() {
         let session = holder.session().lease_id;
         end(&store, &holder);
         if reason == LossReason::SessionExpired {
-            // Told by its own clock, before anybody else can have the lock.
+            // By its own clock, before the lock can be granted to another.
             assert!(
                 guards
                     .iter()

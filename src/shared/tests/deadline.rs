@@ -41,7 +41,7 @@ fn an_ended_deadline_is_over_at_once() {
     assert!(!Deadline::over().is_live(Time::default()));
 }
 
-/// Readers and an extender race at the instant itself: either nobody sees it pass, or everybody does from then on.
+/// Readers and an extender race exactly at the deadline: either no reader sees it as passed, or all do from then on.
 #[test]
 fn threads_never_disagree_about_a_deadline() {
     for _ in 0..2000 {

@@ -65,10 +65,10 @@ fn the_watchdog_ends_every_hold_when_the_deadline_passes_and_the_i_o_thread_lear
         table.fire_timer(at(20));
         for hold in &holds {
             assert!(hold.done.recv_timeout(SOON).is_err_and(|error| error.is_disconnected()));
-            assert!(!hold.is_held(at(1)), "over for everybody, whatever their clock says");
+            assert!(!hold.is_held(at(1)), "over at any time on the caller's clock");
             assert_eq!(hold.lost(), Some(LossReason::SessionExpired));
         }
-        // The I/O thread had a release and a loss for other reasons on its way.
+        // Meanwhile the I/O thread had a release and another loss to record.
         let ended = table.end(HoldId(1), None).unwrap();
         assert_eq!(ended.lost, Some(LossReason::SessionExpired));
         let mut ended = table.end_session(LossReason::SessionRevoked);
@@ -127,7 +127,7 @@ fn a_table_that_was_shut_opens_nothing_under_later_sessions_either() {
     table.watch(|| at(1));
 }
 
-/// Threads that look, the end, and the closing of `done()`: who saw one hold closed sees the session over.
+/// Guards are read while `done()` disconnects: a thread that saw one hold end sees the session ended.
 #[test]
 fn no_guard_says_held_after_another_s_done_closed() {
     for _ in 0..500 {

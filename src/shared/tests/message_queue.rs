@@ -15,7 +15,7 @@ fn messages_come_out_in_their_order_and_none_after_the_close() {
     assert_eq!(queue.pop(), None);
 }
 
-/// A caller that waits for an answer must not wait for a message that nobody will read.
+/// A caller must not wait for the answer to a message that is never read.
 #[test]
 fn nothing_gets_into_a_queue_behind_its_close() {
     for _ in 0..2000 {

@@ -1,19 +1,19 @@
-//! Every interleaving of a few threads, walked through by loom: the files of `shared` once more, on loom's primitives.
+//! Every interleaving of a few threads, explored by loom: the files of `shared` compiled again with loom's primitives.
 //!
-//! Timers do not run here: the thread that moves a model's clock fires the watchdog's, if it is due by then. Whoever
-//! should have been woken and was not sleeps for ever, and loom ends the model as a deadlock, or as a loop without end.
+//! Timers do not run here: the thread that advances a model's clock fires the watchdog's timer if it is due by then. A
+//! missed wake-up leaves its thread asleep, which loom reports as a deadlock or an endless loop.
 #![allow(dead_code, reason = "the models need only a part of the files")]
 
-#[allow(clippy::duplicate_mod, reason = "that is the point")]
+#[allow(clippy::duplicate_mod, reason = "loom needs its own copy")]
 #[path = "../deadline.rs"]
 mod deadline;
-#[allow(clippy::duplicate_mod, reason = "that is the point")]
+#[allow(clippy::duplicate_mod, reason = "loom needs its own copy")]
 #[path = "../hold_state.rs"]
 mod hold_state;
-#[allow(clippy::duplicate_mod, reason = "that is the point")]
+#[allow(clippy::duplicate_mod, reason = "loom needs its own copy")]
 #[path = "../hold_table.rs"]
 mod hold_table;
-#[allow(clippy::duplicate_mod, reason = "that is the point")]
+#[allow(clippy::duplicate_mod, reason = "loom needs its own copy")]
 #[path = "../message_queue.rs"]
 mod message_queue;
 
@@ -100,7 +100,7 @@ use hold_table::HoldTable;
 use message_queue::MessageQueue;
 use sync::{AtomicU64, Ordering};
 
-/// How often a thread is stopped in a schedule though it could go on. Most errors need one or two.
+/// The number of preemptions in a schedule. Most errors need one or two.
 const PREEMPTIONS: usize = 3;
 
 fn model(body: impl Fn() + Sync + Send + 'static) {
@@ -146,7 +146,7 @@ fn all_who_look_at_a_deadline_at_its_instant_and_the_renewal_agree() {
     });
 }
 
-/// A release, the end of the session and its deadline at once: what one guard was told stands for all.
+/// A release, the end of the session and its deadline race: all guards report the same end.
 #[test]
 fn all_guards_of_a_hold_are_told_the_same_end() {
     model(|| {
@@ -162,16 +162,16 @@ fn all_guards_of_a_hold_are_told_the_same_end() {
         let end = hold.end(None);
         let (first, held, then) = looker.join().unwrap();
         let session = ender.join().unwrap();
-        assert!(!held, "somebody has looked at the deadline past its instant");
+        assert!(!held, "the deadline has been seen as passed");
         assert_eq!(first, then);
-        assert_eq!(first, end, "the I/O thread says the same");
+        assert_eq!(first, end, "the I/O thread gets the same reason");
         assert_eq!(hold.lost(), end);
         assert!(end.is_none_or(|lost| lost == session));
         assert_eq!(deadline.instant(), Err(session));
     });
 }
 
-/// The deadline passes while a renewal extends it, while a hold is opened, while a caller looks.
+/// The deadline passes while a renewal extends it, while a hold is opened, and while a caller reads it.
 #[test]
 fn every_done_closes_when_the_deadline_has_passed_whatever_comes_between() {
     model(|| {
@@ -195,14 +195,14 @@ fn every_done_closes_when_the_deadline_has_passed_whatever_comes_between() {
             assert!(first.is_held(at(10)) && second.is_held(at(10)) && !is_closed(&first));
             clock.store(20, Ordering::SeqCst);
         } else {
-            assert!(!first.is_held(at(9)) && is_closed(&second), "nothing is opened after the end");
+            assert!(!first.is_held(at(9)) && is_closed(&second), "a hold opened after the end is closed");
         }
-        // Until the watchdog has got through.
+        // Until the watchdog has ended both holds.
         while !is_closed(&first) || !is_closed(&second) {
             table.fire_timer(at(clock.load(Ordering::SeqCst)));
             thread::yield_now();
         }
-        // Loom does not know that who sees a channel closed sees what was done before; a look into the table does.
+        // In loom, a disconnected channel does not order the writes before it; locking the table does.
         table.fire_timer(at(1));
         assert_eq!(first.lost(), Some(LossReason::SessionExpired));
         assert_eq!(second.lost(), Some(LossReason::SessionExpired));
@@ -211,7 +211,7 @@ fn every_done_closes_when_the_deadline_has_passed_whatever_comes_between() {
     });
 }
 
-/// While nothing is held the watchdog sleeps without a timer: only the hold itself can wake it.
+/// Without a hold the watchdog sleeps without a timer, so only a new hold can wake it.
 #[test]
 fn a_hold_wakes_the_watchdog_whenever_it_is_opened() {
     model(|| {
@@ -231,7 +231,7 @@ fn a_hold_wakes_the_watchdog_whenever_it_is_opened() {
     });
 }
 
-/// `close()` gives up on the I/O thread while that opens a hold, loses its session and begins another.
+/// `close()` gives up on the I/O thread while that thread opens a hold, loses its session and starts another.
 #[test]
 fn nothing_is_open_after_the_table_was_shut() {
     model(|| {
@@ -257,7 +257,7 @@ fn nothing_is_open_after_the_table_was_shut() {
     });
 }
 
-/// A message holds the channel on which its sender waits for an answer.
+/// A message owns the channel on which its sender waits for an answer.
 #[test]
 fn nothing_lies_in_a_queue_that_was_closed() {
     model(|| {
@@ -275,7 +275,7 @@ fn nothing_lies_in_a_queue_that_was_closed() {
         queue.close();
         reader.join().unwrap();
         let sent = sender.join().unwrap();
-        assert!(sent != (false, true), "closed is closed");
+        assert!(sent != (false, true), "no message is accepted after a refused one");
         assert_eq!(Arc::strong_count(&kept), 1);
         assert!(queue.pop().is_none());
     });
