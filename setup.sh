@@ -1,19 +1,19 @@
 #!/bin/sh
-# Installs what building and testing need and this machine lacks: protoc, etcd and etcdctl.
+# Installs the missing ones of the programs that building and testing need: protoc, etcd and etcdctl.
 #
-# Says nothing when nothing is missing. Uses the system's package manager (apt, dnf, apk, pacman or brew), with sudo
-# where it is needed, and says what to do by hand where it can do nothing. Starts no service: tests and examples start
+# Prints nothing when nothing is missing. Uses the system's package manager (apt, dnf, apk, pacman or brew), with sudo
+# where necessary, and prints instructions where it cannot install. Starts no service: tests and examples start
 # etcd processes of their own.
 #
 # PROTOC, ETCD_BIN and ETCDCTL_BIN may name programs that are not on the PATH.
 set -eu
 
-ETCD_VERSION=3.5.30 # what the instructions name; any release since 3.4 will do
+ETCD_VERSION=3.5.30 # the release in the instructions; any since 3.4 works
 
 say() { printf 'setup.sh: %s\n' "$*" >&2; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# protoc is of use only together with its standard .proto files, which some systems package apart.
+# protoc needs its standard .proto files, which some systems package separately.
 have_protoc() {
     have "${PROTOC:-protoc}" || return 1
     printf 'syntax = "proto3";\nimport "google/protobuf/descriptor.proto";\nimport "google/protobuf/struct.proto";\n' \
@@ -52,7 +52,7 @@ find_manager() {
             break
         fi
     done
-    # brew needs no root, and does not want it.
+    # brew must not run as root.
     if have brew && { [ -z "$manager" ] || [ "$root" = no ]; }; then
         manager=brew
         root=
@@ -83,7 +83,7 @@ install_command() {
     esac
 }
 
-# Installs packages; what the package manager said is in $scratch/log.
+# Installs packages; the output of the package manager is in $scratch/log.
 add_packages() {
     say "installing $* with $manager"
     # shellcheck disable=SC2046,SC2086 # words, not one word
@@ -105,7 +105,7 @@ refresh() {
     esac
 }
 
-# Debian's etcd-server is a service that starts at once and with every boot. Nobody asked for that.
+# Debian's etcd-server starts a service, at once and with every boot, which is not wanted here.
 policy=${SETUP_POLICY_FILE:-/usr/sbin/policy-rc.d}
 our_policy=
 forbid_services() {
@@ -128,7 +128,7 @@ disable_service() {
 install_missing() {
     tried=
     for program in $missing; do
-        # One package may have brought several programs, or none of them.
+        # A package may have installed several programs, or none.
         "have_$program" && continue
         packages=$(packages_of "$program")
         [ "$packages" != "$tried" ] || continue
@@ -147,7 +147,7 @@ install_missing() {
     done
 }
 
-# What to install as root, each package once.
+# The command to run as root, with each package once.
 root_command() {
     packages=
     for program in $missing; do
@@ -188,10 +188,10 @@ by_hand() {
     case $missing in *etcd*) etcd_by_hand ;; esac
 }
 
-# A program named in the environment is the user's affair: nothing that could be installed would be used.
+# A program that the environment names must exist: an installed one would not be used.
 for named in "${PROTOC:-}" "${ETCD_BIN:-}" "${ETCDCTL_BIN:-}"; do
     if [ -n "$named" ] && ! have "$named"; then
-        say "PROTOC, ETCD_BIN or ETCDCTL_BIN names $named, which is no program"
+        say "PROTOC, ETCD_BIN or ETCDCTL_BIN names $named, which is not a program"
         exit 1
     fi
 done
@@ -207,7 +207,7 @@ find_root
 find_manager
 
 if [ -z "$manager" ]; then
-    say "no package manager found that this script knows (apt-get, dnf, apk, pacman, brew)"
+    say "no package manager found (known: apt-get, dnf, apk, pacman, brew)"
 elif [ "$root" = no ]; then
     say "not root, and no sudo. As root: $(root_command)"
     say "or without root:"

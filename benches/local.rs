@@ -1,5 +1,5 @@
-//! What stays within the process: asking a guard, sharing it, taking a lock again on the thread that has it, and, as a
-//! yardstick for the way to the I/O thread and back, a whole cycle on the in-process store.
+//! Costs within the process: querying a guard, sharing it, re-entering a lock and, for comparison with a message to the
+//! I/O thread and back, a whole cycle on the in-memory store.
 //!
 //! `cargo bench --bench local`
 #![allow(missing_docs, reason = "criterion's macros define a public function")]
@@ -48,8 +48,8 @@ fn guard(c: &mut Criterion) {
     drop(outer);
 }
 
-/// A command to the I/O thread and the answer: the in-process store answers at once, so this is what a lock costs
-/// beyond etcd and the network.
+/// A command to the I/O thread and its answer. The in-memory store answers at once, so this is the cost of a lock
+/// without etcd and the network.
 fn round_trip(c: &mut Criterion) {
     let manager = manager();
     let lock = manager.new_lock("free").unwrap();
@@ -67,7 +67,7 @@ fn round_trip(c: &mut Criterion) {
     group.finish();
 }
 
-/// A thread that takes and leaves a lock of another name until it is dropped.
+/// A thread that takes and releases a lock of another name until it is dropped.
 struct Busy {
     stop: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,

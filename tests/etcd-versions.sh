@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs the tests on newer releases of etcd than the one installed, as far as apt can give them.
+# Runs the tests on newer releases of etcd than the one installed, as far as apt can download them.
 #
-#   tests/etcd-versions.sh [what to run]        default: the fault suite
+#   tests/etcd-versions.sh [command]        default: the fault suite
 #
 # Takes Debian's etcd-server and etcd-client of trixie and forky from package lists of its own, unpacks them into a
 # folder and runs the command once for each, with ETCD_BIN and ETCDCTL_BIN naming them. Installs nothing, and changes

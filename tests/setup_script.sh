@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tests of ../setup.sh: with a PATH that holds only fakes and a few basic tools, it meets every package manager.
+# Tests of ../setup.sh: with a PATH that holds only fakes and a few basic tools, it runs with every package manager.
 # Installs nothing.
 # shellcheck disable=SC2016 # the fakes expand their own variables
 set -euo pipefail
@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# A machine without protoc and etcd, run by user id $1. Further arguments are its package managers and sudo.
+# A machine without protoc and etcd, for user id $1. Further arguments name its package managers and sudo.
 machine() {
     rm -rf "${work:?}"/*
     mkdir "$work/bin" "$work/store"
@@ -21,7 +21,7 @@ machine() {
     for tool in "$@"; do
         case $tool in
         sudo) fake bin sudo '[ "$1" != -n ] || exit 0; echo "sudo $1" >>"$LOG"; exec "$@"' ;;
-        # A package manager writes down what it is asked, and its packages bring what the store has for them.
+        # A package manager records its arguments, and its packages install the programs that the store has for them.
         *) fake bin "$tool" 'echo "'"$tool"' $*" >>"$LOG"
 case " $* " in *" update "*|*" -Sy "*) : >"$STORE/refreshed"; exit ;; esac
 for word in "$@"; do case $word in
@@ -59,7 +59,7 @@ fail() {
     echo "FAILED: $test: $*"
     echo "--- exit status $status, output:"
     cat "$work/out"
-    echo "--- asked of the package manager:"
+    echo "--- calls of the package manager:"
     cat "$work/log"
     exit 1
 }
@@ -174,6 +174,6 @@ succeeds; quiet
 is "a wrong name in the environment is told"
 status=0
 env -i PATH="$work/bin" ETCD_BIN="$work/nothing" sh ./setup.sh >"$work/out" 2>&1 || status=$?
-gives_up; says "$work/nothing, which is no program"
+gives_up; says "$work/nothing, which is not a program"
 
 echo "setup.sh: all tests passed"

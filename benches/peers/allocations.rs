@@ -1,6 +1,5 @@
-//! How often, and how much, the library asks the allocator for memory: for each cycle of lock and release, and for each
-//! name that is held. On the in-process store, whose own allocations are included; they are the same in every run, so
-//! a change of the figure is a change of the code.
+//! The library's allocations: for each cycle of lock and release, and for each held name. On the in-memory store, whose
+//! own allocations are included. They are the same in every run, so a change of the numbers is a change of the code.
 //!
 //! `cargo bench -p peers --bench allocations`
 #![allow(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
@@ -37,7 +36,7 @@ fn main() {
     drop(profiler);
 }
 
-/// Allocations for each run of `cycle`, after a few that fill caches and buffers.
+/// The allocations of each run of `cycle`, after a few that fill caches and buffers.
 fn cycles(what: &str, mut cycle: impl FnMut()) {
     (0..CYCLES / 10).for_each(|_| cycle());
     let before = dhat::HeapStats::get();
@@ -49,7 +48,7 @@ fn cycles(what: &str, mut cycle: impl FnMut()) {
     println!("{what:<34} {blocks:>12.1} {bytes:>12.0}");
 }
 
-/// What a held name keeps: the caller's side, the I/O thread's, and the store's keys and watches.
+/// The memory of a held name: the caller's part, the I/O thread's, and the store's keys and watches.
 fn held_names(manager: &LockManager) {
     let before = dhat::HeapStats::get();
     let take = |n| -> (DistributedLock, LockGuard) {
@@ -58,7 +57,7 @@ fn held_names(manager: &LockManager) {
         (lock, guard)
     };
     let held: Vec<_> = (0..NAMES).map(take).collect();
-    // Holds are watched from their hundredth millisecond on.
+    // A hold is watched from 100 ms after its grant.
     std::thread::sleep(std::time::Duration::from_millis(500));
     let after = dhat::HeapStats::get();
     let each = |from: usize, to: usize| (to as f64 - from as f64) / f64::from(NAMES);

@@ -1,4 +1,4 @@
-//! Looking at locks and breaking them: ours, another manager's, and those of foreign clients.
+//! Viewing locks and breaking them: ours, another manager's, and those of foreign clients.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -8,25 +8,25 @@ use log::Level;
 use crate::support::etcdctl::Etcdctl;
 use crate::support::logs::Logs;
 use crate::support::manager::{
-    connect, connect_with, enqueue, goes_on_waiting, granted, lock, options, wait_for_contenders,
+    assert_still_waiting, connect, connect_with, enqueue, granted, lock, options, wait_for_contenders,
     wait_until_done,
 };
 use crate::support::{Etcd, Raw, SOON, eventually, fresh_root, lease_of, shared};
 
 const BOTH: [ForceUnlock; 2] = [ForceUnlock::Lock, ForceUnlock::Session];
 
-/// One manager that calls itself so.
+/// A manager with this owner.
 fn named(root: &str, owner: &str) -> LockManager {
     let options = options(shared().access()).owner(owner).ttl(Duration::from_secs(20));
     connect_with(shared().access(), root, options)
 }
 
-/// The lock as a look at it alone and as a listing show it, which must be the same but for the time that goes by.
+/// The lock as `lock_info` and `list_locks` show it, which must agree except for the remaining time.
 #[track_caller]
 fn seen(manager: &LockManager, name: &str) -> LockInfo {
     let info = manager.lock_info(name).unwrap().expect("the lock is held");
     let listed = manager.list_locks("").unwrap().into_iter().find(|info| info.key == name);
-    let mut listed = listed.expect("it is listed");
+    let mut listed = listed.expect("the lock is listed");
     assert_eq!(listed.ttl_remaining.is_some(), info.ttl_remaining.is_some());
     listed.ttl_remaining = info.ttl_remaining;
     assert_eq!(listed, info);
@@ -34,13 +34,13 @@ fn seen(manager: &LockManager, name: &str) -> LockInfo {
 }
 
 #[test]
-fn a_lock_of_ours_is_shown_with_all_that_is_known_of_its_holder() {
+fn a_lock_of_the_library_is_shown_with_all_details_of_its_holder() {
     let (root, raw) = (fresh_root("admin"), Raw::connect(shared().access()));
     let (holder, waiter, onlooker) = (named(&root, "billing/7"), named(&root, "w"), named(&root, "o"));
     assert!(onlooker.lock_info("a").unwrap().is_none());
-    assert!(onlooker.list_locks("").unwrap().is_empty(), "sessions are no locks");
+    assert!(onlooker.list_locks("").unwrap().is_empty(), "sessions are not listed as locks");
 
-    // The value has milliseconds.
+    // The value is in milliseconds.
     let before = SystemTime::now() - Duration::from_millis(1);
     let guard = lock(&holder, "a");
     let after = SystemTime::now();
@@ -53,7 +53,7 @@ fn a_lock_of_ours_is_shown_with_all_that_is_known_of_its_holder() {
     assert!(!ttl.is_zero() && ttl <= holder.session().ttl, "{ttl:?}");
     assert_eq!(info.waiters, 0);
 
-    // A process waits at one place, however many of its threads do; so does the holder's.
+    // A process has one contender, however many of its threads wait; so does the holder's process.
     let _places = [enqueue(&waiter, "a"), enqueue(&waiter, "a"), enqueue(&onlooker, "a")];
     wait_for_contenders(&raw, &format!("{root}/a/"), 3);
     for manager in [&holder, &waiter, &onlooker] {
@@ -63,7 +63,7 @@ fn a_lock_of_ours_is_shown_with_all_that_is_known_of_its_holder() {
 }
 
 #[test]
-fn a_foreign_holder_is_shown_with_what_etcd_knows() {
+fn a_foreign_holder_is_shown_with_the_details_that_etcd_has() {
     let (root, raw) = (fresh_root("admin"), Raw::connect(shared().access()));
     let manager = connect(shared().access(), &root);
     let ctl = Etcdctl::new(shared().access());
@@ -79,7 +79,7 @@ fn a_foreign_holder_is_shown_with_what_etcd_knows() {
     wait_for_contenders(&raw, &format!("{root}/a/"), 3);
     assert_eq!(seen(&manager, "a").waiters, 2);
 
-    // Values that other programs may write, and a key that no lease will ever remove.
+    // Values that other programs may write, and a key without a lease.
     for (n, value) in ["", "{}", "\u{0}", r#"{"owner":7}"#, "holder-1"].into_iter().enumerate() {
         let name = format!("by-hand-{n}");
         let token = raw.put(&format!("{root}/{name}/somebody"), value, 0);
@@ -90,7 +90,7 @@ fn a_foreign_holder_is_shown_with_what_etcd_knows() {
     }
 }
 
-/// Ten pages, held by one manager. Reports how long it took.
+/// Ten pages, held by one manager. Prints the time.
 #[test]
 fn ten_thousand_locks_of_one_manager_are_listed() {
     const LOCKS: usize = 10_000;
@@ -124,7 +124,7 @@ fn ten_thousand_locks_of_one_manager_are_listed() {
     manager.close().unwrap();
     println!("closed with {LOCKS} locks held in {:.2?}", begun.elapsed());
     assert!(guards.iter().all(|guard| guard.loss() == Some(LossReason::Closed)));
-    eventually(SOON, "only what the onlooker has is left", || raw.count("/locks/lock-") == 1);
+    eventually(SOON, "only the onlooker's lock is left", || raw.count("/locks/lock-") == 1);
 }
 
 #[test]
@@ -146,14 +146,14 @@ fn force_unlock_of_the_lock_takes_this_lock_alone() {
     let next = granted(next);
     assert!(next.token() > lost.token());
     assert!(matches!(lost.unlock(), Err(LockError::Expired { reason: LossReason::ForceUnlocked, .. })));
-    assert!(kept.is_held() && next.is_held(), "nobody else is touched");
+    assert!(kept.is_held() && next.is_held(), "no other hold is affected");
     assert_eq!(holder.session().lease_id, session.lease_id);
     let stats = holder.stats();
     assert_eq!((stats.lost.force_unlocked, stats.lost.total(), stats.held, stats.sessions), (1, 1, 1, 1));
 }
 
 #[test]
-fn force_unlock_of_the_session_takes_all_that_the_holder_has() {
+fn force_unlock_of_the_session_ends_all_holds_of_the_holder() {
     let (root, raw) = (fresh_root("admin"), Raw::connect(shared().access()));
     let (holder, waiter, admin) = (named(&root, "holder"), named(&root, "waiter"), named(&root, "admin"));
     let (lost, also_lost) = (lock(&holder, "a"), lock(&holder, "b"));
@@ -175,13 +175,13 @@ fn force_unlock_of_the_session_takes_all_that_the_holder_has() {
     for name in ["a", "b"] {
         assert!(lock(&waiter, name).is_held());
     }
-    // Its place in the queue is a new one under the next session.
+    // It is queued again under the next session.
     drop(elsewhere);
     let guard = granted(place);
     assert_ne!(raw.get(guard.etcd_key()).unwrap().lease, lease);
 }
 
-/// Somebody breaks his own lock, for example another thread's that hangs.
+/// A manager breaks its own lock, for example that of a thread that hangs.
 #[test]
 fn a_manager_can_force_unlock_its_own_locks() {
     let root = fresh_root("admin");
@@ -193,7 +193,7 @@ fn a_manager_can_force_unlock_its_own_locks() {
         wait_until_done(&guard);
         assert_eq!(guard.loss(), Some(reason));
         assert!(!manager.new_lock("a").unwrap().is_locked());
-        assert!(lock(&manager, "a").token() > guard.token(), "what it lost keeps nobody from the lock");
+        assert!(lock(&manager, "a").token() > guard.token(), "the lost hold does not block the lock");
     }
 }
 
@@ -218,7 +218,7 @@ fn a_foreign_lock_and_a_key_without_a_lease_can_be_force_unlocked_in_both_scopes
         let key = format!("{root}/b/by-hand");
         let token = raw.put(&key, "", 0);
         let next = enqueue(&manager, "b");
-        goes_on_waiting(&next);
+        assert_still_waiting(&next);
         let evicted = manager.force_unlock("b", scope).unwrap();
         assert_eq!((evicted.lease_id, evicted.ttl_remaining), (None, None));
         assert_eq!((evicted.owner, evicted.token.as_u64()), (None, token.unsigned_abs()));
@@ -228,10 +228,10 @@ fn a_foreign_lock_and_a_key_without_a_lease_can_be_force_unlocked_in_both_scopes
 }
 
 #[test]
-fn force_unlock_of_a_free_lock_is_not_held() {
+fn force_unlock_of_a_free_lock_is_an_error() {
     let (root, raw) = (fresh_root("admin"), Raw::connect(shared().access()));
     let manager = connect(shared().access(), &root);
-    // Locks of other names, before, behind and below it.
+    // Locks of other names that sort before, after and below it.
     let guards: Vec<_> = ["a/", "a/b", "A", "aa", "~session"].map(|name| lock(&manager, name)).into();
     lock(&manager, "a").unlock().unwrap();
     let revision = raw.revision();
@@ -245,7 +245,7 @@ fn force_unlock_of_a_free_lock_is_not_held() {
 }
 
 #[test]
-fn a_forced_unlock_is_logged_once_by_who_did_it_and_once_by_who_lost_it() {
+fn a_forced_unlock_is_logged_once_by_each_of_the_two_managers() {
     let root = fresh_root("admin");
     let (holder, admin) = (named(&root, "logged-holder"), named(&root, "logged-admin"));
     for (scope, name) in BOTH.into_iter().zip(["logged-a", "logged-b"]) {
@@ -255,7 +255,7 @@ fn a_forced_unlock_is_logged_once_by_who_did_it_and_once_by_who_lost_it() {
         wait_until_done(&guard);
         drop(guard);
         eventually(SOON, "both have logged it", || logs.of_level(Level::Warn).len() >= 2);
-        // Whatever would be logged a second time is logged before the next session's first lock.
+        // A second line would be logged before the next session's first lock.
         drop(lock(&holder, name));
         let warnings = logs.of_level(Level::Warn);
         let by_us: Vec<_> = warnings.iter().filter(|line| line.contains("force-unlocked by us")).collect();

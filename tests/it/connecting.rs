@@ -1,4 +1,4 @@
-//! The first contact: what works, and the error that says what does not, in time.
+//! The first contact: what succeeds, and which error appears in time if it does not.
 
 #[cfg(feature = "tls")]
 mod tls;
@@ -16,18 +16,18 @@ use crate::support::manager::{connect, connect_with, enqueue, granted, lock, opt
 use crate::support::setup::Access;
 use crate::support::{Etcd, Proxy, Raw, Setup, fresh_root, shared};
 
-/// What a refused connection may take.
+/// The time of a refused connection.
 const CONNECT: Duration = Duration::from_secs(2);
-/// What a busy machine may add.
+/// The additional time on a busy machine.
 const SLACK: Duration = Duration::from_secs(2);
 
-/// The error of a connection that must not come about, and must say so in time.
+/// The error of a connection that must fail in time.
 #[track_caller]
 fn refused_at(endpoints: &[String], root: &str, options: LockManagerOptions) -> LockError {
     let begun = Instant::now();
     let outcome = LockManager::connect(endpoints, root, options.connect_timeout(CONNECT));
     let took = begun.elapsed();
-    let error = outcome.map(|_| ()).expect_err("this cannot work");
+    let error = outcome.map(|_| ()).expect_err("this connection fails");
     assert!(took < CONNECT + SLACK, "after {took:?}: {error:?}");
     error
 }
@@ -37,7 +37,7 @@ fn refused(access: &Access, root: &str) -> LockError {
     refused_at(&access.endpoints, root, options(access))
 }
 
-/// Nobody could be reached; the whole error with its source as text.
+/// Expects that no server could be reached; returns the whole error with its source as text.
 #[track_caller]
 fn unavailable(error: &LockError) -> String {
     let LockError::Unavailable { doing, source, .. } = error else { panic!("{error:?}") };
@@ -51,7 +51,7 @@ fn nobody() -> String {
     format!("http://127.0.0.1:{}", free_port())
 }
 
-/// Something that listens and is no etcd: it says this to everybody, and then nothing more.
+/// A server that is not etcd: it sends this to every client, and nothing else.
 fn stranger(greeting: &'static [u8]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("a bound address");
@@ -69,7 +69,7 @@ const MAIL: &[u8] = b"220 mail.example ESMTP\r\n";
 const WEB: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n";
 
 #[test]
-fn no_server_is_unavailable() {
+fn a_missing_server_is_unavailable() {
     let endpoint = nobody();
     let text = unavailable(&refused_at(std::slice::from_ref(&endpoint), "/locks", Default::default()));
     assert!(text.contains(&endpoint) && text.contains("refused"), "{text}");
@@ -84,7 +84,7 @@ fn a_wrong_port_is_unavailable() {
     }
 }
 
-/// A network that swallows everything: the connection comes about, and no byte ever comes back.
+/// A network that drops everything: the connection is established, and no byte ever comes back.
 #[test]
 fn a_black_hole_is_unavailable() {
     let proxy = Proxy::of(shared());
@@ -97,7 +97,7 @@ fn a_black_hole_is_unavailable() {
     }
 }
 
-/// A server that stands still after the greeting: everything but the session is done when it happens.
+/// A server that is stopped after the first reads: only the session is missing.
 #[test]
 fn a_stopped_server_is_unavailable() {
     let etcd = Etcd::start();
@@ -119,7 +119,7 @@ fn bad_urls_and_an_empty_list_are_invalid_options_at_once() {
         assert!(matches!(error, LockError::InvalidOptions { .. }), "{endpoints:?}: {error:?}");
         assert_eq!(error.code().as_str(), "INVALID_OPTIONS");
         assert!(!error.is_retryable());
-        assert!(begun.elapsed() < CONNECT, "nothing is contacted");
+        assert!(begun.elapsed() < CONNECT, "no server is contacted");
         if let Some(bad) = endpoints.last() {
             assert!(error.to_string().contains(bad.as_str()), "{error}");
         }
@@ -147,7 +147,7 @@ fn one_good_endpoint_among_five_dead_ones_is_enough() {
     }
 }
 
-/// Two clusters in one list: a lock in one of them would exclude nobody in the other.
+/// Two clusters in one list: a lock in one of them would exclude no client of the other.
 #[test]
 fn endpoints_of_two_clusters_are_refused() {
     let other = Etcd::start();
@@ -157,8 +157,8 @@ fn endpoints_of_two_clusters_are_refused() {
     assert!(error.to_string().contains("cluster"), "{error}");
 }
 
-/// An etcd with users: `worker` may do everything below `/app/`, `session-only` has only its session's keys there,
-/// `reader` may only read.
+/// An etcd with users: `worker` has all permissions below `/app/`, `session-only` only for its session's keys there,
+/// and `reader` may only read.
 fn guarded() -> Etcd {
     let etcd = Setup::default()
         .arg("--bcrypt-cost=4")
@@ -211,11 +211,11 @@ fn wrong_missing_and_unknown_credentials_are_unauthenticated() {
         assert_eq!(error.code().as_str(), "UNAUTHENTICATED");
         assert!(!error.is_retryable());
     }
-    // One bad guess does no harm to the next.
+    // A failed attempt does not affect the next one.
     connect(&etcd.access().as_user("worker", "worker-secret"), "/app/locks").close().unwrap();
 }
 
-/// Where etcd has no users, a user is no reason to refuse: a program may be configured before its cluster is.
+/// Without users in etcd, credentials are no reason to fail: a program may be configured before its cluster is.
 #[test]
 fn credentials_for_an_etcd_without_users_are_accepted() {
     let access = shared().access().as_user("worker", "worker-secret");
@@ -234,7 +234,8 @@ fn a_role_without_rights_is_denied_at_the_first_contact() {
     }
 }
 
-/// A role that covers the session alone: the connection works, and every call that needs more says what it needs.
+/// A role that covers only the session: the connection succeeds, and every call that needs more reports the missing
+/// permission.
 #[test]
 fn a_role_with_too_few_rights_is_denied_by_each_call() {
     let etcd = guarded();
@@ -251,12 +252,12 @@ fn a_role_with_too_few_rights_is_denied_by_each_call() {
     denied("lock_info", manager.lock_info("a").err());
     denied("list_locks", manager.list_locks("").err());
     denied("force_unlock", manager.force_unlock("a", ForceUnlock::Lock).err());
-    // The manager as such is in order.
+    // The manager itself works.
     assert!(manager.session().is_alive());
     manager.close().unwrap();
 }
 
-/// All that an error says, to people and to programmers.
+/// All text of an error, for users and for programmers.
 fn everything(error: &LockError) -> String {
     use std::error::Error;
     let source = error.source().map(|source| format!("{source} {source:?}"));
@@ -278,7 +279,7 @@ fn a_password_appears_in_no_debug_output_no_error_and_no_log_line() {
     shown += &format!("{manager:?} {handle:?} {pending:?}");
     let guard = granted(pending);
     shown += &format!("{guard:?} {:?} {:?} {:?}", manager.session(), manager.stats(), manager.lock_info("a"));
-    // The password given to the wrong user, to another root, and within a URL.
+    // The password with the wrong user, with another root, and within a URL.
     for (access, root) in
         [(etcd.access().as_user("root", PASSWORD), "/app/locks"), (access.clone(), "/elsewhere")]
     {
@@ -290,13 +291,13 @@ fn a_password_appears_in_no_debug_output_no_error_and_no_log_line() {
         shown += &everything(&error);
     }
     assert!(!shown.contains(PASSWORD), "{shown}");
-    assert!(shown.contains("worker"), "what was looked at is what was meant");
-    assert!(!about_endpoint.lines().is_empty(), "the log was looked at");
+    assert!(shown.contains("worker"), "the output shows the user");
+    assert!(!about_endpoint.lines().is_empty(), "the log has lines about the endpoint");
     assert_eq!(logs.lines(), []);
 }
 
 #[test]
-fn a_ttl_that_etcd_may_checkpoint_is_warned_of() {
+fn a_ttl_that_etcd_may_checkpoint_is_logged_as_a_warning() {
     let etcd = shared();
     let root = fresh_root("checkpoint");
     for (seconds, warnings) in [(300, 0), (301, 1)] {

@@ -1,4 +1,4 @@
-//! What the locks cost etcd, and what `stats()` tells about it.
+//! The requests that locks cost, and their counts in `stats()`.
 
 use std::thread;
 use std::time::Duration;
@@ -18,8 +18,8 @@ on_both_stores! {
     sessions_and_requests_are_counted_by_kind,
 }
 
-/// Requests since `before`, without those that the passing of time causes on a slow machine: renewals, and the watch
-/// on one's own key after a while.
+/// Requests since `before`, except those that time alone causes on a slow machine: renewals, and the watch on the
+/// holder's own key a while after the grant.
 fn since(manager: &LockManager, before: &Stats) -> RpcCounts {
     let (now, mut spent) = (manager.stats().rpcs, RpcCounts::default());
     spent.lease_grant = now.lease_grant - before.rpcs.lease_grant;
@@ -65,14 +65,16 @@ fn a_hand_over_between_threads_of_a_process_costs_one_transaction(backend: &Back
         let guard = waiter.join().unwrap();
         spent(&manager, &before, 1);
 
-        // And so all along the queue.
+        // Each hand-over along the queue costs the same.
         for waiting in 1..=THREADS {
             scope.spawn(|| drop(lock.lock().unwrap()));
             wait_for_waiting(&manager, waiting);
         }
         let before = manager.stats();
         drop(guard);
-        eventually(SOON, "all have had it", || manager.stats().released == before.released + THREADS + 1);
+        eventually(SOON, "every thread has released", || {
+            manager.stats().released == before.released + THREADS + 1
+        });
         backend.wait_for_contenders("a", 0);
         spent(&manager, &before, THREADS + 1);
     });
@@ -100,7 +102,7 @@ fn holds_waits_and_their_ends_are_counted(backend: &Backend) {
     let locks: Vec<DistributedLock> =
         ["a", "b", "c"].iter().map(|name| manager.new_lock(name).unwrap()).collect();
     let guards: Vec<_> = locks.iter().map(take).collect();
-    // A clone is no hold of its own.
+    // A clone is not another hold.
     let more = guards[0].clone();
     let stats = manager.stats();
     assert_eq!((stats.acquired, stats.released, stats.held), (3, 0, 3));
@@ -114,7 +116,7 @@ fn holds_waits_and_their_ends_are_counted(backend: &Backend) {
         let refused = other.new_lock("a").unwrap().lock_timeout(Duration::from_millis(200));
         assert!(matches!(refused, Err(LockError::Timeout { .. })), "{refused:?}");
     }
-    assert!(other.new_lock("a").unwrap().try_lock().unwrap().is_none(), "that is no timeout");
+    assert!(other.new_lock("a").unwrap().try_lock().unwrap().is_none(), "a failed try is not a timeout");
     let stats = other.stats();
     assert_eq!((stats.acquired, stats.timed_out, stats.waiting, stats.held), (0, 2, 0, 0));
 
@@ -162,10 +164,10 @@ fn sessions_and_requests_are_counted_by_kind(backend: &Backend) {
     let guard = take(&manager.new_lock("a").unwrap());
     let before = other.stats();
     other.lock_info("a").unwrap().expect("somebody holds it");
-    assert_eq!(since(&other, &before).lease_time_to_live, 1, "how long the holder's lease still has");
+    assert_eq!(since(&other, &before).lease_time_to_live, 1, "the remaining time of the holder's lease");
     let pending = other.new_lock("a").unwrap().enqueue().unwrap();
     backend.wait_for_contenders("a", 2);
-    eventually(SOON, "it watches the one before it", || other.stats().rpcs.watch > before.rpcs.watch);
+    eventually(SOON, "it watches its predecessor", || other.stats().rpcs.watch > before.rpcs.watch);
     other.force_unlock("a", ForceUnlock::Session).unwrap();
     assert_eq!(since(&other, &before).lease_revoke, 1);
     let asked = other.stats();
@@ -173,7 +175,7 @@ fn sessions_and_requests_are_counted_by_kind(backend: &Backend) {
     assert!(since(&other, &asked).txn >= 1);
 
     assert!(disconnects(guard.done()));
-    eventually(SOON, "there is another session", || manager.stats().sessions == 2);
+    eventually(SOON, "the session is replaced", || manager.stats().sessions == 2);
     let stats = manager.stats();
     assert_eq!(stats.rpcs.lease_grant, 2);
     let rpcs = stats.rpcs;

@@ -1,7 +1,7 @@
-//! When the I/O thread dies, everything that rests on it is over: holds end, calls fail, nothing hangs.
+//! When the I/O thread panics, holds end, calls fail, and nothing hangs.
 //!
-//! The logger of these tests panics on the I/O thread, where the library writes a line of its own. That needs no hook
-//! in the library; but a process has only one logger, so each test runs in a process of its own.
+//! The logger of these tests panics on the I/O thread, where the library logs a line. That needs no hook in the
+//! library, but a process has only one logger, so each test runs in a process of its own.
 
 use std::panic;
 use std::sync::{Mutex, Once, PoisonError};
@@ -22,10 +22,10 @@ on_both_stores! { alone:
     a_crash_at_a_question_ends_every_hold_and_every_call,
     a_crash_at_a_loss_ends_every_hold_and_every_call,
     a_crash_at_the_close_still_ends_it,
-    what_a_crash_leaves_in_the_store_goes_with_the_lease,
+    keys_left_by_a_crash_expire_with_the_lease,
 }
 
-/// Panics on the I/O thread when a line of the library has this text.
+/// Panics on the I/O thread when the library logs a line with this text.
 static FATAL: Mutex<Option<String>> = Mutex::new(None);
 
 struct Saboteur;
@@ -44,7 +44,7 @@ impl Log for Saboteur {
         if fatal.as_ref().is_some_and(|text| line.contains(text)) {
             *fatal = None;
             drop(fatal);
-            // A panic like any other, but for the words on the terminal.
+            // A panic like any other, without the message on the terminal.
             panic::resume_unwind(Box::new("on purpose"));
         }
     }
@@ -55,14 +55,14 @@ impl Log for Saboteur {
 fn crash_at(line: &str) {
     static INSTALL: Once = Once::new();
     INSTALL.call_once(|| {
-        log::set_logger(&Saboteur).expect("the only logger of this process");
+        log::set_logger(&Saboteur).expect("the process has no other logger");
         log::set_max_level(LevelFilter::Debug);
     });
     *FATAL.lock().unwrap() = Some(line.into());
 }
 
-/// A manager that holds one lock and waits for another in every way, while its I/O thread dies of `line`, which
-/// `cause` brings about.
+/// A manager that holds one lock and waits for another in every way, while its I/O thread panics at `line`, which
+/// `cause` causes to be logged.
 fn crash(backend: &Backend, line: &str, cause: impl FnOnce(&LockManager) + Send) {
     let (manager, other) = (backend.manager(), backend.manager());
     let threads = threads_named("etcd-lock-io");
@@ -83,7 +83,7 @@ fn crash(backend: &Backend, line: &str, cause: impl FnOnce(&LockManager) + Send)
         wait_for_waiting(&manager, 4);
         cause(&manager);
         for wait in waits {
-            eventually(SOON, "a call that waits ends", || wait.is_finished());
+            eventually(SOON, "a waiting call ends", || wait.is_finished());
             assert!(is_crashed(wait.join().unwrap()));
         }
     });
@@ -103,12 +103,12 @@ fn crash(backend: &Backend, line: &str, cause: impl FnOnce(&LockManager) + Send)
     assert!(stats.lost.crashed >= 2, "{stats:?}");
 
     assert!(is_crashed(manager.clone().close()));
-    eventually(SOON, "the thread is gone", || threads_named("etcd-lock-io") == threads - 1);
+    eventually(SOON, "the thread has ended", || threads_named("etcd-lock-io") == threads - 1);
     drop((manager, held, busy));
-    assert!(in_the_way.is_held(), "others are not concerned");
+    assert!(in_the_way.is_held(), "other managers are not affected");
 }
 
-/// `lock` is one of which this thread has no guard.
+/// This thread has no guard of `lock`.
 fn every_call_fails(manager: &LockManager, lock: &DistributedLock) {
     assert!(!manager.session().is_alive());
     assert!(is_crashed(lock.lock()) && is_crashed(lock.try_lock()) && is_crashed(lock.enqueue()));
@@ -128,7 +128,7 @@ fn is_lost(result: Result<impl Sized, LockError>) -> bool {
     matches!(result, Err(LockError::Expired { reason: LossReason::Crashed, .. }))
 }
 
-/// The line is written when the grant is on its way already: its guard exists, and must be over at once.
+/// The line is logged when the grant has already been sent: its guard exists, and must be over at once.
 fn a_crash_at_a_grant_ends_every_hold_and_every_call(backend: &Backend) {
     crash(backend, r#"lock "fatal" acquired"#, |manager| {
         let fatal = manager.new_lock("fatal").unwrap();
@@ -138,13 +138,13 @@ fn a_crash_at_a_grant_ends_every_hold_and_every_call(backend: &Backend) {
                 assert_eq!(guard.loss(), Some(LossReason::Crashed));
                 assert!(is_lost(guard.unlock()));
             }
-            // The crash came between the grant and its arrival.
+            // The panic came between the grant and its arrival.
             Err(error) => assert!(is_crashed(Err::<(), _>(error))),
         }
     });
 }
 
-/// The line is written before the question is noted down: its answer can only be the end of its channel.
+/// The line is logged before the call is recorded, so its only answer is that the channel disconnects.
 fn a_crash_at_a_question_ends_every_hold_and_every_call(backend: &Backend) {
     crash(backend, r#"lock "fatal" asked for"#, |manager| {
         let fatal = manager.new_lock("fatal").unwrap();
@@ -159,11 +159,11 @@ fn a_crash_at_a_loss_ends_every_hold_and_every_call(backend: &Backend) {
         // The answer may be lost with the thread.
         let _ = manager.force_unlock("fatal", ForceUnlock::Lock);
         assert!(disconnects(guard.done()));
-        assert_eq!(guard.loss(), Some(LossReason::ForceUnlocked), "the first reason stands");
+        assert_eq!(guard.loss(), Some(LossReason::ForceUnlocked), "the first reason is kept");
     });
 }
 
-/// Whether `close` still succeeds depends on how far it had come; that it returns, and ends every hold, does not.
+/// How far a `close` got decides whether it succeeds. In any case it returns, and ends every hold.
 fn a_crash_at_the_close_still_ends_it(backend: &Backend) {
     let manager = backend.manager();
     let lock = manager.new_lock("a").unwrap();
@@ -171,7 +171,7 @@ fn a_crash_at_the_close_still_ends_it(backend: &Backend) {
     crash_at("session closed");
     let closing = manager.clone();
     let closed = within(SOON, "close returns", move || closing.close());
-    assert!(FATAL.lock().unwrap().is_none(), "it came to the crash");
+    assert!(FATAL.lock().unwrap().is_none(), "the I/O thread has panicked");
     assert!(closed.is_ok() || is_crashed(closed));
     assert!(disconnects(guard.done()));
     assert!(matches!(guard.loss(), Some(LossReason::Closed | LossReason::Crashed)));
@@ -179,8 +179,8 @@ fn a_crash_at_the_close_still_ends_it(backend: &Backend) {
     assert!(matches!(lock.lock(), Err(LockError::Closed | LockError::Crashed)));
 }
 
-/// Nobody renews the lease any more: the next holder gets the lock after it, and the old one has long been told.
-fn what_a_crash_leaves_in_the_store_goes_with_the_lease(backend: &Backend) {
+/// The lease is not renewed any more: the next holder gets the lock after it, long after the old one was over.
+fn keys_left_by_a_crash_expire_with_the_lease(backend: &Backend) {
     let manager = backend.manager_with(LockManagerOptions::default().ttl(Duration::from_secs(2)));
     let other = backend.manager();
     let guard = take(&manager.new_lock("a").unwrap());

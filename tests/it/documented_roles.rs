@@ -1,4 +1,4 @@
-//! The roles in the chapter on operations, on a real etcd.
+//! The roles from the operations chapter, on a real etcd.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ const OPERATIONS: &str = include_str!("../../src/docs/operations.md");
 const ROOT: &str = "/app/locks";
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// An etcd with authentication and the documented roles, made by the documented commands.
+/// An etcd with authentication and the documented roles, created by the documented commands.
 fn etcd_with_the_documented_roles() -> Etcd {
     let etcd = Etcd::start();
     let ctl = Etcdctl::new(etcd.access());
@@ -47,12 +47,13 @@ fn connect(etcd: &Etcd, user: &str) -> Result<LockManager, LockError> {
     LockManager::connect(etcd.endpoints(), ROOT, options)
 }
 
-fn told(guard: &LockGuard) -> LossReason {
+fn loss_of(guard: &LockGuard) -> LossReason {
     assert_eq!(guard.done().recv_timeout(LIMIT), Err(RecvTimeoutError::Disconnected));
     guard.loss().expect("it was lost, not released")
 }
 
-/// The documented role suffices for every call, for renewals, and for the watches that hand over and report a loss.
+/// The documented role is sufficient for every call, for renewals, and for the watches that hand over locks and report
+/// losses.
 #[test]
 fn the_documented_role_is_enough() {
     let etcd = etcd_with_the_documented_roles();
@@ -60,7 +61,7 @@ fn the_documented_role_is_enough() {
 
     let guard = one.new_lock("a/b").unwrap().lock().unwrap();
     let pending = two.new_lock("a/b").unwrap().enqueue().unwrap();
-    eventually(LIMIT, "the second one waits in etcd", || {
+    eventually(LIMIT, "the second one is queued in etcd", || {
         one.lock_info("a/b").unwrap().is_some_and(|info| info.waiters == 1)
     });
     // Longer than its lease lasts without renewals.
@@ -73,16 +74,16 @@ fn the_documented_role_is_enough() {
     assert_eq!(one.list_locks("").unwrap().len(), 1);
 
     one.force_unlock("a/b", ForceUnlock::Lock).unwrap();
-    assert_eq!(told(&guard), LossReason::ForceUnlocked);
+    assert_eq!(loss_of(&guard), LossReason::ForceUnlocked);
     let guard = two.new_lock("c").unwrap().lock().unwrap();
     one.force_unlock("c", ForceUnlock::Session).unwrap();
-    assert_eq!(told(&guard), LossReason::SessionRevoked);
+    assert_eq!(loss_of(&guard), LossReason::SessionRevoked);
     one.close().unwrap();
     two.close().unwrap();
 }
 
 #[test]
-fn the_documented_roles_for_less_allow_what_they_are_for_and_no_more() {
+fn the_documented_roles_with_fewer_permissions_are_sufficient_for_their_purpose_only() {
     let etcd = etcd_with_the_documented_roles();
     let denied = |error: Option<LockError>| {
         assert_eq!(error.map(|error| error.code()), Some(ErrorCode::PermissionDenied));

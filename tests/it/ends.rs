@@ -1,4 +1,4 @@
-//! However a guard, a manager or a thread ends, nothing stays behind and nothing hangs.
+//! Guards, managers and threads that end, in every way: nothing is left behind, and nothing hangs.
 
 mod hung;
 mod outages;
@@ -30,11 +30,11 @@ on_both_stores! {
     clones_can_all_unlock_and_the_last_one_releases,
     unlocking_clones_at_the_same_moment_releases_once,
     every_guard_of_a_lost_hold_tells_in_unlock,
-    after_a_close_another_manager_has_what_was_dropped_or_held_at_once,
+    after_a_close_another_manager_gets_released_and_held_locks_at_once,
 }
 
 thread_local! {
-    /// What a thread takes to its end.
+    /// The values that a thread drops at its end.
     static BAGGAGE: RefCell<Option<Baggage>> = const { RefCell::new(None) };
 }
 
@@ -43,7 +43,7 @@ enum Baggage {
     LastWill { _will: LastWill },
 }
 
-/// Takes and releases a lock when it is dropped, and reports how that went.
+/// Takes and releases a lock when it is dropped, and reports the result.
 struct LastWill {
     lock: DistributedLock,
     report: etcd_lock::crossbeam_channel::Sender<Result<(), LockError>>,
@@ -73,12 +73,12 @@ fn a_guard_dropped_while_panicking_releases(backend: &Backend) {
             let _clone = _guard.clone();
             let waiting = other.new_lock("a").unwrap().enqueue().unwrap();
             backend.wait_for_contenders("a", 2);
-            // Unwinds as any panic does, without a message on the terminal.
+            // Unwinds like any panic, without a message on the terminal.
             panic::resume_unwind(Box::new(waiting));
         });
         died.join().expect_err("it panicked")
     });
-    let waiting = waiting.downcast::<etcd_lock::PendingLock>().expect("its last words");
+    let waiting = waiting.downcast::<etcd_lock::PendingLock>().expect("the payload of the panic");
     assert!(disconnects(waiting.ready()));
     assert!(waiting.wait().unwrap().is_held());
     assert!(!lock.is_locked());
@@ -92,7 +92,7 @@ fn a_guard_dropped_in_a_thread_local_destructor_releases(backend: &Backend) {
         let guard = take(&lock);
         BAGGAGE.set(Some(Baggage::Guard { _guard: guard }));
     });
-    within(SOON, "a thread ends that holds a lock", || ended.join().unwrap());
+    within(SOON, "a thread that holds a lock ends", || ended.join().unwrap());
     assert!(take(&other.new_lock("a").unwrap()).is_held());
     assert_eq!(manager.stats().released, 1);
 }
@@ -158,8 +158,8 @@ fn close_ends_every_kind_of_wait(backend: &Backend) {
 }
 
 /// Joins a thread whose call must have ended.
-/// On shutdown `close` is all that is needed.
-fn after_a_close_another_manager_has_what_was_dropped_or_held_at_once(backend: &Backend) {
+/// `close` is sufficient to end it at a shutdown.
+fn after_a_close_another_manager_gets_released_and_held_locks_at_once(backend: &Backend) {
     let (manager, other) = (backend.manager(), backend.manager());
     let names = ["dropped", "held", "leaked"];
     let [dropped, held, leaked] = names.map(|name| take(&manager.new_lock(name).unwrap()));
@@ -204,11 +204,11 @@ fn a_guard_outlives_its_lock_and_its_manager(backend: &Backend) {
     let rival = other.new_lock("a").unwrap();
     assert!(rival.try_lock().unwrap().is_none());
     assert!(guard.ensure(Duration::from_secs(1)).is_ok());
-    // The last of all handles: the manager ends with it.
+    // The last handle: the manager ends with it.
     let done = guard.done().clone();
     drop(guard);
     assert!(disconnects(&done));
-    assert!(rival.try_lock().unwrap().is_some(), "all was over when the drop returned");
+    assert!(rival.try_lock().unwrap().is_some(), "the manager had ended when the drop returned");
 }
 
 fn a_leaked_guard_keeps_the_lock_until_the_manager_is_closed(backend: &Backend) {
@@ -219,7 +219,7 @@ fn a_leaked_guard_keeps_the_lock_until_the_manager_is_closed(backend: &Backend) 
     std::mem::forget(guard);
     let rival = other.new_lock("a").unwrap();
     assert!(lock.is_locked() && rival.try_lock().unwrap().is_none());
-    assert!(lock.try_lock().unwrap().is_none(), "nobody gets in, whoever leaked it");
+    assert!(lock.try_lock().unwrap().is_none(), "a leaked guard keeps the lock held");
     manager.close().unwrap();
     assert!(disconnects(&done));
     assert!(rival.try_lock().unwrap().is_some());
@@ -233,7 +233,7 @@ fn clones_can_all_unlock_and_the_last_one_releases(backend: &Backend) {
     assert!(second.is_held());
     assert_eq!(backend.contenders("a"), 1);
     second.unlock().unwrap();
-    assert_eq!(backend.contenders("a"), 0, "unlock returns when the key is gone");
+    assert_eq!(backend.contenders("a"), 0, "unlock returns once the key is deleted");
     assert_eq!(manager.stats().released, 1);
 }
 
@@ -270,7 +270,7 @@ fn every_guard_of_a_lost_hold_tells_in_unlock(backend: &Backend) {
     let next = take(&lock);
     assert!(is_lost(clone.unlock(), LossReason::ForceUnlocked));
     assert!(is_lost(guard.unlock(), LossReason::ForceUnlocked));
-    assert!(next.is_held(), "the end of a lost hold is nothing to the next");
+    assert!(next.is_held(), "the end of a lost hold does not affect the next");
     assert_eq!(backend.contenders("a"), 1);
     let panicked = panic::catch_unwind(AssertUnwindSafe(|| drop(next)));
     assert!(panicked.is_ok());

@@ -1,4 +1,4 @@
-//! What people read when something is wrong, provoked on a real etcd: `{}` alone says where, what and why.
+//! The messages of errors, provoked on a real etcd: `{}` alone names the place, the problem and the reason.
 
 use std::error::Error;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use crate::support::{Raw, Setup, fresh_root, shared};
 #[track_caller]
 fn refused(access: &Access, root: &str) -> LockError {
     let options = options(access).connect_timeout(Duration::from_secs(2));
-    LockManager::connect(&access.endpoints, root, options).map(drop).expect_err("this cannot work")
+    LockManager::connect(&access.endpoints, root, options).map(drop).expect_err("this connection fails")
 }
 
-/// The whole line, and that the chain below it repeats nothing.
+/// Checks the whole message, and that its sources repeat none of it.
 #[track_caller]
 fn assert_says(error: &LockError, code: ErrorCode, text: &str) {
     assert_eq!((error.code(), error.to_string().as_str()), (code, text));
@@ -27,16 +27,16 @@ fn assert_says(error: &LockError, code: ErrorCode, text: &str) {
 }
 
 #[test]
-fn nobody_there_names_the_endpoint_and_the_reason() {
+fn a_refused_connection_names_the_endpoint_and_the_reason() {
     let endpoint = format!("http://127.0.0.1:{}", free_port());
     let error = LockManager::connect(&[&endpoint], "/locks", LockManagerOptions::default()).unwrap_err();
     let text = format!("etcd is unavailable while connecting to etcd: {endpoint}: Connection refused");
     assert_says(&error, ErrorCode::Unavailable, &text);
-    assert!(error.source().unwrap().to_string().contains("(os error"), "the words as they came");
+    assert!(error.source().unwrap().to_string().contains("(os error"), "the system's own message");
 }
 
 #[test]
-fn who_is_not_let_in_reads_as_whom_and_who_may_not_reads_what() {
+fn a_refused_user_is_named_and_a_missing_permission_names_its_key() {
     let etcd = Setup::default()
         .arg("--bcrypt-cost=4")
         .user("locker", "secret", "/app/")
@@ -64,7 +64,7 @@ fn who_is_not_let_in_reads_as_whom_and_who_may_not_reads_what() {
     );
     assert!(text.starts_with(&begin) && text.ends_with("\")"), "{text}");
 
-    // Then each call's own.
+    // Then the key of each call.
     let manager = connect(&access.as_user("few", "secret"), "/app");
     let error = manager.lock_info("a").unwrap_err();
     let text = format!(
@@ -77,7 +77,7 @@ fn who_is_not_let_in_reads_as_whom_and_who_may_not_reads_what() {
     );
     assert!(text.starts_with(&begin), "{text}");
 
-    // Who loses it later reads the same.
+    // A user who loses the permission later gets the same message.
     let manager = connect(&access.as_user("locker", "secret"), "/app");
     Raw::connect(access)
         .call(|mut client| async move {
@@ -90,7 +90,7 @@ fn who_is_not_let_in_reads_as_whom_and_who_may_not_reads_what() {
 }
 
 #[test]
-fn an_endpoint_that_is_none_reads_what_is_wrong_with_it() {
+fn an_invalid_endpoint_is_explained() {
     let table = [
         ("http://a:2379,http://b:2379", "is a list; give `connect` each endpoint as an element of its own"),
         ("a:2379,b:2379", "is a list; give `connect` each endpoint as an element of its own"),
@@ -108,9 +108,9 @@ fn an_endpoint_that_is_none_reads_what_is_wrong_with_it() {
     }
 }
 
-/// A hold that stands is not said to be over, however much is asked of it.
+/// A valid hold is never reported as over, whatever time `ensure` asks for.
 #[test]
-fn too_little_time_is_not_a_loss() {
+fn too_little_remaining_time_is_not_a_loss() {
     let manager = connect(shared().access(), &fresh_root("errors"));
     let guard = lock(&manager, "a");
     let error = guard.ensure(Duration::from_secs(60)).unwrap_err();

@@ -1,7 +1,7 @@
-//! What etcd's own test suites ask of its locks, asked of ours: `clientv3/concurrency/mutex_test.go`,
+//! The tests of locks in etcd's own suites, applied to this library: `clientv3/concurrency/mutex_test.go`,
 //! `experimental/recipes/v3_lock_test.go`, `v3lock_grpc_test.go` and `e2e/ctl_v3_lock_test.go`.
 //!
-//! Left out: their read-write mutex, and the exit codes of `etcdctl lock <command>`.
+//! Not included: their read-write mutex, and the exit codes of `etcdctl lock <command>`.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -12,12 +12,12 @@ use etcd_lock::{ForceUnlock, LockError, LockManager, LossReason};
 
 use crate::support::etcdctl::Etcdctl;
 use crate::support::manager::{
-    connect, enqueue, goes_on_waiting, granted, lock, wait_for_contenders, wait_until_done,
+    assert_still_waiting, connect, enqueue, granted, lock, wait_for_contenders, wait_until_done,
 };
 use crate::support::setup::Access;
 use crate::support::{Cluster, Raw, SOON, fresh_root, lease_of, shared};
 
-/// A manager for each of `count` clients, at one member or spread over all of them.
+/// A manager for each of `count` clients, at one member or spread over all.
 fn managers(cluster: &Cluster, spread: bool, root: &str, count: usize) -> Vec<LockManager> {
     let at = |n: usize| {
         let member = if spread { n % cluster.members().len() } else { 0 };
@@ -43,7 +43,9 @@ fn five_waiters_get_it_one_at_a_time(managers: &[LockManager]) {
         }
         let mut last = None;
         for waiter in 0..managers.len() {
-            let guard = holders.recv_timeout(SOON).unwrap_or_else(|_| panic!("nobody is waiter {waiter}"));
+            let guard = holders
+                .recv_timeout(SOON)
+                .unwrap_or_else(|_| panic!("no waiter is granted as number {waiter}"));
             let next = holders.recv_timeout(Duration::from_millis(50));
             assert!(next.is_err(), "{waiter}: the followers did not wait");
             assert_eq!(inside.fetch_sub(1, Ordering::SeqCst), 1);
@@ -67,7 +69,7 @@ fn one_of_five_tries_succeeds(managers: &[LockManager]) {
     assert_eq!(outcomes.iter().flatten().count(), 1);
 }
 
-/// `TestMutexLockSingleNode`, `TestMutexLockMultiNode` and the same of `TryLock`.
+/// `TestMutexLockSingleNode`, `TestMutexLockMultiNode`, and the same tests of `TryLock`.
 #[test]
 fn waiters_come_one_at_a_time_and_one_try_succeeds_on_one_member_and_on_three() {
     let cluster = Cluster::start(3);
@@ -87,7 +89,7 @@ fn a_session_that_locks_again_does_not_wait_for_itself() {
     assert_eq!(first.token(), second.token());
 }
 
-/// `TestMutexWaitsOnCurrentHolder`: how the waiter in the middle can go.
+/// `TestMutexWaitsOnCurrentHolder`: the ways in which the waiter in the middle can leave.
 #[derive(Clone, Copy, Debug)]
 enum End {
     Closed,
@@ -115,16 +117,16 @@ fn when_the_middle_waiter_dies_the_next_still_waits_for_the_holder() {
             End::KeyDeleted => assert!(raw.delete(&key.key)),
         }
         assert!(raw.get(&key.key).is_none(), "{end:?}");
-        goes_on_waiting(&waiting);
+        assert_still_waiting(&waiting);
         assert!(guard.is_held());
 
         guard.unlock().unwrap();
         let guard = granted(waiting);
         match end {
             End::Closed => assert!(matches!(doomed.wait(), Err(LockError::Closed))),
-            // It has a new place by itself, behind everybody who was there before.
+            // It queues again by itself, behind all earlier contenders.
             End::Revoked | End::KeyDeleted => {
-                goes_on_waiting(&doomed);
+                assert_still_waiting(&doomed);
                 guard.unlock().unwrap();
                 assert!(granted(doomed).is_held());
             }
@@ -132,7 +134,7 @@ fn when_the_middle_waiter_dies_the_next_still_waits_for_the_holder() {
     }
 }
 
-/// The same with an `etcdctl` in the middle that is killed: its key stays until its lease ends.
+/// The same with an `etcdctl` in the middle that is killed: its key stays until its lease expires.
 #[test]
 fn when_a_foreign_middle_waiter_is_killed_the_next_still_waits_for_the_holder() {
     let (root, raw) = (fresh_root("suites"), Raw::connect(shared().access()));
@@ -145,7 +147,7 @@ fn when_a_foreign_middle_waiter_is_killed_the_next_still_waits_for_the_holder() 
     wait_for_contenders(&raw, &keys, 3);
     drop(victim);
     wait_for_contenders(&raw, &keys, 2);
-    goes_on_waiting(&waiting);
+    assert_still_waiting(&waiting);
     guard.unlock().unwrap();
     assert!(granted(waiting).is_held());
 }
@@ -167,10 +169,10 @@ fn a_waiter_whose_session_is_closed_never_gets_the_lock() {
     assert_eq!(second.stats().acquired, 0);
 }
 
-/// The same with a lease that ends in etcd: the place in the queue that it gave is gone for good. (The call itself
-/// goes on under the next session, at the end of the queue.)
+/// The same with a lease that is revoked in etcd: its contender's position is lost for good. (The call itself continues
+/// under the next session, at the end of the queue.)
 #[test]
-fn a_waiter_whose_lease_is_revoked_loses_its_place() {
+fn a_waiter_whose_lease_is_revoked_loses_its_position() {
     let (root, raw) = (fresh_root("suites"), Raw::connect(shared().access()));
     let keys = format!("{root}/my-lock/");
     let [first, second, third] = [(); 3].map(|()| connect(shared().access(), &root));
@@ -181,11 +183,11 @@ fn a_waiter_whose_lease_is_revoked_loses_its_place() {
     wait_for_contenders(&raw, &keys, 3);
     let lost = lease_of(&second);
     raw.revoke(lost);
-    // It is back, at the end.
+    // It is queued again, at the end.
     wait_for_contenders(&raw, &keys, 3);
     guard.unlock().unwrap();
     let guard = granted(overtaking);
-    goes_on_waiting(&overtaken);
+    assert_still_waiting(&overtaken);
     let token = guard.token();
     guard.unlock().unwrap();
     let guard = granted(overtaken);
@@ -193,9 +195,9 @@ fn a_waiter_whose_lease_is_revoked_loses_its_place() {
     assert_ne!(raw.get(guard.etcd_key()).unwrap().lease, lost);
 }
 
-/// `TestMutexUnlock`. (That a guard is unlocked twice, the compiler refuses; its clone and an administrator can try.)
+/// `TestMutexUnlock`. (The compiler rejects unlocking a guard twice; a clone and an administrator can still try.)
 #[test]
-fn unlocking_what_is_not_held_is_an_error() {
+fn unlocking_a_lock_that_is_not_held_is_an_error() {
     let (root, raw) = (fresh_root("suites"), Raw::connect(shared().access()));
     let (manager, other) = (connect(shared().access(), &root), connect(shared().access(), &root));
     let not_held = |what: &str| {
@@ -206,7 +208,7 @@ fn unlocking_what_is_not_held_is_an_error() {
     let guard = lock(&manager, "my-lock");
     let clone = guard.clone();
     guard.unlock().unwrap();
-    assert!(clone.is_held(), "one claim is left");
+    assert!(clone.is_held(), "one guard is left");
     assert_eq!(raw.count(&format!("{root}/my-lock/")), 1);
     clone.unlock().unwrap();
     assert_eq!(raw.count(&format!("{root}/my-lock/")), 0, "unlock has waited for etcd");
@@ -216,7 +218,7 @@ fn unlocking_what_is_not_held_is_an_error() {
     let clone = guard.clone();
     other.force_unlock("my-lock", ForceUnlock::Lock).unwrap();
     wait_until_done(&guard);
-    // Somebody else has it by now, and keeps it.
+    // Another client holds it by now, and keeps it.
     let next = lock(&other, "my-lock");
     for guard in [clone, guard] {
         let error = guard.unlock().unwrap_err();
@@ -226,9 +228,9 @@ fn unlocking_what_is_not_held_is_an_error() {
     assert!(raw.get(next.etcd_key()).is_some() && next.is_held());
 }
 
-/// `TestV3LockLockWaiter`, with the lock service of etcd itself on the other side.
+/// `TestV3LockLockWaiter`, against etcd's own lock service.
 #[test]
-fn the_lock_service_of_etcd_and_we_wait_for_each_other() {
+fn the_library_and_the_lock_service_of_etcd_wait_for_each_other() {
     let (root, raw) = (fresh_root("suites"), Raw::connect(shared().access()));
     let manager = connect(shared().access(), &root);
     let (name, keys) = (format!("{root}/foo"), format!("{root}/foo/"));
@@ -243,7 +245,7 @@ fn the_lock_service_of_etcd_and_we_wait_for_each_other() {
     let theirs_key = String::from_utf8(theirs.key().to_vec()).unwrap();
     let waiting = enqueue(&manager, "foo");
     wait_for_contenders(&raw, &keys, 2);
-    goes_on_waiting(&waiting);
+    assert_still_waiting(&waiting);
     let first = raw.get(&theirs_key).unwrap().create_revision.unsigned_abs();
     raw.call(|mut client| async move { client.unlock(theirs_key).await }).unwrap();
     let guard = granted(waiting);
@@ -252,7 +254,7 @@ fn the_lock_service_of_etcd_and_we_wait_for_each_other() {
     let token = guard.token().as_u64();
     std::thread::scope(|scope| {
         let theirs = scope.spawn(|| raw.call(serve(name)));
-        // Looked at through another connection: that one waits.
+        // Read through another connection, because that one waits.
         wait_for_contenders(&Raw::connect(shared().access()), &keys, 2);
         guard.unlock().unwrap();
         let theirs = String::from_utf8(theirs.join().unwrap().unwrap().key().to_vec()).unwrap();
@@ -264,7 +266,7 @@ fn the_lock_service_of_etcd_and_we_wait_for_each_other() {
 
 /// `TestCtlV3Lock`, with each client in turn replaced by ours.
 #[test]
-fn an_interrupted_waiter_makes_way_for_the_one_behind_it() {
+fn an_interrupted_waiter_does_not_block_the_next_one() {
     let raw = Raw::connect(shared().access());
     let ctl = Etcdctl::new(shared().access());
 
@@ -300,7 +302,7 @@ fn an_interrupted_waiter_makes_way_for_the_one_behind_it() {
     let behind = enqueue(&ours, "a");
     wait_for_contenders(&raw, &keys, 3);
     blocked.leave();
-    goes_on_waiting(&behind);
+    assert_still_waiting(&behind);
     holder.release();
     assert!(granted(behind).is_held());
 }

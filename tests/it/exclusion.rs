@@ -1,4 +1,4 @@
-//! At most one holder of a name, first come first served, and tokens that only grow.
+//! At most one holder of a name, first come first served, and increasing tokens.
 
 use std::collections::HashMap;
 use std::sync::{Barrier, Mutex};
@@ -19,7 +19,7 @@ on_both_stores! {
     a_waiter_that_leaves_the_middle_of_the_queue_lets_nobody_through,
 }
 
-/// So many threads of each manager take one name again and again; afterwards it is free and everything was in order.
+/// This many threads of each manager take one name repeatedly; afterwards it is free, and no violation was recorded.
 fn contend(backend: &Backend, managers: usize, threads: usize, rounds: usize) {
     let managers: Vec<LockManager> = (0..managers).map(|_| backend.manager()).collect();
     let oracle = Oracle::new();
@@ -91,17 +91,17 @@ fn managers_get_the_lock_in_the_order_of_their_keys(backend: &Backend) {
     let mut queue = Vec::new();
     for (before, manager) in managers.iter().enumerate() {
         queue.push(manager.new_lock("a").unwrap().enqueue().unwrap());
-        // Its key is in etcd before the next one asks.
+        // Its key is in etcd before the next manager queues.
         backend.wait_for_contenders("a", before + 2);
     }
     let mut last = guard.token();
     drop(guard);
     for at in 0..queue.len() {
         let pending = queue.remove(0);
-        assert!(disconnects(pending.ready()), "number {at} gets it next");
+        assert!(disconnects(pending.ready()), "number {at} is next");
         let guard = pending.wait().unwrap();
         let overtaken = queue.iter().any(|later| later.ready().try_recv() != Err(TryRecvError::Empty));
-        assert!(!overtaken, "nobody has it while number {at} has it");
+        assert!(!overtaken, "no other lock is granted while number {at} holds it");
         assert!(guard.token() > last);
         last = guard.token();
         guard.unlock().unwrap();
@@ -129,7 +129,7 @@ fn threads_of_one_manager_get_the_lock_in_the_order_of_their_arrival(backend: &B
     assert!(order.windows(2).all(|pair| pair[0].1 < pair[1].1), "{order:?}");
 }
 
-/// A waiter watches the one before it. When that one leaves, the next may not take its going for a hand-over.
+/// A waiter watches its predecessor. If that one leaves the queue, the waiter must not take this for a hand-over.
 fn a_waiter_that_leaves_the_middle_of_the_queue_lets_nobody_through(backend: &Backend) {
     let [holder, middle, last] = [(); 3].map(|()| backend.manager());
     let guard = take(&holder.new_lock("a").unwrap());
@@ -140,8 +140,8 @@ fn a_waiter_that_leaves_the_middle_of_the_queue_lets_nobody_through(backend: &Ba
     let asked = last.stats().rpcs.txn;
     drop(leaves);
     backend.wait_for_contenders("a", 2);
-    // It has noticed, and looked who is before it now.
-    crate::support::eventually(SOON, "the last one looks again", || last.stats().rpcs.txn > asked);
+    // It has noticed the deletion and read its new predecessor.
+    crate::support::eventually(SOON, "the last one reads its position", || last.stats().rpcs.txn > asked);
     assert_eq!(stays.ready().try_recv(), Err(TryRecvError::Empty));
     assert!(guard.is_held());
     drop(guard);

@@ -1,8 +1,7 @@
-//! The fault suite: everything that can go wrong with a cluster, its network and its users, on real servers. It takes
-//! minutes, most of them waiting, and is a target of its own: `cargo test --test faults`.
+//! The fault suite: faults of a cluster, its network and its users, on real servers. It takes minutes, most of them
+//! waiting, and is a target of its own: `cargo test --test faults`.
 //!
-//! No test needs a server that somebody started by hand, and none is skipped when etcd is missing: it fails and says
-//! what to do.
+//! The tests start their own servers. None is skipped when etcd is missing: it fails with instructions.
 #![allow(
     clippy::expect_used,
     clippy::panic,

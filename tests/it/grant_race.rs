@@ -1,7 +1,7 @@
-//! A caller that gives up at the very moment of the grant leaves nothing held.
+//! A call that is given up just when it is granted leaves nothing held.
 //!
-//! Each way to give up is raced against the grant some hundred times. The moment of giving up is steered: a little
-//! earlier after a grant, a little later after none, so that it stays at the edge on any machine.
+//! Each way to give up races the grant some hundred times. The moment of giving up is adjusted: a little earlier after
+//! a grant, a little later without one, so that it stays at the boundary on any machine.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ impl Edge {
     }
 
     fn note(&mut self, granted: bool) {
-        // Of sizes that do not cancel out, so that it does not jump between the same two moments.
+        // Steps of different sizes, so that it does not alternate between two moments.
         if granted {
             self.granted += 1;
             self.after = self.after.mul_f64(0.87);
@@ -43,22 +43,22 @@ impl Edge {
         }
     }
 
-    /// The race was one.
+    /// Checks that both sides won some races.
     #[track_caller]
     fn was_met(&self) {
         let Self { granted, in_vain, .. } = self;
-        assert!(granted.min(in_vain) > &5, "{granted} times granted, {in_vain} times in vain");
+        assert!(granted.min(in_vain) > &5, "granted {granted} times, given up {in_vain} times");
     }
 }
 
-/// Sleeps as exactly as it can be done.
+/// Sleeps as precisely as possible.
 fn wait_until(moment: Instant) {
     while let Some(left) = moment.checked_duration_since(Instant::now()) {
         if left > Duration::from_micros(200) { thread::sleep(left / 2) } else { std::hint::spin_loop() }
     }
 }
 
-/// The lock "a" as a holder and as one who gives up see it: from two managers, or from two threads of one.
+/// The lock "a" of the holder and of the thread that gives up: from two managers, or on two threads of one.
 struct Racers {
     managers: Vec<LockManager>,
 }
@@ -77,14 +77,14 @@ impl Racers {
     }
 }
 
-/// Runs the race between two managers, and between two threads of one. `race` is given the guard that is in the way,
-/// and tells whether the lock was granted.
+/// Runs the race between two managers, and between two threads of one. `race` gets the guard that blocks the lock, and
+/// returns whether the lock was granted.
 fn raced(backend: &Backend, race: impl Fn(&Racers, LockGuard, Duration) -> bool) {
     for managers in [1, 2] {
         let racers = Racers { managers: (0..managers).map(|_| backend.manager()).collect() };
         let mut edge = Edge::new();
         for _ in 0..ROUNDS {
-            // Had the round before left anything held, this would end in a timeout.
+            // If the previous round left a hold, this times out.
             let guard = take_elsewhere(&racers.holder());
             edge.note(race(&racers, guard, edge.after));
         }
@@ -97,16 +97,16 @@ fn raced(backend: &Backend, race: impl Fn(&Racers, LockGuard, Duration) -> bool)
 fn nothing_is_left(backend: &Backend, managers: &[LockManager]) {
     backend.wait_for_contenders("a", 0);
     for manager in managers {
-        eventually(SOON, "nothing is held, nobody waits", || {
+        eventually(SOON, "no lock is held and no call waits", || {
             let stats = manager.stats();
             (stats.held, stats.waiting) == (0, 0) && stats.acquired == stats.released
         });
         assert!(!manager.new_lock("a").unwrap().is_locked());
-        assert_eq!(manager.stats().sessions, 1, "the session was not given up for it");
+        assert_eq!(manager.stats().sessions, 1, "the session is kept");
     }
 }
 
-/// Whether a call that could be given up got the lock; what it got is released.
+/// Whether the call was granted the lock, which is then released.
 #[track_caller]
 fn was_granted(result: Result<LockGuard, LockError>) -> bool {
     match result {
@@ -114,14 +114,14 @@ fn was_granted(result: Result<LockGuard, LockError>) -> bool {
             assert!(guard.is_held());
             true
         }
-        // In the moment of the grant nobody may have had it.
+        // At the moment of the grant the queue may have been empty.
         Err(LockError::Timeout { .. } | LockError::Unavailable { .. } | LockError::Cancelled { .. }) => false,
         Err(other) => panic!("{other:?}"),
     }
 }
 
 fn a_timeout_at_the_moment_of_the_grant_leaves_nothing_held(backend: &Backend) {
-    // The limit runs from the question, the grant from the release: that comes so long after the question.
+    // The limit counts from the call, the grant from the release: the release follows the call after this time.
     const HEAD_START: Duration = Duration::from_millis(5);
     raced(backend, |racers, in_the_way, after| {
         let lock = racers.waiter();

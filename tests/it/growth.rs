@@ -1,4 +1,4 @@
-//! Names that nobody uses any more cost nothing.
+//! Unused names cost no memory.
 
 use std::time::Duration;
 
@@ -13,15 +13,15 @@ use crate::support::{SOON, eventually, fresh_root, shared};
 const LIMIT: Duration = Duration::from_secs(120);
 
 const HANDLES: u64 = 1_000_000;
-/// Twenty times less than the smallest entry that could be forgotten: a name, a pointer to it and one to its lock.
+/// A twentieth of the smallest entry that could leak: a name, a pointer to it, and one to its lock.
 const BYTES_PER_HANDLE: u64 = 4;
 
 const HOLDS: u64 = 6_000;
 const HOLDS_AT_ONCE: u64 = 200;
-/// Less than one forgotten queue, ticket or watch; more than what the allocator keeps for itself.
+/// Less than one leaked queue, ticket or watch, and more than the allocator itself retains.
 const BYTES_PER_HOLD: u64 = 200;
 
-/// Half of it to warm up; the growth over the other half.
+/// The growth over the second half of the names, after the first half as a warm-up.
 fn growth(count: u64, mut use_names: impl FnMut(std::ops::Range<u64>)) -> u64 {
     use_names(0..count / 2);
     let before = resident_bytes();

@@ -1,4 +1,4 @@
-//! The library's imports: from layer to layer downwards, and never in a circle.
+//! The library's imports: downwards from layer to layer, and without circles.
 
 mod imports;
 
@@ -7,8 +7,8 @@ use std::path::Path;
 
 use imports::{Arrow, Sources};
 
-/// The layers from the top down, by the modules of the crate's root. A module may import from lower layers only, not from
-/// its own: what two of a layer share is in a lower one.
+/// The layers from the top down, by the modules of the crate's root. A module may import from lower layers only, not
+/// from its own: whatever two modules of a layer share is in a lower one.
 const LAYERS: &[&[&str]] = &[
     &["lib", "docs"],
     &["memory"],
@@ -31,7 +31,7 @@ fn sources() -> Sources {
     Sources::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"))
 }
 
-/// What is wrong with these arrows, if anything is.
+/// The forbidden arrows among these.
 fn upward(arrows: &[Arrow]) -> Vec<String> {
     let layer = |module: &str| {
         let root = module.split("::").next().unwrap_or_default();
@@ -45,7 +45,7 @@ fn upward(arrows: &[Arrow]) -> Vec<String> {
     arrows.iter().filter_map(wrong).collect()
 }
 
-/// A way along the arrows that comes back to where it began, for each module that such a way first comes back to.
+/// For each module that closes a circle, the path along the arrows back to it.
 fn circles(arrows: &[Arrow]) -> Vec<String> {
     let mut imports: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for Arrow { from, to } in arrows {
@@ -80,7 +80,7 @@ fn walk<'a>(
 #[test]
 fn imports_go_down_the_layers_only() {
     let arrows = sources().arrows();
-    assert!(arrows.len() > 100, "the reader of imports sees next to nothing: {arrows:?}");
+    assert!(arrows.len() > 100, "the reader finds too few imports: {arrows:?}");
     let wrong = upward(&arrows);
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
@@ -126,7 +126,7 @@ fn a_circle_is_seen_within_a_layer_and_between_two() {
 }
 
 #[test]
-fn tests_comments_texts_and_visibilities_are_no_imports() {
+fn tests_comments_and_strings_are_ignored() {
     let client = r#"
         //! Not crate::lock::Lock.
         const TEXT: &str = "use crate::lock::Lock; {";

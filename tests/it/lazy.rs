@@ -1,4 +1,4 @@
-//! A manager that is started before etcd: it waits for etcd where it is needed, and says what is wrong then.
+//! Managers that start before etcd: calls wait for etcd, and report the problem if it does not come.
 
 use std::net::TcpListener;
 use std::thread;
@@ -14,7 +14,7 @@ use crate::support::{
 };
 
 const REQUEST: Duration = Duration::from_millis(400);
-/// What a busy machine may add.
+/// The additional time on a busy machine.
 const SLACK: Duration = Duration::from_secs(2);
 
 fn nobody() -> String {
@@ -37,7 +37,7 @@ fn timed<T>(action: impl FnOnce() -> T) -> (T, Duration) {
 }
 
 #[test]
-fn what_is_wrong_with_its_arguments_is_said_at_once() {
+fn invalid_arguments_are_reported_at_once() {
     let good = shared().endpoint();
     let try_with = |endpoint: &str, root: &str, options| LockManager::connect_lazy([endpoint], root, options);
     let bad = [
@@ -54,16 +54,16 @@ fn what_is_wrong_with_its_arguments_is_said_at_once() {
 
 #[cfg(feature = "tls")]
 #[test]
-fn certificates_that_cannot_be_read_are_said_at_once() {
+fn unreadable_certificates_are_reported_at_once() {
     let tls = etcd_lock::TlsOptions::default().ca_certificate_pem("no certificate");
     let outcome =
         LockManager::connect_lazy(["https://localhost:1"], "/l", LockManagerOptions::default().tls(tls));
     assert!(matches!(outcome, Err(LockError::InvalidOptions { .. })), "{outcome:?}");
 }
 
-/// The program comes first, with calls that wait, and then etcd.
+/// The program starts first, with calls that wait, and then etcd.
 #[test]
-fn a_program_that_starts_before_etcd_gets_its_lock_when_etcd_comes() {
+fn a_program_that_starts_before_etcd_gets_its_lock_once_etcd_is_up() {
     let etcd = Etcd::start();
     etcd.kill();
     let (manager, took) = timed(|| lazy_at(etcd.access(), "/locks"));
@@ -88,7 +88,7 @@ fn a_program_that_starts_before_etcd_gets_its_lock_when_etcd_comes() {
 }
 
 #[test]
-fn tries_and_questions_end_within_the_request_timeout() {
+fn tries_and_queries_end_within_the_request_timeout() {
     let proxy = Proxy::of(shared());
     proxy.blackhole();
     for endpoint in [nobody(), proxy.endpoint()] {
@@ -132,9 +132,9 @@ fn one_good_endpoint_is_enough_behind_dead_and_silent_ones() {
     assert!(lock(&manager, "job").is_held());
 }
 
-/// Nothing was ever held: there is nothing to wait for, and nothing that was not done.
+/// It never held a lock, so there is nothing to wait for and nothing to release.
 #[test]
-fn one_that_never_had_a_session_is_closed_and_dropped_at_once() {
+fn a_manager_that_never_had_a_session_is_closed_and_dropped_at_once() {
     let proxy = Proxy::of(shared());
     proxy.blackhole();
     // A request may take longer than a close.
@@ -159,7 +159,7 @@ fn one_that_never_had_a_session_is_closed_and_dropped_at_once() {
 }
 
 #[test]
-fn it_has_a_session_without_being_asked_and_leaves_none() {
+fn a_manager_creates_its_session_without_a_call_and_leaves_none() {
     let root = fresh_root("lazy");
     let manager = lazy_at(shared().access(), &root);
     eventually(SOON, "a session", || manager.session().is_alive());

@@ -1,4 +1,4 @@
-//! Every call ends when it says: by its timeout, its deadline, its cancel channel, its retries.
+//! Every call ends at its limit: its timeout, its deadline, its cancel channel, or its retries.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ on_both_stores! {
     retries_count_from_the_enqueue,
     a_cancelled_call_ends_in_time_and_leaves_no_key,
     a_call_with_both_limits_ends_with_the_first_of_them,
-    what_is_cancelled_already_is_not_asked_for,
+    a_call_that_is_already_cancelled_sends_no_request,
     a_try_never_joins_the_queue,
     a_try_right_after_a_release_gets_the_lock_that_nobody_else_wants,
     a_place_in_the_queue_can_be_given_up_in_a_select,
@@ -27,22 +27,22 @@ on_both_stores! {
 
 const MS: Duration = Duration::from_millis(1);
 
-/// How long a call may take beyond its limit.
+/// How much a call may exceed its limit.
 const EXCESS: Duration = Duration::from_millis(50);
 
-/// A machine that does something else can make any single try late, and an answer on the way back miss its moment. A
-/// call that is late, or says too little, by its own fault is so every time.
+/// On a busy machine, any single call can be late, and an answer can arrive after the limit. A call that is late, or
+/// whose error is incomplete, through a defect fails every time.
 const TRIES: usize = 12;
 
-/// How a call ended.
+/// The end of a call.
 struct Ended {
     /// The time beyond its limit.
     excess: Duration,
-    /// All that the error should say was in it.
+    /// Whether the error had all details.
     complete: bool,
 }
 
-/// Tries until one call ends well.
+/// Repeats until one call ends well.
 #[track_caller]
 fn ends_in_time(mut call: impl FnMut() -> Ended) {
     let mut bad = Vec::new();
@@ -56,19 +56,19 @@ fn ends_in_time(mut call: impl FnMut() -> Ended) {
     panic!("excess, and whether the error was complete: {bad:?}");
 }
 
-/// Waits that are limited to `limit` and end in vain. None may end before its time.
+/// A wait limited to `limit` that does not get the lock. It must not end before its limit.
 #[track_caller]
 fn gives_up_in_time(limit: Duration, call: impl Fn() -> Result<LockGuard, LockError>, token: FencingToken) {
     ends_in_time(|| {
         let begun = Instant::now();
         let error = call().expect_err("the lock is held");
         let took = begun.elapsed();
-        assert!(took >= limit, "gave up after {took:?} already");
+        assert!(took >= limit, "gave up after only {took:?}");
         Ended { excess: took - limit, complete: names_alice(&error, limit, took, token) }
     });
 }
 
-/// Whether the error names the holder. It may not know, but it must not name anybody else.
+/// Whether the error names the holder. It may name none, but no other owner.
 #[track_caller]
 fn names_alice(error: &LockError, limit: Duration, took: Duration, token: FencingToken) -> bool {
     let holder = match error {
@@ -81,7 +81,7 @@ fn names_alice(error: &LockError, limit: Duration, took: Duration, token: Fencin
             assert_eq!(key, "a");
             holder
         }
-        // The retries of a call that never heard of a holder.
+        // The retries of a call that never learned of a holder.
         LockError::Unavailable { .. } => &None,
         other => panic!("{other:?}"),
     };
@@ -91,7 +91,7 @@ fn names_alice(error: &LockError, limit: Duration, took: Duration, token: Fencin
     true
 }
 
-/// The lock "a" of a manager that calls itself alice, held for the whole test, and the same lock of another manager.
+/// The lock "a" of a manager with the owner alice, held for the whole test, and the same lock of another manager.
 struct Contended {
     guard: LockGuard,
     waiter: LockManager,
@@ -112,7 +112,7 @@ impl Contended {
         self.waiter.new_lock_with("a", options).unwrap()
     }
 
-    /// The holder holds, nobody waits, and nobody's key stands behind the holder's.
+    /// Only alice's key is queued, and no call waits.
     #[track_caller]
     fn nothing_is_left(&self, backend: &Backend) {
         backend.wait_for_contenders("a", 1);
@@ -150,7 +150,7 @@ fn retries_end_in_time_name_the_holder_and_leave_no_key(backend: &Backend) {
     };
     gives_up_in_time(100 * MS, already_held, held.guard.token());
     held.nothing_is_left(backend);
-    // The tighter of the two limits counts, and names the error.
+    // The earlier limit counts, and determines the error.
     let result = lock.lock_timeout(10 * MS);
     assert!(matches!(result, Err(LockError::Timeout { .. })), "{result:?}");
     held.nothing_is_left(backend);
@@ -178,7 +178,7 @@ fn retries_count_from_the_enqueue(backend: &Backend) {
         assert!(disconnects(pending.ready()));
         let took = begun.elapsed();
         let error = pending.wait().expect_err("the lock is held");
-        assert!(took >= 60 * MS, "gave up after {took:?} already");
+        assert!(took >= 60 * MS, "gave up after only {took:?}");
         Ended { excess: took - 60 * MS, complete: names_alice(&error, 60 * MS, took, held.guard.token()) }
     });
     held.nothing_is_left(backend);
@@ -234,7 +234,7 @@ fn a_call_with_both_limits_ends_with_the_first_of_them(backend: &Backend) {
     assert!(matches!(result, Err(LockError::Cancelled { .. })), "{result:?}");
 }
 
-fn what_is_cancelled_already_is_not_asked_for(backend: &Backend) {
+fn a_call_that_is_already_cancelled_sends_no_request(backend: &Backend) {
     let manager = backend.manager();
     let lock = manager.new_lock("a").unwrap();
     let (stop, cancel) = bounded::<()>(1);
@@ -257,7 +257,7 @@ fn a_try_never_joins_the_queue(backend: &Backend) {
     assert_eq!(held.waiter.stats().rpcs.txn - before.rpcs.txn, 1, "one question");
     assert_eq!(backend.contenders("a"), 1);
 
-    // Nor does it overtake who waits, whether in etcd or in its own process.
+    // Nor does it overtake waiters, in etcd or in its own process.
     let pending = thread::scope(|scope| scope.spawn(|| lock.enqueue().unwrap()).join().unwrap());
     backend.wait_for_contenders("a", 2);
     let third = backend.manager();
@@ -266,7 +266,7 @@ fn a_try_never_joins_the_queue(backend: &Backend) {
     assert_eq!(backend.contenders("a"), 2);
     drop(held.guard);
     let guard = pending.wait().unwrap();
-    assert!(lock.try_lock().unwrap().is_none(), "another thread of this process has it");
+    assert!(lock.try_lock().unwrap().is_none(), "another thread of this process holds it");
     guard.unlock().unwrap();
     let tried = lock.try_lock().unwrap().expect("the lock is free");
     assert!(tried.is_held());
@@ -291,7 +291,7 @@ fn a_place_in_the_queue_can_be_given_up_in_a_select(backend: &Backend) {
     select! {
         recv(pending.ready()) -> _ => panic!("the lock is held"),
         recv(stopped) -> _ => drop(pending),
-        recv(after(SOON)) -> _ => panic!("the message is there"),
+        recv(after(SOON)) -> _ => panic!("the message has arrived"),
     }
     held.nothing_is_left(backend);
 
@@ -303,19 +303,19 @@ fn a_place_in_the_queue_can_be_given_up_in_a_select(backend: &Backend) {
         recv(stopped) -> _ => panic!("nobody stops"),
         recv(after(SOON)) -> _ => panic!("the lock is free"),
     }
-    // Held from that moment on, whether somebody picks it up or not.
+    // The lock is held from then on, whether or not its guard is fetched.
     assert_eq!((held.waiter.stats().held, backend.contenders("a")), (1, 1));
     assert!(backend.manager().new_lock("a").unwrap().try_lock().unwrap().is_none());
     let guard = pending.wait().unwrap();
     assert!(guard.is_held() && lock.is_locked());
     drop(guard);
 
-    // Given up when it was granted already.
+    // Given up after the grant.
     let pending = lock.enqueue().unwrap();
     assert!(disconnects(pending.ready()));
     drop(pending);
     backend.wait_for_contenders("a", 0);
-    eventually(SOON, "nothing is held", || !lock.is_locked() && held.waiter.stats().held == 0);
+    eventually(SOON, "no lock is held", || !lock.is_locked() && held.waiter.stats().held == 0);
 }
 
 fn a_limit_beyond_the_clock_is_no_limit(backend: &Backend) {
@@ -338,12 +338,12 @@ fn a_limit_beyond_the_clock_is_no_limit(backend: &Backend) {
         }
         wait_for_waiting(&held.waiter, 4);
         backend.wait_for_contenders("a", 2);
-        // The time itself is what is shown here: an overflow would end the wait at once.
+        // The time itself is under test: an overflow would end the wait at once.
         thread::sleep(50 * MS);
         assert_eq!(reports.try_recv().err(), Some(TryRecvError::Empty));
         drop(held.guard);
         for _ in 0..4 {
-            reports.recv_timeout(SOON).expect("everybody's turn comes").expect("and is granted");
+            reports.recv_timeout(SOON).expect("every call returns").expect("and is granted");
         }
     });
 }

@@ -1,4 +1,4 @@
-//! Each transition is logged once, after it is true.
+//! Each transition is logged once, and only after it has happened.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::support::{Backend, SOON, disconnects, eventually, lease_of, on_both_s
 
 on_both_stores! {
     a_long_wait_names_its_holder_once,
-    a_wait_for_what_this_process_holds_says_so,
+    a_wait_behind_the_own_process_is_logged_as_such,
     a_wait_that_is_not_long_a_try_and_a_wait_without_the_warning_log_nothing,
     taking_and_giving_back_is_debug_and_logged_when_it_is_done,
 }
@@ -22,19 +22,19 @@ on_both_stores! { alone:
 }
 
 #[test]
-fn what_etcd_has_not_confirmed_is_not_logged_as_done() {
-    alone("logged::what_etcd_has_not_confirmed_is_not_logged_as_done", SOON, || {
+fn an_unconfirmed_release_is_not_logged_as_released() {
+    alone("logged::an_unconfirmed_release_is_not_logged_as_released", SOON, || {
         nothing_unconfirmed_is_logged_as_done(&Backend::own_etcd("unconfirmed"));
         nothing_unconfirmed_is_logged_as_done(&Backend::memory("unconfirmed"));
     });
 }
 
-/// What `of` logs about the lock of this name.
+/// The lines of `of` about the lock with this name.
 fn of_lock(name: &str) -> Logs {
     Logs::with(&format!("lock {name:?}"))
 }
 
-/// No two tests share a name: they share the log.
+/// No two tests use the same name, because they share the log.
 fn unique(backend: &Backend, name: &str) -> String {
     format!("{name} of {}", backend.root().replace('/', "-"))
 }
@@ -61,7 +61,7 @@ fn a_long_wait_names_its_holder_once(backend: &Backend) {
     assert!(facts.iter().all(|fact| warnings[0].contains(fact)), "{warnings:#?} {facts:?}");
 }
 
-fn a_wait_for_what_this_process_holds_says_so(backend: &Backend) {
+fn a_wait_behind_the_own_process_is_logged_as_such(backend: &Backend) {
     let manager = backend.manager();
     let name = unique(backend, "own");
     let _guard = take(&manager.new_lock(&name).unwrap());

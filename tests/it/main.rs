@@ -1,7 +1,6 @@
 //! Tests on a real etcd. One binary, so that the servers and the build are shared.
 //!
-//! No test needs a server that somebody started by hand, and none is skipped when etcd is missing: it fails and says
-//! what to do.
+//! The tests start their own servers. None is skipped when etcd is missing: it fails with instructions.
 #![allow(
     clippy::expect_used,
     clippy::panic,

@@ -1,4 +1,4 @@
-//! Every name is a lock of its own, at the same key for this library and for etcd's own clients.
+//! Every name is a lock of its own, with the same key in this library and etcd's own clients.
 
 use etcd_lock::{ForceUnlock, LockError, LockManager};
 
@@ -6,7 +6,7 @@ use crate::support::etcdctl::Etcdctl;
 use crate::support::manager::{connect, enqueue, granted, lock, wait_for_contenders};
 use crate::support::{Raw, SOON, fresh_root, shared};
 
-/// Names, with the path segments that they are in etcd.
+/// Names, and their path segments in etcd.
 fn names() -> Vec<(String, String)> {
     let plain = [
         ("a", "a"),
@@ -21,14 +21,14 @@ fn names() -> Vec<(String, String)> {
         ("-", "-"),
         ("line\nbreak\0", "line%0Abreak%00"),
         ("naïve/锁🔒", "naïve%2F锁🔒"),
-        // Composed and decomposed are two names: bytes count, not looks.
+        // Composed and decomposed characters make two names: the bytes count, not their look.
         ("é", "é"),
         ("e\u{301}", "e\u{301}"),
     ];
     let mut names: Vec<_> = plain.map(|(name, key)| (name.to_owned(), key.to_owned())).into();
     names.push(("x".repeat(512), "x".repeat(512)));
     names.push(("é".repeat(256), "é".repeat(256)));
-    // The longest key that a name can make: 1,536 bytes behind the root.
+    // The longest key that a name can have: 1,536 bytes after the root.
     names.push(("/".repeat(512), "%2F".repeat(512)));
     names
 }
@@ -40,7 +40,7 @@ fn all_names_can_be_held_at_once_each_at_its_own_key() {
     let guards: Vec<_> = names().iter().map(|(name, _)| lock(&manager, name)).collect();
     for ((name, key), guard) in names().iter().zip(&guards) {
         let keys = format!("{root}/{key}/");
-        assert!(guard.etcd_key().starts_with(&keys), "{name:?} lies at {:?}", guard.etcd_key());
+        assert!(guard.etcd_key().starts_with(&keys), "{name:?} has the key {:?}", guard.etcd_key());
         assert_eq!(raw.count(&keys), 1, "{name:?}");
         assert_eq!(guard.key(), name);
         assert!(other.new_lock(name).unwrap().try_lock().unwrap().is_none(), "{name:?}");
@@ -52,7 +52,7 @@ fn all_names_can_be_held_at_once_each_at_its_own_key() {
     let listed: Vec<String> = other.list_locks("").unwrap().into_iter().map(|info| info.key).collect();
     assert_eq!(listed, expected);
 
-    // One goes, the others stay.
+    // One is released, and the others stay held.
     for (gone, guard) in guards.into_iter().enumerate() {
         assert!(guard.is_held());
         guard.unlock().unwrap();
@@ -79,9 +79,9 @@ fn a_listing_takes_the_beginning_of_names_literally() {
     }
 }
 
-/// Both ways for every name that a command line can carry: theirs is in our way, ours is in theirs.
+/// In both directions, for every name that a command line can carry: each blocks the other.
 #[test]
-fn etcdctl_and_we_mean_the_same_lock_by_every_name() {
+fn etcdctl_and_the_library_use_the_same_lock_for_every_name() {
     let (root, raw) = (fresh_root("names"), Raw::connect(shared().access()));
     let manager = connect(shared().access(), &root);
     let ctl = Etcdctl::new(shared().access());
@@ -113,7 +113,7 @@ fn refused<T: std::fmt::Debug>(result: Result<T, LockError>, what: &str) {
     assert!(matches!(error, LockError::InvalidKey { .. }), "{what}: {error:?}");
     assert_eq!(error.code().as_str(), "INVALID_KEY");
     assert!(!error.is_retryable());
-    assert!(error.to_string().len() < 400, "a refused name is not repeated at length");
+    assert!(error.to_string().len() < 400, "a refused name is abbreviated");
 }
 
 #[test]
@@ -129,11 +129,11 @@ fn an_empty_name_and_one_of_513_bytes_are_refused_by_every_call() {
         refused(manager.force_unlock(name, ForceUnlock::Session), &what);
     }
     let after = manager.stats();
-    assert_eq!(after.rpcs.txn, before.rpcs.txn, "etcd was not asked");
+    assert_eq!(after.rpcs.txn, before.rpcs.txn, "no request was sent");
 }
 
 #[test]
-fn roots_are_apart_and_lose_their_trailing_slash() {
+fn roots_are_separate_and_lose_their_trailing_slash() {
     let root = fresh_root("names");
     let access = shared().access();
     let (plain, slash) = (connect(access, &root), connect(access, &format!("{root}/")));

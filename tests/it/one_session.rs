@@ -25,7 +25,7 @@ fn a_hundred_locks_share_one_lease_one_renewal_and_one_watch_stream() {
     let manager = connect_with(etcd.access(), "/locks", options(etcd.access()).ttl(ttl));
     assert_eq!(manager.session().ttl, ttl);
     let guards = hold_a_hundred(&manager);
-    // Each of them is watched by now, the session too.
+    // All of them are watched by now, including the session.
     eventually(SOON, "every hold is watched", || manager.stats().rpcs.watch >= LOCKS as u64);
 
     let renewals = || manager.stats().rpcs.lease_renew;
@@ -34,7 +34,7 @@ fn a_hundred_locks_share_one_lease_one_renewal_and_one_watch_stream() {
     let (first, begun) = (renewals(), Instant::now());
     eventually(SOON, "two more renewals", || renewals() >= first + 2);
     let took = begun.elapsed();
-    // Whoever looks may be late at the beginning, the renewals may be late at the end.
+    // The test may observe the first renewal late, and the last renewals may be late.
     assert!(took > ttl * 2 / 3 - ttl / 6, "two renewals in {took:?} are too many");
     assert!(took < ttl, "two renewals in {took:?} are too few");
 
@@ -47,12 +47,12 @@ fn a_hundred_locks_share_one_lease_one_renewal_and_one_watch_stream() {
 
     let stats = manager.stats();
     assert_eq!((stats.sessions, stats.held, stats.rpcs.lease_grant), (1, LOCKS as u64, 1));
-    // What etcd itself has counted.
+    // etcd's own count.
     assert_eq!(etcd.requests("LeaseGrant"), 1);
     assert_eq!(etcd.requests("LeaseKeepAlive"), 1, "streams");
     assert_eq!(etcd.requests("Watch"), 1, "streams");
     let messages = r#"grpc_server_msg_received_total{grpc_method="LeaseKeepAlive",grpc_service="etcdserverpb.Lease",grpc_type="bidi_stream"}"#;
-    assert!((etcd.metric(messages) - renewals() as f64).abs() < 2.0, "a message for each renewal");
+    assert!((etcd.metric(messages) - renewals() as f64).abs() < 2.0, "one message for each renewal");
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn a_revoked_lease_ends_every_guard_and_is_replaced_by_itself() {
     wait_for_contenders(&raw, &format!("{root}/lock-0/"), 2);
     let lost = lease_of(&manager);
     let taken = std::thread::scope(|scope| {
-        // Waits behind this process's own hold, so in no queue in etcd; it does not notice the loss.
+        // Waits behind a hold of its own process, so it has no key in etcd; the loss does not affect it.
         let local = scope.spawn(|| manager.new_lock("lock-1").unwrap().lock_timeout(SOON).unwrap());
         eventually(SOON, "a local waiter", || manager.stats().waiting == 1);
         raw.revoke(lost);
@@ -78,7 +78,7 @@ fn a_revoked_lease_ends_every_guard_and_is_replaced_by_itself() {
     assert!(taken.is_held() && taken.token() > guards[1].token());
     assert!(granted(elsewhere).token() > guards[0].token());
 
-    // Nothing had to be done for the next session.
+    // The next session needed no action.
     let new = lock(&manager, "another");
     let session = lease_of(&manager);
     assert_ne!(session, lost);
@@ -89,13 +89,13 @@ fn a_revoked_lease_ends_every_guard_and_is_replaced_by_itself() {
     assert_eq!((stats.lost.session_revoked, stats.lost.total()), (LOCKS as u64, LOCKS as u64));
     assert_eq!(stats.held, 2);
 
-    // What was lost stays lost, and its release does no harm to whoever has the lock now.
+    // A lost hold stays lost, and its release does not affect the present holder.
     let first = guards.into_iter().next().unwrap();
     assert!(matches!(first.unlock(), Err(etcd_lock::LockError::Expired { .. })));
     assert!(taken.is_held() && raw.get(taken.etcd_key()).is_some());
 }
 
-/// An administrator, or a stray script, deletes all keys of the library.
+/// An administrator or a script deletes all keys of the library.
 #[test]
 fn a_deleted_session_key_ends_every_guard_too() {
     let (root, raw) = (fresh_root("session"), Raw::connect(shared().access()));

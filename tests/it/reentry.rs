@@ -1,4 +1,4 @@
-//! A lock keeps out everybody while it is held, its own thread included; a reentrant lock lets its thread in again.
+//! A held lock keeps out all threads, including its own; a reentrant lock lets its own thread enter again.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -21,7 +21,7 @@ on_both_stores! {
     a_lost_reentrant_hold_is_expired_until_the_thread_s_last_guard_has_gone,
 }
 
-/// How many are inside, and how many ever were at once.
+/// The number of threads inside now, and the maximum.
 #[derive(Debug, Default)]
 struct Room {
     inside: AtomicUsize,
@@ -44,7 +44,7 @@ impl Room {
     }
 }
 
-/// On every tick, a thread tries the lock, and a job that got it runs on a thread of its own.
+/// On every tick, a thread tries the lock, and passes a guard on to a job on another thread.
 fn a_scheduler_that_hands_its_guards_to_jobs_starts_one_at_a_time(backend: &Backend) {
     let manager = backend.manager();
     let lock = manager.new_lock("nightly").unwrap();
@@ -71,7 +71,7 @@ fn a_scheduler_that_hands_its_guards_to_jobs_starts_one_at_a_time(backend: &Back
     assert!(lock.try_lock().unwrap().is_some(), "the job is done");
 }
 
-/// Requests of a server whose `lock()` runs on the runtime's blocking threads, with the guard held over an `.await`.
+/// Requests to a server whose `lock()` runs on the runtime's blocking threads, with the guard held over an `.await`.
 fn blocking_tasks_that_hand_their_guards_to_async_code_come_one_at_a_time(backend: &Backend) {
     const REQUESTS: usize = 50;
     let manager = backend.manager();
@@ -99,12 +99,12 @@ fn blocking_tasks_that_hand_their_guards_to_async_code_come_one_at_a_time(backen
     assert_eq!(manager.stats().acquired, REQUESTS as u64);
 }
 
-/// A thread pool lets a thread that waits run other jobs meanwhile: the holder's own thread then asks again.
+/// A thread pool lets a waiting thread run other jobs meanwhile, so the holder's own thread calls `lock` again.
 fn jobs_that_a_holding_thread_runs_while_it_waits_do_not_get_in(backend: &Backend) {
     let manager = backend.manager();
     let lock = manager.new_lock("index").unwrap();
     let outer = take(&lock);
-    // What the pool runs on this thread while the job above waits for its parts.
+    // The job that the pool runs on this thread while the job above waits for its parts.
     let stolen = || lock.lock_timeout(Duration::from_millis(20));
     let refused = stolen();
     assert!(matches!(refused, Err(LockError::Timeout { .. })), "{refused:?}");
@@ -119,7 +119,11 @@ fn the_holding_thread_waits_its_turn_like_everybody_else(backend: &Backend) {
     match lock.lock_timeout(Duration::from_millis(50)) {
         Err(LockError::Timeout { holder: Some(holder), .. }) => {
             assert_eq!(holder.owner.as_deref(), Some("alice"));
-            assert_eq!(holder.pid, Some(std::process::id()), "whoever waits for itself can find out");
+            assert_eq!(
+                holder.pid,
+                Some(std::process::id()),
+                "the error shows that the process waits for itself"
+            );
         }
         other => panic!("{other:?}"),
     }
@@ -141,7 +145,7 @@ fn a_lost_guard_keeps_nobody_from_the_lock(backend: &Backend) {
     assert!(anew.token() > lost.token() && !lost.is_held(), "a lost guard stays lost");
 }
 
-/// A further guard by every way there is.
+/// Another guard, in each possible way.
 fn again(lock: &ReentrantLock) -> Vec<ReentrantGuard> {
     vec![
         lock.lock().unwrap(),
@@ -202,7 +206,7 @@ fn a_shared_guard_on_another_thread_keeps_the_lock_and_that_thread_waits_its_tur
         let other = scope.spawn({
             let lock = &lock;
             move || {
-                // To have a shared guard is not to be let in again.
+                // A shared guard does not let its thread enter again.
                 assert!(lock.try_lock().unwrap().is_none());
                 let _ = is_dropped.recv();
                 assert!(shared.is_held() && lock.is_locked(), "it keeps the hold");
@@ -240,9 +244,9 @@ fn a_lost_reentrant_hold_is_expired_until_the_thread_s_last_guard_has_gone(backe
     };
     assert!(all_expired(attempts()));
     drop(guard);
-    assert!(all_expired(attempts()), "one guard of the lost hold is still there");
+    assert!(all_expired(attempts()), "one guard of the lost hold is not dropped yet");
 
-    // Whoever has nothing to do with the lost hold gets the lock meanwhile.
+    // A thread without a guard of the lost hold gets the lock meanwhile.
     let token = again.token();
     let elsewhere = take_elsewhere(&manager.new_lock("a").unwrap());
     assert!(elsewhere.token() > token);

@@ -1,4 +1,4 @@
-//! A session that is lost takes every hold with it, and is replaced by itself. Who waits goes on waiting.
+//! A lost session ends every hold, and is replaced by itself. Waiters keep waiting.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,13 +23,13 @@ on_both_stores! { own_server:
 
 #[track_caller]
 fn wait_for_session_after(manager: &LockManager, lost: i64) {
-    eventually(SOON, "the next session stands", || {
+    eventually(SOON, "the next session is up", || {
         let session = manager.session();
         session.is_alive() && session.lease_id != Some(lost)
     });
 }
 
-/// Whether the key belongs to the session that stands now.
+/// Whether the key belongs to the present session.
 fn is_of_this_session(key: &str, manager: &LockManager) -> bool {
     key.contains(&format!("/{:x}-", lease_of(manager)))
 }
@@ -72,7 +72,7 @@ fn a_lost_session_is_nothing_to_other_managers(backend: &Backend) {
     let lost = take(&manager.new_lock("b").unwrap());
     backend.end_session(&manager);
     assert!(disconnects(lost.done()));
-    // What was lost here is free there.
+    // The lock lost here is free for others.
     assert!(take(&other.new_lock("b").unwrap()).token() > lost.token());
     assert!(guard.is_held() && guard.loss().is_none());
     assert_eq!((lease_of(&other), other.stats().sessions), (session, 1));
@@ -93,11 +93,14 @@ fn waiters_stay_queued_and_get_the_lock_under_the_next_session(backend: &Backend
     backend.wait_for_contenders("a", 2);
     assert_eq!(manager.stats().waiting, 2);
     assert!(guard.is_held());
-    assert!(first.ready().try_recv().is_err_and(|error| error.is_empty()), "nobody got it by that");
+    assert!(
+        first.ready().try_recv().is_err_and(|error| error.is_empty()),
+        "the loss grants the lock to no waiter"
+    );
 
     drop(guard);
     assert!(disconnects(first.ready()));
-    assert!(second.ready().try_recv().is_err_and(|error| error.is_empty()), "they are still in order");
+    assert!(second.ready().try_recv().is_err_and(|error| error.is_empty()), "the waiters keep their order");
     let first = first.wait().unwrap();
     assert!(is_of_this_session(first.etcd_key(), &manager) && first.is_held());
     let token = first.token();
@@ -117,8 +120,8 @@ fn a_thread_that_waits_behind_a_lost_hold_gets_the_lock_under_the_next_session(b
         });
         wait_for_waiting(&manager, 1);
         backend.end_session(&manager);
-        // Without the lost guard's going.
-        eventually(SOON, "the waiting thread has had it", || waiter.is_finished());
+        // Before the lost guard is dropped.
+        eventually(SOON, "the waiting thread has held the lock", || waiter.is_finished());
         assert!(!guard.is_held());
         assert!(waiter.join().unwrap() > guard.token());
     });
@@ -139,7 +142,7 @@ fn a_waiter_whose_session_is_lost_keeps_its_own_time_limit(backend: &Backend) {
         let refused = call.join().unwrap();
         let took = begun.elapsed();
         let Err(LockError::Timeout { waited, .. }) = refused else { panic!("{refused:?}") };
-        assert!(waited + Duration::from_millis(1) >= limit, "it gave up after {waited:?} already");
+        assert!(waited + Duration::from_millis(1) >= limit, "it gave up after only {waited:?}");
         assert!(took < SOON, "it took {took:?}");
     });
     backend.wait_for_contenders("a", 1);
@@ -162,8 +165,8 @@ fn a_session_can_be_lost_again_and_again(backend: &Backend) {
     assert!(held.is_held() && held.loss().is_none());
 }
 
-/// etcd answers nothing for longer than the lease lasts. The holder ends its holds by the clock alone, before etcd could
-/// give the lock away, and all goes on by itself when the answers come again.
+/// etcd does not answer for longer than the lease lasts. The holder ends its holds by the clock alone, before etcd
+/// could grant the lock to another, and recovers by itself once etcd answers again.
 fn a_manager_that_is_cut_off_gives_up_its_holds_by_itself_and_comes_back(backend: &Backend) {
     let ttl = Duration::from_secs(2);
     let manager = backend.manager_with(LockManagerOptions::default().ttl(ttl));
@@ -177,7 +180,7 @@ fn a_manager_that_is_cut_off_gives_up_its_holds_by_itself_and_comes_back(backend
     assert!(disconnects(guard.done()));
     let lasted = begun.elapsed();
     assert_eq!((guard.loss(), guard.is_held()), (Some(LossReason::SessionExpired), false));
-    assert!(lasted >= promised, "assured for {promised:?}, given up after {lasted:?}");
+    assert!(lasted >= promised, "assured for {promised:?}, ended after {lasted:?}");
     assert!(!manager.session().is_alive());
     assert_eq!(manager.stats().lost.session_expired, 1);
 

@@ -1,4 +1,4 @@
-//! The fixtures do what they say: a test that fails should blame the library.
+//! Tests of the fixtures, so that a failing test points at the library.
 
 mod faults;
 mod judges;
@@ -6,5 +6,5 @@ mod servers;
 
 use std::time::Duration;
 
-/// For what takes milliseconds on this machine.
+/// Enough time for actions that take milliseconds on an idle machine.
 const SOON: Duration = Duration::from_secs(10);

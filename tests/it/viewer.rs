@@ -1,4 +1,4 @@
-//! A viewer sees what there is to see, needs no right but to read, and leaves no trace.
+//! A viewer reads everything, needs only read permission, and leaves no trace.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ fn view(access: &Access, root: &str) -> LockViewer {
         .unwrap_or_else(|why| panic!("no viewer at {:?}: {why:?}", access.endpoints))
 }
 
-/// Without what goes by between two looks.
+/// Clears the values that differ between two reads.
 fn timeless(infos: Vec<LockInfo>) -> Vec<LockInfo> {
     let mut infos = infos;
     infos.iter_mut().for_each(|info| info.ttl_remaining = None);
@@ -33,7 +33,7 @@ fn a_viewer_sees_what_a_manager_sees_and_leaves_no_trace() {
 
     let viewer = view(etcd.access(), "/locks/");
     assert_eq!(viewer.root(), root);
-    let info = viewer.lock_info("a").unwrap().expect("it is held");
+    let info = viewer.lock_info("a").unwrap().expect("the lock is held");
     assert!(info.ttl_remaining.is_some() && info.pid == Some(std::process::id()));
     assert_eq!(timeless(vec![info]), timeless(manager.lock_info("a").unwrap().into_iter().collect()));
     assert_eq!(timeless(viewer.list_locks("").unwrap()), timeless(manager.list_locks("").unwrap()));
@@ -45,9 +45,9 @@ fn a_viewer_sees_what_a_manager_sees_and_leaves_no_trace() {
     assert_eq!(raw.leases(), [lease_of(&manager)]);
 }
 
-/// The create revision decides, not the key, and a foreign client has its place like everybody else.
+/// The create revision decides, not the key, and a foreign client is listed like any other.
 #[test]
-fn a_queue_shows_everybody_in_the_order_of_their_turns() {
+fn a_queue_shows_all_contenders_in_their_order() {
     let (root, raw) = (fresh_root("viewer"), Raw::connect(shared().access()));
     let named = |owner: &str| connect_with(shared().access(), &root, options(shared().access()).owner(owner));
     let (one, two, three) = (named("one"), named("two"), named("three"));
@@ -74,9 +74,9 @@ fn a_queue_shows_everybody_in_the_order_of_their_turns() {
     raw.delete(&format!("{root}/a/0"));
 }
 
-/// What a dashboard's user is for: whoever may read below the root sees everything, and can disturb nothing.
+/// The user of a dashboard: read permission below the root shows everything, and allows no change.
 #[test]
-fn a_user_who_may_only_read_can_look_and_cannot_lock() {
+fn a_user_with_read_permission_can_view_and_cannot_lock() {
     let root = "/app/locks";
     let etcd = Setup::default()
         .arg("--bcrypt-cost=4")
@@ -109,9 +109,9 @@ fn a_user_who_may_only_read_can_look_and_cannot_lock() {
     assert_ne!(viewer.queue("a").unwrap().first().map(|info| info.token), Some(guard.token()));
 }
 
-/// With etcd away, questions end by their limit, and the last handle goes at once.
+/// While etcd is down, queries end at their limit, and the last handle is dropped at once.
 #[test]
-fn a_viewer_whose_etcd_is_away_says_so_in_time_and_goes_at_once() {
+fn a_viewer_whose_etcd_is_down_fails_in_time_and_is_dropped_at_once() {
     let etcd = Etcd::start();
     let limit = Duration::from_millis(500);
     let options = options(etcd.access()).request_timeout(limit);

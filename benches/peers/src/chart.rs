@@ -1,4 +1,4 @@
-//! How long hand-overs take, drawn: one strip for each contestant, on a logarithmic scale of time.
+//! A chart of the hand-over times: one strip for each contestant, on a logarithmic scale.
 
 use std::error::Error;
 use std::path::Path;
@@ -71,7 +71,7 @@ fn draw_axis(area: &Area<'_>) -> Result<(), Box<dyn Error>> {
         let x = 16.0 + pixels * (decade - DECADES.start) / (DECADES.end - DECADES.start);
         let name = if decade < 0.0 { "0.1 ms".into() } else { format!("{} ms", 10f64.powf(decade)) };
         let name = if decade >= 3.0 { "1 s".into() } else { name };
-        // Text grows to the right of its place.
+        // Text extends to the right of its position.
         let left = if decade <= DECADES.start { 0.0 } else { 7.0 * name.len() as f64 / 2.0 };
         let left = if decade >= DECADES.end { 18.0 } else { left };
         area.draw(&Text::new(name, ((x - left) as i32, 6), font(12)))?;
@@ -89,7 +89,7 @@ fn font(size: u32) -> TextStyle<'static> {
     (FontFamily::SansSerif, size).into_text_style(&(WIDTH, 200))
 }
 
-/// The part of all hand-overs, of all rounds together, that falls into each bin.
+/// The share of the hand-overs of all rounds in each bin.
 fn shares(rounds: &[Figures]) -> Vec<f64> {
     let bins = ((DECADES.end - DECADES.start) / BIN).round() as usize;
     let mut counts = vec![0.0; bins];
@@ -102,7 +102,7 @@ fn shares(rounds: &[Figures]) -> Vec<f64> {
     counts
 }
 
-/// In milliseconds, of all rounds together.
+/// In milliseconds, over all rounds.
 fn median_of(measured: &Measured, who: Who) -> f64 {
     let nanos = measured.of(who).iter().flat_map(|figures| figures.nanos.iter().copied()).collect();
     Figures { nanos, ..Figures::default() }.quantile(0.5).as_secs_f64() * 1e3

@@ -1,4 +1,4 @@
-//! The processes of one contestant: one for each session where sessions contend, as in real life, else one.
+//! The processes of one contestant: one for each session where sessions contend, as in production, otherwise one.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
@@ -7,10 +7,10 @@ use crate::rows::Shape;
 use crate::window::{Figures, Sheet, Window};
 use crate::{Setting, Who, ours, tasks};
 
-/// Starts them, lets them begin together once all are connected, and puts together what they have measured.
+/// Starts the processes, lets them begin together once all are connected, and merges their measurements.
 pub(crate) fn run(who: Who, setting: &Setting, command: impl Fn() -> Command) -> Figures {
     let shape = setting.row.shape;
-    // Puts wait for nobody: as many as locks can be had at a time, and their latency is that of a put.
+    // Puts wait for nothing: as many run at a time as locks can be held at a time, and their latency is that of a put.
     let puts = who == Who::Puts;
     let mut crew: Vec<Child> = (0..if puts { 1 } else { shape.processes() })
         .map(|_| command().stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap())
@@ -20,7 +20,7 @@ pub(crate) fn run(who: Who, setting: &Setting, command: impl Fn() -> Command) ->
     for told in &mut told {
         let mut ready = String::new();
         told.read_line(&mut ready).unwrap();
-        assert_eq!(ready.trim_end(), "ready", "a contestant's process cannot begin");
+        assert_eq!(ready.trim_end(), "ready", "a contestant's process did not start");
     }
     let window = Window::opens_in(setting.warm_up, setting.measured);
     for child in &mut crew {
@@ -41,7 +41,7 @@ pub(crate) fn of_this_program(who: Who, setting: &Setting) -> Command {
     command
 }
 
-/// What such a process does.
+/// The work of such a process.
 #[derive(Clone, Debug)]
 pub(crate) struct Part {
     pub(crate) who: Who,
@@ -55,13 +55,13 @@ impl Part {
         let sheet = match self.who {
             Who::LockClient => tasks::lock_client(self),
             Who::Puts => tasks::puts(self),
-            // Go's processes are of another program.
+            // Go's processes run another program.
             Who::Ours | Who::Go => ours::run(self),
         };
         println!("{}", serde_json::to_string(&sheet).unwrap());
     }
 
-    /// The names that a worker takes in turn.
+    /// The names that a worker locks in turn.
     pub(crate) fn names(&self, worker: usize) -> Vec<String> {
         let name = |n| if self.shape.is_shared() { "shared".into() } else { format!("{worker}-{n}") };
         (0..self.shape.names()).map(name).collect()

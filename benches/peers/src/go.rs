@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use crate::Setting;
 use crate::options::work_dir;
 
-/// Where Debian puts the sources of Go libraries.
+/// The folder of Debian's Go libraries.
 const DEBIAN: &str = "/usr/share/gocode";
 
 /// The Go program, built.
@@ -16,7 +16,7 @@ pub(crate) struct Go {
 }
 
 impl Go {
-    /// Builds it; or says why there is none.
+    /// Builds it, or returns the reason why it is missing.
     pub(crate) fn build() -> Result<Self, String> {
         let install = |missing: &str| {
             format!("{missing}. On Debian and Ubuntu: apt-get install golang-go golang-etcd-server-dev")
@@ -50,7 +50,7 @@ impl Go {
         Ok(Self { program })
     }
 
-    /// The command that starts one process of it.
+    /// The command that starts one of its processes.
     pub(crate) fn command(&self, setting: &Setting) -> Command {
         let shape = setting.row.shape;
         let mut command = Command::new(&self.program);

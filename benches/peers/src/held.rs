@@ -1,6 +1,6 @@
-//! Many names held by one manager: what each costs while nothing happens.
+//! Many names held by one manager: their cost while nothing happens.
 //!
-//! Measured in a process of its own, whose memory is nobody else's.
+//! Measured in a process of its own, so that the memory is only the manager's.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,14 +11,14 @@ use serde::{Deserialize, Serialize};
 use crate::options::Options;
 use crate::report::{median, rounded};
 
-/// Renewals go out at a third of it.
+/// Renewals are sent at a third of it.
 const TTL: Duration = Duration::from_secs(6);
 /// Long enough for five renewals.
 const IDLE: Duration = Duration::from_secs(10);
-/// Until what follows an acquisition is done: holds are watched from their hundredth millisecond on.
+/// The work that follows an acquisition ends within this time: a hold is watched from 100 ms after its grant.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// What must be reached.
+/// The targets.
 pub(crate) const BYTES_EACH: f64 = 2_048.0;
 pub(crate) const LIST_SECONDS: f64 = 0.5;
 pub(crate) const CPU_PERCENT: f64 = 1.0;
@@ -27,21 +27,21 @@ pub(crate) const CPU_PERCENT: f64 = 1.0;
 pub(crate) struct Held {
     pub(crate) names: usize,
     pub(crate) seconds_to_take: f64,
-    /// Resident memory; unknown outside Linux.
+    /// Resident memory; `None` outside Linux.
     pub(crate) bytes_each: Option<f64>,
     pub(crate) idle_seconds: f64,
     pub(crate) renewals_with_none: u64,
     pub(crate) renewals_with_all: u64,
-    /// Of all requests but renewals.
+    /// All requests except renewals.
     pub(crate) requests_with_all: u64,
-    /// Of one processor.
+    /// The share of one processor.
     pub(crate) cpu_percent_with_none: f64,
     pub(crate) cpu_percent_with_all: f64,
     pub(crate) seconds_to_list: f64,
     pub(crate) seconds_to_release: f64,
 }
 
-/// Measures in a child.
+/// Measures in a child process.
 pub(crate) fn measure(options: &Options, endpoints: &[String]) -> Held {
     let mut child = Command::new(std::env::current_exe().unwrap());
     child.args(["--names", &options.names.to_string(), "--hold-at", &endpoints.join(",")]);
@@ -50,13 +50,13 @@ pub(crate) fn measure(options: &Options, endpoints: &[String]) -> Held {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// The child's part.
+/// The work of the child process.
 pub(crate) fn hold(endpoints: &str, names: usize) {
     let endpoints: Vec<&str> = endpoints.split(',').collect();
     let options = LockManagerOptions::default().ttl(TTL).request_timeout(Duration::from_secs(30));
     let root = format!("/bench/held/{}", std::process::id());
     let manager = LockManager::connect(&endpoints, &root, options).unwrap();
-    // What is there from the first lock on is not the names' part.
+    // Memory that is used from the first lock on does not count for the names.
     drop(take(&manager, "warm-up", 100));
     let none = Idle::watch(&manager);
     let before = resident_bytes();
@@ -104,7 +104,7 @@ fn take(manager: &LockManager, prefix: &str, names: usize) -> Vec<LockGuard> {
     guards
 }
 
-/// What a manager does while nobody asks it for anything.
+/// The cost of a manager without calls.
 struct Idle {
     renewals: u64,
     requests: u64,

@@ -1,8 +1,8 @@
 //! This library beside its peers, in alternation on one etcd: hand-over, throughput, and what many names cost.
 //!
-//! `cargo bench -p peers -- --help` shows what can be chosen. Without any choice it takes some ten minutes and
-//! prints one table. It starts an etcd of its own for each row, on the disk of the build directory and with etcd's own
-//! settings; all contestants of a row meet the same one.
+//! `cargo bench -p peers -- --help` lists the options. Without any, it takes some ten minutes and prints one table. It
+//! starts an etcd for each row, on the disk of the build directory and with etcd's default settings; all contestants of
+//! a row use the same one.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a benchmark fails by panicking")]
 
 mod chart;
@@ -49,7 +49,7 @@ impl Who {
         }
     }
 
-    /// As options call it.
+    /// Its name in the options.
     fn option(self) -> &'static str {
         match self {
             Self::Ours => "etcd-lock",
@@ -69,12 +69,12 @@ impl Who {
     }
 }
 
-/// One measurement: who is measured is all that is missing.
+/// One measurement, except for its contestant.
 #[derive(Debug)]
 struct Setting {
     row: &'static Row,
     endpoints: Vec<String>,
-    /// Of all names; no two measurements share one.
+    /// The prefix of all its names; no two measurements share one.
     prefix: String,
     warm_up: Duration,
     measured: Duration,
@@ -102,7 +102,7 @@ fn main() {
     bench.tell(&rows, held.as_ref());
 }
 
-/// On the disk of the build, which is no disk in memory as /tmp often is.
+/// On the disk of the build, because /tmp is often in memory.
 fn start_etcd() -> Etcd {
     Etcd::named_or_private(&work_dir()).unwrap_or_else(|why| {
         eprintln!("No etcd to measure on: {why}");
@@ -115,7 +115,7 @@ struct Bench {
     contestants: Vec<Who>,
     go: Option<Go>,
     progress: ProgressBar,
-    /// The version that etcd tells.
+    /// etcd's version.
     etcd: String,
     started: Instant,
 }
@@ -147,7 +147,7 @@ impl Bench {
         let rounds = self.contestants.iter().map(|who| (*who, Vec::new())).collect();
         let mut measured = Measured { row, rounds, writes: Vec::new() };
         for round in 0..self.options.rounds {
-            // Nobody always comes first, or always after the same other.
+            // The order varies, so that no contestant always comes first or after the same other one.
             let count = self.contestants.len();
             for turn in 0..count {
                 let index = if round % 2 == 0 { turn } else { count - 1 - turn };

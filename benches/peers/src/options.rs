@@ -34,7 +34,7 @@ pub(crate) struct Options {
     pub(crate) names: usize,
     /// In a process of its own: hold names at this endpoint.
     pub(crate) hold_at: Option<String>,
-    /// In a process of its own: play this contestant.
+    /// In a process of its own: run this contestant.
     play: Option<Who>,
     at: String,
     prefix: String,
@@ -61,7 +61,7 @@ impl Options {
             let mut value = || args.next().ok_or_else(|| bad(&arg));
             match arg.as_str() {
                 "--help" | "-h" => return Err((usage(), 0)),
-                // What cargo says to every benchmark.
+                // An argument that cargo passes to every benchmark.
                 "--bench" => {}
                 "--only" => options.only.push(value()?),
                 "--without" => options.without.push(value()?),
@@ -90,7 +90,7 @@ impl Options {
         }
     }
 
-    /// What this process does for the one that started it.
+    /// The work of this process for the one that started it.
     pub(crate) fn part(&self) -> Option<Part> {
         let row = ROWS.iter().find(|row| self.only.iter().any(|only| only == row.name))?;
         let endpoints = self.at.split(',').map(str::to_owned).collect();
@@ -106,7 +106,7 @@ impl Options {
     }
 }
 
-/// Where the benchmark may leave things: on the disk of the build, which is no disk in memory as /tmp often is.
+/// The folder for the benchmark's files, on the disk of the build, because /tmp is often in memory.
 pub(crate) fn work_dir() -> PathBuf {
     let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     dir.parent().unwrap_or(&dir).join("peers")

@@ -10,12 +10,12 @@ use crate::held::{self, Held};
 use crate::rows::{Row, Target};
 use crate::window::Figures;
 
-/// A row as measured: for each contestant its rounds.
+/// A measured row: the rounds of each contestant.
 #[derive(Debug)]
 pub(crate) struct Measured {
     pub(crate) row: &'static Row,
     pub(crate) rounds: Vec<(Who, Vec<Figures>)>,
-    /// Unrelated writes each second, where there were to be any.
+    /// Unrelated writes per second, for rows that have them.
     pub(crate) writes: Vec<f64>,
 }
 
@@ -29,7 +29,7 @@ impl Measured {
         (!rounds.is_empty()).then(|| median(rounds.iter().map(figure).collect()))
     }
 
-    /// The median of the rounds' ratios: what disturbs one round disturbs both sides of it.
+    /// The median of the rounds' ratios: a disturbance of one round affects both sides of its ratio.
     fn ratio(
         &self,
         (who, figure): (Who, impl Fn(&Figures) -> f64),
@@ -142,7 +142,7 @@ impl Measured {
     }
 }
 
-/// All that was measured, for people.
+/// All measurements, as text.
 pub(crate) fn text(rows: &[Measured], held: Option<&Held>) -> String {
     let mut out = String::new();
     if !rows.is_empty() {
@@ -250,7 +250,7 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
-/// To five digits or so: more would only look exact.
+/// To about five digits: more would suggest precision that is not there.
 pub(crate) fn rounded(value: f64) -> f64 {
     if value.abs() >= 100.0 { (value * 10.0).round() / 10.0 } else { (value * 10_000.0).round() / 10_000.0 }
 }

@@ -1,17 +1,17 @@
-//! What is measured, and what is expected of it.
+//! The rows, and their targets.
 
-/// A situation, and the contestants' place in it.
+/// A situation, and the number of contenders in it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Shape {
-    /// So many processes contend for one name.
+    /// Processes that contend for one name.
     HandOver { processes: usize },
-    /// So many threads of one program contend for one name.
+    /// Threads of one program that contend for one name.
     Threads { threads: usize },
-    /// So many threads of one session, a name each.
+    /// Threads of one session, with a name each.
     Own { threads: usize },
-    /// One thread: lock, and a release that is waited for.
+    /// One thread: lock, and wait for the release.
     Confirmed,
-    /// One thread, so many names in turn; whoever can need not wait for the release.
+    /// One thread, with several names in turn; contestants that can do not wait for the release.
     Rotating { names: usize },
 }
 
@@ -34,34 +34,34 @@ impl Shape {
         self.workers() / self.processes()
     }
 
-    /// All contend for one name.
+    /// Whether all contend for one name.
     pub(crate) fn is_shared(self) -> bool {
         matches!(self, Self::HandOver { .. } | Self::Threads { .. })
     }
 
-    /// How many names each worker takes in turn.
+    /// How many names each worker locks in turn.
     pub(crate) fn names(self) -> usize {
         if let Self::Rotating { names } = self { names } else { 1 }
     }
 
-    /// How many puts go on at a time where puts are the limit: one for each lock that can be had at a time.
+    /// How many puts run at a time where puts are the limit: one for each lock that can be held at a time.
     pub(crate) fn putters(self) -> usize {
         if self.is_shared() { 1 } else { self.workers() }
     }
 }
 
-/// What this library must reach, by the medians.
+/// The targets of this library, by the medians.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Target {
-    /// So many times the rate of Go's mutex.
+    /// This many times the rate of Go's mutex.
     TimesGo(f64),
-    /// So many times the rate of plain puts.
+    /// This many times the rate of plain puts.
     TimesPuts(f64),
-    /// At p50 at most so many times a put.
+    /// A median of at most this many times that of a put.
     MedianInPuts(f64),
-    /// The slowest worker gets this part of the mean.
+    /// The slowest worker gets at least this share of the mean.
     Slowest(f64),
-    /// At most this part of the hand-overs takes about 100 ms.
+    /// At most this share of the hand-overs takes about 100 ms.
     Hump(f64),
 }
 
@@ -70,15 +70,15 @@ pub(crate) struct Row {
     pub(crate) name: &'static str,
     pub(crate) title: &'static str,
     pub(crate) shape: Shape,
-    /// Unrelated writes each second that go on meanwhile.
+    /// Unrelated writes per second during the measurement.
     pub(crate) writes: u32,
     pub(crate) targets: &'static [Target],
 }
 
-/// The names of rows that are measured in another way.
+/// The name of the row that is measured in another way.
 pub(crate) const HELD: &str = "held-10000";
 
-/// The row whose latencies are drawn, from which every wait for etcd's 100 ms tick can be seen.
+/// The row whose latencies are drawn, because its chart shows every wait for etcd's 100 ms tick.
 pub(crate) const DRAWN: &str = "hand-over-4";
 
 const NO_HUMP: Target = Target::Hump(0.01);

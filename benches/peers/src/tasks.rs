@@ -1,5 +1,5 @@
-//! The contestants that are tasks of a tokio runtime: etcd-client's `LockClient`, which asks etcd's lock service, and
-//! plain puts, which no lock can be faster than.
+//! The contestants that are tasks of a tokio runtime: etcd-client's `LockClient`, which uses etcd's lock service, and
+//! plain puts, the lower bound for any lock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +16,7 @@ use crate::window::{Sheet, Turn, Window};
 /// About the size of a contender's value.
 const VALUE: [u8; 100] = [b'v'; 100];
 
-/// Longer than any measurement, so that nothing needs to be renewed.
+/// Longer than any measurement, so no renewal is needed.
 const TTL: i64 = 3_600;
 
 pub(crate) fn runtime() -> Runtime {
@@ -30,7 +30,7 @@ pub(crate) fn lock_client(part: &Part) -> Sheet {
         let mut leases = vec![lease];
         let mut all = Vec::new();
         for worker in 0..part.shape.workers_each() {
-            // A lease has a name only once.
+            // A lease can lock a name only once.
             if worker > 0 && part.shape.is_shared() {
                 lease = grant(&mut client).await;
                 leases.push(lease);
@@ -92,7 +92,7 @@ pub(crate) fn puts(part: &Part) -> Sheet {
     })
 }
 
-/// Unrelated writes at a steady pace, until it is dropped.
+/// Unrelated writes at a steady rate, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Writes {
     runtime: Runtime,
@@ -123,7 +123,7 @@ impl Writes {
         Some(Self { runtime, done, since: Instant::now() })
     }
 
-    /// Ends them; the writes that were done each second.
+    /// Ends the writes, and returns their rate per second.
     pub(crate) fn stop(self) -> f64 {
         let rate = self.done.load(Ordering::Relaxed) as f64 / self.since.elapsed().as_secs_f64();
         self.runtime.shutdown_background();

@@ -1,4 +1,4 @@
-//! What every contestant measures, in the same way, in however many processes.
+//! The measurements, which are the same for all contestants, over any number of processes.
 
 use std::io::{BufRead, Write};
 use std::thread;
@@ -6,22 +6,23 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-/// The measured time: workers run before it, and finish their last cycle after it. On the clock that processes share.
+/// The measured time: workers run before it, and finish their last cycle after it. On the clock that all processes
+/// share.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Window {
     from: Duration,
     until: Duration,
 }
 
-/// When a worker asked, when it was granted, and when it let go: nanoseconds from the window's beginning.
+/// When a worker called, was granted, and released: nanoseconds from the start of the window.
 pub(crate) type Turn = [i64; 3];
 
-/// What one process has to say when it is over.
+/// The report of one process.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Sheet {
-    /// By worker: the turns that ended within the measured time.
+    /// For each worker, the turns that ended within the measured time.
     pub(crate) turns: Vec<Vec<Turn>>,
-    /// Acquires and releases, and the transactions they went in.
+    /// Acquires and releases, and their transactions.
     #[serde(default)]
     pub(crate) steps: u64,
     #[serde(default)]
@@ -31,10 +32,10 @@ pub(crate) struct Sheet {
 /// One measurement of one contestant.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Figures {
-    /// By worker, within the measured time.
+    /// For each worker, within the measured time.
     pub(crate) cycles: Vec<u64>,
     pub(crate) seconds: f64,
-    /// Where one name goes round: from one's release to the next one's grant. Else: of each lock call, or put.
+    /// Where one name is handed over: from a release to the next grant. Otherwise: of each lock call, or put.
     pub(crate) nanos: Vec<u64>,
     /// Acquires and releases in one transaction, on average.
     pub(crate) batch: Option<f64>,
@@ -46,7 +47,7 @@ impl Window {
         Self { from, until: from + measured }
     }
 
-    /// Tells whoever started this process that it is ready, and is told the window.
+    /// Reports to the parent process that this one is ready, and receives the window.
     pub(crate) fn agreed() -> Self {
         println!("ready");
         std::io::stdout().flush().unwrap();
@@ -56,7 +57,7 @@ impl Window {
         Self { from: instant(from), until: instant(until) }
     }
 
-    /// What [`agreed`](Self::agreed) reads.
+    /// The input of [`agreed`](Self::agreed).
     pub(crate) fn line(&self) -> String {
         format!("{} {}\n", self.from.as_nanos(), self.until.as_nanos())
     }
@@ -73,13 +74,13 @@ impl Window {
         now() >= self.until
     }
 
-    /// The time now, as turns tell it.
+    /// The present time, as in turns.
     pub(crate) fn now(&self) -> i64 {
         let nanos = |time: Duration| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
         nanos(now()) - nanos(self.from)
     }
 
-    /// Notes a turn that has ended just now, unless that is outside the measured time.
+    /// Records a turn that has just ended, unless it is outside the measured time.
     pub(crate) fn note(&self, turns: &mut Vec<Turn>, turn: Turn) {
         let now = now();
         if now >= self.from && now < self.until {
@@ -87,7 +88,7 @@ impl Window {
         }
     }
 
-    /// `shared`: all workers had one name.
+    /// `shared`: all workers used one name.
     pub(crate) fn figures(&self, sheets: &[Sheet], shared: bool) -> Figures {
         let workers: Vec<&Vec<Turn>> = sheets.iter().flat_map(|sheet| &sheet.turns).collect();
         let transactions: u64 = sheets.iter().map(|sheet| sheet.transactions).sum();
@@ -125,14 +126,14 @@ impl Figures {
         self.cycles.iter().sum::<u64>() as f64 / self.seconds
     }
 
-    /// The slowest worker's part of the mean.
+    /// The share of the slowest worker, relative to the mean.
     pub(crate) fn slowest(&self) -> f64 {
         let mean = self.cycles.iter().sum::<u64>() as f64 / self.cycles.len().max(1) as f64;
         let least = self.cycles.iter().min().copied().unwrap_or(0);
         if mean > 0.0 { least as f64 / mean } else { 0.0 }
     }
 
-    /// The latency that this part of all stays below.
+    /// The latency below which this share of all latencies is.
     pub(crate) fn quantile(&self, part: f64) -> Duration {
         let mut sorted = self.nanos.clone();
         if sorted.is_empty() {
@@ -142,7 +143,7 @@ impl Figures {
         Duration::from_nanos(*sorted.select_nth_unstable(at).1)
     }
 
-    /// The part of the latencies that look like a wait for etcd's 100 ms tick.
+    /// The share of latencies that look like a wait for etcd's 100 ms tick.
     pub(crate) fn hump(&self) -> f64 {
         let tick = 50_000_000..200_000_000;
         let waited = self.nanos.iter().filter(|nanos| tick.contains(*nanos)).count();

@@ -31,14 +31,17 @@ fn a_partition_longer_than_the_ttl_takes_no_real_time() {
         assert!(guard.done().recv_timeout(AT_ONCE).is_err_and(|error| error.is_disconnected()));
         assert!(!guard.is_held() && !cut_off.session().is_alive());
         assert_eq!(guard.loss(), Some(LossReason::SessionExpired));
-        assert!(next.ready().try_recv().is_err_and(|error| error.is_empty()), "told before the next one");
+        assert!(
+            next.ready().try_recv().is_err_and(|error| error.is_empty()),
+            "reported before the next grant"
+        );
         store.advance(TTL);
         let next = next.wait().unwrap();
         assert!(next.token() > guard.token() && kept.is_held());
         store.reconnect(&cut_off);
         drop((guard, kept, next));
     }
-    assert_eq!(other.stats().sessions, 1, "who is connected renews on the way");
+    assert_eq!(other.stats().sessions, 1, "a connected manager renews meanwhile");
     assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
 }
 
@@ -80,7 +83,7 @@ fn an_answer_later_than_its_request_s_limit_never_arrives() {
     let guard = manager.new_lock("a").unwrap().lock().unwrap();
     store.delay(&manager, TTL);
     store.advance(2 * TTL);
-    assert_eq!(guard.loss(), Some(LossReason::SessionExpired), "as on any cluster that is so slow");
+    assert_eq!(guard.loss(), Some(LossReason::SessionExpired), "as on a real cluster with this delay");
     assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
     store.delay(&manager, Duration::ZERO);
     store.advance(TTL);

@@ -1,4 +1,4 @@
-//! What callers are told is true: a try, and a release.
+//! The answers to tries, waits and releases are true.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::kv::{Answer, FailureClass, Op, Request, Response, Txn, TxnAnswer};
 use crate::protocol::{Refusal, ReleaseFailure, Ticket, WaitLimits};
 
 #[test]
-fn a_try_that_comes_with_the_release_gets_the_lock() {
+fn a_try_together_with_the_release_gets_the_lock() {
     let mut world = World::with(1);
     let first = world.lock(0, "a", 1);
     world.settle();
@@ -25,7 +25,7 @@ fn a_try_waits_for_a_key_of_ours_that_still_needs_its_fence() {
     let mut world = World::with(1);
     let given_up = world.lock(0, "a", 1);
     let parked = world.lose_answer(0);
-    world.carry_out_late(&parked);
+    world.execute_late(&parked);
     world.abandon(0, given_up);
     let ticket = world.try_lock(0, "a", 2);
     world.settle();
@@ -34,16 +34,16 @@ fn a_try_waits_for_a_key_of_ours_that_still_needs_its_fence() {
 }
 
 #[test]
-fn a_try_is_not_refused_by_an_answer_that_is_older_than_the_question() {
+fn a_try_is_not_refused_by_an_answer_from_before_the_call() {
     let mut world = World::with(2);
     let elsewhere = world.lock(1, "a", 1);
     world.settle();
     let given_up = world.lock(0, "a", 1);
-    let (request, behind) = world.carry_out(0);
+    let (request, behind) = world.execute_oldest(0);
     world.abandon(1, elsewhere);
     world.settle_node(1);
     world.abandon(0, given_up);
-    // Nobody holds the lock and nobody waits for it from here on.
+    // From here on the lock has no holder and no waiter.
     let ticket = world.try_lock(0, "a", 2);
     world.deliver(0, request, behind);
     world.settle();
@@ -51,7 +51,7 @@ fn a_try_is_not_refused_by_an_answer_that_is_older_than_the_question() {
 }
 
 #[test]
-fn a_try_does_not_join_the_queue_with_the_contender_of_somebody_who_left() {
+fn a_try_does_not_take_over_the_contender_of_an_abandoned_wait() {
     let mut world = World::with(2);
     let elsewhere = world.lock(1, "a", 1);
     world.settle();
@@ -69,7 +69,7 @@ fn a_try_does_not_join_the_queue_with_the_contender_of_somebody_who_left() {
 }
 
 #[test]
-fn a_try_behind_somebody_of_this_process_who_waits_is_refused_at_once() {
+fn a_try_behind_a_waiter_of_this_process_is_refused_at_once() {
     let mut world = World::with(2);
     world.lock(1, "a", 1);
     world.settle();
@@ -80,13 +80,13 @@ fn a_try_behind_somebody_of_this_process_who_waits_is_refused_at_once() {
 }
 
 #[test]
-fn a_hand_over_that_was_carried_out_and_answered_with_no_space_is_a_release_all_the_same() {
+fn a_hand_over_that_was_executed_and_answered_with_no_space_is_still_a_release() {
     let mut world = World::with(1);
     let first = world.lock(0, "a", 1);
     world.settle();
     let second = world.lock(0, "a", 2);
     world.abandon_and_confirm(0, first);
-    world.carry_out_and_say_no_space(0);
+    world.execute_and_answer_no_space(0);
     assert!(matches!(world.refusal(0, second), Some(Refusal::Failed(_))));
     world.settle();
     assert_eq!(world.nodes[0].confirms[&first], Ok(()));
@@ -94,15 +94,15 @@ fn a_hand_over_that_was_carried_out_and_answered_with_no_space_is_a_release_all_
 }
 
 #[test]
-fn a_release_says_that_somebody_else_had_deleted_the_key_even_if_it_is_there_again() {
+fn a_release_reports_that_its_key_was_deleted_even_if_the_key_was_put_again() {
     let mut world = World::with(1);
     let ticket = world.lock(0, "a", 1);
     world.settle();
     let held = world.contenders("a")[0].clone();
     world.delete(held.key.clone());
-    // A stranger's key of the same name is not ours to delete.
+    // A key that another client put under the same name is not deleted.
     let put = Op::Put { key: held.key.clone(), value: Vec::new(), lease: 0 };
-    world.carry_out_late(&Request::Txn(Txn { then: vec![put], ..Txn::default() }));
+    world.execute_late(&Request::Txn(Txn { then: vec![put], ..Txn::default() }));
     world.abandon_and_confirm(0, ticket);
     world.settle();
     assert_eq!(world.nodes[0].confirms[&ticket], Err(ReleaseFailure::NotHeld));
@@ -120,18 +120,18 @@ fn a_second_copy_of_a_release_does_not_end_a_later_hold_under_the_same_key() {
     let second = world.lock(0, "a", 1);
     world.settle();
     let key = world.contenders("a")[0].clone();
-    world.carry_out_late(&release);
+    world.execute_late(&release);
     assert_eq!(world.contenders("a"), [key]);
     world.pass(Duration::from_secs(1));
     assert!(world.holds(0, second));
 }
 
 #[test]
-fn a_second_copy_of_a_delete_that_compares_nothing_does_not_end_a_later_hold() {
+fn a_second_copy_of_an_unconditional_delete_does_not_end_a_later_hold() {
     let mut world = World::with(1);
     world.lock(0, "a", 1);
-    // The key is put, and the answer does not say as what.
-    let (request, reply) = world.carry_out(0);
+    // The key is put, and its create revision is unknown.
+    let (request, reply) = world.execute_oldest(0);
     let misfit = Answer::Txn(TxnAnswer { succeeded: true, results: Vec::new() });
     world.deliver(0, request, reply.map(|response| Response { answer: misfit, ..response }));
     let (_, plain) = world.nodes[0].sent.front().cloned().unwrap();
@@ -139,16 +139,16 @@ fn a_second_copy_of_a_delete_that_compares_nothing_does_not_end_a_later_hold() {
     world.settle();
     let held = world.lock(0, "a", 1);
     world.settle();
-    world.carry_out_late(&plain);
+    world.execute_late(&plain);
     world.pass(Duration::from_secs(1));
     assert!(world.holds(0, held));
 }
 
 #[test]
-fn an_acquire_whose_caller_left_meanwhile_is_taken_back_by_its_create_revision() {
+fn an_acquire_abandoned_in_flight_is_deleted_by_its_create_revision() {
     let mut world = World::with(1);
     let unwanted = world.lock(0, "a", 1);
-    let (request, reply) = world.carry_out(0);
+    let (request, reply) = world.execute_oldest(0);
     world.abandon(0, unwanted);
     world.deliver(0, request, reply);
     assert!(matches!(world.nodes[0].sent.front(), Some((_, Request::Txn(_)))));
@@ -157,7 +157,7 @@ fn an_acquire_whose_caller_left_meanwhile_is_taken_back_by_its_create_revision()
 }
 
 #[test]
-fn without_an_answer_of_the_store_a_try_is_never_told_that_somebody_holds() {
+fn a_try_without_an_answer_of_the_store_is_never_refused_as_held() {
     let mut world = World::with(1);
     let ticket = world.try_lock(0, "a", 1);
     world.fail(0, FailureClass::NotDone);
@@ -166,7 +166,7 @@ fn without_an_answer_of_the_store_a_try_is_never_told_that_somebody_holds() {
 }
 
 #[test]
-fn several_tries_at_once_are_answered_by_what_each_of_them_can_know() {
+fn each_of_several_simultaneous_tries_gets_an_answer_from_after_its_call() {
     let mut world = World::with(1);
     let first = world.try_lock(0, "a", 1);
     let second = world.try_lock(0, "a", 2);
@@ -180,13 +180,13 @@ fn several_tries_at_once_are_answered_by_what_each_of_them_can_know() {
 }
 
 #[test]
-fn a_budget_that_ends_without_a_session_is_no_contention_even_if_the_holder_can_be_asked_for() {
+fn a_budget_that_ends_without_a_session_is_not_contention_even_if_the_holder_can_be_read() {
     let mut world = World::unconnected(1);
     let limits = WaitLimits { budget: Some(world.now + Duration::from_millis(300)), ..WaitLimits::default() };
     let ticket = world.ask(0, "a", 1, limits);
     world.fail(0, FailureClass::NotDone);
     world.pass_alone(Duration::from_millis(300));
-    // The read of the holder comes through: there is none.
+    // The read of the holder succeeds and finds none.
     let at = world.nodes[0].sent.iter().rposition(|(_, request)| matches!(request, Request::Txn(_))).unwrap();
     let inspect = world.nodes[0].sent.remove(at).unwrap();
     let reply = world.model.execute(world.now, &inspect.1);
@@ -199,7 +199,7 @@ fn a_budget_that_ends_without_a_session_is_no_contention_even_if_the_holder_can_
 }
 
 #[test]
-fn a_waiter_that_was_queued_is_told_of_contention_even_if_the_holder_s_name_comes_too_late() {
+fn a_queued_waiter_ends_in_contention_even_if_the_read_of_the_holder_is_too_late() {
     let mut world = World::with(2);
     world.lock(1, "a", 1);
     world.settle();
@@ -210,22 +210,22 @@ fn a_waiter_that_was_queued_is_told_of_contention_even_if_the_holder_s_name_come
     assert_eq!(world.refusal(0, ticket), Some(Refusal::AlreadyHeld { holder: None }));
 }
 
-/// In one turn, the manager learns that the other one's key is gone and that `limit` has passed since now.
+/// In one turn, the manager learns that the other manager's key was deleted and that `limit` has passed.
 fn let_go_as_the_time_runs_out(world: &mut World, elsewhere: Ticket, limit: Duration) {
-    world.nodes[0].deaf = true;
+    world.nodes[0].events_held_back = true;
     world.abandon(1, elsewhere);
     world.settle_node(1);
     world.now = world.now + limit;
     world.together(0, |world| {
-        world.nodes[0].deaf = false;
-        assert!(world.hear(0));
+        world.nodes[0].events_held_back = false;
+        assert!(world.deliver_events(0));
         world.nodes[0].protocol.handle_timeout(world.now);
     });
     world.pass(Duration::from_millis(50));
 }
 
 #[test]
-fn a_waiter_whose_predecessor_goes_in_the_turn_in_which_its_time_runs_out_is_told_of_contention() {
+fn a_wait_that_ends_in_the_turn_that_reports_its_predecessor_s_deletion_ends_in_contention() {
     let mut world = World::with(2);
     let elsewhere = world.lock(1, "a", 1);
     world.settle();
@@ -237,12 +237,12 @@ fn a_waiter_whose_predecessor_goes_in_the_turn_in_which_its_time_runs_out_is_tol
 }
 
 #[test]
-fn a_waiter_that_inherited_the_place_of_its_process_is_told_of_contention() {
+fn a_waiter_that_took_over_its_process_s_contender_ends_in_contention() {
     let mut world = World::with(2);
     let elsewhere = world.lock(1, "a", 1);
     world.settle();
     let first = world.lock(0, "a", 1);
-    // Until nothing is read any more: the watch is known to be served.
+    // Until the watch is confirmed and no read is in flight.
     world.pass(Duration::from_millis(300));
     let heir = world.lock_within(0, "a", 2, Duration::from_millis(100));
     world.abandon(0, first);
@@ -275,19 +275,19 @@ fn a_waiter_that_asks_after_the_only_other_one_of_its_process_gave_up_was_not_ke
 }
 
 #[test]
-fn a_key_of_ours_that_is_on_its_way_out_is_not_named_as_the_holder() {
+fn an_own_key_that_is_being_deleted_is_not_named_as_the_holder() {
     let mut world = World::with(2);
     let elsewhere = world.lock(1, "a", 1);
     world.settle();
     let waiter = world.lock_within(0, "a", 1, Duration::from_millis(300));
     world.settle();
-    world.nodes[0].deaf = true;
+    world.nodes[0].events_held_back = true;
     world.abandon(1, elsewhere);
     world.settle_node(1);
     world.pass_alone(Duration::from_millis(300));
-    // The read of the holder finds our own key; the answer to its delete arrives first.
+    // The read of the holder finds our own key, but the answer to its delete arrives first.
     let replies: Vec<_> =
-        std::iter::from_fn(|| (!world.nodes[0].sent.is_empty()).then(|| world.carry_out(0))).collect();
+        std::iter::from_fn(|| (!world.nodes[0].sent.is_empty()).then(|| world.execute_oldest(0))).collect();
     for (request, reply) in replies.into_iter().rev() {
         world.deliver(0, request, reply);
     }
@@ -300,7 +300,7 @@ fn a_key_of_ours_that_is_on_its_way_out_is_not_named_as_the_holder() {
 }
 
 #[test]
-fn whoever_was_kept_out_by_others_of_its_process_is_told_of_contention() {
+fn a_wait_behind_other_threads_of_the_process_ends_in_contention() {
     let mut world = World::with(1);
     let held = world.lock(0, "a", 1);
     world.settle();
@@ -308,7 +308,7 @@ fn whoever_was_kept_out_by_others_of_its_process_is_told_of_contention() {
     let last = world.lock_within(0, "a", 3, Duration::from_millis(300));
     world.pass(Duration::from_millis(290));
     world.abandon(0, held);
-    // The hand-over is under way when their limits end.
+    // The hand-over is in flight when their limits end.
     world.pass_alone(Duration::from_millis(100));
     for ticket in [next, last] {
         let refusal = world.refusal(0, ticket);
@@ -317,7 +317,7 @@ fn whoever_was_kept_out_by_others_of_its_process_is_told_of_contention() {
 }
 
 #[test]
-fn whoever_asked_after_the_release_was_not_kept_out_by_it() {
+fn a_wait_that_began_after_the_release_does_not_end_in_contention() {
     let mut world = World::with(1);
     let held = world.lock(0, "a", 1);
     world.settle();
@@ -328,17 +328,17 @@ fn whoever_asked_after_the_release_was_not_kept_out_by_it() {
 }
 
 #[test]
-fn what_was_read_before_a_ticket_asked_says_nothing_about_its_wait() {
+fn a_read_from_before_a_call_says_nothing_about_its_wait() {
     let mut world = World::with(2);
     let elsewhere = world.lock(1, "a", 1);
     world.settle();
     let given_up = world.lock(0, "a", 1);
     world.settle();
-    world.nodes[0].deaf = true;
+    world.nodes[0].events_held_back = true;
     world.abandon(1, elsewhere);
     world.settle_node(1);
     world.now = world.now + Duration::from_millis(1);
-    // Nobody has the lock any more, which this process has not heard.
+    // The lock is free again, but this process has not learned it yet.
     let mut late = None;
     world.together(0, |world| {
         world.abandon(0, given_up);
@@ -350,7 +350,7 @@ fn what_was_read_before_a_ticket_asked_says_nothing_about_its_wait() {
 }
 
 #[test]
-fn an_earlier_place_in_the_process_is_no_proof_of_contention_while_the_store_says_nothing() {
+fn an_earlier_waiter_of_the_process_does_not_prove_contention_while_the_store_is_silent() {
     let mut world = World::unconnected(1);
     world.lock(0, "a", 1);
     let second = world.lock_within(0, "a", 2, Duration::from_millis(200));
@@ -366,10 +366,10 @@ fn a_late_copy_of_the_holder_s_key_is_not_named_as_the_holder() {
     let parked = world.lose_answer(0);
     world.pass(Duration::from_millis(150));
     let held = world.contenders("a")[0].clone();
-    world.nodes[0].deaf = true;
-    // Its key is deleted by force, which it has not heard, and the copy puts it again.
+    world.nodes[0].events_held_back = true;
+    // Its key is deleted by force, which it has not learned yet, and the copy puts the key again.
     world.delete(held.key.clone());
-    world.carry_out_late(&parked);
+    world.execute_late(&parked);
     assert!(world.contenders("a")[0].create_revision > held.create_revision);
     let waiter = world.lock_within(0, "a", 2, Duration::from_millis(20));
     world.pass(Duration::from_millis(50));
@@ -384,11 +384,15 @@ fn a_holder_that_was_read_before_a_ticket_asked_is_not_named_to_it() {
     world.settle();
     let early = world.lock_within(0, "a", 1, Duration::from_millis(100));
     world.settle();
-    world.nodes[0].deaf = true;
+    world.nodes[0].events_held_back = true;
     world.pass_alone(Duration::from_millis(100));
-    // The holder is read for the first ticket, and lets go before the second one asks.
+    // The holder is read for the first ticket, and releases before the second ticket's call.
     let is_inspection = |request: &Request| matches!(request, Request::Txn(txn) if txn.when.is_empty());
-    let at = world.nodes[0].sent.iter().position(|(_, request)| is_inspection(request)).expect("it is read");
+    let at = world.nodes[0]
+        .sent
+        .iter()
+        .position(|(_, request)| is_inspection(request))
+        .expect("the holder is read");
     let (inspection, request) = world.nodes[0].sent.remove(at).unwrap();
     let read = world.model.execute(world.now, &request);
     world.abandon(1, elsewhere);

@@ -1,4 +1,4 @@
-//! Group commit: what is ready together leaves together, and one bad name does not fail its neighbours.
+//! Group commit: writes that are ready together are sent together, and one bad name does not fail the others.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ fn lock_many(world: &mut World, names: std::ops::Range<usize>) -> Vec<Ticket> {
 }
 
 #[test]
-fn a_lone_lock_leaves_at_once_and_what_comes_while_the_store_is_busy_leaves_together() {
+fn a_lone_lock_is_sent_at_once_and_locks_requested_meanwhile_are_sent_together() {
     let mut world = World::with(1);
     let tickets = lock_many(&mut world, 0..50);
-    // Three are under way; the others wait for the first answer, not for company.
+    // Three are in flight; the others wait for the first answer, not for more writes.
     assert_eq!(world.nodes[0].sent.len(), 3);
     world.answer(0);
     assert_eq!(world.count(0, "txn"), 4);
@@ -31,7 +31,7 @@ fn a_lone_lock_leaves_at_once_and_what_comes_while_the_store_is_busy_leaves_toge
 }
 
 #[test]
-fn a_full_batch_has_nothing_to_wait_for() {
+fn a_full_batch_does_not_wait() {
     let mut world = World::with(1);
     lock_many(&mut world, 0..102);
     assert_eq!(world.nodes[0].sent.len(), 3);
@@ -60,7 +60,7 @@ fn a_batch_hands_over_in_the_same_commit() {
 }
 
 #[test]
-fn one_bad_name_does_not_fail_its_neighbours() {
+fn one_bad_name_does_not_fail_the_rest_of_its_batch() {
     let mut world = World::with(1);
     world.model.deny(Some(super::world::name("n10").contenders()));
     let tickets = lock_many(&mut world, 0..20);
@@ -77,7 +77,7 @@ fn one_bad_name_does_not_fail_its_neighbours() {
 }
 
 #[test]
-fn a_name_that_was_denied_does_not_break_up_later_batches() {
+fn a_denied_name_does_not_split_later_batches() {
     let mut world = World::with(1);
     world.model.deny(Some(super::world::name("n10").contenders()));
     let mut spent = Vec::new();
@@ -93,15 +93,15 @@ fn a_name_that_was_denied_does_not_break_up_later_batches() {
         world.settle();
         spent.push(world.count(0, "txn") - before);
     }
-    // The first time every part of the refused batch went by itself.
+    // The first time, each write of the refused batch was sent alone.
     assert!(spent[0] > 20 && spent[1] < 15, "{spent:?}");
 }
 
 #[test]
-fn a_store_with_a_smaller_limit_is_found_out_and_respected() {
+fn a_smaller_limit_of_the_store_is_detected_and_respected() {
     let mut world = World::with(1);
     let limits = Limits { max_txn_ops: 16, ..Limits::default() };
-    // The limit is the server's, so begin with its session.
+    // The limit is the server's, so the session starts with it.
     world.model = Model::with(limits, 1);
     let mut world = world.reconnected();
     let tickets = lock_many(&mut world, 0..100);
@@ -123,14 +123,14 @@ fn a_store_with_a_smaller_limit_is_found_out_and_respected() {
 }
 
 #[test]
-fn every_part_of_a_batch_without_an_answer_is_asked_again() {
+fn every_write_of_an_unanswered_batch_is_sent_again() {
     let mut world = World::with(1);
     let tickets = lock_many(&mut world, 0..20);
     for _ in 0..3 {
         world.answer(0);
     }
     let batch = world.lose_answer(0);
-    world.carry_out_late(&batch);
+    world.execute_late(&batch);
     let created: Vec<_> = (3..20).map(|i| world.contenders(&format!("n{i}"))[0].create_revision).collect();
     world.pass(Duration::from_millis(200));
     for (i, &ticket) in tickets[3..].iter().enumerate() {
@@ -139,13 +139,13 @@ fn every_part_of_a_batch_without_an_answer_is_asked_again() {
 }
 
 #[test]
-fn a_batch_refused_by_its_epoch_goes_again_under_the_new_one() {
+fn a_batch_refused_for_its_epoch_is_sent_again_with_the_new_one() {
     let mut world = World::with(1);
     let tickets = lock_many(&mut world, 0..10);
     let session = world.session_keys()[0].clone();
     let put = crate::kv::Op::Put { key: session.key, value: Vec::new(), lease: session.lease };
     let fence = crate::kv::Txn { then: vec![put], ..Default::default() };
-    world.carry_out_late(&Request::Txn(fence));
+    world.execute_late(&Request::Txn(fence));
     world.settle();
     assert!(tickets.iter().all(|&ticket| world.holds(0, ticket)));
 }

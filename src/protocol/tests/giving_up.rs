@@ -1,4 +1,4 @@
-//! Callers that stop waiting: by time, by retries, by choice; before, during and after the grant.
+//! Waits that end early: by time limit, by retries, or abandoned; before, during and after the grant.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::protocol::{Refusal, WaitLimits};
 const GRACE: Duration = Duration::from_millis(30);
 
 #[test]
-fn a_timeout_gives_the_place_back_and_names_the_holder() {
+fn a_timeout_leaves_the_queue_and_names_the_holder() {
     let mut world = World::with(2);
     let holder = world.lock(0, "a", 1);
     world.settle();
@@ -24,7 +24,7 @@ fn a_timeout_gives_the_place_back_and_names_the_holder() {
 }
 
 #[test]
-fn a_timeout_while_another_local_thread_still_waits_leaves_the_place_to_it() {
+fn a_timeout_passes_the_contender_on_to_the_next_thread_of_the_process() {
     let mut world = World::with(2);
     let holder = world.lock(0, "a", 1);
     world.settle();
@@ -41,7 +41,7 @@ fn a_timeout_while_another_local_thread_still_waits_leaves_the_place_to_it() {
 }
 
 #[test]
-fn a_time_limit_without_any_answer_ends_within_the_grace_and_is_no_contention() {
+fn a_time_limit_without_any_answer_ends_within_the_grace_and_not_in_contention() {
     let mut world = World::with(1);
     let waiter = world.lock_within(0, "a", 1, Duration::from_millis(300));
     world.pass_alone(Duration::from_millis(300) + GRACE);
@@ -49,7 +49,7 @@ fn a_time_limit_without_any_answer_ends_within_the_grace_and_is_no_contention() 
 }
 
 #[test]
-fn a_wait_that_ends_while_the_store_cannot_be_asked_says_why_whichever_limit_it_had() {
+fn a_wait_that_ends_while_the_store_is_unreachable_reports_the_failure_whatever_its_limit() {
     for limited in ["deadline", "budget"] {
         let mut world = World::with(2);
         world.lock(1, "a", 1);
@@ -61,10 +61,10 @@ fn a_wait_that_ends_while_the_store_cannot_be_asked_says_why_whichever_limit_it_
         };
         let waiter = world.ask(0, "a", 1, limits);
         world.settle();
-        // It is in the queue, and then the store goes away.
+        // The waiter is in the queue when the store becomes unreachable.
         world.fail_for(0, Duration::from_secs(3) + GRACE, FailureClass::NotDone);
         match world.refusal(0, waiter) {
-            Some(Refusal::Unavailable(failure)) => assert_eq!(failure.message, "as the test wants"),
+            Some(Refusal::Unavailable(failure)) => assert_eq!(failure.message, "injected failure"),
             other => panic!("{limited}: {other:?}"),
         }
     }
@@ -96,13 +96,13 @@ fn the_retries_end_in_already_held_or_in_unavailable() {
     assert!(matches!(world.refusal(1, contended), Some(Refusal::AlreadyHeld { holder: Some(_) })));
 
     let limits = budget(&world);
-    let unheard = world.ask(1, "b", 1, limits);
+    let undelivered = world.ask(1, "b", 1, limits);
     world.pass_alone(Duration::from_millis(300) + GRACE);
-    assert!(matches!(world.refusal(1, unheard), Some(Refusal::Unavailable(_))));
+    assert!(matches!(world.refusal(1, undelivered), Some(Refusal::Unavailable(_))));
 }
 
 #[test]
-fn leaving_while_the_timeout_still_looks_for_the_holder_is_answered() {
+fn abandoning_while_the_timeout_reads_the_holder_is_answered() {
     let mut world = World::with(1);
     let ticket = world.lock_within(0, "a", 1, Duration::from_millis(300));
     world.pass_alone(Duration::from_millis(300));
@@ -112,7 +112,7 @@ fn leaving_while_the_timeout_still_looks_for_the_holder_is_answered() {
 }
 
 #[test]
-fn leaving_before_there_is_a_session_leaves_no_trace() {
+fn abandoning_before_there_is_a_session_leaves_nothing() {
     let mut world = World::unconnected(1);
     let ticket = world.lock(0, "a", 1);
     world.abandon_and_confirm(0, ticket);
@@ -123,21 +123,21 @@ fn leaving_before_there_is_a_session_leaves_no_trace() {
 }
 
 #[test]
-fn leaving_while_the_acquire_is_in_flight_leaves_no_key() {
+fn abandoning_while_the_acquire_is_in_flight_leaves_no_key() {
     let mut world = World::with(1);
     let ticket = world.lock(0, "a", 1);
     world.abandon_and_confirm(0, ticket);
-    assert_eq!(world.refusal(0, ticket), None, "the key may still come");
+    assert_eq!(world.refusal(0, ticket), None, "the key may still be put");
     world.settle();
     assert_eq!(world.refusal(0, ticket), Some(Refusal::Cancelled));
     assert!(world.contenders("a").is_empty());
 }
 
 #[test]
-fn leaving_at_the_moment_of_the_grant_releases_it() {
+fn abandoning_right_after_the_grant_releases_the_lock() {
     let mut world = World::with(1);
     let ticket = world.lock(0, "a", 1);
-    let (request, reply) = world.carry_out(0);
+    let (request, reply) = world.execute_oldest(0);
     world.deliver(0, request, reply);
     assert!(world.holds(0, ticket));
     world.abandon_and_confirm(0, ticket);
@@ -148,7 +148,7 @@ fn leaving_at_the_moment_of_the_grant_releases_it() {
 }
 
 #[test]
-fn whoever_comes_while_an_unwanted_acquire_is_in_flight_takes_it_over() {
+fn the_next_caller_takes_over_an_abandoned_acquire_in_flight() {
     let mut world = World::with(1);
     let first = world.lock(0, "a", 1);
     world.abandon(0, first);
@@ -160,7 +160,7 @@ fn whoever_comes_while_an_unwanted_acquire_is_in_flight_takes_it_over() {
 }
 
 #[test]
-fn unlocking_confirms_once_the_key_is_gone_and_tells_if_it_was_gone_before() {
+fn a_release_is_confirmed_once_the_key_is_deleted_and_fails_if_it_was_deleted_before() {
     let mut world = World::with(1);
     let ticket = world.lock(0, "a", 1);
     world.settle();
@@ -179,7 +179,7 @@ fn unlocking_confirms_once_the_key_is_gone_and_tells_if_it_was_gone_before() {
 }
 
 #[test]
-fn a_release_that_fails_is_tried_until_it_is_done() {
+fn a_failed_release_is_retried_until_it_succeeds() {
     let mut world = World::with(1);
     let ticket = world.lock(0, "a", 1);
     world.settle();
@@ -201,7 +201,7 @@ fn closing_loses_the_holds_refuses_the_waiters_and_revokes_the_lease() {
     world.command(0, crate::protocol::Command::Close);
     assert_eq!(world.loss(0, holder), Some(crate::error::LossReason::Closed));
     assert_eq!(world.refusal(0, waiter), Some(Refusal::Closed));
-    assert!(!world.nodes[0].closed, "the lease is still there");
+    assert!(!world.nodes[0].closed, "the lease is not revoked yet");
     let late = world.lock(0, "b", 1);
     world.settle();
     assert!(world.nodes[0].closed);
@@ -211,7 +211,7 @@ fn closing_loses_the_holds_refuses_the_waiters_and_revokes_the_lease() {
 }
 
 #[test]
-fn closing_while_the_lease_is_asked_for_revokes_it_when_it_comes() {
+fn closing_while_a_lease_is_requested_revokes_it_once_granted() {
     let mut world = World::unconnected(1);
     world.command(0, crate::protocol::Command::Close);
     world.settle();

@@ -1,4 +1,4 @@
-//! Whatever a store believes or refuses, no key of ours is left behind.
+//! No key of ours is left behind, whatever the store reports or refuses.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use crate::protocol::Refusal;
 use crate::store::memory::model::{Limits, Model};
 
 #[test]
-fn an_acquire_that_was_carried_out_and_answered_with_no_space_leaves_no_key() {
+fn an_acquire_that_was_executed_and_answered_with_no_space_leaves_no_key() {
     let mut world = World::with(2);
     let ticket = world.lock(0, "a", 1);
-    world.carry_out_and_say_no_space(0);
+    world.execute_and_answer_no_space(0);
     assert!(matches!(
         world.refusal(0, ticket),
         Some(Refusal::Failed(failure)) if failure.class == FailureClass::NoSpace
@@ -27,7 +27,7 @@ fn an_acquire_that_was_carried_out_and_answered_with_no_space_leaves_no_key() {
 }
 
 #[test]
-fn a_batch_that_was_carried_out_and_answered_with_no_space_leaves_no_key() {
+fn a_batch_that_was_executed_and_answered_with_no_space_leaves_no_key() {
     let mut world = World::with(1);
     for i in 0..20 {
         world.lock(0, &format!("n{i}"), 1);
@@ -35,18 +35,18 @@ fn a_batch_that_was_carried_out_and_answered_with_no_space_leaves_no_key() {
     for _ in 0..3 {
         world.answer(0);
     }
-    world.carry_out_and_say_no_space(0);
+    world.execute_and_answer_no_space(0);
     world.settle();
     assert_eq!(world.read(Span::Prefix(Key::from("/t/n"))).len(), 3);
 }
 
 #[test]
-fn a_release_is_not_refused_for_lack_of_space() {
+fn a_release_succeeds_without_space() {
     let mut world = World::with(1);
     let ticket = world.lock(0, "a", 1);
     world.settle();
     world.abandon_and_confirm(0, ticket);
-    // etcd 3.4 and 3.5 before 3.5.7 refuse a transaction that only deletes, but no plain delete.
+    // etcd 3.4 and 3.5 before 3.5.7 refuse a transaction with only deletes, but not a plain delete.
     world.fail(0, FailureClass::NoSpace);
     world.settle();
     assert_eq!(world.count(0, "delete"), 1);
@@ -55,10 +55,10 @@ fn a_release_is_not_refused_for_lack_of_space() {
     let again = world.lock(0, "a", 1);
     world.settle();
     let (first, second) = (world.key_of(0, ticket), world.key_of(0, again));
-    assert_ne!(first, second, "a plain delete could come twice");
+    assert_ne!(first, second, "a plain delete could be executed twice");
 }
 
-/// An acquire that is granted by its second copy, so that its release needs a new epoch.
+/// An acquire that is granted by its second copy, so its release needs a new epoch.
 fn hold_that_needs_a_fence(world: &mut World) -> crate::protocol::Ticket {
     let ticket = world.lock(0, "a", 1);
     world.lose_answer(0);
@@ -68,7 +68,7 @@ fn hold_that_needs_a_fence(world: &mut World) -> crate::protocol::Ticket {
 }
 
 #[test]
-fn a_release_that_needs_a_fence_frees_the_lock_at_once_while_no_fence_can_be_made() {
+fn a_release_that_needs_a_fence_frees_the_lock_at_once_even_if_the_fence_is_refused() {
     let refuse: [fn(&mut World); 2] = [
         |world| world.model.set_no_space(true),
         |world| world.model.deny(Some(Span::Prefix(Key::from("/t/~session/")))),
@@ -80,7 +80,7 @@ fn a_release_that_needs_a_fence_frees_the_lock_at_once_while_no_fence_can_be_mad
         world.abandon_and_confirm(0, ticket);
         world.pass(Duration::from_secs(2));
         assert!(world.contenders("a").is_empty());
-        assert_eq!(world.nodes[0].confirms.get(&ticket), None, "a late copy could bring it back");
+        assert_eq!(world.nodes[0].confirms.get(&ticket), None, "a late copy could put the key again");
         world.model.set_no_space(false);
         world.model.deny(None);
         world.pass(Duration::from_secs(3));
@@ -90,23 +90,23 @@ fn a_release_that_needs_a_fence_frees_the_lock_at_once_while_no_fence_can_be_mad
 }
 
 #[test]
-fn a_copy_that_comes_between_an_early_delete_and_the_fence_goes_with_the_last_delete() {
+fn a_copy_that_puts_the_key_between_an_early_delete_and_the_fence_is_deleted_at_last() {
     let mut world = World::with(1);
     let ticket = world.lock(0, "a", 1);
-    let parked = world.lose_some_txn(0).expect("the acquire is under way");
+    let parked = world.lose_txn(0).expect("the acquire is in flight");
     world.pass(Duration::from_millis(200));
     world.abandon_and_confirm(0, ticket);
-    // The early delete is carried out unheard, and then the copy.
-    let release = world.lose_some_txn(0).expect("the release is under way");
-    world.carry_out_late(&release);
-    world.carry_out_late(&parked);
+    // The early delete is executed with its answer lost, and then the copy is executed.
+    let release = world.lose_txn(0).expect("the release is in flight");
+    world.execute_late(&release);
+    world.execute_late(&parked);
     assert_eq!(world.contenders("a").len(), 1);
     world.pass(Duration::from_secs(2));
     assert!(world.contenders("a").is_empty());
     assert_eq!(world.nodes[0].confirms[&ticket], Ok(()));
 }
 
-/// Each key that waits for a fence goes on waiting.
+/// Fences fail, so every stale key keeps waiting for one.
 fn answer_all_but_fences(world: &mut World) {
     while let Some((_, request)) = world.nodes[0].sent.front() {
         match request {
@@ -121,13 +121,13 @@ fn answer_all_but_fences(world: &mut World) {
 }
 
 #[test]
-fn more_keys_to_delete_than_a_transaction_may_have_go_one_after_the_other() {
+fn stale_keys_beyond_the_limit_of_a_transaction_are_deleted_one_after_the_other() {
     let mut world = World::with(1);
     world.model = Model::with(Limits { max_txn_ops: 8, ..Limits::default() }, 1);
     let mut world = world.reconnected();
     for _ in 0..30 {
         let ticket = world.lock(0, "a", 1);
-        world.lose_some_txn(0).expect("the acquire is under way");
+        world.lose_txn(0).expect("the acquire is in flight");
         world.pass_alone(Duration::from_millis(100));
         answer_all_but_fences(&mut world);
         assert!(world.holds(0, ticket));
@@ -141,7 +141,7 @@ fn more_keys_to_delete_than_a_transaction_may_have_go_one_after_the_other() {
 }
 
 #[test]
-fn the_end_of_an_earlier_use_of_a_key_does_not_end_the_hold() {
+fn a_deletion_of_an_earlier_use_of_the_key_does_not_end_the_hold() {
     let mut world = World::with(1);
     let earlier = world.lock(0, "a", 1);
     world.settle();
@@ -151,27 +151,27 @@ fn the_end_of_an_earlier_use_of_a_key_does_not_end_the_hold() {
     let ended = world.model.revision();
     let held = world.lock(0, "a", 1);
     world.pass(Duration::from_millis(200));
-    // The watch of the key was opened anew at a member that is behind.
-    world.tell_newest_watch(0, key, ended);
+    // The watch of the key was reopened at a lagging member.
+    world.report_deletion(0, key, ended);
     world.pass_alone(Duration::from_millis(200));
     assert!(world.holds(0, held));
 }
 
 #[test]
-fn a_hold_whose_key_is_believed_deleted_ends_and_takes_the_key_along() {
+fn a_hold_whose_key_is_falsely_reported_deleted_ends_and_deletes_the_key() {
     let mut world = World::with(2);
     let held = world.lock(0, "a", 1);
     world.pass(Duration::from_millis(200));
     let key = world.contenders("a")[0].clone();
-    // etcd says so, and it is wrong.
-    world.tell_newest_watch(0, key.key.clone(), world.model.revision() + 5);
+    // etcd reports the deletion, falsely.
+    world.report_deletion(0, key.key.clone(), world.model.revision() + 5);
     let elsewhere = world.lock(1, "a", 1);
     world.pass(Duration::from_secs(1));
     assert_eq!(world.loss(0, held), Some(LossReason::ForceUnlocked));
-    assert!(world.holds(1, elsewhere), "the key does not stay in the way");
+    assert!(world.holds(1, elsewhere), "the key does not block the queue");
 }
 
-/// A read of the place that a member answers which is behind: it does not know our key yet.
+/// The answer of a lagging member to a read of the position: it does not know our key yet.
 fn older_answer(revision: i64) -> Response {
     let nothing = || OpResult::Range(RangeResult::default());
     let answer = TxnAnswer { succeeded: true, results: vec![nothing(), nothing()] };
@@ -187,25 +187,25 @@ fn an_answer_older_than_the_key_says_nothing_about_it() {
     let waiter = world.lock(0, "a", 1);
     world.answer(0);
     let created = world.contenders("a")[1].create_revision;
-    world.nodes[0].deaf = true;
+    world.nodes[0].events_held_back = true;
     world.pass_alone(Duration::from_secs(3));
-    let (look, _) = world.nodes[0].sent.pop_back().expect("it looks where it stands");
+    let (read, _) = world.nodes[0].sent.pop_back().expect("it reads its position");
     world.nodes[0].sent.clear();
-    world.deliver(0, look, Ok(older_answer(before)));
-    world.nodes[0].deaf = false;
+    world.deliver(0, read, Ok(older_answer(before)));
+    world.nodes[0].events_held_back = false;
     world.pass(Duration::from_secs(3));
     world.abandon(1, elsewhere);
     world.pass(Duration::from_secs(3));
-    assert_eq!(world.token(0, waiter), Some(created), "its place is the first one");
+    assert_eq!(world.token(0, waiter), Some(created), "its first key is still queued");
 }
 
 #[test]
-fn a_full_store_is_told_at_once_also_where_an_earlier_key_waits_for_its_fence() {
+fn a_full_store_is_reported_at_once_even_while_a_stale_key_waits_for_its_fence() {
     let mut world = World::with(1);
     let ticket = hold_that_needs_a_fence(&mut world);
     world.model.set_no_space(true);
     world.abandon(0, ticket);
-    // The early delete is refused as a transaction, and carried out as a plain delete.
+    // The early delete is refused as a transaction, and executed as a plain delete.
     world.fail(0, FailureClass::NoSpace);
     world.settle();
     assert!(world.contenders("a").is_empty());
@@ -223,20 +223,20 @@ fn a_full_store_is_told_at_once_also_where_an_earlier_key_waits_for_its_fence() 
 }
 
 #[test]
-fn closing_takes_back_the_lease_of_a_session_that_was_lost_just_before() {
+fn closing_revokes_the_lease_of_a_session_that_was_lost_just_before() {
     let mut world = World::with(2);
     world.lock(0, "a", 1);
     world.settle();
-    // The last renewal comes through, and its answer does not: the lease lasts longer than the hold.
+    // The last renewal is executed and its answer is lost, so the lease outlives the hold.
     world.pass_alone(TTL / 3);
     let (_, renewal) = world.nodes[0].sent.pop_front().expect("a renewal");
-    world.carry_out_late(&renewal);
+    world.execute_late(&renewal);
     world.pass_alone(TTL - MARGIN - TTL / 3 + Duration::from_millis(10));
     let lost = world.nodes[0].log.iter().any(|line| line.starts_with("SessionDown"));
     assert!(lost && !world.contenders("a").is_empty());
     world.nodes[0].sent.clear();
     world.command(0, crate::protocol::Command::Close);
-    assert!(!world.nodes[0].closed, "its lease is still there");
+    assert!(!world.nodes[0].closed, "its lease is not revoked yet");
     while !world.nodes[0].sent.is_empty() {
         world.answer(0);
     }

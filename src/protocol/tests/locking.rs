@@ -1,4 +1,4 @@
-//! Getting, queueing, handing over, re-entering, trying.
+//! Locking, queueing, handing over, trying.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::kv::{FailureClass, WatchEvent};
 use crate::protocol::read::WATCH_ALL_UP_TO;
 use crate::protocol::{Refusal, Ticket, WaitLimits};
 
-/// Every node asks for the lock, one after the other.
+/// All nodes request the lock, one after the other.
 fn queue_up(world: &mut World) -> Vec<Ticket> {
     let nodes = world.nodes.len();
     let ask = |node| {
@@ -32,7 +32,7 @@ fn an_uncontended_lock_and_its_release_cost_one_transaction_each() {
 }
 
 #[test]
-fn the_key_says_who_holds_and_since_when() {
+fn the_key_s_value_names_the_owner_and_the_time_of_the_call() {
     let mut world = World::unconnected(1);
     let ticket = world.lock(0, "a", 7);
     world.now = world.now + Duration::from_millis(250);
@@ -68,7 +68,7 @@ fn a_hand_over_between_local_threads_is_one_transaction() {
     world.settle();
     let second = world.lock(0, "a", 2);
     world.settle();
-    assert_eq!(world.contenders("a").len(), 1, "local waiters cost etcd nothing");
+    assert_eq!(world.contenders("a").len(), 1, "a waiter behind its own process puts no key");
     let before = world.count(0, "txn");
     world.abandon(0, first);
     world.settle();
@@ -78,12 +78,12 @@ fn a_hand_over_between_local_threads_is_one_transaction() {
 }
 
 #[test]
-fn a_release_and_the_next_acquire_that_arrive_together_leave_together() {
+fn a_release_and_an_acquire_that_arrive_together_are_sent_together() {
     let mut world = World::with(1);
     let first = world.lock(0, "a", 1);
     world.settle();
     let before = world.count(0, "txn");
-    // Both commands are handled before the first action is asked for.
+    // Both commands are handled before the first action is polled.
     let now = world.now;
     let abandon = crate::protocol::Command::Abandon { ticket: first, confirm: false };
     world.nodes[0].protocol.handle_command(now, abandon);
@@ -111,7 +111,7 @@ fn a_process_goes_to_the_back_of_the_queue_when_its_next_thread_takes_over() {
 }
 
 #[test]
-fn whoever_asks_for_what_its_process_holds_waits_its_turn() {
+fn a_thread_that_locks_what_its_process_holds_waits() {
     let mut world = World::with(1);
     let first = world.lock(0, "a", 1);
     let again = world.lock(0, "a", 1);
@@ -125,7 +125,7 @@ fn whoever_asks_for_what_its_process_holds_waits_its_turn() {
 }
 
 #[test]
-fn a_try_takes_a_free_lock_and_never_queues_for_a_held_one() {
+fn a_try_takes_a_free_lock_and_does_not_queue_for_a_held_one() {
     let mut world = World::with(2);
     let free = world.try_lock(0, "a", 1);
     world.settle();
@@ -150,7 +150,7 @@ fn a_try_right_after_a_release_finds_the_lock_free() {
 }
 
 #[test]
-fn a_try_behind_a_local_waiter_learns_that_the_lock_is_taken_once_that_is_known() {
+fn a_try_behind_a_local_waiter_is_refused_once_the_store_has_answered() {
     let mut world = World::with(1);
     let first = world.lock(0, "a", 1);
     let tried = world.try_lock(0, "a", 2);
@@ -161,7 +161,7 @@ fn a_try_behind_a_local_waiter_learns_that_the_lock_is_taken_once_that_is_known(
 }
 
 #[test]
-fn a_try_that_cannot_be_decided_says_unavailable() {
+fn a_try_that_cannot_be_decided_is_unavailable() {
     let mut world = World::with(1);
     let tried = world.try_lock(0, "a", 1);
     world.pass_alone(Duration::from_secs(5));
@@ -169,13 +169,13 @@ fn a_try_that_cannot_be_decided_says_unavailable() {
 }
 
 #[test]
-fn a_predecessor_that_goes_before_its_watch_stands_is_not_missed() {
+fn a_predecessor_deleted_before_its_watch_is_confirmed_is_not_missed() {
     let mut world = World::with(2);
     let holder = world.lock(0, "a", 1);
     world.settle();
     let waiter = world.lock(1, "a", 1);
-    // The waiter's acquire is carried out, the holder leaves, and only then the answer arrives and the watch opens.
-    let (request, reply) = world.carry_out(1);
+    // The waiter's put is executed, the holder releases, and only then the answer arrives and the watch opens.
+    let (request, reply) = world.execute_oldest(1);
     world.abandon(0, holder);
     world.answer(0);
     world.deliver(1, request, reply);
@@ -184,19 +184,19 @@ fn a_predecessor_that_goes_before_its_watch_stands_is_not_missed() {
 }
 
 #[test]
-fn whoever_is_near_takes_over_without_a_read() {
+fn a_contender_that_watches_all_predecessors_takes_over_without_a_read() {
     let mut world = World::with(WATCH_ALL_UP_TO + 1);
     let tickets = queue_up(&mut world);
     for (node, &ticket) in tickets.iter().enumerate() {
         assert!(world.holds(node, ticket));
-        assert_eq!(world.count(node, "txn"), 1, "the acquire alone");
+        assert_eq!(world.count(node, "txn"), 1, "only the acquire");
         world.abandon(node, ticket);
         world.settle();
     }
 }
 
 #[test]
-fn whoever_is_far_finds_out_in_time_that_it_came_near() {
+fn a_contender_that_watches_a_milestone_widens_its_watch_in_time() {
     let mut world = World::with(12);
     let tickets = queue_up(&mut world);
     for (node, &ticket) in tickets.iter().enumerate() {
@@ -209,14 +209,14 @@ fn whoever_is_far_finds_out_in_time_that_it_came_near() {
 }
 
 #[test]
-fn a_read_that_is_answered_late_does_not_bring_back_who_went_meanwhile() {
+fn a_late_answer_to_a_read_does_not_bring_back_deleted_predecessors() {
     let mut world = World::with(3);
     let tickets = queue_up(&mut world);
     world.pass_alone(Duration::from_millis(10));
-    let (request, reply) = world.carry_out(2);
+    let (request, reply) = world.execute_oldest(2);
     world.abandon(0, tickets[0]);
     world.answer(0);
-    world.hear(2);
+    world.deliver_events(2);
     world.deliver(2, request, reply);
     world.settle();
     world.abandon(1, tickets[1]);
@@ -225,17 +225,17 @@ fn a_read_that_is_answered_late_does_not_bring_back_who_went_meanwhile() {
 }
 
 #[test]
-fn a_waiter_that_heard_of_one_hand_over_need_not_look_for_the_next() {
+fn a_waiter_whose_watch_is_live_needs_no_read_for_the_next_hand_over() {
     let mut world = World::with(3);
     let tickets = queue_up(&mut world);
     world.abandon(0, tickets[0]);
     world.pass(Duration::from_millis(900));
     assert!(world.holds(1, tickets[1]));
-    assert_eq!(world.count(2, "txn"), 1, "the acquire alone");
+    assert_eq!(world.count(2, "txn"), 1, "only the acquire");
 }
 
 #[test]
-fn a_waiter_whose_key_goes_together_with_the_one_before_is_not_granted_on_it() {
+fn a_waiter_whose_key_is_deleted_together_with_its_predecessor_s_is_not_granted_on_it() {
     let mut world = World::with(2);
     let holder = world.lock(0, "a", 1);
     world.settle();
@@ -243,7 +243,7 @@ fn a_waiter_whose_key_goes_together_with_the_one_before_is_not_granted_on_it() {
     world.settle();
     let dead = world.contenders("a")[1].clone();
     world.delete_all("a");
-    world.hear(1);
+    world.deliver_events(1);
     assert!(!world.holds(1, waiter));
     world.settle();
     assert!(world.token(1, waiter).is_some_and(|token| token > dead.create_revision));
@@ -252,7 +252,7 @@ fn a_waiter_whose_key_goes_together_with_the_one_before_is_not_granted_on_it() {
 }
 
 #[test]
-fn what_is_told_of_the_past_is_no_news() {
+fn an_event_from_before_the_last_read_is_ignored() {
     let mut world = World::with(2);
     let first = world.lock(0, "a", 1);
     world.settle();
@@ -263,25 +263,25 @@ fn what_is_told_of_the_past_is_no_news() {
     world.settle();
     let waiter = world.lock(1, "a", 1);
     world.settle();
-    // The same key, of the hold before; a member that is behind tells of it late.
+    // A lagging member reports late that the same key was deleted, which was the previous hold's.
     let key = world.contenders("a")[0].key.clone();
-    world.tell_newest_watch(1, key, released_at);
+    world.report_deletion(1, key, released_at);
     assert!(world.holds(0, again) && !world.holds(1, waiter));
 }
 
 #[test]
-fn a_watch_that_stands_late_is_not_relied_on_without_a_read() {
+fn a_watch_that_is_confirmed_late_is_not_trusted_without_a_read() {
     let mut world = World::with(2);
     let holder = world.lock(0, "a", 1);
     world.settle();
-    world.nodes[1].deaf = true;
+    world.nodes[1].events_held_back = true;
     let waiter = world.lock(1, "a", 1);
     world.pass(Duration::from_millis(10));
     world.abandon(0, holder);
     world.settle();
     let dead = world.contenders("a")[0].clone();
     world.delete(dead.key);
-    world.nodes[1].deaf = false;
+    world.nodes[1].events_held_back = false;
     world.settle();
     assert!(world.token(1, waiter).is_some_and(|token| token > dead.create_revision));
 }
@@ -314,13 +314,13 @@ fn a_read_older_than_the_confirmation_of_a_reopened_watch_does_not_make_it_live(
 }
 
 #[test]
-fn a_watch_that_died_in_silence_delays_a_hand_over_but_does_not_strand_the_waiter() {
+fn a_silently_dead_watch_delays_a_hand_over_but_does_not_strand_the_waiter() {
     let mut world = World::with(2);
     let holder = world.lock(0, "a", 1);
     world.settle();
     let waiter = world.lock(1, "a", 1);
     world.settle();
-    world.nodes[1].deaf = true;
+    world.nodes[1].events_held_back = true;
     world.abandon(0, holder);
     world.settle();
     assert!(!world.holds(1, waiter));
@@ -341,7 +341,7 @@ fn a_waiter_whose_predecessor_leaves_the_queue_waits_on() {
 }
 
 #[test]
-fn what_etcd_refuses_for_good_is_told_to_the_waiters_at_once() {
+fn a_final_refusal_of_etcd_reaches_the_waiters_at_once() {
     for class in [FailureClass::NoSpace, FailureClass::PermissionDenied, FailureClass::Refused] {
         let mut world = World::with(1);
         let first = world.lock(0, "a", 1);
@@ -357,7 +357,7 @@ fn what_etcd_refuses_for_good_is_told_to_the_waiters_at_once() {
 }
 
 #[test]
-fn a_release_goes_through_alone_where_the_next_acquire_is_refused() {
+fn a_release_succeeds_alone_where_the_next_acquire_is_refused() {
     let mut world = World::with(1);
     let first = world.lock(0, "a", 1);
     world.settle();
@@ -366,13 +366,13 @@ fn a_release_goes_through_alone_where_the_next_acquire_is_refused() {
     world.fail(0, FailureClass::NoSpace);
     assert!(matches!(world.nodes[0].outcomes[&second], Outcome::Refused(Refusal::Failed(_))));
     world.settle();
-    // The old key, and the new one in case that it was put.
+    // The old key, and the new one in case it was put.
     assert_eq!(world.count(0, "delete"), 2);
     assert!(world.contenders("a").is_empty());
 }
 
 #[test]
-fn names_that_nobody_uses_any_more_leave_nothing_in_memory() {
+fn unused_names_leave_nothing_in_memory() {
     let mut world = World::with(1);
     for i in 0..1000 {
         let name = format!("n{i}");

@@ -1,4 +1,4 @@
-//! Renewal, and every way to lose a session or a hold.
+//! Renewals, and all the ways to lose a session or a hold.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::kv::{Answer, FailureClass, KeyValue, OpResult, RangeResult, Request, 
 use crate::protocol::Refusal;
 
 #[test]
-fn renewals_go_on_by_themselves_every_third_of_the_ttl() {
+fn the_lease_is_renewed_every_third_of_the_ttl() {
     let mut world = World::with(1);
     let ticket = world.lock(0, "a", 1);
     world.pass(TTL * 10);
@@ -36,7 +36,7 @@ fn the_deadline_counts_from_when_the_renewal_was_sent() {
     world.settle();
     world.pass_alone(TTL / 3);
     let sent = world.now;
-    let (request, reply) = world.carry_out(0);
+    let (request, reply) = world.execute_oldest(0);
     world.pass_alone(Duration::from_secs(1));
     world.deliver(0, request, reply);
     world.pass_alone(sent.since(world.now) + TTL - MARGIN - world.now.since(sent));
@@ -44,12 +44,12 @@ fn the_deadline_counts_from_when_the_renewal_was_sent() {
 }
 
 #[test]
-fn an_answer_that_comes_with_or_after_the_deadline_does_not_revive_the_hold() {
+fn an_answer_at_or_after_the_deadline_does_not_revive_the_hold() {
     let mut world = World::with(1);
     let ticket = world.lock(0, "a", 1);
     world.settle();
     world.pass_alone(TTL / 3);
-    let (request, reply) = world.carry_out(0);
+    let (request, reply) = world.execute_oldest(0);
     world.now = world.now + TTL;
     world.deliver(0, request, reply);
     assert_eq!(world.loss(0, ticket), Some(LossReason::SessionExpired));
@@ -79,7 +79,7 @@ fn a_member_of_an_older_term_cannot_extend_the_lease() {
 }
 
 #[test]
-fn a_cluster_that_was_restored_with_a_lower_term_is_served_by_the_next_session() {
+fn the_next_session_accepts_the_lower_term_of_a_restored_cluster() {
     let mut world = World::with(1);
     world.model.set_term(7);
     world.pass(TTL);
@@ -94,12 +94,12 @@ fn a_cluster_that_was_restored_with_a_lower_term_is_served_by_the_next_session()
 }
 
 #[test]
-fn a_session_whose_epoch_has_gone_back_with_a_restored_store_is_replaced() {
+fn a_session_whose_epoch_decreased_with_a_restore_is_replaced() {
     let mut world = World::with(1);
     let backup = world.model.clone();
-    // The epoch moves after the backup was made.
+    // The epoch changes after the backup.
     let given_up = world.lock(0, "a", 1);
-    world.lose_some_txn(0).expect("the acquire is under way");
+    world.lose_txn(0).expect("the acquire is in flight");
     world.abandon(0, given_up);
     world.pass(Duration::from_millis(500));
     let held = world.lock(0, "b", 1);
@@ -113,7 +113,7 @@ fn a_session_whose_epoch_has_gone_back_with_a_restored_store_is_replaced() {
 }
 
 #[test]
-fn failed_renewals_are_tried_again_and_do_not_end_the_session() {
+fn failed_renewals_are_retried_and_do_not_end_the_session() {
     let mut world = World::with(1);
     let ticket = world.lock(0, "a", 1);
     world.settle();
@@ -131,7 +131,7 @@ fn a_renewal_that_finds_no_lease_ends_the_session_at_once() {
     let mut world = World::with(1);
     let ticket = world.lock(0, "a", 1);
     world.settle();
-    world.nodes[0].deaf = true;
+    world.nodes[0].events_held_back = true;
     let lease = world.contenders("a")[0].lease;
     world.model.expire_lease(lease);
     world.pass(TTL / 3);
@@ -145,7 +145,7 @@ fn an_expired_session_is_replaced_and_its_lease_revoked_after_its_holds_ended() 
     world.settle();
     let waiter = world.lock(0, "a", 2);
     let elsewhere = world.lock(1, "a", 1);
-    // Only the first manager hears nothing.
+    // Only the first manager gets no answers.
     for _ in 0..90 {
         world.pass_alone(TTL / 100);
         while !world.nodes[1].sent.is_empty() {
@@ -154,9 +154,12 @@ fn an_expired_session_is_replaced_and_its_lease_revoked_after_its_holds_ended() 
     }
     assert_eq!(world.loss(0, held), Some(LossReason::SessionExpired));
     let log = world.nodes[0].log.join("\n");
-    assert!(log.contains("SessionDown") && !log.contains("EndHold"), "one end for all holds of the session");
+    assert!(
+        log.contains("SessionDown") && !log.contains("EndHold"),
+        "one action ends all holds of the session"
+    );
     world.settle();
-    assert!(!world.holds(1, elsewhere), "the holder has the margin to stop");
+    assert!(!world.holds(1, elsewhere), "the old holder has the safety margin to stop");
     world.pass(MARGIN);
     assert!(world.holds(1, elsewhere));
     assert_eq!(world.refusal(0, waiter), None, "waiters stay");
@@ -168,7 +171,7 @@ fn an_expired_session_is_replaced_and_its_lease_revoked_after_its_holds_ended() 
 }
 
 #[test]
-fn a_revoked_lease_is_told_as_such_also_when_the_lock_s_own_key_is_heard_of_first() {
+fn a_revoked_lease_is_the_reported_reason_even_if_the_contender_s_deletion_is_reported_first() {
     let mut world = World::with(1);
     let held = world.lock(0, "a", 1);
     world.pass(Duration::from_millis(200));
@@ -210,7 +213,7 @@ fn a_waiter_whose_session_is_revoked_queues_again_under_the_next() {
 }
 
 #[test]
-fn a_forced_unlock_is_told_and_the_next_one_gets_the_lock() {
+fn a_forced_unlock_is_reported_and_the_next_waiter_gets_the_lock() {
     let mut world = World::with(2);
     let held = world.lock(0, "a", 1);
     world.settle();
@@ -228,7 +231,7 @@ fn a_forced_unlock_is_told_and_the_next_one_gets_the_lock() {
 }
 
 #[test]
-fn a_forced_unlock_in_the_first_moments_is_told_when_the_own_key_s_watch_begins() {
+fn a_forced_unlock_right_after_the_grant_is_reported_once_the_own_key_is_watched() {
     let mut world = World::with(1);
     let held = world.lock(0, "a", 1);
     world.settle();
@@ -239,32 +242,32 @@ fn a_forced_unlock_in_the_first_moments_is_told_when_the_own_key_s_watch_begins(
 }
 
 #[test]
-fn a_forced_unlock_is_told_even_if_its_reason_cannot_be_asked_for() {
+fn a_forced_unlock_is_reported_even_if_its_reason_cannot_be_read() {
     let mut world = World::with(1);
     let held = world.lock(0, "a", 1);
     world.pass(Duration::from_millis(100));
     let key = world.contenders("a")[0].key.clone();
     world.delete(key);
-    world.hear(0);
+    world.deliver_events(0);
     assert!(world.holds(0, held));
     world.pass_alone(Duration::from_millis(50));
     assert_eq!(world.loss(0, held), Some(LossReason::ForceUnlocked));
 }
 
-/// It cannot be, whatever the reason; nothing that is built on such a hold can be relied on.
+/// A correct store never answers so. If it happens, the hold cannot be relied on.
 #[test]
-fn a_newer_read_that_shows_somebody_before_the_holder_ends_the_hold() {
+fn a_newer_read_that_shows_a_predecessor_of_the_holder_ends_the_hold() {
     let mut world = World::with(1);
     let held = world.lock(0, "a", 1);
     world.pass(Duration::from_millis(200));
     let own = world.contenders("a")[0].clone();
     let revision = world.model.revision() + 1;
-    world.tell_newest_watch(0, own.key.clone(), revision);
-    let (look, _) = world.nodes[0].sent.pop_back().expect("it looks whether that is so");
+    world.report_deletion(0, own.key.clone(), revision);
+    let (read, _) = world.nodes[0].sent.pop_back().expect("the contender reads its position");
     let before = KeyValue { key: "/t/a/1-1".into(), create_revision: own.create_revision - 1, ..own.clone() };
     let found = |kv| OpResult::Range(RangeResult { kvs: vec![kv], count: 1 });
     let answer = TxnAnswer { succeeded: true, results: vec![found(own), found(before)] };
-    world.deliver(0, look, Ok(Response { revision, term: 1, answer: Answer::Txn(answer) }));
+    world.deliver(0, read, Ok(Response { revision, term: 1, answer: Answer::Txn(answer) }));
     assert_eq!(world.loss(0, held), Some(LossReason::ForceUnlocked));
 }
 
@@ -286,29 +289,29 @@ fn a_waiter_whose_key_is_deleted_queues_again_and_is_never_granted_on_the_dead_k
 }
 
 #[test]
-fn a_waiter_that_was_told_of_its_key_s_end_is_not_granted_by_an_older_answer() {
+fn a_waiter_whose_key_was_reported_deleted_is_not_granted_by_an_older_answer() {
     let mut world = World::with(2);
     let holder = world.lock(0, "a", 1);
     world.settle();
     let waiter = world.lock(1, "a", 1);
-    let (acquire, queued) = world.carry_out(1);
+    let (acquire, queued) = world.execute_oldest(1);
     let dead = world.contenders("a")[1].clone();
-    // The holder leaves before the waiter's watch stands, so the waiter looks; and before the answer arrives its key is
-    // deleted and it is told.
+    // The holder releases before the waiter's watch is confirmed, so the waiter reads its position. Before that answer
+    // arrives, the waiter's key is deleted, which its watch reports.
     world.abandon(0, holder);
     world.answer(0);
     world.deliver(1, acquire, queued);
-    world.hear(1);
-    let (request, reply) = world.carry_out(1);
+    world.deliver_events(1);
+    let (request, reply) = world.execute_oldest(1);
     world.delete(dead.key.clone());
-    world.hear(1);
+    world.deliver_events(1);
     world.deliver(1, request, reply);
     world.settle();
     assert!(world.token(1, waiter).unwrap() > dead.create_revision);
 }
 
 #[test]
-fn without_a_session_final_refusals_reach_the_waiters_and_the_session_is_tried_again() {
+fn without_a_session_a_final_refusal_reaches_the_waiters_and_the_session_is_retried() {
     let mut world = World::unconnected(1);
     let ticket = world.lock(0, "a", 1);
     world.fail(0, FailureClass::Unauthenticated);
@@ -319,7 +322,7 @@ fn without_a_session_final_refusals_reach_the_waiters_and_the_session_is_tried_a
 }
 
 #[test]
-fn what_a_caller_s_thread_saw_expire_stays_expired() {
+fn a_hold_that_a_caller_saw_expire_stays_expired() {
     let mut world = World::with(1);
     let held = world.lock(0, "a", 1);
     world.settle();

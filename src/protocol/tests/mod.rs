@@ -7,7 +7,7 @@ mod leaving_nothing;
 mod locking;
 mod losing;
 mod node;
+mod reports;
 mod simulation;
-mod told;
 mod unknown_outcomes;
 mod world;

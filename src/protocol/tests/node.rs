@@ -12,22 +12,22 @@ use crate::store::memory::model::Watcher;
 
 pub(super) struct Node {
     pub(super) protocol: Protocol,
-    /// Requests that were sent and not yet answered, in order.
+    /// Requests in flight, oldest first.
     pub(super) sent: VecDeque<(RequestId, Request)>,
-    /// How many requests of each kind were sent, by the name of the kind.
+    /// The number of requests sent, by kind.
     pub(super) count: BTreeMap<&'static str, usize>,
     pub(super) watches: HashMap<WatchId, Watcher>,
     pub(super) outcomes: HashMap<Ticket, Outcome>,
     pub(super) confirms: HashMap<Ticket, Result<(), ReleaseFailure>>,
     pub(super) holds: HashMap<HoldId, Option<LossReason>>,
-    /// Everything but requests and watches, in order.
+    /// All actions except requests and watches, in order.
     pub(super) log: Vec<String>,
     pub(super) closed: bool,
-    /// Watch events are kept back.
-    pub(super) deaf: bool,
-    /// Nothing is carried out yet.
-    pub(super) bursting: bool,
-    pub(super) unheard: VecDeque<WatchEvent>,
+    /// Watch events are held back.
+    pub(super) events_held_back: bool,
+    /// Actions are not carried out yet.
+    pub(super) actions_held_back: bool,
+    pub(super) undelivered: VecDeque<WatchEvent>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -58,9 +58,9 @@ impl Node {
             holds: HashMap::new(),
             log: Vec::new(),
             closed: false,
-            deaf: false,
-            bursting: false,
-            unheard: VecDeque::new(),
+            events_held_back: false,
+            actions_held_back: false,
+            undelivered: VecDeque::new(),
         }
     }
 

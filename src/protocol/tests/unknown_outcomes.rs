@@ -1,4 +1,4 @@
-//! Requests whose answer never comes, and copies of them that take effect much later.
+//! Requests that get no answer, and copies of them that are executed much later.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use crate::kv::FailureClass;
 use crate::protocol::Refusal;
 
 #[test]
-fn an_acquire_that_was_carried_out_unheard_is_granted_with_its_first_token() {
+fn an_acquire_whose_answer_was_lost_is_granted_with_its_first_token() {
     let mut world = World::with(1);
     let ticket = world.lock(0, "a", 1);
     let request = world.lose_answer(0);
-    world.carry_out_late(&request);
+    world.execute_late(&request);
     let created = world.contenders("a")[0].create_revision;
     world.pass(Duration::from_millis(100));
     assert!(world.holds(0, ticket));
@@ -26,7 +26,7 @@ fn a_repeated_acquire_that_queued_finds_its_predecessor_behind_later_arrivals() 
     world.settle();
     let waiter = world.lock(1, "a", 1);
     let request = world.lose_answer(1);
-    world.carry_out_late(&request);
+    world.execute_late(&request);
     let later = world.lock(2, "a", 1);
     world.pass(Duration::from_millis(100));
     assert_eq!(world.contenders("a").len(), 3);
@@ -36,7 +36,7 @@ fn a_repeated_acquire_that_queued_finds_its_predecessor_behind_later_arrivals() 
 }
 
 #[test]
-fn a_copy_of_a_repeated_acquire_cannot_bring_the_key_back_after_the_release() {
+fn a_copy_of_a_repeated_acquire_cannot_put_the_key_again_after_the_release() {
     let mut world = World::with(2);
     let ticket = world.lock(0, "a", 1);
     let parked = world.lose_answer(0);
@@ -45,7 +45,7 @@ fn a_copy_of_a_repeated_acquire_cannot_bring_the_key_back_after_the_release() {
     world.abandon(0, ticket);
     world.settle();
     assert!(world.contenders("a").is_empty());
-    world.carry_out_late(&parked);
+    world.execute_late(&parked);
     assert!(world.contenders("a").is_empty());
     let next = world.lock(1, "a", 1);
     world.settle();
@@ -53,13 +53,13 @@ fn a_copy_of_a_repeated_acquire_cannot_bring_the_key_back_after_the_release() {
 }
 
 #[test]
-fn a_copy_that_arrives_between_the_fence_and_the_delete_is_gone_with_it() {
+fn a_copy_that_arrives_between_the_fence_and_the_delete_is_deleted() {
     let mut world = World::with(1);
     let ticket = world.lock(0, "a", 1);
     let parked = world.lose_answer(0);
     world.abandon_and_confirm(0, ticket);
-    // The fence is under way; the copy is carried out before it.
-    world.carry_out_late(&parked);
+    // The fence is in flight, and the copy is executed before it.
+    world.execute_late(&parked);
     assert_eq!(world.contenders("a").len(), 1);
     world.settle();
     world.pass(Duration::from_secs(1));
@@ -68,7 +68,7 @@ fn a_copy_that_arrives_between_the_fence_and_the_delete_is_gone_with_it() {
 }
 
 #[test]
-fn a_key_is_used_again_unless_a_request_that_names_it_went_unanswered() {
+fn a_key_is_reused_unless_a_request_that_names_it_went_unanswered() {
     let mut world = World::with(1);
     let mut keys = Vec::new();
     for round in 0..6 {
@@ -88,19 +88,19 @@ fn a_key_is_used_again_unless_a_request_that_names_it_went_unanswered() {
 }
 
 #[test]
-fn an_acquire_given_up_unheard_can_never_take_effect() {
+fn an_abandoned_acquire_without_an_answer_never_takes_effect() {
     let mut world = World::with(1);
     let ticket = world.lock(0, "a", 1);
     let parked = world.lose_answer(0);
     world.abandon_and_confirm(0, ticket);
     world.pass(Duration::from_millis(200));
     assert_eq!(world.refusal(0, ticket), Some(Refusal::Cancelled));
-    world.carry_out_late(&parked);
+    world.execute_late(&parked);
     assert!(world.contenders("a").is_empty());
 }
 
 #[test]
-fn a_try_given_up_unheard_can_never_take_effect() {
+fn an_abandoned_try_without_an_answer_never_takes_effect() {
     let mut world = World::with(2);
     let elsewhere = world.lock(1, "a", 1);
     world.settle();
@@ -110,12 +110,12 @@ fn a_try_given_up_unheard_can_never_take_effect() {
     assert_eq!(world.refusal(0, ticket), Some(Refusal::Held));
     world.abandon(1, elsewhere);
     world.settle();
-    world.carry_out_late(&parked);
+    world.execute_late(&parked);
     assert!(world.contenders("a").is_empty());
 }
 
 #[test]
-fn a_forced_unlock_of_a_repeated_acquire_leaves_no_copy_that_could_bring_the_key_back() {
+fn after_a_forced_unlock_no_copy_of_a_repeated_acquire_can_put_the_key_again() {
     let mut world = World::with(1);
     let ticket = world.lock(0, "a", 1);
     let parked = world.lose_answer(0);
@@ -125,27 +125,27 @@ fn a_forced_unlock_of_a_repeated_acquire_leaves_no_copy_that_could_bring_the_key
     world.delete(key);
     world.pass(Duration::from_secs(1));
     assert!(!world.holds(0, ticket));
-    world.carry_out_late(&parked);
+    world.execute_late(&parked);
     assert!(world.contenders("a").is_empty());
 }
 
 #[test]
-fn a_fence_that_takes_effect_late_costs_a_refused_request_a_second_try_and_nobody_sees_it() {
+fn a_late_copy_of_a_fence_costs_one_retry_and_no_caller_an_error() {
     let mut world = World::with(1);
     let ticket = world.lock(0, "a", 1);
     world.lose_answer(0);
     world.abandon(0, ticket);
-    // The put of the session key goes unanswered, is repeated, and its first copy is carried out last.
+    // The put of the session key goes unanswered and is repeated; its first copy is executed last.
     let parked_fence = world.lose_answer(0);
     world.pass(Duration::from_millis(300));
-    world.carry_out_late(&parked_fence);
+    world.execute_late(&parked_fence);
     let next = world.lock(0, "b", 1);
     world.settle();
     assert!(world.holds(0, next));
 }
 
 #[test]
-fn many_given_up_names_share_one_fence() {
+fn many_abandoned_names_share_one_fence() {
     let mut world = World::with(1);
     let tickets: Vec<_> = (0..10).map(|i| world.lock(0, &format!("n{i}"), 1)).collect();
     while !world.nodes[0].sent.is_empty() {
@@ -157,19 +157,19 @@ fn many_given_up_names_share_one_fence() {
     }
     world.settle();
     world.pass(Duration::from_secs(1));
-    // The fence, and the deletes as one batch.
+    // The fence, and all deletes in one batch.
     assert_eq!((world.count(0, "txn") - before, world.count(0, "delete")), (2, 0));
     assert!(world.nodes[0].protocol.is_idle());
 }
 
 #[test]
-fn a_delete_carried_out_unheard_still_counts_as_a_release() {
+fn a_delete_whose_answer_was_lost_still_counts_as_a_release() {
     let mut world = World::with(1);
     let ticket = world.lock(0, "a", 1);
     world.settle();
     world.abandon_and_confirm(0, ticket);
     let delete = world.lose_answer(0);
-    world.carry_out_late(&delete);
+    world.execute_late(&delete);
     world.pass(Duration::from_millis(100));
     assert_eq!(world.nodes[0].confirms[&ticket], Ok(()));
 }
@@ -182,14 +182,14 @@ fn a_hand_over_whose_answer_is_lost_is_repeated_whole() {
     let second = world.lock(0, "a", 2);
     world.abandon(0, first);
     let request = world.lose_answer(0);
-    world.carry_out_late(&request);
+    world.execute_late(&request);
     let created = world.contenders("a")[0].create_revision;
     world.pass(Duration::from_millis(100));
     assert_eq!(world.token(0, second), Some(created));
 }
 
 #[test]
-fn an_acquire_that_certainly_was_not_done_needs_no_fence() {
+fn an_acquire_that_was_certainly_not_executed_needs_no_fence() {
     let mut world = World::with(1);
     let ticket = world.lock(0, "a", 1);
     world.fail(0, FailureClass::NotDone);

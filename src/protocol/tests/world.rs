@@ -1,4 +1,4 @@
-//! Protocols and one store model in virtual time; the test decides when what arrives.
+//! Protocols and one model of the store in virtual time; the test decides when each message arrives.
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ use crate::store::memory::model::{Model, Notice};
 
 pub(super) const TTL: Duration = Duration::from_secs(10);
 pub(super) const MARGIN: Duration = Duration::from_secs(1);
-/// A wait of this length is told of.
+/// The length of a wait that is reported.
 pub(super) const WARN_AFTER: Duration = Duration::from_secs(30);
 
-/// Names one manager of the world.
+/// A manager of the world.
 pub(super) type NodeId = usize;
 
 pub(super) struct World {
@@ -44,7 +44,7 @@ fn kind(request: &Request) -> &'static str {
 }
 
 impl World {
-    /// A world whose managers have their sessions.
+    /// A world whose managers all have their session.
     pub(super) fn with(nodes: usize) -> Self {
         let mut world = Self::unconnected(nodes);
         world.settle();
@@ -70,7 +70,7 @@ impl World {
         world
     }
 
-    /// The same store, and managers that have just begun.
+    /// The same store with newly started managers.
     pub(super) fn reconnected(mut self) -> Self {
         let nodes = self.nodes.len();
         self.nodes = (0..nodes).map(|_| Node::new()).collect();
@@ -82,10 +82,10 @@ impl World {
         self
     }
 
-    /// Carries out what the protocol wants, except requests, which wait in `sent`.
+    /// Carries out the protocol's actions, except requests, which wait in `sent`.
     pub(super) fn pump(&mut self, id: NodeId) {
         let node = &mut self.nodes[id];
-        if node.bursting {
+        if node.actions_held_back {
             return;
         }
         while let Some(action) = node.protocol.poll_action() {
@@ -95,22 +95,22 @@ impl World {
                     node.sent.push_back((id, request));
                 }
                 Action::Watch { id, spec } => {
-                    // etcd answers no request for progress while a watch begins in the future.
+                    // etcd answers no health probe while a watch starts in the future.
                     assert!(spec.from_revision <= self.model.revision(), "{spec:?}");
                     let (watcher, revision) = self.model.watch(&spec).unwrap();
                     node.watches.insert(id, watcher);
-                    node.unheard.push_back(WatchEvent::Created { watch: id, revision });
+                    node.undelivered.push_back(WatchEvent::Created { watch: id, revision });
                 }
                 Action::Unwatch { id } => match node.watches.remove(&id) {
                     Some(watcher) => self.model.unwatch(watcher),
-                    None => assert!(node.deaf, "only open watches are closed"),
+                    None => assert!(node.events_held_back, "only open watches are closed"),
                 },
                 other => node.note(other),
             }
         }
     }
 
-    /// Lets everything that is on its way arrive, until nothing is.
+    /// Delivers all requests, answers and events, until none is left.
     pub(super) fn settle(&mut self) {
         loop {
             let mut busy = false;
@@ -120,7 +120,7 @@ impl World {
                     busy = true;
                     self.answer(id);
                 }
-                busy |= self.hear(id);
+                busy |= self.deliver_events(id);
             }
             if !busy {
                 return;
@@ -128,30 +128,30 @@ impl World {
         }
     }
 
-    /// Lets everything of one node arrive.
+    /// Delivers all requests and answers of one node.
     pub(super) fn settle_node(&mut self, id: NodeId) {
         while !self.nodes[id].sent.is_empty() {
             self.answer(id);
         }
     }
 
-    /// Loses the answer to the oldest transaction under way, if there is one.
-    pub(super) fn lose_some_txn(&mut self, id: NodeId) -> Option<Request> {
+    /// Loses the answer to the oldest transaction in flight, if there is one.
+    pub(super) fn lose_txn(&mut self, id: NodeId) -> Option<Request> {
         let at = self.nodes[id].sent.iter().position(|(_, request)| matches!(request, Request::Txn(_)))?;
         let (request_id, request) = self.nodes[id].sent.remove(at)?;
         self.deliver(id, request_id, Err(Failure::new(FailureClass::Unknown, "no answer")));
         Some(request)
     }
 
-    /// Carries out the oldest request of the node and delivers the answer.
+    /// Executes the node's oldest request and delivers the answer.
     pub(super) fn answer(&mut self, id: NodeId) {
-        let (request, reply) = self.carry_out(id);
+        let (request, reply) = self.execute_oldest(id);
         self.deliver(id, request, reply);
     }
 
-    /// Carries out the oldest request of the node; its answer is still on the way.
-    pub(super) fn carry_out(&mut self, id: NodeId) -> (RequestId, Result<Response, Failure>) {
-        let (request_id, request) = self.nodes[id].sent.pop_front().expect("a request is under way");
+    /// Executes the node's oldest request, and leaves its answer in transit.
+    pub(super) fn execute_oldest(&mut self, id: NodeId) -> (RequestId, Result<Response, Failure>) {
+        let (request_id, request) = self.nodes[id].sent.pop_front().expect("a request is in flight");
         (request_id, self.model.execute(self.now, &request))
     }
 
@@ -160,19 +160,19 @@ impl World {
         self.pump(id);
     }
 
-    /// The oldest request's fate stays unknown; it is given back, to be carried out at the worst moment.
+    /// The outcome of the oldest request stays unknown; it is returned, so that the test can execute it later.
     pub(super) fn lose_answer(&mut self, id: NodeId) -> Request {
-        let (request_id, request) = self.nodes[id].sent.pop_front().expect("a request is under way");
+        let (request_id, request) = self.nodes[id].sent.pop_front().expect("a request is in flight");
         self.deliver(id, request_id, Err(Failure::new(FailureClass::Unknown, "no answer")));
         request
     }
 
     pub(super) fn fail(&mut self, id: NodeId, class: FailureClass) {
-        let (request_id, _) = self.nodes[id].sent.pop_front().expect("a request is under way");
-        self.deliver(id, request_id, Err(Failure::new(class, "as the test wants")));
+        let (request_id, _) = self.nodes[id].sent.pop_front().expect("a request is in flight");
+        self.deliver(id, request_id, Err(Failure::new(class, "injected failure")));
     }
 
-    /// Lets time pass, during which every request fails so.
+    /// Lets time pass; every request fails with `class`.
     pub(super) fn fail_for(&mut self, id: NodeId, duration: Duration, class: FailureClass) {
         let end = self.now + duration;
         while self.now < end {
@@ -183,62 +183,62 @@ impl World {
         }
     }
 
-    /// The store is one of an earlier moment; no watch survives that.
+    /// The store returns to an earlier state; no watch survives that.
     pub(super) fn restore(&mut self, backup: Model) {
         self.model = backup;
         for node in &mut self.nodes {
             node.watches.clear();
-            node.deaf = true;
+            node.events_held_back = true;
         }
     }
 
-    /// A request that was parked somewhere takes effect after all; nobody hears its answer.
-    pub(super) fn carry_out_late(&mut self, request: &Request) {
+    /// Executes a parked request; its answer is lost.
+    pub(super) fn execute_late(&mut self, request: &Request) {
         let _ = self.model.execute(self.now, request);
     }
 
     pub(super) fn delete_all(&mut self, name: &str) {
         let then = self.contenders(name).into_iter().map(|kv| Op::Delete { key: kv.key }).collect();
-        self.carry_out_late(&Request::Txn(Txn { then, ..Txn::default() }));
+        self.execute_late(&Request::Txn(Txn { then, ..Txn::default() }));
     }
 
-    /// The store has carried out the oldest request, and answers that its space is used up.
-    pub(super) fn carry_out_and_say_no_space(&mut self, id: NodeId) {
-        let (request, _) = self.carry_out(id);
+    /// Executes the oldest request, and answers that the store has run out of space.
+    pub(super) fn execute_and_answer_no_space(&mut self, id: NodeId) {
+        let (request, _) = self.execute_oldest(id);
         self.deliver(id, request, Err(Failure::new(FailureClass::NoSpace, "space exceeded")));
     }
 
-    /// The node's newest watch tells that this key was deleted at `revision`.
-    pub(super) fn tell_newest_watch(&mut self, id: NodeId, key: Key, revision: Revision) {
-        let watch = *self.nodes[id].watches.keys().max().expect("something is watched");
+    /// The node's newest watch reports that this key was deleted at `revision`.
+    pub(super) fn report_deletion(&mut self, id: NodeId, key: Key, revision: Revision) {
+        let watch = *self.nodes[id].watches.keys().max().expect("a watch is open");
         let event = WatchEvent::Deleted { watch, keys: vec![key], revision };
         self.nodes[id].protocol.handle_watch(self.now, event);
         self.pump(id);
     }
 
     /// Delivers the watch events of one node; false if there were none.
-    pub(super) fn hear(&mut self, id: NodeId) -> bool {
+    pub(super) fn deliver_events(&mut self, id: NodeId) -> bool {
         while let Some((watcher, notice)) = self.model.poll_notice() {
             for node in &mut self.nodes {
                 let watch = node.watches.iter().find(|&(_, &open)| open == watcher).map(|(&watch, _)| watch);
                 if let (Some(watch), Notice::Deleted { keys, revision }) = (watch, notice.clone()) {
-                    node.unheard.push_back(WatchEvent::Deleted { watch, keys, revision });
+                    node.undelivered.push_back(WatchEvent::Deleted { watch, keys, revision });
                 }
             }
         }
-        if self.nodes[id].deaf {
+        if self.nodes[id].events_held_back {
             return false;
         }
-        let mut heard = false;
-        while let Some(event) = self.nodes[id].unheard.pop_front() {
-            heard = true;
+        let mut delivered = false;
+        while let Some(event) = self.nodes[id].undelivered.pop_front() {
+            delivered = true;
             self.nodes[id].protocol.handle_watch(self.now, event);
             self.pump(id);
         }
-        heard
+        delivered
     }
 
-    /// Lets time pass, with everything arriving at once.
+    /// Lets time pass; all messages arrive at once.
     pub(super) fn pass(&mut self, duration: Duration) {
         let end = self.now + duration;
         loop {
@@ -253,7 +253,7 @@ impl World {
         self.settle();
     }
 
-    /// Lets time pass for the managers alone: nothing is answered.
+    /// Lets time pass; no request is answered.
     pub(super) fn pass_alone(&mut self, duration: Duration) {
         let end = self.now + duration;
         loop {
@@ -313,11 +313,11 @@ impl World {
         self.command(id, Command::Abandon { ticket, confirm: true });
     }
 
-    /// Commands that arrive together: what the protocol wants is carried out after the last.
+    /// Handles commands together: the actions are carried out after the last one.
     pub(super) fn together(&mut self, id: NodeId, commands: impl FnOnce(&mut Self)) {
-        self.nodes[id].bursting = true;
+        self.nodes[id].actions_held_back = true;
         commands(self);
-        self.nodes[id].bursting = false;
+        self.nodes[id].actions_held_back = false;
         self.pump(id);
     }
 

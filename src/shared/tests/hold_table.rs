@@ -65,10 +65,10 @@ fn the_watchdog_ends_every_hold_at_the_deadline_and_the_i_o_thread_gets_them_all
         table.fire_timer(at(20));
         for hold in &holds {
             assert!(hold.done.recv_timeout(SOON).is_err_and(|error| error.is_disconnected()));
-            assert!(!hold.is_held(at(1)), "over for everybody, whatever their clock says");
+            assert!(!hold.is_held(at(1)), "over at any time on the caller's clock");
             assert_eq!(hold.lost(), Some(LossReason::SessionExpired));
         }
-        // The I/O thread had a release and a loss for other reasons on its way.
+        // Meanwhile the I/O thread had a release and another loss to record.
         let ended = table.end(HoldId(1), None).unwrap();
         assert_eq!(ended.lost, Some(LossReason::SessionExpired));
         let mut ended = table.end_session(LossReason::SessionRevoked);

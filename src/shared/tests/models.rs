@@ -196,7 +196,7 @@ fn every_done_closes_after_the_deadline_in_every_interleaving() {
             assert!(first.is_held(at(10)) && second.is_held(at(10)) && !is_closed(&first));
             clock.store(20, Ordering::SeqCst);
         } else {
-            assert!(!first.is_held(at(9)) && is_closed(&second), "nothing is opened after the end");
+            assert!(!first.is_held(at(9)) && is_closed(&second), "a hold opened after the end is closed");
         }
         // Until the watchdog has closed both.
         while !is_closed(&first) || !is_closed(&second) {

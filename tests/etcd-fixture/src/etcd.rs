@@ -1,10 +1,10 @@
-//! Some etcd, for a program that only needs one.
+//! An etcd for a program that needs any etcd.
 
 use std::path::Path;
 
 use crate::member::{Member, StartError, start, with_fresh_ports};
 
-/// An etcd for the time of a program.
+/// An etcd that lives as long as its program.
 #[derive(Debug)]
 pub struct Etcd {
     endpoints: Vec<String>,
@@ -13,10 +13,10 @@ pub struct Etcd {
 
 impl Etcd {
     /// The cluster that `ETCD_ENDPOINTS` names (separated by commas), or else a private server with a temporary folder
-    /// in `parent`, ready to serve, which ends when this is dropped or the program ends.
+    /// in `parent`. The private server is ready to serve, and ends when this is dropped or the program ends.
     ///
     /// # Errors
-    /// The private server does not start; [`StartError::NotInstalled`] if there is no etcd on this machine.
+    /// The private server does not start; [`StartError::NotInstalled`] if etcd is not installed.
     pub fn named_or_private(parent: &Path) -> Result<Self, StartError> {
         if let Ok(endpoints) = std::env::var("ETCD_ENDPOINTS") {
             let endpoints = endpoints.split(',').map(|endpoint| endpoint.trim().to_owned()).collect();
@@ -29,7 +29,7 @@ impl Etcd {
         })
     }
 
-    /// Where clients reach it.
+    /// The URLs for clients.
     pub fn endpoints(&self) -> &[String] {
         &self.endpoints
     }

@@ -1,7 +1,7 @@
-//! Child processes that cannot outlive us.
+//! Child processes that never outlive their parent.
 //!
-//! A `Drop` does not run for statics, nor when a test run is killed. So between us and every child stands a small
-//! shell that reads from a pipe of ours: when the pipe closes, for whatever reason, it kills the child and goes.
+//! `Drop` does not run for statics, nor when a test run is killed. So each child runs under a small shell that reads
+//! from a pipe of the parent: when the pipe closes, for whatever reason, the shell kills the child and exits.
 
 use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Write};
@@ -11,10 +11,10 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal};
 
-/// `$1`: a folder to remove at the end, or nothing. Then the command. The first line of output is the child's pid.
-/// The word `keep` on the pipe keeps the folder.
+/// `$1`: a folder to remove at the end, or nothing. The command follows. The first line of output is the child's pid.
+/// The word `keep` on the pipe preserves the folder.
 ///
-/// SIGHUP is what the system sends to a group that loses its parent while a member is stopped.
+/// The system sends SIGHUP to a group that loses its parent while a member is stopped.
 const SCRIPT: &str = r#"
 trap '' HUP
 dir=$1; shift
@@ -33,7 +33,7 @@ wait $holder 2>/dev/null && [ -n "$dir" ] && rm -rf "$dir"
 exit $status
 "#;
 
-/// A running child with the shell that holds it.
+/// A running child and its shell.
 #[derive(Debug)]
 pub struct Leash {
     shell: Child,
@@ -54,7 +54,7 @@ impl Leash {
         command.arg("-c").arg(SCRIPT).arg("leash");
         command.arg(remove_at_end.unwrap_or(Path::new(""))).arg(program).args(args);
         configure(&mut command);
-        // In a group of its own: Ctrl-C at a terminal is for us alone, the pipe tells the rest.
+        // In a group of its own: Ctrl-C at a terminal ends only the parent, and the pipe ends the child.
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
         let mut shell = command.spawn()?;
         let pipe = shell.stdin.take();
@@ -66,34 +66,34 @@ impl Leash {
         Ok(Self { shell, pid, pipe, output: Some(output) })
     }
 
-    /// The child's process, not the shell's.
+    /// The process id of the child, not of the shell.
     pub fn pid(&self) -> Pid {
         self.pid
     }
 
-    /// The child's standard output; once.
+    /// The child's standard output; it can be taken once.
     pub fn take_output(&mut self) -> BufReader<ChildStdout> {
         self.output.take().expect("the output was not taken before")
     }
 
-    /// Sends a signal; does nothing if the child is gone.
+    /// Sends a signal; does nothing if the child has ended.
     pub fn signal(&mut self, signal: Signal) {
         if self.exited().is_none() {
             let _ = rustix::process::kill_process(self.pid, signal);
         }
     }
 
-    /// How the child ended, if it did.
+    /// The child's exit status, if it has ended.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         self.shell.try_wait().expect("a child can be waited for")
     }
 
-    /// Waits for the child to end by itself.
+    /// Waits until the child exits.
     pub fn wait(&mut self) -> ExitStatus {
         self.shell.wait().expect("a child can be waited for")
     }
 
-    /// Kills the child (a stopped one too), waits until it is gone, and leaves its folder.
+    /// Kills the child, even a stopped one, waits until it has ended, and preserves its folder.
     pub fn kill_and_keep_folder(mut self) {
         if let Some(pipe) = &mut self.pipe {
             let _ = pipe.write_all(b"keep\n");
@@ -108,16 +108,16 @@ impl Drop for Leash {
     }
 }
 
-/// A program by the environment variable `var`, or by its name on `PATH`.
+/// The program named by the environment variable `var`, or `name` from the `PATH`.
 ///
 /// # Panics
-/// There is none.
+/// There is no such program.
 pub fn program(var: &str, name: &str) -> PathBuf {
     let missing = || panic!("{name} is not installed: run ./setup.sh (or set {var} to its path)");
     find_program(var, name).unwrap_or_else(missing)
 }
 
-/// The same, if there is one. What `var` names is not looked for.
+/// Like [`program`], but `None` if there is none. The value of `var` is not checked.
 pub fn find_program(var: &str, name: &str) -> Option<PathBuf> {
     if let Some(path) = std::env::var_os(var) {
         return Some(path.into());

@@ -1,7 +1,7 @@
-//! etcd servers for tests, examples and benchmarks: on free ports of the loopback interface, with a temporary folder,
-//! and gone when the program that started them is, however it ends.
+//! etcd servers for tests, examples and benchmarks, on free loopback ports, with a temporary folder. They end with the
+//! program that started them, however it ends.
 //!
-//! [`Etcd`] is enough for a program that needs some etcd. Tests of what goes wrong with servers start [`Member`]s.
+//! [`Etcd`] is enough for a program that needs any etcd. Tests of server faults start [`Member`]s.
 #![allow(clippy::expect_used, clippy::panic, reason = "a fixture of tests fails by panicking")]
 
 mod etcd;

@@ -14,23 +14,23 @@ use crate::metrics;
 use crate::ports::free_port;
 use crate::version::Version;
 
-/// A server that is not ready by then never will be. (A single one takes a fifth of a second, a cluster one or two.)
+/// A server that is not ready by then has failed. (A single one takes 0.2 s, a cluster one or two.)
 const READY: Duration = Duration::from_secs(30);
 
-/// How long a busy machine may take to stop the threads of a process.
+/// The time that a busy machine may need to stop all threads of a process.
 const STOPPED: Duration = Duration::from_secs(1);
 
-/// How often servers are given other ports when another process was faster.
+/// How often servers get new ports after another process bound one first.
 const ATTEMPTS: u32 = 5;
 
-/// Why a server did not come up.
+/// Why a server did not start.
 #[derive(Debug)]
 pub enum StartError {
     /// There is no etcd on the `PATH`, and `ETCD_BIN` names none.
     NotInstalled,
-    /// Another process was faster with one of its ports.
+    /// Another process bound one of its ports first.
     PortTaken,
-    /// It ended, or did not become ready; with the end of its log.
+    /// It ended or did not become ready; with the end of its log.
     Failed(String),
 }
 
@@ -40,7 +40,7 @@ impl fmt::Display for StartError {
             Self::NotInstalled => {
                 f.write_str("etcd is not installed: run ./setup.sh (or set ETCD_BIN to its path)")
             }
-            Self::PortTaken => f.write_str("the ports of etcd were always taken"),
+            Self::PortTaken => f.write_str("every port for etcd was taken"),
             Self::Failed(why) => f.write_str(why),
         }
     }
@@ -48,10 +48,10 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-/// Starts all members of one cluster, and waits until each of them serves.
+/// Starts all members of one cluster, and waits until each of them serves requests.
 ///
 /// # Errors
-/// The first member's that does not become ready.
+/// That of the first member that does not become ready.
 pub fn start<'a>(members: impl IntoIterator<Item = &'a Member> + Clone) -> Result<(), StartError> {
     let cluster: Vec<String> = members.clone().into_iter().map(Member::in_cluster).collect();
     let cluster = cluster.join(",");
@@ -59,11 +59,11 @@ pub fn start<'a>(members: impl IntoIterator<Item = &'a Member> + Clone) -> Resul
     members.into_iter().try_for_each(Member::wait_ready)
 }
 
-/// Calls `start` again, for members with ports of their own, when another process was faster with a port. A server
-/// that fails otherwise gets one more attempt.
+/// Calls `start` again, for members with new ports, when another process bound a port first. After any other failure
+/// there is one more attempt.
 ///
 /// # Errors
-/// What the last attempt failed with.
+/// That of the last attempt.
 pub fn with_fresh_ports<T>(mut start: impl FnMut() -> Result<T, StartError>) -> Result<T, StartError> {
     let mut failed = false;
     for _ in 0..ATTEMPTS {
@@ -79,7 +79,7 @@ pub fn with_fresh_ports<T>(mut start: impl FnMut() -> Result<T, StartError>) -> 
     Err(StartError::PortTaken)
 }
 
-/// One server process: its folder and ports stay the same however often it is killed and restarted.
+/// One server process. Its folder and ports stay the same over kills and restarts.
 #[derive(Debug)]
 pub struct Member {
     name: String,
@@ -94,12 +94,12 @@ pub struct Member {
 }
 
 impl Member {
-    /// A member that is not started yet, with a folder in the system's temporary one.
+    /// A member that is not started yet, with a folder in the system's temporary folder.
     pub fn new(name: &str) -> Self {
         Self::new_in(&std::env::temp_dir(), name)
     }
 
-    /// The same, with a folder in this one.
+    /// A member that is not started yet, with a folder in `parent`.
     pub fn new_in(parent: &Path, name: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("etcd-lock-test-").tempdir_in(parent);
         Self {
@@ -115,7 +115,7 @@ impl Member {
         }
     }
 
-    /// Further flags, as `--name=value`. Of two of one name the later counts.
+    /// Adds flags, as `--name=value`. Of two flags with one name the later one counts.
     pub fn add_args<A: Into<String>>(&mut self, args: impl IntoIterator<Item = A>) {
         self.args.extend(args.into_iter().map(Into::into));
     }
@@ -130,38 +130,38 @@ impl Member {
         self.advertised_peer = Some(url);
     }
 
-    /// The URL of clients.
+    /// The URL for clients.
     pub fn endpoint(&self) -> String {
         format!("{}://{}", self.scheme, self.address())
     }
 
-    /// Host and port of clients.
+    /// Host and port for clients.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.client)
     }
 
-    /// Host and port of the other members.
+    /// Host and port for the other members.
     pub fn peer_address(&self) -> String {
         format!("127.0.0.1:{}", self.peer)
     }
 
-    /// Where it shows its metrics: a wrong port for clients. (The port for other members serves clients too.)
+    /// The port of its metrics, which does not serve clients. (The port for other members does.)
     pub fn metrics_address(&self) -> String {
         format!("127.0.0.1:{}", self.metrics)
     }
 
-    /// This member in the words of `--initial-cluster`.
+    /// This member's entry in `--initial-cluster`.
     fn in_cluster(&self) -> String {
         format!("{}={}", self.name, self.peer_url())
     }
 
-    /// Where the other members find this one.
+    /// The URL for the other members.
     fn peer_url(&self) -> String {
         let direct = || format!("http://{}", self.peer_address());
         self.advertised_peer.clone().unwrap_or_else(direct)
     }
 
-    /// What the cluster calls this member.
+    /// The member's name in the cluster.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -177,7 +177,7 @@ impl Member {
             format!("--listen-peer-urls=http://{}", self.peer_address()),
             format!("--initial-advertise-peer-urls={}", self.peer_url()),
             format!("--initial-cluster={initial_cluster}"),
-            // Health and metrics without TLS, whatever the clients' door is.
+            // Health and metrics without TLS, whatever the clients use.
             format!("--listen-metrics-urls=http://{}", self.metrics_address()),
         ];
         args.extend(self.args.iter().cloned());
@@ -186,7 +186,7 @@ impl Member {
             command.stderr(log);
             forget_settings(command, "ETCD_");
             if cfg!(target_arch = "aarch64") {
-                // etcd before 3.5 asks for this assurance on ARM.
+                // etcd before 3.5 requires this on ARM.
                 command.env("ETCD_UNSUPPORTED_ARCH", "arm64");
             }
         });
@@ -218,24 +218,24 @@ impl Member {
         Ok(())
     }
 
-    /// Whether the member answers and has a leader. False where the process is stopped.
+    /// Whether the member answers and has a leader; false for a stopped process.
     pub fn is_healthy(&self) -> bool {
         metrics::get(self.metrics, "/health").is_ok_and(|body| body.contains(r#""health":"true""#))
     }
 
-    /// The value of one series of its metrics, written as etcd writes it: `name` or `name{label="value"}`. 0 if there is
-    /// none (yet).
+    /// The value of one series of its metrics, in etcd's notation: `name` or `name{label="value"}`. 0 if it does not
+    /// exist (yet).
     pub fn metric(&self, series: &str) -> f64 {
         metrics::value(self.metrics, series)
     }
 
-    /// How many requests of a gRPC method (`Txn`, `Range`, `LeaseGrant`, ...) this member has begun to serve.
+    /// How many requests of a gRPC method (`Txn`, `Range`, `LeaseGrant`, ...) this member has started to serve.
     pub fn requests(&self, method: &str) -> u64 {
         metrics::requests(self.metrics, method)
     }
 
-    /// SIGSTOP: the sockets stay, nothing answers. The signal reaches one thread after the other; all of them have
-    /// stopped when this returns (where the system shows them: on Linux).
+    /// SIGSTOP: the sockets stay open, and nothing answers. The signal reaches the threads one after the other; on
+    /// Linux, all of them have stopped when this returns.
     pub fn stop(&self) {
         self.signal(Signal::STOP);
         let start = Instant::now();
@@ -257,10 +257,10 @@ impl Member {
     }
 
     fn signal(&self, signal: Signal) {
-        self.process().as_mut().expect("the member runs").signal(signal);
+        self.process().as_mut().expect("the member is running").signal(signal);
     }
 
-    /// SIGKILL; the process is gone and reaped when this returns. Nothing happens to one that is gone.
+    /// SIGKILL; the process is gone and reaped when this returns. Does nothing if it has ended.
     pub fn kill(&self) {
         let leash = self.process().take();
         if let Some(leash) = leash {
@@ -268,29 +268,29 @@ impl Member {
         }
     }
 
-    /// Starts the member again, on the same ports and folder, after killing what may still run. Ready on return, but
-    /// in a cluster only once a majority runs.
+    /// Kills the member if it runs, and starts it again with the same ports and folder. It is ready on return; in a
+    /// cluster this needs a running majority.
     pub fn restart(&self) {
         self.restart_without_waiting();
         self.wait_ready().unwrap_or_else(|why| panic!("{} does not come back: {why}", self.name));
     }
 
-    /// Like [`Self::restart`], but returns at once.
+    /// Like [`Self::restart`], but does not wait until the member is ready.
     pub fn restart_without_waiting(&self) {
         self.kill();
-        // The members are known from the data folder by now; the flag has only to be consistent.
+        // The members are known from the data folder, so the flag only has to be consistent.
         self.spawn(&self.in_cluster())
             .unwrap_or_else(|why| panic!("{} does not come back: {why}", self.name));
     }
 
-    /// Kills the member and removes all that it has.
+    /// Kills the member and deletes its data.
     pub fn wipe(&self) {
         self.kill();
         std::fs::remove_dir_all(self.data_dir()).expect("the member has data");
     }
 
-    /// Replaces what the member has by what is in the backup, as an administrator does it, and starts it on the same
-    /// ports. The member is the only one. With a token of its own, it is another cluster from then on.
+    /// Replaces the member's data by the backup, as an administrator does, and starts it on the same ports. It must be
+    /// the only member. With another token it becomes another cluster.
     pub fn restore(&self, backup: &Path, token: Option<&str>) {
         self.wipe();
         let mut command = Command::new(program("ETCDCTL_BIN", "etcdctl"));
@@ -305,22 +305,22 @@ impl Member {
         self.restart();
     }
 
-    /// The release that runs here.
+    /// The release of this member.
     pub fn version(&self) -> Version {
-        Version::parse(&metrics::get(self.metrics, "/metrics").expect("etcd shows its metrics"))
+        Version::parse(&metrics::get(self.metrics, "/metrics").expect("etcd serves its metrics"))
     }
 
-    /// Whether the process is there, stopped or not.
+    /// Whether the process exists, stopped or not.
     pub fn is_running(&self) -> bool {
         self.process().as_mut().is_some_and(|leash| leash.exited().is_none())
     }
 
-    /// The process of etcd itself, unless it was killed.
+    /// The process id of etcd itself, unless it was killed.
     pub fn pid(&self) -> Option<Pid> {
         self.process().as_ref().map(Leash::pid)
     }
 
-    /// The folder with data, log and certificates; removed in the end.
+    /// The folder with data, log and certificates; deleted with the member.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -337,7 +337,7 @@ impl Member {
     pub fn log_tail(&self) -> String {
         let log = std::fs::read(self.log_file()).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
-        // Our own waiting for it.
+        // Lines of our own health checks.
         let lines: Vec<&str> = log.lines().filter(|line| !line.contains("/health error")).collect();
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
@@ -350,10 +350,10 @@ impl Member {
 impl Drop for Member {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- the log of etcd {} ends so:\n{}\n---", self.name, self.log_tail());
+            eprintln!("--- the end of the log of etcd {}:\n{}\n---", self.name, self.log_tail());
         }
         drop(self.process().take());
-        // There still if the process had ended by itself or was killed.
+        // It still exists if the process ended by itself or was killed.
         let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
@@ -366,7 +366,7 @@ fn has_running_threads(process: Pid) -> bool {
     threads.flatten().any(|thread| std::fs::read_to_string(thread.path().join("stat")).is_ok_and(is_running))
 }
 
-/// Keeps the caller's own settings for etcd or etcdctl away from a child.
+/// Removes the user's settings for etcd and etcdctl from a child's environment.
 pub fn forget_settings(command: &mut Command, prefix: &str) {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with(prefix) {

@@ -1,8 +1,8 @@
-//! Which release of etcd runs, for what old ones do wrong.
+//! The running release of etcd, for tests of behaviour that depends on it.
 
 use std::fmt;
 
-/// A release, as etcd counts them.
+/// A release of etcd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
     major: u32,
@@ -11,7 +11,7 @@ pub struct Version {
 }
 
 impl Version {
-    /// From the text of a server's metrics.
+    /// Reads the release from a server's metrics.
     pub(crate) fn parse(metrics: &str) -> Self {
         let (_, rest) = metrics.split_once("etcd_server_version{server_version=\"").expect("a version");
         let (number, _) = rest.split_once('"').expect("its end");
@@ -20,7 +20,7 @@ impl Version {
         Self { major: next(), minor: next(), patch: next() }
     }
 
-    /// Whether this release renews a lease for whoever asks, without a token.
+    /// Whether this release renews a lease without checking a token.
     pub fn renews_without_token(self) -> bool {
         let asks = match (self.major, self.minor) {
             (3, ..=4) => Self { major: 3, minor: 4, patch: 42 },
@@ -30,10 +30,10 @@ impl Version {
         self < asks
     }
 
-    /// Whether this release knows of etcd #15247: a leader that was stopped, and goes on after another was elected, may
-    /// revoke leases that the other has renewed. Mended in 3.4.31 and 3.5.13, for leaders whose raft loop hangs; one whose
-    /// whole process was stopped may look at its leases after its loop's first tick, and then believes in itself as
-    /// before (seen with 3.5.30).
+    /// Whether this release has the fix of etcd #15247: a leader that was stopped and resumes after another was elected
+    /// may revoke leases that the other has renewed. Fixed in 3.4.31 and 3.5.13 for leaders whose raft loop hangs. A
+    /// leader whose whole process was stopped may still check its leases after its loop's first tick and act on its old
+    /// term (seen with 3.5.30).
     pub fn knows_of_15247(self) -> bool {
         let mended = match (self.major, self.minor) {
             (3, ..=4) => Self { major: 3, minor: 4, patch: 31 },

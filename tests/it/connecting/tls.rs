@@ -1,4 +1,4 @@
-//! With TLS, and with certificates of one's own.
+//! TLS, and client certificates.
 
 use etcd_lock::TlsOptions;
 
@@ -11,7 +11,7 @@ fn with(access: &Access, tls: Option<ClientTls>) -> Access {
 }
 
 #[test]
-fn a_server_with_tls_is_talked_to_by_those_who_trust_it_alone() {
+fn a_server_with_tls_is_accepted_only_by_clients_that_trust_its_authority() {
     let pki = Pki::new();
     let etcd = Setup::default().tls(&pki).start();
     let manager = connect(etcd.access(), "/locks");
@@ -21,7 +21,7 @@ fn a_server_with_tls_is_talked_to_by_those_who_trust_it_alone() {
     let stranger = with(etcd.access(), Some(Pki::new().client(false)));
     let text = misconfigured(&refused(&stranger, "/locks"));
     assert!(text.contains("`ca_certificate_pem`"), "an untrusted authority: {text}");
-    // The authorities of the system did not sign it either.
+    // The system's authorities did not sign its certificate either.
     let text = misconfigured(&refused(&with(etcd.access(), None), "/locks"));
     assert!(text.contains("`ca_certificate_pem`"), "no authority given: {text}");
     let misnamed = options(etcd.access()).tls(tls_options(&pki.client(false)).domain_name("another.example"));
@@ -30,7 +30,7 @@ fn a_server_with_tls_is_talked_to_by_those_who_trust_it_alone() {
 }
 
 #[test]
-fn the_wrong_scheme_is_told_from_an_outage() {
+fn the_wrong_scheme_is_reported_differently_from_an_outage() {
     let pki = Pki::new();
     let secure = Setup::default().tls(&pki).start();
     let plain = with(&secure.access().at([secure.endpoint().replace("https", "http")]), None);
@@ -42,7 +42,7 @@ fn the_wrong_scheme_is_told_from_an_outage() {
     let text = misconfigured(&refused(&to_plain, "/locks"));
     assert!(text.contains("the server does not speak TLS; use http://"), "{text}");
 
-    // One that is merely away may be the right one: this can work later.
+    // A server that is down may have the right scheme, so retrying may help.
     for access in [&plain, &to_plain] {
         let scheme = if access.tls.is_some() { "https" } else { "http" };
         let dead = nobody().replace("http", scheme);
@@ -52,7 +52,7 @@ fn the_wrong_scheme_is_told_from_an_outage() {
     }
 }
 
-/// What no repetition mends.
+/// Checks that retrying cannot help.
 #[track_caller]
 fn misconfigured(error: &LockError) -> String {
     let LockError::InvalidOptions { why, .. } = error else { panic!("{error:?}") };
@@ -61,7 +61,7 @@ fn misconfigured(error: &LockError) -> String {
 }
 
 #[test]
-fn mutual_tls_lets_those_in_who_show_a_certificate_that_the_server_trusts() {
+fn mutual_tls_accepts_clients_with_a_certificate_that_the_server_trusts() {
     let pki = Pki::new();
     let etcd = Setup::default().mutual_tls(&pki).start();
     let (manager, other) = (connect(etcd.access(), "/locks"), connect(etcd.access(), "/locks"));
@@ -81,7 +81,7 @@ fn mutual_tls_lets_those_in_who_show_a_certificate_that_the_server_trusts() {
 fn a_private_key_appears_in_no_debug_output_and_no_error() {
     let pki = Pki::new();
     let etcd = Setup::default().mutual_tls(&pki).start();
-    // Any line of it; the first is but a heading.
+    // Any line of the key; the first one is only a heading.
     let secret = pki.client.key.lines().nth(1).unwrap().to_owned();
     let logs = Logs::with(&secret);
     let manager = connect(etcd.access(), "/locks");
@@ -91,7 +91,7 @@ fn a_private_key_appears_in_no_debug_output_and_no_error() {
         "/locks",
         options(&with(etcd.access(), Some(Pki::new().client(false)))),
     ));
-    // The key in place of the certificate, of the authority, and cut short.
+    // The key in place of the certificate, in place of the authority, and truncated.
     let key = pki.client.key.clone();
     for tls in [
         TlsOptions::default().identity_pem(key.clone(), pki.client.certificate.clone()),

@@ -1,4 +1,4 @@
-//! The application's logger blocks the I/O thread: holders are told in time all the same, and nobody hangs.
+//! The application's logger blocks the I/O thread: holders still learn of a loss in time, and no call hangs.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::support::wait::threads_named;
 use crate::support::{Backend, SOON, disconnects, eventually, on_both_stores, take, wait_for_waiting};
 
 on_both_stores! { alone:
-    with_a_hung_i_o_thread_a_holder_is_told_in_time,
+    with_a_hung_i_o_thread_a_holder_learns_of_the_loss_in_time,
     with_a_hung_i_o_thread_every_call_ends_within_its_limit,
     with_a_hung_i_o_thread_close_ends_every_wait_and_every_hold,
     with_a_hung_i_o_thread_the_last_drop_is_bounded,
@@ -22,7 +22,7 @@ const TTL: Duration = Duration::from_secs(3);
 const REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What the library adds to a limit before it believes that the I/O thread hangs, and a busy machine's share.
+/// The time that the library adds to a limit before it regards the I/O thread as hung, and that of a busy machine.
 const SLACK: Duration = Duration::from_millis(600);
 
 fn options() -> LockManagerOptions {
@@ -38,10 +38,10 @@ fn ends_within<T>(limit: Duration, what: &str, call: impl FnOnce() -> T) -> T {
     result
 }
 
-/// How many threads the managers of this process have; a backend may have a manager of its own.
+/// The number of this process's manager threads; a backend may have a manager of its own.
 #[track_caller]
 fn threads() -> usize {
-    // A thread that has just been started gives itself its name.
+    // A new thread takes a moment to set its own name.
     let watchdogs = || threads_named("etcd-lock-watch");
     eventually(SOON, "a watchdog for each manager", || threads_named("etcd-lock-io") == watchdogs());
     2 * watchdogs()
@@ -52,26 +52,26 @@ fn wait_for_threads(count: usize) {
     eventually(SOON, "the manager's threads have ended", || threads_named("etcd-lock-") == count);
 }
 
-fn with_a_hung_i_o_thread_a_holder_is_told_in_time(backend: &Backend) {
+fn with_a_hung_i_o_thread_a_holder_learns_of_the_loss_in_time(backend: &Backend) {
     let (manager, other) = (backend.manager_with(options()), backend.manager());
     let logger = ParkingLogger::park_at("lock \"a\" acquired");
     let guard = take(&manager.new_lock("a").unwrap());
     logger.wait_until_parked(SOON);
     let deadline = Instant::now() + guard.remaining();
-    let (told, next) = thread::scope(|scope| {
-        let told = scope.spawn(|| {
+    let (ended, next) = thread::scope(|scope| {
+        let ended = scope.spawn(|| {
             select! {
                 recv(guard.done()) -> _ => Some(Instant::now()),
                 recv(after(SOON)) -> _ => None,
             }
         });
         let next = scope.spawn(|| (take(&other.new_lock("a").unwrap()), Instant::now()));
-        (told.join().unwrap(), next.join().unwrap())
+        (ended.join().unwrap(), next.join().unwrap())
     });
-    let told = told.expect("done() does not close");
-    assert!(told >= deadline - Duration::from_millis(50), "{:?} early", deadline - told);
-    assert!(told < deadline + Duration::from_millis(200), "{:?} late", told - deadline);
-    assert!(told < next.1, "the next one had it {:?} before", told - next.1);
+    let ended = ended.expect("done() does not disconnect");
+    assert!(ended >= deadline - Duration::from_millis(50), "{:?} early", deadline - ended);
+    assert!(ended < deadline + Duration::from_millis(200), "{:?} late", ended - deadline);
+    assert!(ended < next.1, "the next holder was granted {:?} before", ended - next.1);
     assert!(!guard.is_held() && guard.remaining().is_zero() && next.0.token() > guard.token());
     assert_eq!(guard.loss(), Some(LossReason::SessionExpired));
     assert!(!manager.session().is_alive());
@@ -79,7 +79,7 @@ fn with_a_hung_i_o_thread_a_holder_is_told_in_time(backend: &Backend) {
     let lost = guard.unlock();
     assert!(matches!(lost, Err(LockError::Expired { reason: LossReason::SessionExpired, .. })), "{lost:?}");
 
-    // The thread goes on: it finds out for itself, and serves again.
+    // The thread continues: it notices the loss, and serves again.
     logger.release();
     drop(next);
     let again = take(&manager.new_lock("a").unwrap());
@@ -113,8 +113,8 @@ fn with_a_hung_i_o_thread_every_call_ends_within_its_limit(backend: &Backend) {
     assert!(matches!(info, Err(LockError::Unavailable { .. })), "{info:?}");
     assert!(ends_within(REQUEST_TIMEOUT, "list_locks", || manager.list_locks("")).is_err());
     let unlocked = ends_within(REQUEST_TIMEOUT, "unlock", || held.unlock());
-    assert!(unlocked.is_err(), "nobody confirmed it");
-    ends_within(Duration::ZERO, "what looks only", || {
+    assert!(unlocked.is_err(), "the release is not confirmed");
+    ends_within(Duration::ZERO, "calls without I/O", || {
         assert!(!lock.is_locked());
         let _ = (manager.session(), manager.stats(), manager.new_lock("c").unwrap());
         drop(lock.enqueue().unwrap());
@@ -153,7 +153,7 @@ fn with_a_hung_i_o_thread_close_ends_every_wait_and_every_hold(backend: &Backend
     assert!(ends_within(Duration::ZERO, "closing again", || manager.clone().close()).is_err());
     assert!(matches!(guard.unlock(), Err(LockError::Expired { reason: LossReason::Closed, .. })));
 
-    // The thread goes on long after: it grants nothing to nobody, and gives back the lease at once.
+    // The thread continues much later: it grants nothing, and revokes the lease at once.
     logger.release();
     let released = Instant::now();
     drop(theirs);
@@ -189,7 +189,7 @@ fn with_a_hung_i_o_thread_the_last_drop_is_bounded(backend: &Backend) {
     wait_for_threads(of_the_test);
 }
 
-/// The time that the logger takes is not counted against the requests of the close.
+/// The logger's time does not count against the requests of the close.
 fn a_logger_that_blocks_at_the_close_does_not_keep_the_lease(backend: &Backend) {
     let (manager, other) = (backend.manager_with(options().ttl(20 * TTL)), backend.manager());
     let guard = take(&manager.new_lock("a").unwrap());

@@ -1,4 +1,4 @@
-//! An outage is told as one, and dropping and closing is bounded while nothing answers.
+//! Outages are reported as such, and drops and closes are bounded while nothing answers.
 
 use std::time::{Duration, Instant};
 
@@ -24,12 +24,12 @@ fn options() -> LockManagerOptions {
     LockManagerOptions::default().close_timeout(CLOSE_TIMEOUT).request_timeout(Duration::from_secs(20))
 }
 
-/// Drops the guard of a manager, which is the last handle of it.
+/// Drops the guard of a manager, which is its last handle.
 #[track_caller]
 fn drops_in_time(manager: LockManager, guard: LockGuard) {
     let done = guard.done().clone();
     drop(manager);
-    let took = within(5 * BOUND, "the last handle goes", || {
+    let took = within(5 * BOUND, "the last handle is dropped", || {
         let begun = Instant::now();
         drop(guard);
         begun.elapsed()
@@ -69,21 +69,21 @@ fn a_guards_drop_does_not_wait_while_nothing_answers(backend: &Backend) {
     let guard = take(&lock);
     backend.cut_off(&manager);
     let done = guard.done().clone();
-    let took = within(5 * BOUND, "a guard goes", || {
+    let took = within(5 * BOUND, "a guard is dropped", || {
         let begun = Instant::now();
         drop(guard);
         begun.elapsed()
     });
     assert!(took < BOUND, "it took {took:?}");
-    assert!(disconnects(&done), "the hold is over here, whatever etcd says");
+    assert!(disconnects(&done), "the hold ends without etcd");
     assert!(!lock.is_locked());
     backend.rejoin(&manager);
     backend.wait_for_contenders("a", 0);
 }
 
-/// The process that serves is gone, and with it the connection: nobody is there to be told of the end.
+/// The server process has ended, and with it the connection, so no request is delivered.
 #[test]
-fn the_last_drop_is_bounded_when_etcd_is_gone() {
+fn the_last_drop_is_bounded_when_etcd_has_ended() {
     let etcd = Etcd::start();
     let root = fresh_root("gone");
     let manager = LockManager::connect(etcd.endpoints(), &root, options()).unwrap();
@@ -92,9 +92,9 @@ fn the_last_drop_is_bounded_when_etcd_is_gone() {
     drops_in_time(manager, guard);
 }
 
-/// Not for ever: what could not be told to etcd ends with the lease.
+/// Only for a while: keys that could not be deleted expire with the lease.
 #[test]
-fn what_the_last_drop_could_not_take_back_goes_with_the_lease() {
+fn keys_that_the_last_drop_could_not_delete_expire_with_the_lease() {
     let etcd = Etcd::start();
     let root = fresh_root("left-behind");
     let manager =
@@ -110,22 +110,22 @@ fn what_the_last_drop_could_not_take_back_goes_with_the_lease() {
     });
 }
 
-/// Long enough that an etcd which starts again finds the session alive on a slow machine, too.
+/// Long enough that a restarted etcd still has the session's lease, even on a slow machine.
 const OUTAGE_TTL: Duration = Duration::from_secs(12);
 
-/// The outage of a whole etcd as a program sees it: calls say that etcd is away, and not that somebody has the lock; the
-/// log says so well before the holds are lost, and when it is over; and the counters show it.
+/// The outage of a whole etcd, as a program sees it: errors report the outage and no contention; the log reports it
+/// well before the holds are lost, and reports its end; and the counters show it.
 #[test]
-fn an_outage_is_told_as_one_in_errors_logs_and_counters() {
+fn an_outage_is_reported_as_such_in_errors_logs_and_counters() {
     alone(
-        "ends::outages::an_outage_is_told_as_one_in_errors_logs_and_counters",
+        "ends::outages::an_outage_is_reported_as_such_in_errors_logs_and_counters",
         2 * crate::support::SOON,
         || {
             let etcd = Etcd::start();
             let options = LockManagerOptions::default().ttl(OUTAGE_TTL);
             let manager = LockManager::connect(etcd.endpoints(), &fresh_root("outage"), options).unwrap();
             let guard = take(&manager.new_lock("held").unwrap());
-            let before = manager.session().last_answer.expect("it has answered");
+            let before = manager.session().last_answer.expect("etcd has answered");
             assert!(before < OUTAGE_TTL / 3 && manager.stats().rpc_failures.total() == 0);
             let (silent, back) = (Logs::with("etcd has not answered"), Logs::with("etcd answers again"));
             etcd.kill();
@@ -140,7 +140,7 @@ fn an_outage_is_told_as_one_in_errors_logs_and_counters() {
             let other = manager.new_lock("other").unwrap();
             let begun = Instant::now();
             assert_tells_the_outage(other.lock_timeout(Duration::from_secs(2)));
-            assert!(begun.elapsed() >= Duration::from_secs(2), "it waits for etcd as long as it may");
+            assert!(begun.elapsed() >= Duration::from_secs(2), "it waits for etcd until its limit");
             let impatient = LockOptions::default().max_retries(3);
             assert_tells_the_outage(manager.new_lock_with("other", impatient).unwrap().lock());
 
@@ -157,7 +157,9 @@ fn an_outage_is_told_as_one_in_errors_logs_and_counters() {
             assert!(failures.txn > 0 && failures.lease_renew > 0, "{failures:?}");
 
             etcd.restart();
-            crate::support::eventually(crate::support::SOON, "the end is told", || !back.lines().is_empty());
+            crate::support::eventually(crate::support::SOON, "the end of the outage is logged", || {
+                !back.lines().is_empty()
+            });
             assert!(manager.session().last_answer < Some(Duration::from_secs(5)));
             drop(take(&other));
             assert_eq!((silent.of_level(Level::Warn).len(), back.of_level(Level::Warn).len()), (1, 1));

@@ -1,4 +1,4 @@
-//! The library blocks, but it can be used on the threads of a tokio runtime: it never enters that runtime, and its own
+//! The library blocks, but works on the threads of a tokio runtime: it never enters that runtime, and its own runtime
 //! is never dropped there.
 
 use std::thread;
@@ -16,7 +16,7 @@ on_both_stores! {
     everything_works_on_a_runtimes_thread_for_blocking_calls,
 }
 
-/// Connects, waits, times out, asks, closes and drops last handles, all on the calling thread.
+/// Connects, waits, times out, queries, closes and drops last handles, all on the calling thread.
 fn do_everything(backend: &Backend) {
     let (manager, other) = (backend.manager(), backend.manager());
     let lock = manager.new_lock("a").unwrap();
@@ -41,7 +41,7 @@ fn do_everything(backend: &Backend) {
     backend.wait_for_contenders("a", 0);
 }
 
-/// Runs it with a bound: a thread of a runtime that waits for itself would hang.
+/// Runs with a limit: a runtime's thread that waits for itself would hang.
 #[track_caller]
 fn bounded(runtime: Runtime, action: impl FnOnce(Runtime) + Send) {
     thread::scope(|scope| {
@@ -53,7 +53,7 @@ fn bounded(runtime: Runtime, action: impl FnOnce(Runtime) + Send) {
 
 fn everything_works_on_the_worker_of_a_runtime_with_many_threads(backend: &Backend) {
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    // A task must own what it uses.
+    // A task must own its values.
     let backend = backend.again();
     within(2 * SOON, "a worker does not hang", move || {
         runtime.block_on(async { tokio::spawn(async move { do_everything(&backend) }).await.unwrap() });
@@ -75,7 +75,7 @@ fn everything_works_on_a_runtimes_thread_for_blocking_calls(backend: &Backend) {
     });
 }
 
-/// The hint that a call blocks where it should not.
+/// The warning that a call blocks an async task.
 fn hints() -> Logs {
     Logs::with("inside an async task")
 }
@@ -85,8 +85,8 @@ fn one_thread() -> Runtime {
 }
 
 #[test]
-fn a_call_that_blocks_in_an_async_task_is_hinted_at_once_in_a_process() {
-    alone("ends::runtimes::a_call_that_blocks_in_an_async_task_is_hinted_at_once_in_a_process", SOON, || {
+fn a_call_that_blocks_in_an_async_task_is_reported_once_per_process() {
+    alone("ends::runtimes::a_call_that_blocks_in_an_async_task_is_reported_once_per_process", SOON, || {
         let hints = hints();
         one_thread().block_on(async { do_everything(&Backend::memory("hint")) });
         assert_eq!(hints.of_level(log::Level::Warn).len(), usize::from(cfg!(debug_assertions)));
@@ -94,8 +94,8 @@ fn a_call_that_blocks_in_an_async_task_is_hinted_at_once_in_a_process() {
 }
 
 #[test]
-fn a_call_on_a_thread_that_may_block_is_not_hinted_at() {
-    alone("ends::runtimes::a_call_on_a_thread_that_may_block_is_not_hinted_at", SOON, || {
+fn a_call_on_a_thread_that_may_block_is_not_reported() {
+    alone("ends::runtimes::a_call_on_a_thread_that_may_block_is_not_reported", SOON, || {
         let hints = hints();
         do_everything(&Backend::memory("no-hint"));
         one_thread().block_on(async {

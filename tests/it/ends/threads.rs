@@ -1,4 +1,4 @@
-//! Threads, counted: two per manager, none after its end. Each test counts in a process of its own.
+//! Thread counts: two per manager, none after its end. Each test counts in a process of its own.
 
 use std::time::Duration;
 
@@ -13,16 +13,16 @@ on_both_stores! { alone:
     a_refused_connection_leaves_no_thread,
 }
 
-/// Managers, by their threads: one for I/O, one that watches the time. A backend may have a manager of its own.
+/// Counts managers by their threads: one for I/O, and one watchdog. A backend may have a manager of its own.
 #[track_caller]
 fn count() -> usize {
     let io = || threads_named("etcd-lock-io");
-    // A thread gives itself its name.
+    // A new thread takes a moment to set its own name.
     eventually(SOON, "a watchdog for each I/O thread", || threads_named("etcd-lock-watch") == io());
     io()
 }
 
-/// The system shows a thread for a moment longer than it can be joined.
+/// The system lists a thread for a moment after it can be joined.
 #[track_caller]
 fn wait_for_count(expected: usize) {
     eventually(SOON, "no other thread is left", || count() == expected);
@@ -40,11 +40,11 @@ fn a_manager_has_two_threads_and_none_after_its_close(backend: &Backend) {
         for manager in managers {
             manager.close().unwrap();
         }
-        // Whatever handles are left.
+        // However many handles are left.
         wait_for_count(of_the_test);
         drop(guards);
     }
-    // Nor is there any helper, such as those that resolve names.
+    // Helper threads, such as those that resolve host names, end as well.
     eventually(SOON, "all other threads are gone too", || threads_named("") <= all);
 }
 
@@ -55,7 +55,7 @@ fn a_manager_has_no_thread_after_the_drop_of_its_last_handle(backend: &Backend) 
     let guard = take(&lock);
     let (clone, pending) = (guard.clone(), manager.new_lock("b").unwrap().enqueue().unwrap());
     drop((manager, lock, guard, clone));
-    assert_eq!(count(), of_the_test + 1, "a place in a queue needs it still");
+    assert_eq!(count(), of_the_test + 1, "a pending lock still needs it");
     drop(pending);
     wait_for_count(of_the_test);
 }
@@ -63,6 +63,6 @@ fn a_manager_has_no_thread_after_the_drop_of_its_last_handle(backend: &Backend) 
 fn a_refused_connection_leaves_no_thread(_: &Backend) {
     let of_the_test = count();
     let options = LockManagerOptions::default().connect_timeout(Duration::from_millis(300));
-    LockManager::connect(&["http://127.0.0.1:1"], "/nobody", options).expect_err("nobody listens there");
+    LockManager::connect(&["http://127.0.0.1:1"], "/nobody", options).expect_err("no server listens there");
     wait_for_count(of_the_test);
 }

@@ -1,4 +1,5 @@
-//! An administrator takes leases and keys away: whoever held or waited knows at once, and nobody gets a dead lock.
+//! An administrator revokes leases and deletes keys: holders and waiters learn of it at once, and no waiter is granted
+//! a deleted key.
 
 use std::time::{Duration, Instant};
 
@@ -6,14 +7,14 @@ use etcd_lock::{LockManager, LossReason};
 
 use crate::faults::ground::{REQUEST_TIMEOUT, assert_nothing_left, connect};
 use crate::support::etcdctl::Etcdctl;
+use crate::support::hold_end::HoldEnd;
 use crate::support::stalls;
-use crate::support::told::Told;
 use crate::support::witness::{What, Witness};
 use crate::support::{Raw, Referee, eventually, fresh_root, lease_of, shared};
 
 const TTL: Duration = Duration::from_secs(5);
 const SOON: Duration = Duration::from_secs(20);
-/// How long a holder may go on believing after the fact.
+/// How much later than the deletion a holder may learn of it.
 const TOLD: Duration = Duration::from_millis(300);
 
 struct Scene {
@@ -22,7 +23,7 @@ struct Scene {
     other: LockManager,
     witness: Witness,
     etcdctl: Etcdctl,
-    /// Of those whom no administrator disturbs: the others are told after the fact.
+    /// For managers without an administrator's interference: the others learn of it only afterwards.
     referee: &'static Referee,
 }
 
@@ -44,7 +45,7 @@ impl Scene {
         format!("{:x}", lease_of(manager))
     }
 
-    /// Waits until this manager has a contender under the name, and gives its key.
+    /// Waits until this manager has a contender for the name, and returns its key.
     fn contender(&self, manager: &LockManager, name: &str, but_not: &str) -> (String, Instant) {
         let prefix = format!("{}/{name}/{:x}-", self.root, lease_of(manager));
         let seen = self.witness.wait_for(SOON, "a contender", |seen| {
@@ -55,7 +56,7 @@ impl Scene {
 
     fn end(self) {
         let Self { root, manager, other, referee, .. } = self;
-        // Whatever happened, the lock can be had.
+        // In any case, the lock can be taken afterwards.
         for manager in [&manager, &other] {
             let guard = manager.new_lock("x").unwrap().lock_timeout(SOON).unwrap();
             referee.use_and_unlock(guard, REQUEST_TIMEOUT).unwrap();
@@ -66,26 +67,26 @@ impl Scene {
     }
 }
 
-/// How long after the deletion the holder was told; not later than it may be.
-fn told_after(told: &Told, deleted: Instant) -> Duration {
-    let late = told.wait(SOON).saturating_duration_since(deleted);
+/// Returns how long after the deletion the hold ended, and panics if that was too late.
+fn reported_after(ended: &HoldEnd, deleted: Instant) -> Duration {
+    let late = ended.wait(SOON).saturating_duration_since(deleted);
     let stalls = stalls::since(deleted);
-    assert!(late <= TOLD + stalls, "told {late:?} after the deletion");
+    assert!(late <= TOLD + stalls, "reported {late:?} after the deletion");
     late
 }
 
-/// A lease revoked by hand ends every hold of its session, and the session comes back by itself.
+/// A lease revoked by hand ends every hold of its session, and the session is replaced by itself.
 #[test]
-fn a_revoked_lease_is_told_within_300_ms() {
+fn a_revoked_lease_is_reported_within_300_ms() {
     let scene = set_up();
     let guards: Vec<_> =
         (0..3).map(|n| scene.manager.new_lock(&format!("x{n}")).unwrap().lock().unwrap()).collect();
-    let told: Vec<Told> = guards.iter().map(Told::of).collect();
+    let ended: Vec<HoldEnd> = guards.iter().map(HoldEnd::of).collect();
     let lease = scene.lease(&scene.manager);
     scene.etcdctl.lease_revoke(&lease);
-    for (guard, told) in guards.iter().zip(&told) {
+    for (guard, ended) in guards.iter().zip(&ended) {
         let deleted = scene.witness.wait_for_delete(SOON, guard.etcd_key()).at;
-        println!("row 12: lease revoked while held: told after {:?}", told_after(told, deleted));
+        println!("row 12: lease revoked while held: reported after {:?}", reported_after(ended, deleted));
         assert_eq!(guard.loss(), Some(LossReason::SessionRevoked));
         assert!(!guard.is_held());
     }
@@ -96,18 +97,21 @@ fn a_revoked_lease_is_told_within_300_ms() {
     scene.end();
 }
 
-/// A key deleted by hand ends that hold alone, be it old or just granted.
+/// A key deleted by hand ends that hold only, whether old or just granted.
 #[test]
-fn a_deleted_key_is_told_within_300_ms() {
+fn a_deleted_key_is_reported_within_300_ms() {
     let scene = set_up();
     let untouched = scene.manager.new_lock("untouched").unwrap().lock().unwrap();
     for age in [0, 50, 500] {
         let guard = scene.manager.new_lock("x").unwrap().lock().unwrap();
         std::thread::sleep(Duration::from_millis(age));
-        let told = Told::of(&guard);
+        let ended = HoldEnd::of(&guard);
         assert_eq!(scene.etcdctl.del(guard.etcd_key()), 1);
         let deleted = scene.witness.wait_for_delete(SOON, guard.etcd_key()).at;
-        println!("row 12: key deleted, held for {age} ms: told after {:?}", told_after(&told, deleted));
+        println!(
+            "row 12: key deleted, held for {age} ms: reported after {:?}",
+            reported_after(&ended, deleted)
+        );
         assert_eq!(guard.loss(), Some(LossReason::ForceUnlocked));
     }
     assert!(untouched.is_held());
@@ -115,9 +119,9 @@ fn a_deleted_key_is_told_within_300_ms() {
     scene.end();
 }
 
-/// Whoever waits when its lease is revoked or its key deleted queues up again, and gets a lock that exists.
+/// A waiter whose lease is revoked or whose key is deleted queues again, and is then granted an existing key.
 #[test]
-fn a_waiter_whose_key_went_queues_up_again_within_a_second() {
+fn a_waiter_whose_key_is_deleted_queues_again_within_a_second() {
     for revoked in [true, false] {
         let scene = set_up();
         let holder = scene.other.new_lock("x").unwrap().lock().unwrap();
@@ -139,9 +143,9 @@ fn a_waiter_whose_key_went_queues_up_again_within_a_second() {
         }
         let (new_key, back) = scene.contender(&scene.manager, "x", &key);
         let took = back.saturating_duration_since(gone);
-        println!("row 12: waiter's key gone (lease revoked: {revoked}), queued again after {took:?}");
+        println!("row 12: waiter's key deleted (lease revoked: {revoked}), queued again after {took:?}");
         assert!(took <= Duration::from_secs(1) + stalls::since(gone), "queued again after {took:?}");
-        assert!(pending.ready().try_recv().is_err_and(|error| error.is_empty()), "never granted meanwhile");
+        assert!(pending.ready().try_recv().is_err_and(|error| error.is_empty()), "not granted meanwhile");
         drop(inside);
         holder.unlock().unwrap();
         let guard = pending.wait().unwrap();
@@ -151,13 +155,13 @@ fn a_waiter_whose_key_went_queues_up_again_within_a_second() {
     }
 }
 
-/// The waiter's key is deleted at the very moment at which its turn comes: a grant is of a key that exists, or the
-/// loss is told.
+/// The waiter's key is deleted just when it becomes the first: a grant is of a key that exists, or the loss is
+/// reported.
 #[test]
-fn a_waiter_is_never_granted_a_dead_key() {
+fn a_waiter_is_never_granted_a_deleted_key() {
     let scene = set_up();
     let raw = Raw::connect(shared().access());
-    let (mut granted_alive, mut told) = (0, 0);
+    let (mut granted_alive, mut reported_losses) = (0, 0);
     for round in 0..30 {
         let name = format!("x{round}");
         let holder = scene.other.new_lock(&name).unwrap().lock().unwrap();
@@ -173,7 +177,7 @@ fn a_waiter_is_never_granted_a_dead_key() {
         });
         let start = Instant::now();
         let Ok(guard) = pending.wait() else {
-            told += 1;
+            reported_losses += 1;
             continue;
         };
         match raw.get(guard.etcd_key()) {
@@ -187,10 +191,12 @@ fn a_waiter_is_never_granted_a_dead_key() {
                 let limit = TOLD + stalls::since(start);
                 assert!(guard.done().recv_timeout(limit).is_err_and(|error| error.is_disconnected()));
                 assert_eq!(guard.loss(), Some(LossReason::ForceUnlocked));
-                told += 1;
+                reported_losses += 1;
             }
         }
     }
-    println!("row 12: deleted while its turn came: {granted_alive} granted a live key, {told} told");
+    println!(
+        "row 12: deleted while it became the first: {granted_alive} granted a live key, {reported_losses} losses reported"
+    );
     scene.end();
 }

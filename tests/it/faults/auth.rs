@@ -1,4 +1,5 @@
-//! Users, passwords and tokens: what is refused is refused at once and by its name; what can be mended is not noticed.
+//! Users, passwords and tokens: refusals are reported at once and with their reason, and recoverable ones are not
+//! noticed.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,18 +11,18 @@ use tempfile::TempDir;
 
 use crate::faults::ground::{REQUEST_TIMEOUT, assert_nothing_left, connect, options};
 use crate::support::etcdctl::Etcdctl;
+use crate::support::hold_end::HoldEnd;
 use crate::support::setup::User;
 use crate::support::stalls::{self, assert_within};
-use crate::support::told::Told;
-use crate::support::wait::eventually_some;
+use crate::support::wait::{eventually, eventually_some};
 use crate::support::witness::Witness;
 use crate::support::{Access, Etcd, Raw, Referee, Setup, fresh_root};
 
 const SOON: Duration = Duration::from_secs(20);
-/// How long a refusal may take.
+/// The time limit of a refusal.
 const REFUSED: Duration = Duration::from_secs(2);
 
-/// Connects and locks: the first error of the two.
+/// Connects and locks; returns the error of either.
 fn first_error(access: &Access, root: &str) -> LockError {
     let start = Instant::now();
     let outcome = LockManager::connect(&access.endpoints, root, options(access, Duration::from_secs(5)))
@@ -31,9 +32,9 @@ fn first_error(access: &Access, root: &str) -> LockError {
     outcome.expect_err("refused")
 }
 
-/// Who is not let in, or may not do what locks need, is told so in less than two seconds.
+/// A client that is not authenticated, or lacks the permissions for locks, learns it in less than two seconds.
 #[test]
-fn what_etcd_refuses_is_told_at_once_and_by_its_name() {
+fn refusals_are_reported_at_once_with_their_reason() {
     let root = fresh_root("refused");
     let etcd = Setup::default().user("locker", "secret", &root).start();
     let raw = Raw::connect(etcd.access());
@@ -65,7 +66,7 @@ fn what_etcd_refuses_is_told_at_once_and_by_its_name() {
     }
 }
 
-/// An etcd with tokens that live for two seconds.
+/// An etcd whose tokens expire after two seconds.
 struct Short {
     etcd: Etcd,
     access: Access,
@@ -77,7 +78,7 @@ fn short_lived(kind: &str) -> Short {
     let root = fresh_root("tokens");
     let key = TempDir::new().unwrap();
     let file = key.path().join("key");
-    fs::write(&file, "the secret behind the signatures").unwrap();
+    fs::write(&file, "a key for the signatures").unwrap();
     let arg = match kind {
         "jwt" => format!("--auth-token=jwt,sign-method=HS256,priv-key={},ttl=2s", file.display()),
         _ => "--auth-token-ttl=2".to_owned(),
@@ -88,15 +89,15 @@ fn short_lived(kind: &str) -> Short {
     Short { etcd, access, root, _key: key }
 }
 
-/// A holder idles through several lives of its token, then twenty threads want a lock each: one new token serves them
-/// all, the hold stands, and the watches still tell.
+/// A holder idles through several lifetimes of its token, then twenty threads want a lock each: one new token serves
+/// them all, the hold stays valid, and the watches still report events.
 fn an_expired_token_is_not_noticed(kind: &str) {
     let ttl = Duration::from_secs(3);
     let Short { etcd, access, root, .. } = &short_lived(kind);
     let (manager, other) = (connect(access, root, ttl), connect(access, root, ttl));
     let guard = manager.new_lock("held").unwrap().lock().unwrap();
     let waiting = other.new_lock("held").unwrap().enqueue().unwrap();
-    let told = Told::of(&guard);
+    let ended = HoldEnd::of(&guard);
     let referee = Referee::new();
     let inside = referee.inside(&guard);
     std::thread::sleep(Duration::from_secs(7));
@@ -112,21 +113,21 @@ fn an_expired_token_is_not_noticed(kind: &str) {
     });
     let tokens = etcd.requests("Authenticate") - before;
     println!("row 17: {kind} tokens of 2 s: {tokens} new token(s) for a burst of 20 locks");
-    // The other manager may need one of its own just then, as may the streams of either.
+    // The other manager, and the streams of either, may need a token of their own at that time.
     assert!(tokens <= 4, "{tokens} authentications for one burst");
-    assert!(told.not_yet() && guard.is_held());
+    assert!(ended.not_yet() && guard.is_held());
     drop(inside);
     guard.unlock().unwrap();
     let next = waiting.wait().unwrap();
     assert!(referee.write(&next));
-    // A forced unlock is told through a stream that was opened with a token long expired.
+    // A forced unlock is reported through a stream that was opened with a token that has long expired.
     std::thread::sleep(Duration::from_secs(4));
     let root_raw = Raw::connect(etcd.access());
-    let told = Told::of(&next);
+    let ended = HoldEnd::of(&next);
     let start = Instant::now();
     assert!(root_raw.delete(next.etcd_key()));
-    let took = told.wait(SOON).saturating_duration_since(start);
-    assert!(took <= Duration::from_millis(300) + stalls::since(start), "told after {took:?}");
+    let took = ended.wait(SOON).saturating_duration_since(start);
+    assert!(took <= Duration::from_millis(300) + stalls::since(start), "reported after {took:?}");
     assert_eq!(next.loss(), Some(LossReason::ForceUnlocked));
     for manager in [&manager, &other] {
         assert_eq!(manager.stats().sessions, 1);
@@ -146,7 +147,7 @@ fn an_expired_jwt_is_not_noticed() {
     an_expired_token_is_not_noticed("jwt");
 }
 
-/// Locks and unlocks until told to stop; the first error.
+/// Locks and unlocks until `stop` is set; returns the first error.
 fn churn(manager: &LockManager, referee: &Referee, stop: &AtomicBool) -> Result<u64, LockError> {
     let lock = manager.new_lock("churn")?;
     let mut rounds = 0;
@@ -157,13 +158,14 @@ fn churn(manager: &LockManager, referee: &Referee, stop: &AtomicBool) -> Result<
     Ok(rounds)
 }
 
-/// As `root`, with a token of its own: every change makes the earlier ones worthless.
+/// As `root`, with a token of its own: every change invalidates the earlier ones.
 fn change_password(etcd: &Etcd, user: &'static str, password: &'static str) {
     let raw = Raw::connect(etcd.access());
     raw.call(move |mut client| async move { client.user_change_password(user, password).await }).unwrap();
 }
 
-/// Another user's password moves the auth store's revision, at which etcd refuses every JWT: nobody notices.
+/// A change of another user's password advances the auth store's revision, after which etcd refuses every JWT. No
+/// caller notices.
 #[test]
 fn somebody_else_s_new_password_is_not_noticed() {
     for kind in ["simple", "jwt"] {
@@ -189,9 +191,10 @@ fn somebody_else_s_new_password_is_not_noticed() {
     }
 }
 
-/// Its own password changed: calls say so at once. When the old one is back, all goes on, and the hold was not lost.
+/// The manager's own password is changed: calls fail at once. Once the old one is restored, calls succeed again, and
+/// the hold was not lost.
 #[test]
-fn a_password_that_does_not_fit_any_more_is_told_and_heals() {
+fn a_changed_password_is_reported_and_recovered_from() {
     for kind in ["simple", "jwt"] {
         let Short { etcd, access, root, .. } = &short_lived(kind);
         let ttl = Duration::from_secs(10);
@@ -202,10 +205,10 @@ fn a_password_that_does_not_fit_any_more_is_told_and_heals() {
         let start = Instant::now();
         let refused = lock.lock_timeout(SOON);
         assert!(matches!(refused, Err(LockError::Unauthenticated { .. })), "{kind}: {refused:?}");
-        println!("row 17: {kind}: own password changed: told after {:?}", start.elapsed());
+        println!("row 17: {kind}: own password changed: reported after {:?}", start.elapsed());
         assert_within(start, REFUSED, "a refusal");
         change_password(etcd, "locker", "secret");
-        let again = eventually_some(SOON, "the password fits again", || lock.lock_timeout(SOON).ok());
+        let again = eventually_some(SOON, "the password is valid again", || lock.lock_timeout(SOON).ok());
         again.unlock().unwrap();
         assert!(guard.is_held());
         guard.unlock().unwrap();
@@ -215,17 +218,17 @@ fn a_password_that_does_not_fit_any_more_is_told_and_heals() {
     }
 }
 
-/// Its own password changed for longer than the TTL: an etcd that renews without a token keeps the session up; where
-/// renewals need one (3.4.42, 3.5.28, 3.6.9 and later), the loss is told in time.
+/// The manager's own password is changed for longer than the TTL: an etcd that renews leases without a token keeps the
+/// session alive. Where renewals need one (3.4.42, 3.5.28, 3.6.9 and later), the loss is reported in time.
 #[test]
-fn a_password_that_never_fits_again_costs_the_session_only_where_renewals_need_one() {
+fn a_password_changed_for_good_costs_the_session_only_where_renewals_need_a_token() {
     let ttl = Duration::from_secs(3);
     for kind in ["simple", "jwt"] {
         let Short { etcd, access, root, .. } = &short_lived(kind);
         let witness = Witness::of(etcd.access(), root);
         let manager = connect(access, root, ttl);
         let guard = manager.new_lock("held").unwrap().lock().unwrap();
-        let told = Told::of(&guard);
+        let ended = HoldEnd::of(&guard);
         change_password(etcd, "locker", "changed");
         let lock = manager.new_lock("x").unwrap();
         let refused = lock.lock_timeout(SOON);
@@ -235,24 +238,24 @@ fn a_password_that_never_fits_again_costs_the_session_only_where_renewals_need_o
         println!("row 17: {kind}: etcd {}: own password changed for two TTLs: held: {kept}", etcd.version());
         assert_eq!(kept, etcd.version().renews_without_token());
         if kept {
-            assert!(told.not_yet() && manager.stats().sessions == 1);
+            assert!(ended.not_yet() && manager.stats().sessions == 1);
         } else {
             assert_eq!(guard.loss(), Some(LossReason::SessionExpired));
             let deleted = witness.wait_for_delete(SOON, guard.etcd_key()).at;
-            assert!(told.wait(SOON) <= deleted, "told late");
+            assert!(ended.wait(SOON) <= deleted, "reported late");
         }
         change_password(etcd, "locker", "secret");
-        let again = eventually_some(SOON, "the password fits again", || lock.lock_timeout(SOON).ok());
+        let again = eventually_some(SOON, "the password is valid again", || lock.lock_timeout(SOON).ok());
         again.unlock().unwrap();
         drop((guard, lock, manager));
         assert_nothing_left(etcd.access(), root, ttl);
     }
 }
 
-/// Authentication is turned on while a lock is held and waited for: who has credentials does not notice, not even in
-/// its watches; who has none is told.
+/// Authentication is enabled while a lock is held and waited for: clients with credentials do not notice, even in their
+/// watches, and clients without get an error.
 #[test]
-fn authentication_turned_on_is_not_noticed() {
+fn clients_with_credentials_do_not_notice_that_authentication_is_enabled() {
     let etcd = Etcd::start();
     let root = fresh_root("turned-on");
     let ttl = Duration::from_secs(3);
@@ -265,7 +268,7 @@ fn authentication_turned_on_is_not_noticed() {
     let inside = referee.inside(&guard);
     std::thread::scope(|scope| {
         let churning = scope.spawn(|| churn(&manager, referee, &stop));
-        std::thread::sleep(Duration::from_millis(300));
+        eventually(SOON, "some rounds without authentication", || manager.stats().released > 5);
         let user = User { name: "locker".into(), password: "secret".into(), prefix: root.clone() };
         Raw::connect(etcd.access()).enable_auth(&[user]);
         std::thread::sleep(ttl * 2);
@@ -283,12 +286,12 @@ fn authentication_turned_on_is_not_noticed() {
     assert!(referee.write(&next));
     std::thread::sleep(Duration::from_secs(2));
     let as_root = etcd.access().as_user("root", crate::support::setup::ROOT_PASSWORD);
-    let (witness, told) = (Witness::of(&as_root, &root), Told::of(&next));
+    let (witness, ended) = (Witness::of(&as_root, &root), HoldEnd::of(&next));
     assert_eq!(Etcdctl::new(&as_root).del(next.etcd_key()), 1);
     let deleted = witness.wait_for_delete(SOON, next.etcd_key()).at;
-    let took = told.wait(SOON).saturating_duration_since(deleted);
-    assert!(took <= Duration::from_millis(300) + stalls::since(deleted), "told after {took:?}");
-    println!("row 17: authentication turned on: a key deleted later is told after {took:?}");
+    let took = ended.wait(SOON).saturating_duration_since(deleted);
+    assert!(took <= Duration::from_millis(300) + stalls::since(deleted), "reported after {took:?}");
+    println!("row 17: authentication turned on: a key deleted later is reported after {took:?}");
     for manager in [&manager, &other] {
         assert_eq!(manager.stats().sessions, 1);
     }

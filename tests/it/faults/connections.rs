@@ -1,4 +1,4 @@
-//! Connections that break, and answers that get lost.
+//! Connections that break, and answers that are lost.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -12,16 +12,16 @@ use crate::support::proxy::Loss;
 use crate::support::referee::{ends_with_its_lease, nothing_left};
 use crate::support::{Etcd, Proxy, Raw, Referee, eventually, fresh_root, lease_of, wait, within};
 
-/// The end of everything that is known to end.
+/// The time limit of everything that is known to end.
 const LONG: Duration = Duration::from_secs(60);
 
-/// Purpose: connections that never live long must not stop waiters, lose locks, or drive the I/O thread mad.
+/// Purpose: short-lived connections must not stop waiters, lose locks, or keep the I/O thread busy.
 #[test]
 #[cfg(target_os = "linux")]
 fn waiters_progress_at_little_cost_while_every_connection_is_reset_each_200_ms() {
     let name =
         "faults::connections::waiters_progress_at_little_cost_while_every_connection_is_reset_each_200_ms";
-    // A process of its own: only our I/O threads' time is to be counted.
+    // In a process of its own, so that only our I/O threads' time is counted.
     alone(name, Duration::from_secs(120), || {
         const FOR: Duration = Duration::from_secs(30);
         const SLICE: Duration = Duration::from_secs(6);
@@ -41,11 +41,11 @@ fn waiters_progress_at_little_cost_while_every_connection_is_reset_each_200_ms()
                 let (over, cycles) = (&over, &cycles);
                 scope.spawn(move || {
                     while !over.load(Ordering::Relaxed) {
-                        let guard = lock.lock().expect("a reset is no error");
+                        let guard = lock.lock().expect("a reset causes no error");
                         let inside = referee.inside(&guard);
                         referee.write(&guard);
                         thread::sleep(Duration::from_millis(20));
-                        assert!(guard.is_held(), "a reset is no loss");
+                        assert!(guard.is_held(), "a reset loses no hold");
                         drop(inside);
                         cycles.fetch_add(1, Ordering::Relaxed);
                     }
@@ -73,7 +73,7 @@ fn waiters_progress_at_little_cost_while_every_connection_is_reset_each_200_ms()
             share * 100.0,
             proxy.accepted()
         );
-        assert!(progress.iter().all(|&cycles| cycles > 0), "waiters stood still: {progress:?}");
+        assert!(progress.iter().all(|&cycles| cycles > 0), "waiters made no progress: {progress:?}");
         assert!(share < 0.2 * 2.0, "{:.1} % of a core", share * 100.0);
         assert_eq!(sessions, [1, 1], "a session was lost");
         drop(managers);
@@ -82,7 +82,7 @@ fn waiters_progress_at_little_cost_while_every_connection_is_reset_each_200_ms()
     });
 }
 
-/// A server with a proxy, and a manager behind it that is soon sure of an answer's loss.
+/// A server with a proxy, and a manager behind it that soon regards an answer as lost.
 struct Setting {
     referee: &'static Referee,
     etcd: Etcd,
@@ -107,9 +107,9 @@ impl Setting {
 
     fn connect(&self) -> LockManager {
         let manager = LockManager::connect(&[self.proxy.endpoint()], &self.root, Self::options()).unwrap();
-        // The watch on the session key stands: nothing but what the test asks for is under way.
+        // The watch on the session key is open, so the test's own requests are the only ones.
         let standing = || self.etcd.metric("etcd_debugging_mvcc_watcher_total") >= 1.0;
-        eventually(LONG, "the session's watch stands", standing);
+        eventually(LONG, "the session's watch is open", standing);
         manager
     }
 
@@ -122,9 +122,9 @@ impl Setting {
         self.raw.keys(&format!("{}/x/", self.root))
     }
 
-    /// Leaves nothing behind: neither keys nor, once a TTL has passed, leases.
+    /// Checks that nothing is left: no keys and, after a TTL, no leases.
     fn end(self, manager: LockManager) {
-        // Once more, unless the manager is closed.
+        // Close once more, unless the manager is closed.
         if let Ok(guard) = manager.new_lock("x").and_then(|lock| lock.lock()) {
             self.referee.use_and_unlock(guard, REQUEST).unwrap();
         }
@@ -136,7 +136,7 @@ impl Setting {
     }
 }
 
-/// Both ways to lose an answer.
+/// The two ways to lose an answer.
 fn each_loss(test: impl Fn(Loss) + Sync) {
     thread::scope(|scope| {
         for loss in [Loss::Reset, Loss::Silence] {
@@ -146,7 +146,8 @@ fn each_loss(test: impl Fn(Loss) + Sync) {
     });
 }
 
-/// Purpose: an acquire that was carried out but not heard of must end as one key and one holder with that key's token.
+/// Purpose: an acquire that was executed with its answer lost must end as one key, and one holder with that key's
+/// token.
 #[test]
 fn a_lost_answer_to_an_acquire_leaves_one_key_and_its_token() {
     each_loss(|loss| {
@@ -158,7 +159,7 @@ fn a_lost_answer_to_an_acquire_leaves_one_key_and_its_token() {
         let keys = setting.contenders();
         assert_eq!(keys.len(), 1, "{loss:?}: {keys:?}");
         assert_eq!((keys[0].key.as_str(), keys[0].create_revision), (guard.etcd_key(), token(&guard)));
-        // Whatever the manager does to be certain of it, it does not touch what it holds.
+        // However the manager resolves the unknown outcome, it does not touch the key that it holds.
         thread::sleep(Duration::from_secs(1));
         assert!(guard.is_held() && setting.contenders() == keys);
         setting.referee.use_and_unlock(guard, REQUEST).unwrap();
@@ -167,7 +168,8 @@ fn a_lost_answer_to_an_acquire_leaves_one_key_and_its_token() {
     });
 }
 
-/// Purpose: a release whose answer is lost is repeated; the repetition must not delete the lock that was taken meanwhile.
+/// Purpose: a release whose answer is lost is repeated; the repetition must not delete the contender that was put
+/// meanwhile.
 #[test]
 fn a_lost_answer_to_a_release_does_not_cost_the_next_hold_of_the_name() {
     each_loss(|loss| {
@@ -191,31 +193,31 @@ fn a_lost_answer_to_a_release_does_not_cost_the_next_hold_of_the_name() {
         // The answer to the next release arrives.
         setting.referee.use_and_unlock(guard, REQUEST).unwrap();
 
-        // And one that somebody waits for.
+        // And one that a caller waits for.
         let guard = lock.lock().unwrap();
         setting.proxy.lose_next_answer(loss);
         let unlocked = setting.referee.use_and_unlock(guard, REQUEST);
         setting.lost(1);
         if let Err(error) = unlocked {
-            // It could not be certain in the time of one request, and went on.
+            // The outcome was not certain within the time of one request, so the manager continued.
             assert!(error.is_retryable(), "{loss:?}: {error:?}");
         }
-        eventually(Duration::from_secs(TTL), "the key is gone", || setting.contenders().is_empty());
+        eventually(Duration::from_secs(TTL), "the key is deleted", || setting.contenders().is_empty());
         drop(lock);
         setting.end(manager);
     });
 }
 
-/// Purpose: a lease that was granted but not heard of hangs on nothing; it must expire, and another must be had.
+/// Purpose: a granted lease whose grant's answer is lost has no keys; it must expire, and another one must be granted.
 #[test]
 fn a_lost_answer_to_a_grant_costs_a_lease_for_one_ttl() {
     each_loss(|loss| {
         let setting = Setting::new();
-        // The first contact reads twice before it asks for a lease.
+        // The first contact makes two reads before it requests a lease.
         setting.proxy.lose_answer_after(2, loss);
         let manager = setting.connect();
         assert_eq!(setting.proxy.lost_answers(), 1);
-        assert_eq!(setting.etcd.requests("LeaseGrant"), 2, "{loss:?}: the lost answer was another");
+        assert_eq!(setting.etcd.requests("LeaseGrant"), 2, "{loss:?}: another answer was lost");
         let own = lease_of(&manager);
         let ttl = Duration::from_secs(TTL);
         ends_with_its_lease(ttl, "the other lease has expired", || setting.raw.leases() == [own]);
@@ -228,7 +230,7 @@ fn a_lost_answer_to_a_grant_costs_a_lease_for_one_ttl() {
     });
 }
 
-/// Purpose: a manager that goes with its last answer lost must leave nothing in etcd.
+/// Purpose: a manager whose last answer is lost must leave nothing in etcd.
 #[test]
 fn a_lost_answer_to_a_revoke_leaves_nothing() {
     each_loss(|loss| {
@@ -245,7 +247,9 @@ fn a_lost_answer_to_a_revoke_leaves_nothing() {
             assert!(error.is_retryable(), "{loss:?}: {error:?}");
         }
         drop(guard);
-        eventually(Duration::from_secs(1), "the keys went at once", || setting.raw.count(&setting.root) == 0);
+        eventually(Duration::from_secs(1), "the keys are deleted at once", || {
+            setting.raw.count(&setting.root) == 0
+        });
         setting.end(manager);
     });
 }

@@ -1,4 +1,4 @@
-//! A child of `fork()` has copies of everything and nothing of it works there.
+//! A child of `fork()` has copies of all handles, and none of them works there.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use crate::support::{Raw, eventually, fresh_root, shared, within};
 
 const TTL: Duration = Duration::from_secs(2);
 
-/// In a child nothing is held, calls fail at once, and dropping releases nothing; the parent's locks live on, and the
-/// child may connect by itself.
+/// In a child no hold is valid, calls fail at once, and drops release nothing. The parent's locks stay held, and the
+/// child may connect on its own.
 #[test]
 fn a_forked_child_touches_none_of_its_parent_s_locks() {
     let name = "faults::fork::a_forked_child_touches_none_of_its_parent_s_locks";
@@ -48,9 +48,9 @@ fn a_forked_child_touches_none_of_its_parent_s_locks() {
                     assert!(!manager.session().is_alive());
                     assert!(waiting.ready().try_recv().is_err_and(|error| error.is_disconnected()));
                     for (nth, clone) in clones.iter().enumerate() {
-                        let told = clone.recv_timeout(Duration::from_secs(10));
+                        let closed = clone.recv_timeout(Duration::from_secs(10));
                         assert!(
-                            told.is_err_and(|error| error.is_disconnected()),
+                            closed.is_err_and(|error| error.is_disconnected()),
                             "copy {nth} of the parent's"
                         );
                     }
@@ -61,7 +61,7 @@ fn a_forked_child_touches_none_of_its_parent_s_locks() {
                     assert!(manager.close().is_err());
                     drop(blocked);
                     let own = connect(shared().access(), &root, TTL);
-                    assert!(own.new_lock("x").unwrap().try_lock().unwrap().is_none(), "the parent has it");
+                    assert!(own.new_lock("x").unwrap().try_lock().unwrap().is_none(), "the parent holds it");
                     own.new_lock("y").unwrap().lock().unwrap().unlock().unwrap();
                 }));
                 std::process::exit(i32::from(calm.is_err()));
@@ -71,12 +71,12 @@ fn a_forked_child_touches_none_of_its_parent_s_locks() {
                 assert_eq!(status.unwrap(), 0, "the child failed");
             }
         }
-        // Beyond the life of a lease that nobody renews.
+        // Longer than a lease lives without renewals.
         std::thread::sleep(TTL * 2);
         assert!(clones.iter().all(|clone| clone.try_recv().is_err_and(|error| error.is_empty())));
         assert!(guard.is_held() && granted.is_held() && pending.ready().try_recv().is_err());
-        assert_eq!(viewer.queue("x").unwrap().len(), 2, "the parent's viewer is the parent's");
-        assert_eq!(raw.count(&format!("{root}/x/")), 2, "holder and waiter have their places");
+        assert_eq!(viewer.queue("x").unwrap().len(), 2, "the parent's viewer still works");
+        assert_eq!(raw.count(&format!("{root}/x/")), 2, "holder and waiter keep their keys");
         guard.unlock().unwrap();
         within(Duration::from_secs(10), "the waiter's turn", move || waiting.wait())
             .unwrap()

@@ -1,4 +1,4 @@
-//! What the rows of the fault suite stand on.
+//! Common set-up of the fault suite.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ pub(super) use crate::support::manager::connect_with;
 use crate::support::referee::nothing_left;
 use crate::support::{Access, Raw, manager};
 
-/// Options for these servers, with this TTL; else as a user has them by default.
+/// Options for these servers with this TTL, otherwise with the defaults.
 pub(super) fn options(access: &Access, ttl: Duration) -> LockManagerOptions {
     manager::options(access).ttl(ttl).request_timeout(REQUEST_TIMEOUT)
 }
@@ -18,10 +18,10 @@ pub(super) fn connect(access: &Access, root: &str, ttl: Duration) -> LockManager
     connect_with(access, root, options(access, ttl))
 }
 
-/// The time of one request in these rows.
+/// The time limit of one request in these tests.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// O4, by a client of its own.
+/// Checks O4 with a client of its own.
 #[track_caller]
 pub(super) fn assert_nothing_left(access: &Access, root: &str, ttl: Duration) {
     nothing_left(&Raw::connect(access), root, ttl);

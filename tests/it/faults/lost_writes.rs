@@ -1,4 +1,4 @@
-//! Writes that are lost between a follower and its leader, while both are well.
+//! Writes that are lost between a follower and its leader, while both are healthy.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -12,13 +12,13 @@ use crate::support::referee::nothing_left;
 use crate::support::{Doors, Raw, Referee, Setup, fresh_root, stalls};
 
 const TTL: u64 = 30;
-/// Long enough for some writes to be under way, far too short for an election.
+/// Long enough for some writes to be in flight, far too short for an election.
 const BREAK: Duration = Duration::from_millis(40);
 const BREAKS: u32 = 10;
 
-/// What a lost write may cost a caller, and a new manager, which makes two of them. etcd itself tells after 7 s, and a
-/// request is given up after [`REQUEST_TIMEOUT`]. A busy machine gets the benefit of the doubt: with nothing else to do, it
-/// is about 0.7 s.
+/// How much longer a lost write may make a call, and a new manager, which makes two of them. etcd itself reports the
+/// loss after 7 s, and a request times out after [`REQUEST_TIMEOUT`]. On an idle machine it takes about 0.7 s; the
+/// limit allows for a busy one.
 const LIMIT: Duration = Duration::from_millis(REQUEST_TIMEOUT.as_millis() as u64 / 2);
 
 /// The slowest call, in microseconds.
@@ -38,8 +38,9 @@ impl Slowest {
     }
 }
 
-/// Purpose: the connection between the follower in use and its leader breaks, once a second. What a follower had handed
-/// over is lost, and no later write need be under way to show it; a caller waits for a moment, not for the request's time.
+/// Purpose: the connection between the follower in use and its leader breaks, once a second. Requests that the follower
+/// had forwarded are lost, and there may be no later write to reveal it; a caller waits for a moment, not for the
+/// request's time limit.
 #[test]
 fn a_write_that_a_follower_loses_costs_a_moment_and_no_error() {
     const THREADS: usize = 4;
@@ -55,24 +56,24 @@ fn a_write_that_a_follower_loses_costs_a_moment_and_no_error() {
     let begun = Instant::now();
     thread::scope(|scope| {
         for n in 0..THREADS {
-            // Two names for two threads each: hand-over and free locks.
+            // Two names for two threads each: hand-overs, and free locks.
             let lock = manager.new_lock(&format!("x{}", n % 2)).unwrap();
             let (over, locks, unlocks, cycles, referee) = (&over, &locks, &unlocks, &cycles, &referee);
             scope.spawn(move || {
                 while !over.load(Ordering::Relaxed) {
-                    let guard = locks.time(|| lock.lock()).expect("a lost write is no error");
+                    let guard = locks.time(|| lock.lock()).expect("a lost write causes no error");
                     drop(referee.inside(&guard));
-                    unlocks.time(|| guard.unlock()).expect("a lost write is no error");
+                    unlocks.time(|| guard.unlock()).expect("a lost write causes no error");
                     cycles.fetch_add(1, Ordering::Relaxed);
                 }
             });
         }
         scope.spawn(|| {
-            // By the follower's own door alone: its first contact is there.
+            // Only through the follower, so the first contact is there.
             let door = [doors.at(follower).endpoint()];
             while !over.load(Ordering::Relaxed) {
                 let connect = || LockManager::connect(&door, &root, options.clone());
-                drop(connects.time(connect).expect("a lost write is no reason not to connect"));
+                drop(connects.time(connect).expect("a lost write does not prevent connecting"));
             }
         });
         for _ in 0..BREAKS {
@@ -86,8 +87,8 @@ fn a_write_that_a_follower_loses_costs_a_moment_and_no_error() {
         "{BREAKS} breaks, {} cycles of {THREADS} threads: slowest lock {locks:?}, unlock {unlocks:?}, connect {connects:?}",
         cycles.load(Ordering::Relaxed)
     );
-    assert_eq!(manager.stats().sessions, 1, "the session is not touched");
-    // Two threads share a name: a lock may wait for another's lost acquire and lost release.
+    assert_eq!(manager.stats().sessions, 1, "the session is kept");
+    // Two threads share a name: a lock may wait for another thread's lost acquire and lost release.
     let limit = LIMIT + stalls::since(begun);
     assert!(locks < limit && unlocks < limit && connects < limit, "{locks:?} {unlocks:?} {connects:?}");
     drop(manager);

@@ -1,4 +1,4 @@
-//! Members of a cluster that die, stop, come back, or are left alone.
+//! Members of a cluster that die, stop, restart, or are cut off from the others.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -7,27 +7,28 @@ use etcd_lock::{LockGuard, LockManager, LossReason};
 
 use crate::faults::ground::REQUEST_TIMEOUT;
 use crate::support::doors::{options, watchers};
-use crate::support::referee::{Told, millis_between, nothing_left};
+use crate::support::hold_end::HoldEnd;
+use crate::support::referee::{millis_between, nothing_left};
 use crate::support::witness::Witness;
 use crate::support::{Cluster, Doors, Raw, Referee, Setup, fresh_root, stalls, wait, within};
 
-/// The end of everything that is known to end.
+/// The time limit of everything that is known to end.
 const LONG: Duration = Duration::from_secs(60);
 
-/// A session must outlive a member's stop of 3 s and the election after it, though it was last renewed a third of its TTL
-/// before. (An election takes one to two seconds.)
+/// A session must outlive a member's stop of 3 s and the election after it, although its last renewal may be a third of
+/// its TTL old. (An election takes one to two seconds.)
 const TTL: u64 = 8;
 
-/// What is told after the fact is told so soon after it.
+/// A loss that is reported afterwards is reported within this time.
 const SOON_AFTER: Duration = Duration::from_millis(300);
 
 fn is_held_for(guard: &LockGuard, time: Duration) -> bool {
     guard.done().recv_timeout(time).is_err_and(|end| end.is_timeout()) && guard.is_held()
 }
 
-/// Purpose: the death of the leader is a matter of the cluster: holders keep their locks, waiters their places.
+/// Purpose: the cluster alone handles the leader's death: holders keep their locks, and waiters their order.
 #[test]
-fn the_leaders_death_costs_a_holder_and_its_waiters_nothing() {
+fn the_leader_s_death_affects_neither_holder_nor_waiters() {
     const WAITERS: usize = 20;
     let cluster = Cluster::start(3);
     let root = fresh_root("leader-killed");
@@ -46,7 +47,7 @@ fn the_leaders_death_costs_a_holder_and_its_waiters_nothing() {
         })
         .collect();
     let raw = Raw::connect(&cluster.access_without(leader));
-    // One place in the queue for each manager.
+    // One contender for each manager.
     wait::eventually(LONG, "all wait", || {
         let waiting: u64 = managers.iter().map(|manager| manager.stats().waiting).sum();
         waiting == WAITERS as u64 && raw.count(&format!("{root}/x/")) == 6
@@ -59,7 +60,7 @@ fn the_leaders_death_costs_a_holder_and_its_waiters_nothing() {
     drop(inside);
     referee.timed("unlock", REQUEST_TIMEOUT, || guard.unlock()).unwrap();
     let released = Instant::now();
-    within(LONG, "every waiter has its turn", move || {
+    within(LONG, "every waiter gets the lock", move || {
         for waiter in waiters {
             waiter.join().unwrap().expect("no waiter fails");
         }
@@ -75,20 +76,21 @@ fn the_leaders_death_costs_a_holder_and_its_waiters_nothing() {
     referee.judge();
 }
 
-/// How the follower fails that carries our streams.
+/// How the follower that carries our streams fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Failure {
     Killed,
     Stopped,
 }
 
-/// Purpose: whoever carries our streams may die: we go elsewhere at once, and do not come back to ask the dead.
+/// Purpose: the follower that carries our streams may die: the manager uses another member at once, and does not retry
+/// the dead one.
 #[test]
 fn the_death_of_the_follower_that_carries_our_streams_costs_one_fail_over() {
     the_follower_that_carries_our_streams_fails(Failure::Killed);
 }
 
-/// Purpose: as above, but nothing tells that the member is gone: its sockets stay, it only says nothing more.
+/// Purpose: as above, but without a sign that the member is gone: its sockets stay open, and nothing answers.
 #[test]
 fn a_stop_of_the_follower_that_carries_our_streams_costs_one_fail_over() {
     the_follower_that_carries_our_streams_fails(Failure::Stopped);
@@ -110,7 +112,7 @@ fn the_follower_that_carries_our_streams_fails(failure: Failure) {
         let guard = lock.lock().expect("a fault of one member is no error");
         let (inside, _) = (referee.inside(&guard), referee.write(&guard));
         drop(inside);
-        // Until it is confirmed; what has to be repeated for longer than that goes on by itself.
+        // Until its release is confirmed; a retry beyond that continues by itself.
         let _ = referee.timed("unlock", REQUEST_TIMEOUT, || guard.unlock());
         begun.elapsed()
     };
@@ -128,7 +130,7 @@ fn the_follower_that_carries_our_streams_fails(failure: Failure) {
     let fail_over = cycle();
     let limit = Duration::from_secs(TTL) / 3;
     let stalls = stalls::since(failed);
-    wait::eventually(LONG, "the watches are elsewhere", || elsewhere() > before);
+    wait::eventually(LONG, "the watches are at another member", || elsewhere() > before);
     let watches = failed.elapsed();
     let mut after: Vec<Duration> = (0..30).map(|_| cycle()).collect();
     after.sort_unstable();
@@ -137,7 +139,7 @@ fn the_follower_that_carries_our_streams_fails(failure: Failure) {
         after[15], after[29]
     );
     assert!(fail_over <= limit + stalls, "{fail_over:?}, with {stalls:?} of stalls");
-    // A slow third would be ten.
+    // If every third request were slow, there would be ten.
     let slow = after.iter().filter(|&&took| took > Duration::from_millis(500)).count();
     assert!(slow <= 3, "{slow} of 30 requests were slow: {after:?}");
     assert!(is_held_for(&guard, Duration::from_secs(TTL + 1)) && manager.stats().sessions == 1);
@@ -149,16 +151,16 @@ fn the_follower_that_carries_our_streams_fails(failure: Failure) {
     referee.judge();
 }
 
-/// Purpose: a leader that stops for less than the TTL costs nothing, also a session whose streams it carries.
+/// Purpose: a leader that stops for less than the TTL costs nothing, not even a session whose streams it carries.
 #[test]
 fn a_leader_that_stops_for_3_s_costs_nothing() {
     the_leader_stops(Duration::from_secs(3));
 }
 
-/// Purpose: a leader that stops for longer than the TTL is replaced, and must not harm anybody when it goes on; where a
-/// server does (etcd #15247: no release is quite free of it), the loss must be told.
+/// Purpose: a leader that stops for longer than the TTL is replaced, and does no harm when it continues. On a server
+/// where it does (etcd #15247, of which no release is entirely free), the loss is reported.
 #[test]
-fn a_leader_that_stops_for_15_s_costs_nothing_or_the_loss_is_told() {
+fn a_leader_that_stops_for_15_s_costs_nothing_or_the_loss_is_reported() {
     the_leader_stops(Duration::from_secs(15));
 }
 
@@ -172,16 +174,16 @@ fn the_leader_stops(time: Duration) {
     let manager = doors.manager_at(&cluster, leader, &root, &options(TTL));
     let guard = manager.new_lock("x").unwrap().lock().unwrap();
     referee.write(&guard);
-    let told = Told::by(&guard, referee.inside(&guard));
+    let ended = HoldEnd::of_holder(&guard, referee.inside(&guard));
 
     cluster.member(leader).stop();
     let stopped = Instant::now();
     thread::sleep(time);
-    assert!(guard.is_held(), "lost while the leader stood still: {:?}", guard.loss());
+    assert!(guard.is_held(), "lost while the leader was stopped: {:?}", guard.loss());
     cluster.member(leader).cont();
-    // Time for the old leader to do what it thinks is due, and for a lost renewal to show.
-    let told = told.within(Duration::from_secs(TTL + 1));
-    match told {
+    // Time for the old leader to revoke leases on its old term, and for a lost renewal to show.
+    let ended = ended.within(Duration::from_secs(TTL + 1));
+    match ended {
         None => {
             assert!(guard.is_held() && manager.stats().sessions == 1);
             println!("stopped for {time:?}: the session survived, with {:?} left", guard.remaining());
@@ -192,17 +194,17 @@ fn the_leader_stops(time: Duration) {
             let deleted = witness.wait_for_delete(LONG, guard.etcd_key());
             println!(
                 "stopped for {time:?}: etcd {version} ({} of its bug #15247) took the lease {} ms after the stop ({:?}), \
-                 told {} ms later",
-                if version.knows_of_15247() { "which knows" } else { "which does not know" },
+                 reported {} ms later",
+                if version.knows_of_15247() { "with the fix" } else { "without the fix" },
                 millis_between(stopped, deleted.at),
                 guard.loss(),
                 millis_between(deleted.at, at)
             );
             assert_eq!(guard.loss(), Some(LossReason::SessionRevoked), "the server's doing, not ours");
             assert!(time > Duration::from_secs(TTL), "a stop of {time:?} expires nothing");
-            assert!(at <= deleted.at + SOON_AFTER + stalls::since(stopped), "told too late");
+            assert!(at <= deleted.at + SOON_AFTER + stalls::since(stopped), "reported too late");
             assert!(!guard.is_held());
-            // Whoever still has a lost guard does not get the lock again unnoticed.
+            // A manager with a lost guard is granted the lock under a new session only.
             drop(guard);
         }
     }
@@ -213,10 +215,10 @@ fn the_leader_stops(time: Duration) {
     referee.judge();
 }
 
-/// Purpose: a follower that is cut off from its peers still answers us, from a past that goes by: nobody may be granted
-/// a lock from it, and nobody may go on listening to it.
+/// Purpose: a follower that is cut off from its peers still answers from its old state: no lock is granted from it, and
+/// the manager moves to another member.
 #[test]
-fn a_follower_without_its_peers_grants_nothing_and_is_left() {
+fn a_follower_without_its_peers_grants_nothing_and_is_abandoned() {
     let cluster = Setup::default().peer_doors().start_cluster(3);
     let doors = Doors::of(&cluster);
     let root = fresh_root("lonely");
@@ -234,7 +236,7 @@ fn a_follower_without_its_peers_grants_nothing_and_is_left() {
     let wait = |manager: &LockManager| {
         let lock = manager.new_lock("x").unwrap();
         thread::spawn(move || {
-            let guard = lock.lock().expect("a lonely follower is no error");
+            let guard = lock.lock().expect("a follower without peers causes no error");
             let got = Instant::now();
             let inside = referee.inside(&guard);
             referee.write(&guard);
@@ -248,11 +250,11 @@ fn a_follower_without_its_peers_grants_nothing_and_is_left() {
     in_queue(2);
     let last = wait(&waiter);
     in_queue(3);
-    wait::eventually(LONG, "it watches there", || watchers(cluster.member(lonely)) >= before + 2);
+    wait::eventually(LONG, "its watches are there", || watchers(cluster.member(lonely)) >= before + 2);
 
     cluster.isolate(lonely);
     let cut = Instant::now();
-    // What it could have read there is stale from here on: `second` gets the lock, and then the waiter.
+    // From here on, that follower's state is stale: `second` gets the lock, and then the waiter.
     referee.write(&guard);
     drop(inside);
     referee.timed("unlock", REQUEST_TIMEOUT, || guard.unlock()).unwrap();
@@ -262,7 +264,7 @@ fn a_follower_without_its_peers_grants_nothing_and_is_left() {
     assert!(!matches!(tried, Ok(Some(_))) || last.is_finished(), "granted while another holds");
     drop(tried);
     let (between, got) =
-        within(LONG, "both have it in turn", move || (between.join().unwrap(), last.join().unwrap()));
+        within(LONG, "both hold it in turn", move || (between.join().unwrap(), last.join().unwrap()));
     println!(
         "watches left after {left:?}; the one in between got it {} ms after the cut, the waiter {} ms after that",
         millis_between(cut, between),

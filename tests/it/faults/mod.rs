@@ -1,8 +1,8 @@
-//! Every fault that a cluster, its network and its users can have, on real servers.
+//! Faults of the cluster, its network and its users, on real servers.
 //!
-//! The oracles, as far as a row can tell: O1 nobody believes to hold while somebody else does; O2 tokens grow; O3 no
-//! write under a lock is lost; O4 nothing is left in etcd a TTL and a second later; O5 a holder is told before the server
-//! deletes its key; O6 no call outlives its limit. [`Referee`](crate::support::Referee) judges most of them.
+//! The oracles: O1 no two holders at a time; O2 tokens grow; O3 no write under a lock is lost; O4 nothing is left in
+//! etcd a TTL and a second later; O5 a holder learns of the loss before the server deletes its key; O6 no call exceeds
+//! its limit. [`Referee`](crate::support::Referee) judges most of them.
 
 mod admin;
 mod auth;

@@ -1,4 +1,4 @@
-//! An acquire that its caller has given up must never take effect for anybody.
+//! An abandoned acquire must never take effect.
 
 use std::time::{Duration, Instant};
 
@@ -10,17 +10,17 @@ use crate::support::witness::{Seen, What, Witness};
 use crate::support::{Cluster, Proxy, Raw, eventually, fresh_root, lease_of};
 
 const TTL: Duration = Duration::from_secs(5);
-/// A deposed leader that goes on may revoke what it has not seen renewed for a TTL (etcd #15247): the stop, and the age of
-/// the last renewal before it, must be well short of that.
+/// A deposed leader that continues may revoke leases whose renewal it has not seen for a TTL (etcd #15247), so the stop
+/// together with the age of the last renewal must be well below that.
 const TTL_BESIDE_A_DEPOSED_LEADER: Duration = Duration::from_secs(20);
-/// How long anybody may be kept waiting by a request that nobody wants any more.
+/// How long an abandoned request may block other callers.
 const BLOCKED: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_secs(20);
 
 /// Three members, and a caller whose requests all go to the one that will be stopped.
 struct Parked {
     cluster: Cluster,
-    /// In front of all members, so that the caller finds the right one first.
+    /// Proxies in front of all members, so that the caller finds the right one first.
     _doors: Vec<Proxy>,
     stopped: usize,
     ttl: Duration,
@@ -58,8 +58,8 @@ impl Parked {
         Self { cluster, _doors: doors, stopped, ttl, root, caller, other, witness }
     }
 
-    /// Stops the member, lets the caller time out with its acquire in the member's socket, and another client lock and
-    /// unlock.
+    /// Stops the member, lets the caller time out with its acquire in the member's socket, and lets another client lock
+    /// and unlock.
     fn time_out_while_stopped(&self) {
         let lock = self.caller.new_lock("x").unwrap();
         self.cluster.member(self.stopped).stop();
@@ -81,7 +81,7 @@ impl Parked {
         format!("{}/x/", self.root)
     }
 
-    /// The contenders of the caller that were put so far.
+    /// The caller's contenders that were put so far.
     fn orphans(&self) -> Vec<Seen> {
         let lease = format!("{:x}-", lease_of(&self.caller));
         let is_ours = |seen: &Seen| {
@@ -90,17 +90,17 @@ impl Parked {
         self.witness.seen().into_iter().filter(is_ours).collect()
     }
 
-    /// Nobody is blocked from here on, and whatever came to be was gone within a second.
+    /// From here on no caller is blocked, and each orphan was deleted within a second.
     fn nobody_is_blocked(&self, continued: Instant) {
         let lock = self.other.new_lock("x").unwrap();
-        // Time also for what may still be under way in a member that has just woken up.
+        // Also allows for requests that are still in a member that has just continued.
         let end = continued + Duration::from_secs(2);
         let mut longest_wait = Duration::ZERO;
         let mut token = None;
         while Instant::now() < end {
             let asked = Instant::now();
-            let guard = lock.lock_timeout(SOON).expect("free all the time");
-            longest_wait = longest_wait.max(assert_within(asked, BLOCKED, "a lock that nobody has"));
+            let guard = lock.lock_timeout(SOON).expect("the lock is free all the time");
+            longest_wait = longest_wait.max(assert_within(asked, BLOCKED, "a free lock"));
             assert!(token < Some(guard.token()), "tokens grow");
             token = Some(guard.token());
             guard.unlock().unwrap();
@@ -118,33 +118,31 @@ impl Parked {
         );
         assert!(longest < BLOCKED + stalls::since(continued), "an orphan lived for {longest:?}");
         let raw = Raw::connect(self.cluster.access());
-        eventually(Duration::from_secs(1), "no key is left under the name", || {
-            raw.count(&self.prefix()) == 0
-        });
+        eventually(Duration::from_secs(1), "the name has no key", || raw.count(&self.prefix()) == 0);
     }
 
     fn end(self) {
         let Self { cluster, ttl, root, caller, other, .. } = self;
-        assert_eq!(other.stats().sessions, 1, "its session outlived everything");
+        assert_eq!(other.stats().sessions, 1, "its session was never lost");
         drop((caller, other));
         ground::assert_nothing_left(cluster.access(), &root, ttl);
     }
 }
 
-/// The request is still waited for when the member continues: it is carried out, and taken back at once.
+/// The request is still waited for when the member continues: it is executed, and its key deleted at once.
 #[test]
-fn an_acquire_carried_out_late_by_a_follower_is_taken_back() {
+fn an_acquire_executed_late_by_a_follower_is_undone() {
     let parked = Parked::new(Rank::Follower, Duration::from_secs(5));
     parked.time_out_while_stopped();
     let continued = parked.continue_member();
     parked.nobody_is_blocked(continued);
-    assert_eq!(parked.caller.stats().sessions, 1, "the session lives through it");
+    assert_eq!(parked.caller.stats().sessions, 1, "the session is kept");
     parked.end();
 }
 
-/// The same with the member that leads: the others elect a new one meanwhile.
+/// The same with the leader: the other members elect a new one meanwhile.
 #[test]
-fn an_acquire_carried_out_late_by_a_deposed_leader_is_taken_back() {
+fn an_acquire_executed_late_by_a_deposed_leader_is_undone() {
     let parked = Parked::new(Rank::Leader, Duration::from_secs(5));
     parked.time_out_while_stopped();
     let continued = parked.continue_member();
@@ -152,9 +150,9 @@ fn an_acquire_carried_out_late_by_a_deposed_leader_is_taken_back() {
     parked.end();
 }
 
-/// The request was given up before the member continues: the epoch has moved, so it can never take effect.
+/// The request was abandoned before the member continues: the epoch has changed, so it can never take effect.
 #[test]
-fn an_acquire_given_up_for_good_never_takes_effect() {
+fn an_acquire_abandoned_for_good_never_takes_effect() {
     let parked = Parked::new(Rank::Follower, Duration::from_millis(700));
     parked.time_out_while_stopped();
     let session = format!("{}/~session/{:x}", parked.root, lease_of(&parked.caller));
@@ -164,7 +162,7 @@ fn an_acquire_given_up_for_good_never_takes_effect() {
     let before = parked.orphans().len();
     let continued = parked.continue_member();
     parked.nobody_is_blocked(continued);
-    assert_eq!(parked.orphans().len(), before, "the parked request was carried out");
-    assert_eq!(before, 0, "the caller's key came to be although nobody wanted it");
+    assert_eq!(parked.orphans().len(), before, "the parked request took effect");
+    assert_eq!(before, 0, "the abandoned key was put");
     parked.end();
 }

@@ -1,4 +1,4 @@
-//! Processes that die, and processes that stand still and go on as if nothing had been.
+//! Processes that die, and processes that are stopped and continue unaware of it.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::support::stalls;
 use crate::support::{Access, Raw, eventually, fresh_root, shared};
 
 const SOON: Duration = Duration::from_secs(20);
-/// How long after a holder's end the next one may have to wait beyond the TTL.
+/// How much longer than the TTL the next holder may have to wait after a holder's death.
 const SLACK: Duration = Duration::from_millis(1500);
 
 /// A client in a process of its own.
@@ -25,7 +25,7 @@ fn client(test: &str, name: &str, root: &str, ttl: Duration) -> Process {
     client
 }
 
-/// The client's side: `lock`, `unlock`, and `watch` for one that is about to be stopped.
+/// The client's commands: `lock`, `unlock`, and `watch` for a process that is about to be stopped.
 fn serve(role: &Role) {
     let var = |name: &str| std::env::var(name).unwrap();
     let access = Access::default().at(var("TEST_ENDPOINTS").split(',').map(String::from));
@@ -53,16 +53,16 @@ fn serve(role: &Role) {
                 let (guard, _) = held.take().unwrap();
                 watch_over(role, guard);
             }
-            other => panic!("{other:?} is no order"),
+            other => panic!("{other:?} is not a command"),
         }
     }
 }
 
-/// Says when the hold was just renewed, and until when it then is assured; and what its first instruction after a long
-/// pause saw.
+/// Reports that the hold was just renewed, until when it is then assured, and what its first check after a long pause
+/// saw.
 fn watch_over(role: &Role, guard: LockGuard) {
     let mut left = guard.remaining();
-    // From before the word that may bring the pause about.
+    // Taken before the line that may lead to the pause.
     let mut last = loop {
         std::thread::sleep(Duration::from_millis(1));
         let (now, more) = (now(), guard.remaining());
@@ -76,7 +76,7 @@ fn watch_over(role: &Role, guard: LockGuard) {
     let (woken, held) = loop {
         let before = now();
         let held = guard.is_held();
-        // A pause in the middle of the check says nothing; the check after it does.
+        // A pause within the check proves nothing; the check after it does.
         if now() - before < pause && before - last > pause {
             break (before, held);
         }
@@ -100,8 +100,8 @@ fn hold(client: &mut Process, limit: Duration) -> Interval {
     client.hear(limit).parse().unwrap()
 }
 
-/// A holder and the waiter in the middle of the queue are killed: the others keep their order, and the next one waits
-/// no longer than the dead holder's lease.
+/// A holder and the waiter in the middle of the queue are killed: the other waiters keep their order, and the next one
+/// waits no longer than the dead holder's lease.
 #[test]
 fn the_order_outlives_a_killed_holder_and_a_killed_waiter() {
     if let Some(role) = role() {
@@ -115,7 +115,7 @@ fn the_order_outlives_a_killed_holder_and_a_killed_waiter() {
     for (index, name) in ["holder", "first", "middle", "last"].into_iter().enumerate() {
         let mut client = client(test, name, &root, ttl);
         client.say("lock");
-        let waits = format!("{name} has its place");
+        let waits = format!("{name} is queued");
         eventually(SOON, &waits, || raw.count(&format!("{root}/x/")) == index as u64 + 1);
         clients.push(client);
     }
@@ -129,11 +129,11 @@ fn the_order_outlives_a_killed_holder_and_a_killed_waiter() {
     oracle.record(Interval { to: Some(killed), ..held });
     let next = hold(&mut first, SOON);
     let waited = Duration::from_nanos(next.from - killed);
-    println!("row 13: holder killed, the next one had the lock after {waited:?} (TTL {ttl:?})");
-    assert!(waited <= ttl + SLACK + stalls::since(start), "the next one waited {waited:?}");
+    println!("row 13: holder killed, next holder after {waited:?} (TTL {ttl:?})");
+    assert!(waited <= ttl + SLACK + stalls::since(start), "the next holder waited {waited:?}");
     assert_eq!(next.who, "first");
-    // The dead waiter's lease is over by then: its end lets nobody pass.
-    eventually(ttl + SLACK, "the dead are gone from the queue", || raw.count(&format!("{root}/x/")) == 2);
+    // The dead waiter's lease has expired by then, and its end must not grant the lock to a later waiter.
+    eventually(ttl + SLACK, "the dead clients' keys are deleted", || raw.count(&format!("{root}/x/")) == 2);
     first.say("unlock");
     oracle.record(hold(&mut first, SOON));
     let tail = hold(&mut last, SOON);
@@ -147,17 +147,17 @@ fn the_order_outlives_a_killed_holder_and_a_killed_waiter() {
     assert_nothing_left(shared().access(), &root, ttl);
 }
 
-/// A holder that stood still for longer than its TTL knows with its first instruction that it holds nothing, and what
-/// it writes all the same is refused.
+/// A holder that was stopped for longer than its TTL knows at its first check that its hold is lost, and its late write
+/// is rejected.
 #[test]
-fn a_holder_that_stood_still_for_too_long_knows_at_once() {
+fn a_holder_stopped_for_longer_than_its_ttl_knows_at_once() {
     if let Some(role) = role() {
         return serve(&role);
     }
     let ttl = Duration::from_secs(3);
     let root = fresh_root("stopped");
     let register = Register::default();
-    let mut holder = client("a_holder_that_stood_still_for_too_long_knows_at_once", "holder", &root, ttl);
+    let mut holder = client("a_holder_stopped_for_longer_than_its_ttl_knows_at_once", "holder", &root, ttl);
     holder.say("lock");
     let old = hold(&mut holder, SOON);
     assert_eq!(register.write(old.token, 1), Ok(()));
@@ -169,16 +169,16 @@ fn a_holder_that_stood_still_for_too_long_knows_at_once() {
     holder.stop();
     let guard = lock.lock_timeout(ttl * 2).unwrap();
     let waited = start.elapsed();
-    println!("row 14: holder stopped, the next one had the lock after {waited:?} (TTL {ttl:?})");
-    assert!(waited <= ttl + SLACK + stalls::since(start), "the next one waited {waited:?}");
+    println!("row 14: holder stopped, next holder after {waited:?} (TTL {ttl:?})");
+    assert!(waited <= ttl + SLACK + stalls::since(start), "the next holder waited {waited:?}");
     assert_eq!(register.write(guard.token().as_u64(), 2), Ok(()));
     std::thread::sleep((ttl * 2).saturating_sub(start.elapsed()));
     holder.cont();
     let woken = holder.hear(SOON);
-    assert!(woken.ends_with("false"), "a stopped holder woke up and believed: {woken}");
-    assert_eq!(register.write(old.token, 3), Err(Stale), "the late write is refused");
+    assert!(woken.ends_with("false"), "a stopped holder continued and still reported a hold: {woken}");
+    assert_eq!(register.write(old.token, 3), Err(Stale), "the late write is rejected");
     register.judge("x");
-    // A new session by itself, and its turn when it comes.
+    // It gets a new session by itself, and the lock when it is free.
     holder.say("lock");
     guard.unlock().unwrap();
     let again = hold(&mut holder, SOON);
@@ -190,18 +190,17 @@ fn a_holder_that_stood_still_for_too_long_knows_at_once() {
     assert_nothing_left(shared().access(), &root, ttl);
 }
 
-/// A holder that stood still for most of its TTL, but not beyond the deadline that it knew, still holds.
+/// A holder that was stopped for most of its TTL, but not beyond the deadline that it knew, still holds.
 #[test]
-fn a_holder_that_stood_still_within_its_deadline_still_holds() {
+fn a_holder_stopped_within_its_deadline_still_holds() {
     if let Some(role) = role() {
         return serve(&role);
     }
     let ttl = Duration::from_secs(5);
     let stop = ttl.mul_f64(0.8);
     let root = fresh_root("paused");
-    let mut holder =
-        client("a_holder_that_stood_still_within_its_deadline_still_holds", "holder", &root, ttl);
-    // On a machine that oversleeps the deadline the hold is rightly lost: what counts is that it is either.
+    let mut holder = client("a_holder_stopped_within_its_deadline_still_holds", "holder", &root, ttl);
+    // On a machine that wakes the process after the deadline, the loss is correct: only the consistency counts then.
     for round in 1.. {
         holder.say("lock");
         let first = hold(&mut holder, SOON);
@@ -215,7 +214,7 @@ fn a_holder_that_stood_still_within_its_deadline_still_holds() {
         let woken = holder.hear(SOON);
         let (at, held) = woken.strip_prefix("woken ").unwrap().split_once(' ').unwrap();
         let at: u64 = at.parse().unwrap();
-        // The next renewal may have been answered before the first look.
+        // The next renewal may have been answered before the first check.
         assert!(held == "true" || at >= deadline, "lost {:?} early", Duration::from_nanos(deadline - at));
         if held == "true" {
             let left = Duration::from_nanos(deadline.saturating_sub(at));
@@ -223,7 +222,7 @@ fn a_holder_that_stood_still_within_its_deadline_still_holds() {
             assert!(first.token > 0);
             break;
         }
-        assert!(round < 5, "the machine never wakes the holder in time");
+        assert!(round < 5, "the machine never continued the holder in time");
     }
     holder.finish(SOON);
     assert_nothing_left(shared().access(), &root, ttl);

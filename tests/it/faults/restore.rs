@@ -23,22 +23,22 @@ fn back_up(etcd: &Etcd) -> PathBuf {
     file
 }
 
-/// The manager gives the lock, and its session does not end for some TTLs.
+/// The manager grants the lock, and its session lasts for some TTLs.
 #[track_caller]
 fn is_served(manager: &LockManager, name: &str, limit: Duration) {
     let begun = Instant::now();
     let lock = manager.new_lock(name).unwrap();
-    let guard = eventually_some(SOON, "the lock is there again", || lock.lock_timeout(TTL).ok());
+    let guard = eventually_some(SOON, "the lock is granted again", || lock.lock_timeout(TTL).ok());
     println!("served again after {:?}", assert_within(begun, limit, "a lock after a restore"));
     let sessions = manager.stats().sessions;
     thread::sleep(TTL * 3);
     assert!(guard.is_held(), "{:?}", guard.loss());
-    assert_eq!(manager.stats().sessions, sessions, "sessions come and go");
+    assert_eq!(manager.stats().sessions, sessions, "no further session is lost");
     guard.unlock().unwrap();
 }
 
-/// Purpose: a restore with the default token keeps the cluster's id, while raft term and revision go back. What the backup
-/// lacks is lost and told, and the manager goes on.
+/// Purpose: a restore with the default token keeps the cluster's id, while raft term and revision decrease. A hold that
+/// the backup lacks is reported as lost, and the manager continues.
 #[test]
 fn a_restored_cluster_serves_again_within_two_ttls() {
     let etcd = Etcd::start();
@@ -48,13 +48,13 @@ fn a_restored_cluster_serves_again_within_two_ttls() {
     let manager = connect(etcd.access(), &root, TTL);
     let backup = back_up(&etcd);
     let guard = manager.new_lock("after the backup").unwrap().lock().unwrap();
-    // The highest revision has been seen.
+    // The manager has seen the highest revision.
     manager.new_lock("y").unwrap().lock().unwrap().unlock().unwrap();
     let logs = Logs::with("was it restored from a backup");
     etcd.restore(&backup, None);
     let begun = Instant::now();
     assert!(guard.done().recv_timeout(SOON).is_err_and(|error| error.is_disconnected()));
-    println!("the session's end is told after {:?}", begun.elapsed());
+    println!("the session's end is reported after {:?}", begun.elapsed());
     is_served(&manager, "x", (TTL * 2).saturating_sub(begun.elapsed()));
     let lines = logs.lines();
     assert!(matches!(&lines[..], [(Level::Error, _)]), "{lines:?}");
@@ -63,8 +63,8 @@ fn a_restored_cluster_serves_again_within_two_ttls() {
     assert_nothing_left(etcd.access(), &root, TTL);
 }
 
-/// Purpose: a restore with another token makes another cluster. Its leases may be those of the backup; a session and its
-/// holds end all the same, at once, and the next one is made there.
+/// Purpose: a restore with another token makes another cluster, which may still have the backup's leases. The session
+/// and its holds end at once, and the next session is in the new cluster.
 #[test]
 fn a_session_does_not_outlive_its_cluster() {
     const TTL: Duration = Duration::from_secs(30);
@@ -75,7 +75,7 @@ fn a_session_does_not_outlive_its_cluster() {
     etcd.restore(&back_up(&etcd), Some("another"));
     let begun = Instant::now();
     let lock = manager.new_lock("x").unwrap();
-    // Nobody is told of the change but who asks just then.
+    // Only a call that is made now learns of the change.
     eventually_some(SOON, "the other cluster is used", || lock.lock_timeout(TTL).ok()).unlock().unwrap();
     println!("served after {:?}", assert_within(begun, TTL / 3, "a lock in another cluster"));
     assert_eq!((guard.is_held(), guard.loss()), (false, Some(LossReason::SessionRevoked)));
@@ -84,7 +84,7 @@ fn a_session_does_not_outlive_its_cluster() {
     assert_nothing_left(etcd.access(), &root, TTL);
 }
 
-/// Purpose: who puts things in order after a restore need not wait until the manager has its next session.
+/// Purpose: an administrator who repairs a restored cluster need not wait for the manager's next session.
 #[test]
 fn a_lock_of_the_backup_can_be_broken_at_once() {
     const TTL: Duration = Duration::from_secs(30);
@@ -100,8 +100,8 @@ fn a_lock_of_the_backup_can_be_broken_at_once() {
     assert_nothing_left(etcd.access(), &root, TTL);
 }
 
-/// Purpose: while only some endpoints are of the other cluster, it may be a mistake: nothing is granted, and the error says
-/// why. Once all are, the manager goes on there by itself.
+/// Purpose: while only some endpoints belong to the other cluster, it may be a mistake: no lock is granted, and the
+/// error says why. Once all do, the manager continues there by itself.
 #[test]
 fn another_cluster_is_used_once_all_endpoints_are_of_it() {
     let etcd = Etcd::start();
@@ -110,18 +110,18 @@ fn another_cluster_is_used_once_all_endpoints_are_of_it() {
     let root = fresh_root("divided");
     let manager = connect(&access, &root, TTL);
     let guard = manager.new_lock("x").unwrap().lock().unwrap();
-    // Both were of the cluster at the first contact.
+    // At the first contact both endpoints were of the same cluster.
     let backup = back_up(&etcd);
     doors[1].refuse();
     etcd.restore(&backup, Some("another"));
     let lock = manager.new_lock("y").unwrap();
-    // A waiter is told when the next session cannot be made, every two seconds at least.
+    // A waiter gets the error when the next session cannot be created, at least every two seconds.
     let code = || lock.lock_timeout(TTL * 2).map(drop).map_err(|error| error.code());
-    eventually(SOON, "the change is told", || code() == Err(ErrorCode::ClusterChanged));
+    eventually(SOON, "the change is reported", || code() == Err(ErrorCode::ClusterChanged));
     assert!(guard.done().recv_timeout(SOON).is_err_and(|error| error.is_disconnected()));
     drop(guard);
-    let told = Instant::now();
-    while told.elapsed() < TTL {
+    let reported = Instant::now();
+    while reported.elapsed() < TTL {
         assert_eq!(code(), Err(ErrorCode::ClusterChanged));
     }
     doors[1].pass();

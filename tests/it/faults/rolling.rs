@@ -1,4 +1,4 @@
-//! A rolling restart: every member is away once, and nobody who holds or wants a lock notices.
+//! A rolling restart: each member is down once, and neither holders nor waiters notice.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -6,13 +6,23 @@ use std::time::{Duration, Instant};
 use etcd_lock::LockError;
 
 use crate::faults::ground::{REQUEST_TIMEOUT, assert_nothing_left, connect, options};
-use crate::support::told::Told;
+use crate::support::hold_end::HoldEnd;
 use crate::support::{Cluster, Referee, eventually, fresh_root};
 
 const TTL: Duration = Duration::from_secs(5);
 const MANAGERS: usize = 3;
 const THREADS: usize = 4;
 const NAMES: usize = 5;
+
+/// The load runs for a second before, between and after the restarts.
+fn restart_each_member(cluster: &Cluster) {
+    for member in cluster.members() {
+        std::thread::sleep(Duration::from_secs(1));
+        member.restart();
+        eventually(Duration::from_secs(30), "the cluster has a leader", || cluster.leader().is_some());
+    }
+    std::thread::sleep(Duration::from_secs(1));
+}
 
 /// Three members restarted one after the other under load: no `done()` closes, no call fails.
 #[test]
@@ -25,7 +35,7 @@ fn a_rolling_restart_is_not_noticed() {
         .enumerate()
         .map(|(n, manager)| manager.new_lock(&format!("held-{n}")).unwrap().lock().unwrap())
         .collect();
-    let told: Vec<Told> = held.iter().map(Told::of).collect();
+    let ended: Vec<HoldEnd> = held.iter().map(HoldEnd::of).collect();
     let (referee, stop) = (Referee::new(), AtomicBool::new(false));
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..MANAGERS * THREADS)
@@ -43,7 +53,7 @@ fn a_rolling_restart_is_not_noticed() {
                         assert!(referee.write(&guard), "never stale");
                         assert!(guard.done().try_recv().is_err_and(|error| error.is_empty()));
                         drop(inside);
-                        // The release of a lock that is dropped is nobody's error; that of an unlocked one is.
+                        // The release of a dropped guard reports no error, that of `unlock` does.
                         if fastrand::bool() {
                             referee.timed("unlock", REQUEST_TIMEOUT, || guard.unlock())?;
                         }
@@ -52,19 +62,13 @@ fn a_rolling_restart_is_not_noticed() {
                 })
             })
             .collect();
-        for member in cluster.members() {
-            std::thread::sleep(Duration::from_secs(1));
-            member.restart();
-            eventually(Duration::from_secs(30), "the cluster has a leader", || cluster.leader().is_some());
-        }
-        std::thread::sleep(Duration::from_secs(1));
+        restart_each_member(&cluster);
         stop.store(true, Ordering::Relaxed);
-        let longest =
-            workers.into_iter().map(|worker| worker.join().unwrap().expect("no error for any user"));
+        let longest = workers.into_iter().map(|worker| worker.join().unwrap().expect("no call fails"));
         let longest = longest.max().unwrap_or_default();
         println!("row 19: {} holds, the longest wait for one {longest:?}", referee.holds());
     });
-    assert!(told.iter().all(Told::not_yet), "a done() closed");
+    assert!(ended.iter().all(HoldEnd::not_yet), "a done() closed");
     held.into_iter().for_each(|guard| guard.unlock().unwrap());
     referee.judge();
     for manager in &managers {
@@ -74,7 +78,7 @@ fn a_rolling_restart_is_not_noticed() {
     assert_nothing_left(cluster.access(), &root, TTL);
 }
 
-/// With tokens that a restarted member does not know any more, under a user: the same.
+/// The same with a user, whose tokens a restarted member does not know.
 #[test]
 fn a_rolling_restart_with_authentication_is_not_noticed() {
     let root = fresh_root("rolling");
@@ -82,7 +86,7 @@ fn a_rolling_restart_with_authentication_is_not_noticed() {
     let access = cluster.access().as_user("locker", "secret");
     let manager = crate::faults::ground::connect_with(&access, &root, options(&access, TTL));
     let held = manager.new_lock("held").unwrap().lock().unwrap();
-    let told = Told::of(&held);
+    let ended = HoldEnd::of(&held);
     let (referee, stop) = (Referee::new(), AtomicBool::new(false));
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..4)
@@ -99,18 +103,13 @@ fn a_rolling_restart_with_authentication_is_not_noticed() {
                 })
             })
             .collect();
-        for member in cluster.members() {
-            std::thread::sleep(Duration::from_secs(1));
-            member.restart();
-            eventually(Duration::from_secs(30), "the cluster has a leader", || cluster.leader().is_some());
-        }
-        std::thread::sleep(Duration::from_secs(1));
+        restart_each_member(&cluster);
         stop.store(true, Ordering::Relaxed);
         for worker in workers {
-            worker.join().unwrap().expect("no error for any user");
+            worker.join().unwrap().expect("no call fails");
         }
     });
-    assert!(told.not_yet(), "done() closed");
+    assert!(ended.not_yet(), "done() closed");
     held.unlock().unwrap();
     assert_eq!((manager.stats().lost.total(), manager.stats().sessions), (0, 1));
     referee.judge();

@@ -1,4 +1,5 @@
-//! An etcd whose space is used up: held locks stay, new ones are refused as such, and all is well when there is space.
+//! An etcd without space: held locks stay held, new ones are refused with the reason, and all recovers once there is
+//! space.
 
 use std::time::{Duration, Instant};
 
@@ -23,11 +24,11 @@ fn fill(raw: &Raw) {
             assert!(error.to_string().contains("database space exceeded"), "{error}");
             return;
         }
-        assert!(n < 100, "the quota is never used up");
+        assert!(n < 100, "the quota was never reached");
     }
 }
 
-/// Makes space, and takes the alarm back.
+/// Frees space, and clears the alarm.
 fn make_space(etcd: &Etcd, raw: &Raw) {
     raw.delete_prefix("/fill/");
     raw.compact(raw.revision());
@@ -49,9 +50,9 @@ fn set_up() -> (Etcd, Raw, String) {
     (etcd, raw, fresh_root("space"))
 }
 
-/// The alarm is raised while a lock is held, others wait for it, and others want to begin.
+/// The alarm is raised while a lock is held and waited for, and while other callers start to lock.
 #[test]
-fn a_full_etcd_takes_no_lock_away_and_says_so_to_who_wants_one() {
+fn a_full_etcd_ends_no_hold_and_refuses_new_locks_with_the_reason() {
     let (etcd, raw, root) = set_up();
     let holder = connect(etcd.access(), &root, TTL);
     let waiter = connect(etcd.access(), &root, TTL);
@@ -59,8 +60,9 @@ fn a_full_etcd_takes_no_lock_away_and_says_so_to_who_wants_one() {
     let referee = Referee::new();
     let inside = referee.inside(&held);
     let queued = waiter.new_lock("x").unwrap().enqueue().unwrap();
-    eventually(SOON, "the waiter has its place", || raw.count(&format!("{root}/x/")) == 2);
-    // A second thread of the waiter's process: its turn takes a new key, in the transaction that deletes the first.
+    eventually(SOON, "the waiter is queued", || raw.count(&format!("{root}/x/")) == 2);
+    // A second thread of the waiter's process: its grant needs a new key, in the transaction that deletes the first
+    // one.
     let local = waiter.new_lock("x").unwrap();
     let local = std::thread::spawn(move || local.lock());
     eventually(SOON, "the thread waits", || waiter.stats().waiting == 2);
@@ -71,21 +73,21 @@ fn a_full_etcd_takes_no_lock_away_and_says_so_to_who_wants_one() {
     refused_at_once("lock_timeout()", || other.lock_timeout(SOON));
     refused_at_once("try_lock()", || other.try_lock());
     let pending = other.enqueue().unwrap();
-    refused_at_once("a place in the queue", || pending.wait());
+    refused_at_once("enqueue", || pending.wait());
     refused_at_once("connect()", || {
         LockManager::connect(etcd.endpoints(), &root, options(etcd.access(), TTL))
     });
 
     std::thread::sleep(TTL * 2);
-    assert!(held.is_held(), "renewals go on");
+    assert!(held.is_held(), "renewals succeed");
     drop(inside);
     referee.timed("unlock", REQUEST_TIMEOUT, || held.unlock()).unwrap();
-    let granted = within(SOON, "who waited has the lock", move || queued.wait()).unwrap();
+    let granted = within(SOON, "the waiter gets the lock", move || queued.wait()).unwrap();
     assert!(granted.is_held());
     referee.use_and_unlock(granted, REQUEST_TIMEOUT).unwrap();
-    let refused = within(SOON, "the thread behind it is told", move || local.join().unwrap());
+    let refused = within(SOON, "the thread behind it is refused", move || local.join().unwrap());
     assert!(matches!(refused, Err(LockError::NoSpace)), "{refused:?}");
-    eventually(SOON, "released keys are gone", || raw.count(&format!("{root}/x/")) == 0);
+    eventually(SOON, "released keys are deleted", || raw.count(&format!("{root}/x/")) == 0);
 
     make_space(&etcd, &raw);
     let again = other.lock_timeout(SOON).unwrap();
@@ -98,9 +100,9 @@ fn a_full_etcd_takes_no_lock_away_and_says_so_to_who_wants_one() {
     assert_nothing_left(etcd.access(), &root, TTL);
 }
 
-/// A lock whose acquire had to be repeated is released for good only under a new epoch, for which there is no space.
+/// After a repeated acquire, the release is final only under a new epoch, for which there is no space.
 #[test]
-fn a_full_etcd_does_not_keep_a_lock_whose_release_needs_a_new_epoch() {
+fn a_full_etcd_frees_a_lock_whose_release_needs_a_new_epoch() {
     let (etcd, raw, root) = set_up();
     let proxy = Proxy::of(&etcd);
     let holder = LockManager::connect(&[proxy.endpoint()], &root, options(etcd.access(), TTL)).unwrap();
@@ -111,11 +113,11 @@ fn a_full_etcd_does_not_keep_a_lock_whose_release_needs_a_new_epoch() {
     let held = lock.lock().unwrap();
     eventually(SOON, "an answer was lost", || proxy.lost_answers() > lost);
     let queued = waiter.new_lock("x").unwrap().enqueue().unwrap();
-    eventually(SOON, "the waiter has its place", || raw.count(&format!("{root}/x/")) == 2);
+    eventually(SOON, "the waiter is queued", || raw.count(&format!("{root}/x/")) == 2);
     fill(&raw);
 
     drop(held);
-    let granted = within(SOON, "who waited has the lock", move || queued.wait()).unwrap();
+    let granted = within(SOON, "the waiter gets the lock", move || queued.wait()).unwrap();
     assert!(granted.is_held());
     granted.unlock().unwrap();
     assert_eq!(raw.count(&format!("{root}/x/")), 0);
@@ -127,9 +129,10 @@ fn a_full_etcd_does_not_keep_a_lock_whose_release_needs_a_new_epoch() {
     assert_nothing_left(etcd.access(), &root, TTL);
 }
 
-/// A session lost while there is no space cannot be replaced: calls say why, and the next session comes by itself.
+/// A session lost while there is no space cannot be replaced: calls report why, and the next session is created once
+/// there is space.
 #[test]
-fn a_session_comes_back_when_there_is_space_again() {
+fn a_lost_session_is_replaced_once_there_is_space() {
     let (etcd, raw, root) = set_up();
     let manager = connect(etcd.access(), &root, TTL);
     let lock = manager.new_lock("x").unwrap();
@@ -142,8 +145,8 @@ fn a_session_comes_back_when_there_is_space_again() {
     let refused = lock.lock_timeout(limit);
     assert!(matches!(refused, Err(LockError::NoSpace)), "{refused:?}");
     make_space(&etcd, &raw);
-    // While there was no session, the call may still be told so once.
-    let guard = crate::support::wait::eventually_some(SOON, "the lock is there again", || {
+    // Until the next session is up, a call may still get the error once.
+    let guard = crate::support::wait::eventually_some(SOON, "the lock is granted again", || {
         lock.lock_timeout(limit).ok()
     });
     guard.unlock().unwrap();

@@ -1,4 +1,4 @@
-//! Keys under a lock's name that are not ours: they count as Go's mutex would count them, and nothing breaks.
+//! Foreign keys under a lock's name: they count as they would for Go's mutex, and break nothing.
 
 use std::time::{Duration, Instant};
 
@@ -14,8 +14,8 @@ const SOON: Duration = Duration::from_secs(20);
 /// Calls that time out one after the other.
 const CALLS: usize = 5;
 
-/// Whom a call that times out names. It has some 30 ms to find out, which a busy machine may need for itself: so one
-/// in several calls has to.
+/// The holder that a timed-out call names. The call has some 30 ms to read it, which a busy machine may exceed, so one
+/// of several calls has to succeed.
 #[track_caller]
 fn blocker(manager: &LockManager, name: &str) -> LockInfo {
     let limit = Duration::from_millis(200);
@@ -33,9 +33,9 @@ fn blocker(manager: &LockManager, name: &str) -> LockInfo {
     *named.pop().expect("the holder is named")
 }
 
-/// A key without a lease blocks for ever, under its own name, until somebody takes it away.
+/// A key without a lease blocks the lock for ever, named by its own key, until an administrator deletes it.
 #[test]
-fn a_key_without_a_lease_is_named_and_can_be_taken_away() {
+fn a_key_without_a_lease_is_named_and_can_be_deleted() {
     let root = fresh_root("stray");
     let raw = Raw::connect(shared().access());
     let manager = connect(shared().access(), &root, TTL);
@@ -58,9 +58,9 @@ fn a_key_without_a_lease_is_named_and_can_be_taken_away() {
     assert_nothing_left(shared().access(), &root, TTL);
 }
 
-/// etcd's own client excludes us and is excluded by us, in the order of arrival.
+/// etcd's own client and this library exclude each other, in the order of arrival.
 #[test]
-fn a_foreign_holder_and_we_exclude_each_other() {
+fn etcdctl_and_the_library_exclude_each_other() {
     let root = fresh_root("foreign");
     let access = shared().access();
     let manager = connect(access, &root, TTL);
@@ -74,18 +74,18 @@ fn a_foreign_holder_and_we_exclude_each_other() {
     let guard = pending.wait().unwrap();
     assert!(guard.token() > holder.token);
     let queued = etcdctl.queue_for_lock(&format!("{root}/x"));
-    let queued = queued.wait(Duration::from_millis(500)).expect_err("it waits for us");
+    let queued = queued.wait(Duration::from_millis(500)).expect_err("it waits for our release");
     guard.unlock().unwrap();
-    let foreign = queued.wait(SOON).expect("its turn has come");
+    let foreign = queued.wait(SOON).expect("it is the next holder");
     assert!(foreign.key().starts_with(&format!("{root}/x/")));
     foreign.release();
     drop(manager);
     assert_nothing_left(access, &root, TTL);
 }
 
-/// Five megabytes in a foreign contender's key are nobody's trouble.
+/// A value of five megabytes in a foreign contender's key causes no trouble.
 #[test]
-fn a_huge_value_is_no_trouble() {
+fn a_huge_foreign_value_breaks_nothing() {
     let etcd = Setup::default().arg(format!("--max-request-bytes={}", 8 << 20)).start();
     let root = fresh_root("huge");
     let raw = Raw::connect(etcd.access());
@@ -112,7 +112,7 @@ fn a_huge_value_is_no_trouble() {
     assert_nothing_left(etcd.access(), &root, TTL);
 }
 
-/// Whatever else lies under the root: locks work beside it, and lists pass over what is no lock.
+/// Locks work beside any other keys under the root, and listings skip keys that are not locks.
 #[test]
 fn rubbish_under_the_root_breaks_nothing() {
     let root = fresh_root("rubbish");

@@ -1,4 +1,4 @@
-//! Watches that lose their past, and a watch stream that says nothing more.
+//! Watches whose history is compacted, and a silent watch stream.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -10,11 +10,12 @@ use crate::support::{Etcd, Proxy, Raw, Referee, eventually, fresh_root, shared};
 const TTL: Duration = Duration::from_secs(5);
 const SOON: Duration = Duration::from_secs(20);
 
-/// Compacts up to now every 50 ms until told to stop; how often something was there to compact.
+/// Compacts up to the present revision every 50 ms until `stop` is set; returns how often there was something to
+/// compact.
 fn compact_all_the_time(raw: &Raw, stop: &AtomicBool, compactions: &AtomicU64) {
     while !stop.load(Ordering::Relaxed) {
         let revision = raw.revision();
-        // Refused where nothing happened since the last time.
+        // Refused if there is no new revision.
         if raw.call(move |mut client| async move { client.compact(revision, None).await }).is_ok() {
             compactions.fetch_add(1, Ordering::Relaxed);
         }
@@ -22,8 +23,8 @@ fn compact_all_the_time(raw: &Raw, stop: &AtomicBool, compactions: &AtomicU64) {
     }
 }
 
-/// Fifty waiters, a history that is forgotten every 50 ms, and connections reset every second, so that watches begin
-/// anew in a past that is gone: everybody gets the lock, and nobody sees an error.
+/// Fifty waiters, a history that is compacted every 50 ms, and connections reset every second, so that watches restart
+/// at compacted revisions: every waiter gets the lock, and no call fails.
 #[test]
 fn compaction_strands_no_waiter() {
     const WAITERS: usize = 50;
@@ -55,7 +56,7 @@ fn compaction_strands_no_waiter() {
                     std::thread::sleep(Duration::from_millis(40));
                     assert!(guard.is_held() && referee.write(&guard));
                     drop(inside);
-                    // A reset may have taken the connection: the release is confirmed all the same.
+                    // A reset may have broken the connection; the release is still confirmed.
                     referee.timed("unlock", REQUEST_TIMEOUT, || guard.unlock())
                 })
             })
@@ -63,7 +64,7 @@ fn compaction_strands_no_waiter() {
         let outcomes: Vec<_> = waiters.into_iter().map(|waiter| waiter.join().unwrap()).collect();
         stop.store(true, Ordering::Relaxed);
         for outcome in outcomes {
-            outcome.expect("no error surfaces");
+            outcome.expect("no call fails");
         }
     });
     referee.judge();
@@ -81,8 +82,8 @@ fn compaction_strands_no_waiter() {
     assert_nothing_left(etcd.access(), &root, TTL);
 }
 
-/// The watch stream alone falls silent, the rest of the connection works: a waiter gets the lock within its fallback,
-/// and what is held stays held.
+/// Only the watch stream falls silent, and the rest of the connection works: a waiter gets the lock by its fallback in
+/// time, and held locks stay held.
 #[test]
 fn a_silent_watch_stream_delays_a_hand_over_by_no_more_than_the_fallback() {
     const FALLBACK: Duration = Duration::from_secs(2);
@@ -92,15 +93,17 @@ fn a_silent_watch_stream_delays_a_hand_over_by_no_more_than_the_fallback() {
     let waiter = connect(&shared().access().at([door.endpoint()]), &root, TTL);
     let raw = Raw::connect(shared().access());
     let kept = waiter.new_lock("kept").unwrap().lock().unwrap();
+    eventually(SOON, "the session and the hold are watched", || waiter.stats().rpcs.watch >= 2);
     let referee = Referee::new();
     let mut longest = Duration::ZERO;
     for round in 0..4 {
         let guard = holder.new_lock("x").unwrap().lock().unwrap();
         let inside = referee.inside(&guard);
+        let watches = waiter.stats().rpcs.watch;
         let pending = waiter.new_lock("x").unwrap().enqueue().unwrap();
-        eventually(SOON, "the waiter has its place", || raw.count(&format!("{root}/x/")) == 2);
-        // Time for its watch to stand, in the first rounds; later ones begin when the stream is mute already.
-        std::thread::sleep(Duration::from_millis(200));
+        eventually(SOON, "the waiter is queued", || raw.count(&format!("{root}/x/")) == 2);
+        // In the first round the watch works until now; in later ones the stream is silent from the start.
+        eventually(SOON, "the waiter watches its predecessor", || waiter.stats().rpcs.watch > watches);
         door.mute_watches();
         let start = Instant::now();
         drop(inside);
@@ -112,7 +115,7 @@ fn a_silent_watch_stream_delays_a_hand_over_by_no_more_than_the_fallback() {
         assert!(took <= limit, "round {round}: {took:?} after the release");
         referee.use_and_unlock(next, REQUEST_TIMEOUT).unwrap();
     }
-    // Long enough for the stream to be given up and its successor to be mute as well.
+    // Long enough for the stream to be abandoned, and for its successor to be silent as well.
     std::thread::sleep(TTL + Duration::from_secs(2));
     assert!(kept.is_held());
     println!("row 15: watch stream mute: hand-over after at most {longest:?}");

@@ -1,10 +1,10 @@
-//! A reader of `use` lines and paths, without tests, comments and texts.
+//! A reader of `use` lines and paths that ignores tests, comments and strings.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// One module names something of another one. The crate's root is called `lib`.
+/// One module refers to another one. The crate's root is called `lib`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Arrow {
     pub(super) from: String,
@@ -24,7 +24,7 @@ impl Sources {
         Self::of(&files)
     }
 
-    /// Of modules by their paths below the crate, `lib` being the root.
+    /// Takes modules by their paths below the crate; `lib` is the root.
     pub(super) fn of(files: &[(&str, &str)]) -> Self {
         let (mut modules, mut tests) = (BTreeMap::new(), Vec::new());
         for (name, text) in files {
@@ -38,7 +38,7 @@ impl Sources {
         Self { modules }
     }
 
-    /// Every pair of modules of which the first names something of the second, or the second itself.
+    /// Every pair of modules of which the first refers to the second, or to an item of it.
     pub(super) fn arrows(&self) -> Vec<Arrow> {
         let mut arrows = BTreeSet::new();
         for (module, tokens) in &self.modules {
@@ -52,7 +52,7 @@ impl Sources {
         arrows.into_iter().collect()
     }
 
-    /// The module in which this path ends or which has the item at its end.
+    /// The module that this path ends in, or whose item it ends in.
     fn module_of(&self, path: &[String]) -> String {
         let prefixes = (1..=path.len()).rev().map(|length| path[..length].join("::"));
         prefixes.into_iter().find(|name| self.modules.contains_key(name)).unwrap_or("lib".into())
@@ -60,14 +60,14 @@ impl Sources {
 }
 
 fn collect(folder: &Path, module: &str, found: &mut Vec<(String, String)>) {
-    for entry in fs::read_dir(folder).expect("a folder of sources") {
-        let path = entry.expect("an entry of it").path();
+    for entry in fs::read_dir(folder).expect("the folder of the sources can be read") {
+        let path = entry.expect("the folder's entry can be read").path();
         let stem = path.file_stem().and_then(|stem| stem.to_str()).expect("a name").to_owned();
         if path.is_dir() {
             collect(&path, &child(module, &stem), found);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let name = if stem == "mod" { module.to_owned() } else { child(module, &stem) };
-            found.push((name, fs::read_to_string(&path).expect("a source file")));
+            found.push((name, fs::read_to_string(&path).expect("the source file can be read")));
         }
     }
 }
@@ -76,7 +76,7 @@ fn child(module: &str, name: &str) -> String {
     if module.is_empty() || module == "lib" { name.to_owned() } else { format!("{module}::{name}") }
 }
 
-/// Identifiers, `::` and single characters; no comments, and texts and characters as `""`.
+/// Identifiers, `::` and single characters, without comments, and with strings and characters as `""`.
 fn tokens(text: &str) -> Vec<String> {
     let (chars, mut at, mut tokens) = (text.chars().collect::<Vec<_>>(), 0, Vec::new());
     let starts = |at: usize, what: &str| what.chars().enumerate().all(|(i, c)| chars.get(at + i) == Some(&c));
@@ -114,7 +114,7 @@ fn tokens(text: &str) -> Vec<String> {
     tokens
 }
 
-/// Without what is under `#[cfg(test)]`, and the modules in files of their own that are.
+/// Removes the items under `#[cfg(test)]`, and the modules of test files.
 fn without_tests(tokens: Vec<String>) -> (Vec<String>, Vec<String>) {
     const CFG_TEST: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
     let (mut kept, mut modules, mut at) = (Vec::new(), Vec::new(), 0);
@@ -135,7 +135,7 @@ fn without_tests(tokens: Vec<String>) -> (Vec<String>, Vec<String>) {
     (kept, modules)
 }
 
-/// Behind the `;` or the closing brace of the item that begins here.
+/// The position behind the `;` or the closing brace of the item that starts here.
 fn end_of_item(tokens: &[String], begin: usize) -> usize {
     let mut depth = 0_usize;
     for (at, token) in tokens.iter().enumerate().skip(begin) {
@@ -154,7 +154,7 @@ fn end_of_item(tokens: &[String], begin: usize) -> usize {
     tokens.len()
 }
 
-/// Every path in this module that begins in this crate, from the crate's root.
+/// Every path in this module that starts in this crate, from the crate's root.
 fn paths(module: &str, tokens: &[String]) -> Vec<Vec<String>> {
     let own: Vec<String> =
         if module == "lib" { Vec::new() } else { module.split("::").map(Into::into).collect() };
@@ -168,7 +168,7 @@ fn paths(module: &str, tokens: &[String]) -> Vec<Vec<String>> {
     // As in `pub(in crate::part)`, which imports nothing.
     let is_visibility = |at: usize| at >= 2 && tokens[at - 2] == "(" && tokens[at - 1] == "in";
     let (mut found, mut at) = (Vec::new(), 0);
-    // The modules within this file that are open, each with the number of braces that are open around it.
+    // The open modules within this file, each with the number of open braces around it.
     let (mut inner, mut depth): (Vec<(&String, usize)>, usize) = (Vec::new(), 0);
     while let Some(token) = tokens.get(at) {
         let is_path = token == "use"
@@ -201,7 +201,7 @@ fn paths(module: &str, tokens: &[String]) -> Vec<Vec<String>> {
     found
 }
 
-/// Adds to `all` what a path leads to, or each path of a tree of them; returns where it ends.
+/// Adds the targets of a path, or of a tree of paths, to `all`; returns where it ends.
 fn read_path(tokens: &[String], mut at: usize, mut path: Vec<String>, all: &mut Vec<Vec<String>>) -> usize {
     let is = |at: usize, what: &str| tokens.get(at).is_some_and(|token| token == what);
     loop {

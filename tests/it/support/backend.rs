@@ -1,4 +1,4 @@
-//! The two stores on which one body of a test shows the same behaviour: a real etcd, and the library's own in memory.
+//! The two stores on which one test body shows the same behaviour: a real etcd, and the library's in-memory store.
 
 use super::lease_of;
 use std::thread;
@@ -10,10 +10,10 @@ use etcd_lock::{DistributedLock, LockGuard, LockManager, LockManagerOptions};
 
 use super::{Etcd, Raw, eventually, fresh_root, shared};
 
-/// What has not happened by then never will.
+/// An event that has not happened within this time is regarded as impossible.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
-/// A store, and in it a root that no other test uses.
+/// A store, and a root in it that no other test uses.
 #[derive(Debug)]
 pub(crate) struct Backend {
     root: String,
@@ -22,9 +22,9 @@ pub(crate) struct Backend {
 
 #[derive(Debug)]
 enum Kind {
-    /// `own` is a server that no other test uses; else it is the shared one.
+    /// `own` is a server that no other test uses; without it, the shared server is used.
     Etcd { own: Option<Etcd>, raw: Box<Raw> },
-    /// A model of etcd has no `Raw`: a manager that takes part in nothing looks into it.
+    /// The model of etcd has no `Raw` client, so a manager without locks reads it.
     Memory { store: MemoryStore, observer: LockManager },
 }
 
@@ -47,13 +47,13 @@ impl Backend {
         Self { root, kind: Kind::Memory { store, observer } }
     }
 
-    /// One more manager, as a further process would have it.
+    /// Another manager, as in another process.
     #[track_caller]
     pub(crate) fn manager(&self) -> LockManager {
         self.manager_with(LockManagerOptions::default())
     }
 
-    /// One more manager, whose name is seen by those who wait for it.
+    /// Another manager, with an owner name that waiters see.
     #[track_caller]
     pub(crate) fn manager_of(&self, owner: &str) -> LockManager {
         self.manager_with(LockManagerOptions::default().owner(owner))
@@ -71,10 +71,10 @@ impl Backend {
         manager.unwrap_or_else(|error| panic!("no manager: {error:?}"))
     }
 
-    /// The same place for a thread that must own it.
+    /// The same backend, for a thread that must own it.
     pub(crate) fn again(&self) -> Self {
         let kind = match &self.kind {
-            Kind::Etcd { own: Some(_), .. } => panic!("a server of one's own has one owner"),
+            Kind::Etcd { own: Some(_), .. } => panic!("an own server has one owner"),
             Kind::Etcd { own: None, .. } => Kind::Etcd { own: None, raw: connect(shared()) },
             Kind::Memory { store, observer } => {
                 Kind::Memory { store: store.clone(), observer: observer.clone() }
@@ -87,7 +87,7 @@ impl Backend {
         &self.root
     }
 
-    /// How many keys stand in a lock's queue, the holder's included.
+    /// How many keys the lock's queue has, including the holder's.
     #[track_caller]
     pub(crate) fn contenders(&self, name: &str) -> usize {
         match &self.kind {
@@ -116,21 +116,21 @@ impl Backend {
         }
     }
 
-    /// From now on the manager's requests have no answer. On etcd it takes a server of one's own, and everybody's
-    /// have none.
+    /// From now on the manager's requests get no answer. On etcd this needs an own server, whose other clients get no
+    /// answers either.
     #[track_caller]
     pub(crate) fn cut_off(&self, manager: &LockManager) {
         match &self.kind {
-            Kind::Etcd { own, .. } => own.as_ref().expect("a server of one's own").stop(),
+            Kind::Etcd { own, .. } => own.as_ref().expect("the test has its own server").stop(),
             Kind::Memory { store, .. } => store.disconnect(manager),
         }
     }
 
-    /// Takes [`cut_off`](Self::cut_off) back.
+    /// Undoes [`cut_off`](Self::cut_off).
     #[track_caller]
     pub(crate) fn rejoin(&self, manager: &LockManager) {
         match &self.kind {
-            Kind::Etcd { own, .. } => own.as_ref().expect("a server of one's own").cont(),
+            Kind::Etcd { own, .. } => own.as_ref().expect("the test has its own server").cont(),
             Kind::Memory { store, .. } => store.reconnect(manager),
         }
     }
@@ -181,29 +181,29 @@ pub(crate) use on_both_stores;
 /// Runs the body of a test in a process of its own; `test` is its path with the crate's name in front.
 #[track_caller]
 pub(crate) fn alone(test: &str, body: impl FnOnce()) {
-    let (_, path) = test.split_once("::").expect("a test lies in a module");
+    let (_, path) = test.split_once("::").expect("a test is in a module");
     super::process::alone(path, 2 * SOON, body);
 }
 
-/// Takes the lock within a generous limit, so that a test fails rather than hangs.
+/// Takes the lock within a long limit, so that a test fails instead of hanging.
 #[track_caller]
 pub(crate) fn take(lock: &DistributedLock) -> LockGuard {
     lock.lock_timeout(SOON).unwrap_or_else(|error| panic!("lock {:?} not taken: {error:?}", lock.key()))
 }
 
-/// Takes the lock on a thread that ends at once.
+/// Takes the lock on a thread that ends afterwards.
 #[track_caller]
 pub(crate) fn take_elsewhere(lock: &DistributedLock) -> LockGuard {
     thread::scope(|scope| scope.spawn(|| take(lock)).join()).expect("the lock can be taken")
 }
 
-/// Whether the channel disconnects, as `done()` and `ready()` do; waits for it.
+/// Whether the channel disconnects, as `done()` and `ready()` do, within a long limit.
 pub(crate) fn disconnects(channel: &Receiver<()>) -> bool {
     channel.recv_timeout(SOON) == Err(RecvTimeoutError::Disconnected)
 }
 
-/// Waits until so many calls and places in a queue wait at this manager.
+/// Waits until this manager has `count` waiting calls and pending locks.
 #[track_caller]
 pub(crate) fn wait_for_waiting(manager: &LockManager, count: u64) {
-    eventually(SOON, &format!("{count} wait at the manager"), || manager.stats().waiting == count);
+    eventually(SOON, &format!("the manager has {count} waiters"), || manager.stats().waiting == count);
 }

@@ -1,4 +1,4 @@
-//! Several members that form one etcd.
+//! A cluster of etcd members.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use super::raw::Raw;
 use super::setup::{Access, Setup, User};
 use super::wait::eventually_some;
 
-/// A cluster; with one member, what is behind [`Etcd`](super::Etcd).
+/// A cluster; with one member it is the base of [`Etcd`](super::Etcd).
 #[derive(Debug)]
 pub(crate) struct Cluster {
     members: Vec<Member>,
-    /// One in front of each member, or none at all.
+    /// A proxy in front of each member, or none at all.
     peer_doors: Vec<Proxy>,
     access: Access,
 }
@@ -56,7 +56,7 @@ impl Cluster {
         &self.members
     }
 
-    /// How the user that may do everything reaches all members.
+    /// The access of the user with all rights to all members.
     pub(crate) fn access(&self) -> &Access {
         &self.access
     }
@@ -65,37 +65,37 @@ impl Cluster {
         &self.access.endpoints
     }
 
-    /// The member that leads, if one of those that answer does.
+    /// The leader, if one of the answering members is.
     pub(crate) fn leader(&self) -> Option<usize> {
         self.members
             .iter()
             .position(|member| member.is_healthy() && member.metric("etcd_server_is_leader") == 1.0)
     }
 
-    /// The others than this one.
+    /// The members other than this one.
     pub(crate) fn others(&self, index: usize) -> impl Iterator<Item = &Member> {
         self.members.iter().enumerate().filter(move |(other, _)| *other != index).map(|(_, member)| member)
     }
 
-    /// How to reach the others than this one, without any proxy.
+    /// The access to the members other than this one, without a proxy.
     pub(crate) fn access_without(&self, index: usize) -> Access {
         self.access.at(self.others(index).map(Member::endpoint))
     }
 
-    /// Waits for a leader, and says who it is.
+    /// Waits for a leader, and returns its index.
     #[track_caller]
     pub(crate) fn wait_for_leader(&self) -> usize {
         eventually_some(Duration::from_secs(30), "a leader", || self.leader())
     }
 
-    /// Cuts one member off from its peers, and from nobody else. The cluster must have been started with
+    /// Cuts one member off from its peers only. The cluster must have been started with
     /// [`peer_doors`](Setup::peer_doors).
     pub(crate) fn isolate(&self, index: usize) {
         let name = self.members[index].name().to_owned();
         let raw = Raw::connect(&self.access);
         let list = raw.must(|mut client| async move { client.member_list().await });
         let member =
-            list.members().iter().find(|member| member.name() == name).expect("a member of that name");
+            list.members().iter().find(|member| member.name() == name).expect("a member with that name");
         for other in 0..self.members.len() {
             let door = self.peer_door(other);
             if other == index {
@@ -106,10 +106,11 @@ impl Cluster {
         }
     }
 
-    /// Breaks the connections on which one member sends to its peers: nothing gets through for a while, and what is under
-    /// way then is lost. The cluster must have been started with [`peer_doors`](Setup::peer_doors).
+    /// Breaks the connections on which one member sends to its peers: nothing is delivered for a while, and data in
+    /// flight is lost. The cluster must have been started with [`peer_doors`](Setup::peer_doors).
     ///
-    /// A member hears its peers on connections that it opens itself, so what this one sends goes out by its own door.
+    /// A member receives from its peers on connections that it opens itself, so the data that this one sends passes
+    /// through its own proxy.
     pub(crate) fn break_peers_of(&self, index: usize, time: Duration) {
         let door = self.peer_door(index);
         door.blackhole();
@@ -119,6 +120,6 @@ impl Cluster {
     }
 
     fn peer_door(&self, index: usize) -> &Proxy {
-        self.peer_doors.get(index).expect("the members have doors for peers")
+        self.peer_doors.get(index).expect("the members have proxies for peers")
     }
 }

@@ -1,4 +1,4 @@
-//! A proxy in front of each member of a cluster, and managers that come in through them.
+//! A proxy in front of each member of a cluster, and managers that connect through them.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use etcd_lock::{LockManager, LockManagerOptions};
 use super::cluster::Cluster;
 use super::proxy::Proxy;
 
-/// How a member's open watches are called in its metrics.
+/// The metric for a member's open watches.
 const WATCHERS: &str = "etcd_debugging_mvcc_watcher_total";
 
-/// Makes the member that is wanted the first to answer.
+/// Slows the other members' answers, so that the wanted member answers first.
 const HANDICAP: Duration = Duration::from_millis(60);
 
-/// The doors of one cluster, in the order of its members.
+/// The proxies of one cluster, in the order of its members.
 #[derive(Debug)]
 pub(crate) struct Doors(Vec<Proxy>);
 
@@ -35,7 +35,7 @@ impl Doors {
         self.0.iter().map(Proxy::endpoint).collect()
     }
 
-    /// A manager that knows all members and works through this one: its streams are there.
+    /// A manager that knows all members and uses this one, so its streams are there.
     #[track_caller]
     pub(crate) fn manager_at(
         &self,
@@ -50,7 +50,7 @@ impl Doors {
             let before = watchers(cluster.member(member));
             let manager = LockManager::connect(self.endpoints(), root, options.clone()).expect("a session");
             others().for_each(|(_, door)| door.delay(Duration::ZERO));
-            // The watch on the session key is opened at once; give the slow machine a moment for it.
+            // The watch on the session key is opened at once, but a slow machine needs a moment.
             for _ in 0..100 {
                 if watchers(cluster.member(member)) > before {
                     return manager;
@@ -58,16 +58,16 @@ impl Doors {
                 std::thread::sleep(Duration::from_millis(10));
             }
         }
-        panic!("no manager came to work through member {member}");
+        panic!("no manager uses member {member}");
     }
 }
 
-/// How many watches are open at a member. It tells also while it is cut off from its peers.
+/// The number of open watches at a member, also while it is cut off from its peers.
 pub(crate) fn watchers(member: &Member) -> u64 {
     member.metric(WATCHERS) as u64
 }
 
-/// The usual options of a test, with a TTL of so many seconds.
+/// The usual options of a test, with a TTL in seconds.
 pub(crate) fn options(ttl: u64) -> LockManagerOptions {
     LockManagerOptions::default().ttl(Duration::from_secs(ttl)).connect_timeout(Duration::from_secs(20))
 }

@@ -7,7 +7,7 @@ use etcd_fixture::Member;
 use super::Cluster;
 use super::setup::{Access, Setup};
 
-/// A single server; all that it has is its [`Member`]'s and its [`Cluster`]'s.
+/// A single server; it derefs to its [`Member`].
 #[derive(Debug)]
 pub(crate) struct Etcd(Cluster);
 

@@ -1,4 +1,4 @@
-//! etcd's own command line client: a foreign client of the same locks.
+//! etcd's command line client, as a foreign client of the same locks.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::setup::Access;
 
-/// How long `etcdctl lock` may take to say that it has the lock, or to let go of it.
+/// The time that `etcdctl lock` may take to report that it holds the lock, or to release it.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// `etcdctl` for one etcd.
@@ -57,7 +57,7 @@ impl Etcdctl {
         command.envs(self.settings.iter().map(|(name, value)| (name, value)));
     }
 
-    /// Runs a command to its end; its output, or what it said about its failure.
+    /// Runs a command to its end, and returns its output, or its error message.
     pub(crate) fn run(&self, args: &[&str]) -> Result<String, String> {
         let mut command = Command::new(&self.program);
         self.set_up(&mut command);
@@ -79,12 +79,12 @@ impl Etcdctl {
         self.must(&["put", "--", key, value]);
     }
 
-    /// How many keys there were.
+    /// Returns how many keys were deleted.
     pub(crate) fn del(&self, key: &str) -> u64 {
         self.must(&["del", "--", key]).parse().expect("a number of keys")
     }
 
-    /// The new lease's id in hexadecimal, as the other commands want it.
+    /// Grants a lease, and returns its id in hexadecimal, as the other commands expect it.
     pub(crate) fn lease_grant(&self, seconds: u32) -> String {
         let said = self.must(&["lease", "grant", &seconds.to_string()]);
         said.split_whitespace().nth(1).expect("lease <id> granted ...").to_owned()
@@ -111,12 +111,12 @@ impl Etcdctl {
         QueuedLock { leash, key }
     }
 
-    /// Takes a lock with `etcdctl lock` and holds it until the returned process is released, killed or dropped.
+    /// Takes a lock with `etcdctl lock`, and holds it until the returned process is released, killed or dropped.
     pub(crate) fn lock_process(&self, name: &str) -> LockProcess {
         self.queue_for_lock(name).wait(PATIENCE).unwrap_or_else(|_| panic!("etcdctl did not get {name}"))
     }
 
-    /// Runs a command under a lock: `etcdctl lock <name> <command>`. The command finds `ETCD_LOCK_KEY` and
+    /// Runs a command under a lock: `etcdctl lock <name> <command>`. The command gets `ETCD_LOCK_KEY` and
     /// `ETCD_LOCK_REV` in its environment.
     pub(crate) fn lock_exec(&self, name: &str, command: &[impl AsRef<OsStr>]) -> Result<String, String> {
         let mut args = vec!["lock".as_ref(), "--".as_ref(), name.as_ref()];
@@ -134,11 +134,11 @@ fn first_line(mut output: BufReader<ChildStdout>, said: &mpsc::Sender<String>) {
     if output.read_line(&mut line).is_ok_and(|read| read > 0) {
         let _ = said.send(line.trim_end().to_owned());
     }
-    // Read on, so that etcdctl never writes into a closed pipe.
+    // Read to the end, so that etcdctl never writes to a closed pipe.
     while output.read_line(&mut line).is_ok_and(|read| read > 0) {}
 }
 
-/// An `etcdctl lock` that does not have the lock yet.
+/// An `etcdctl lock` that does not hold the lock yet.
 #[derive(Debug)]
 pub(crate) struct QueuedLock {
     leash: Leash,
@@ -146,7 +146,7 @@ pub(crate) struct QueuedLock {
 }
 
 impl QueuedLock {
-    /// The holder, or the same process again if it does not have the lock within `limit`.
+    /// The holder, or the process itself if it does not hold the lock within `limit`.
     pub(crate) fn wait(self, limit: Duration) -> Result<LockProcess, Self> {
         match self.key.recv_timeout(limit) {
             Ok(key) => Ok(LockProcess { leash: self.leash, key }),
@@ -154,19 +154,20 @@ impl QueuedLock {
         }
     }
 
-    /// Leaves the queue in good order, and waits for the process to end.
+    /// Leaves the queue as on Ctrl-C, and waits for the process to end.
     pub(crate) fn leave(self) {
         interrupt(self.leash);
     }
 }
 
-/// What Ctrl-C does to an `etcdctl lock`.
+/// Sends SIGINT, as Ctrl-C does.
 fn interrupt(mut leash: Leash) {
     leash.signal(Signal::INT);
     super::eventually(PATIENCE, "etcdctl lock ends after SIGINT", || leash.exited().is_some());
 }
 
-/// An `etcdctl lock` that has the lock. Dropping kills it: the lock stays until its lease (5 s) is over.
+/// An `etcdctl lock` that holds the lock. Dropping it kills the process, so the lock stays until its lease (5 s)
+/// expires.
 #[derive(Debug)]
 pub(crate) struct LockProcess {
     leash: Leash,
@@ -174,22 +175,22 @@ pub(crate) struct LockProcess {
 }
 
 impl LockProcess {
-    /// The key in etcd that is the lock.
+    /// The contender's key in etcd.
     pub(crate) fn key(&self) -> &str {
         &self.key
     }
 
-    /// Lets go of the lock in good order, and waits for the process to end.
+    /// Releases the lock, and waits for the process to end.
     pub(crate) fn release(self) {
         interrupt(self.leash);
     }
 
-    /// Whether the process has ended by itself.
+    /// Whether the process has ended.
     pub(crate) fn has_ended(&mut self) -> bool {
         self.leash.exited().is_some()
     }
 
-    /// SIGSTOP: it renews its lease no more.
+    /// SIGSTOP, so it renews its lease no more.
     pub(crate) fn stop(&mut self) {
         self.leash.signal(Signal::STOP);
     }

@@ -1,8 +1,8 @@
-//! Just enough of HTTP/2 to see where the answer of a unary call begins.
+//! As much of HTTP/2 as is needed to find the start of a unary call's answer.
 
 use std::collections::HashSet;
 
-/// What a client sends before its first frame.
+/// The client's bytes before its first frame.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Length (3 bytes), kind, flags, stream (4 bytes).
 const HEADER: usize = 9;
@@ -10,11 +10,11 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const END_STREAM: u8 = 1;
 
-/// One direction of a connection, cut into frames.
+/// One direction of a connection, split into frames.
 #[derive(Debug, Default)]
 struct Frames {
     header: Vec<u8>,
-    /// Bytes to pass over before the next frame's header.
+    /// Bytes to skip before the next frame's header.
     skip: usize,
 }
 
@@ -22,7 +22,7 @@ struct Frame {
     kind: u8,
     flags: u8,
     stream: u32,
-    /// Where it begins in the bytes given; 0 if it began before them.
+    /// Its start in the given bytes; 0 if it started before them.
     begin: usize,
 }
 
@@ -53,8 +53,8 @@ impl Frames {
 
 /// Both directions of one plain-text gRPC connection.
 ///
-/// A client that has said everything in its first message (a unary call) ends its side of the stream at once; the
-/// watch and keep-alive streams stay open.
+/// The client of a unary call ends its side of the stream with its first message; watch and keep-alive streams stay
+/// open.
 #[derive(Debug)]
 pub(super) struct Calls {
     from_client: Frames,
@@ -76,7 +76,7 @@ impl Calls {
         }
     }
 
-    /// Where in these bytes the first answer to a unary call begins, if one does.
+    /// The position in these bytes at which the first answer to a unary call starts, if one does.
     pub(super) fn server_sent(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut first = None;
         for frame in self.from_server.feed(bytes) {

@@ -1,11 +1,11 @@
-//! What the library logs, kept for a test to look at.
+//! The library's log lines, recorded for a test.
 
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-/// The log lines that contain a text, from the making to the drop. All tests share the process's one logger: look for
-/// a text that no other test makes the library log.
+/// The log lines that contain a text, from the creation to the drop. All tests share the process's only logger, so
+/// choose a text that no other test's lines contain.
 #[derive(Debug)]
 pub(crate) struct Logs {
     id: u64,
@@ -31,7 +31,7 @@ static COLLECTOR: Collector = Collector { searches: Mutex::new((0, Vec::new())) 
 impl Logs {
     pub(crate) fn with(text: &str) -> Self {
         static INSTALL: Once = Once::new();
-        INSTALL.call_once(|| log::set_logger(&COLLECTOR).expect("there is no other logger"));
+        INSTALL.call_once(|| log::set_logger(&COLLECTOR).expect("the process has no other logger"));
         let mut searches = COLLECTOR.searches();
         searches.0 += 1;
         let id = searches.0;
@@ -69,7 +69,7 @@ impl Collector {
 }
 
 impl Log for Collector {
-    /// Only the library's own lines: an HTTP/2 library's trace shows the bytes of every frame.
+    /// Only the library's own lines: the trace of an HTTP/2 library prints the bytes of every frame.
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.target() == "etcd_lock"
     }

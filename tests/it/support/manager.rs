@@ -1,4 +1,4 @@
-//! The library, set up for these servers as a user would do it, and what tests often do with it.
+//! Managers set up for the test servers, and common steps of tests.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use super::raw::Raw;
 use super::setup::Access;
 use super::{SOON, disconnects, take};
 
-/// How long a test looks on to see that something does not happen.
+/// How long a test waits to show that something does not happen.
 const A_WHILE: Duration = Duration::from_millis(200);
 
-/// Options that these servers let in. Patient, for a machine that has much else to do.
+/// Options that the test servers accept, with long timeouts for a busy machine.
 pub(crate) fn options(access: &Access) -> LockManagerOptions {
     let mut options = LockManagerOptions::default().connect_timeout(SOON).request_timeout(SOON / 2);
     if let Some((name, password)) = &access.user {
@@ -45,7 +45,7 @@ pub(crate) fn connect_with(access: &Access, root: &str, options: LockManagerOpti
         .unwrap_or_else(|why| panic!("no manager at {:?}: {why:?}", access.endpoints))
 }
 
-/// Takes a place in a lock's queue.
+/// Queues for a lock.
 #[track_caller]
 pub(crate) fn enqueue(manager: &LockManager, name: &str) -> PendingLock {
     manager.new_lock(name).and_then(|lock| lock.enqueue()).unwrap_or_else(|why| panic!("no place: {why:?}"))
@@ -57,34 +57,34 @@ pub(crate) fn lock(manager: &LockManager, name: &str) -> LockGuard {
     take(&manager.new_lock(name).unwrap_or_else(|why| panic!("no lock: {why:?}")))
 }
 
-/// The guard of a place in the queue whose turn it is now.
+/// The guard of a pending lock that is granted now.
 #[track_caller]
 pub(crate) fn granted(pending: PendingLock) -> LockGuard {
-    assert!(disconnects(pending.ready()), "its turn does not come: {pending:?}");
+    assert!(disconnects(pending.ready()), "not granted: {pending:?}");
     pending.wait().unwrap_or_else(|why| panic!("not granted: {why:?}"))
 }
 
-/// Panics if it is this place's turn now or in a little while.
+/// Panics if this pending lock is granted now or soon.
 #[track_caller]
-pub(crate) fn goes_on_waiting(pending: &PendingLock) {
+pub(crate) fn assert_still_waiting(pending: &PendingLock) {
     let ready = pending.ready().recv_timeout(A_WHILE);
-    assert_eq!(ready, Err(RecvTimeoutError::Timeout), "it does not wait any more");
+    assert_eq!(ready, Err(RecvTimeoutError::Timeout), "the outcome of the wait is known");
 }
 
-/// Waits until so many contend for a lock in etcd. `keys` is its prefix there, `<root>/<encoded name>/`.
+/// Waits until a lock has `count` contenders in etcd. `keys` is its prefix there, `<root>/<encoded name>/`.
 #[track_caller]
 pub(crate) fn wait_for_contenders(raw: &Raw, keys: &str, count: u64) {
     super::eventually(SOON, &format!("{count} contenders at {keys}"), || raw.count(keys) == count);
 }
 
-/// Waits until the hold of this guard is over.
+/// Waits until the guard's hold is over.
 #[track_caller]
 pub(crate) fn wait_until_done(guard: &LockGuard) {
-    assert!(disconnects(guard.done()), "{guard:?} is not done");
+    assert!(disconnects(guard.done()), "the hold of {guard:?} is not over");
 }
 
-/// The lease of the manager's session, which must be there.
+/// The lease of the manager's session, which must exist.
 #[track_caller]
 pub(crate) fn lease_of(manager: &LockManager) -> i64 {
-    manager.session().lease_id.expect("there is a session")
+    manager.session().lease_id.expect("the manager has a session")
 }

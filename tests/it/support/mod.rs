@@ -1,10 +1,10 @@
-//! What the tests stand on: servers that never outlive the test run, faults on demand, and witnesses that know
-//! nothing of the library.
+//! The test fixtures: servers that never outlive the test run, faults on demand, and witnesses that share no code with
+//! the library.
 #![allow(
     dead_code,
     unused_imports,
     unused_macros,
-    reason = "a toolbox: not every tool is in use at all times"
+    reason = "some test binaries use only a part of the fixtures"
 )]
 
 pub(crate) mod setup;
@@ -24,6 +24,7 @@ mod mute;
 pub(crate) mod proxy;
 
 pub(crate) mod backend;
+pub(crate) mod hold_end;
 pub(crate) mod logs;
 pub(crate) mod manager;
 pub(crate) mod oracle;
@@ -32,7 +33,6 @@ pub(crate) mod process;
 pub(crate) mod referee;
 pub(crate) mod register;
 pub(crate) mod stalls;
-pub(crate) mod told;
 pub(crate) mod wait;
 
 use std::sync::OnceLock;
@@ -51,14 +51,14 @@ pub(crate) use referee::Referee;
 pub(crate) use setup::{Access, Setup};
 pub(crate) use wait::{eventually, within};
 
-/// The server of every test that only needs some etcd: started once, gone with the process. Whoever stops, kills or
-/// fills a server starts one of its own.
+/// The server of every test that needs any etcd, started once per process. A test that stops, kills or fills a server
+/// starts its own one.
 pub(crate) fn shared() -> &'static Etcd {
     static SHARED: OnceLock<Etcd> = OnceLock::new();
     SHARED.get_or_init(Etcd::start)
 }
 
-/// A root that no other test uses, so that tests share a server without meeting.
+/// A root that no other test uses, so that tests can share a server.
 pub(crate) fn fresh_root(test: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!("/test/{test}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))

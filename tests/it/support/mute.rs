@@ -1,15 +1,16 @@
-//! Taking the messages of watch streams out of a connection, and nothing else.
+//! Removes the messages of watch streams from a connection, and nothing else.
 
 use std::collections::HashMap;
 
-/// What a client sends before its first frame.
+/// The client's bytes before its first frame.
 const PREFACE: usize = 24;
 /// Length (3 bytes), kind, flags, stream (4 bytes).
 const HEADER: usize = 9;
 const DATA: u8 = 0;
 /// gRPC puts a flag and a length before each message.
 const MESSAGE_HEADER: usize = 5;
-/// How a `WatchRequest` begins: one of its three fields, each a message. A `LeaseKeepAliveRequest` begins with a number.
+/// The first bytes of a `WatchRequest`: one of its three fields, each a message. A `LeaseKeepAliveRequest` starts with
+/// a number.
 const WATCH_REQUEST: [u8; 3] = [0x0a, 0x12, 0x1a];
 const END_STREAM: u8 = 1;
 
@@ -22,7 +23,7 @@ pub(super) struct Muzzle {
     streams: HashMap<u32, bool>,
 }
 
-/// One direction, cut into whole frames.
+/// One direction, split into whole frames.
 #[derive(Debug, Default)]
 struct Frames {
     skip: usize,
@@ -85,7 +86,7 @@ impl Muzzle {
         }
     }
 
-    /// What the client gets to hear.
+    /// The bytes that the client gets.
     pub(super) fn server_sent(&mut self, bytes: &[u8], mute: bool) -> Vec<u8> {
         let mut heard = Vec::with_capacity(bytes.len());
         for frame in self.from_server.feed(bytes) {

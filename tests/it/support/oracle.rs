@@ -1,29 +1,29 @@
-//! The judge of exclusion: who believed to hold what, from when to when, with which token.
+//! The oracle of exclusion: which thread believed to hold which lock, from when to when, with which token.
 
 use std::fmt;
 use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Collects holds from any thread, and from other processes through their [`Interval`]s as text.
+/// Collects holds from any thread, and from other processes as the text of their [`Interval`]s.
 #[derive(Debug, Default)]
 pub(crate) struct Oracle {
     holds: Mutex<Vec<Interval>>,
 }
 
-/// One hold as its holder saw it: from just after it got the lock to just before it let go, or to when it was told
-/// of the loss. On CLOCK_MONOTONIC, which all processes of a machine share.
+/// One hold as its holder saw it: from just after the grant to just before the release, or to the moment when it
+/// learned of the loss. On CLOCK_MONOTONIC, which all processes of a machine share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Interval {
     pub(crate) name: String,
     pub(crate) token: u64,
     pub(crate) from: u64,
-    /// `None` while it lasts.
+    /// `None` while the hold lasts.
     pub(crate) to: Option<u64>,
-    /// For people: who it was.
+    /// A name of the holder, for messages.
     pub(crate) who: String,
 }
 
-/// Somebody is inside until this is dropped: take it after the guard, drop it before.
+/// The hold lasts until this is dropped: create it after the guard, and drop it before the guard.
 #[must_use]
 #[derive(Debug)]
 pub(crate) struct Inside<'a> {
@@ -42,26 +42,26 @@ impl Oracle {
         Self::default()
     }
 
-    /// The current thread has just got the lock `name`. Judges only at the end, so that nothing is slowed down.
+    /// The current thread was just granted the lock `name`. Judging happens at the end, so that nothing is slowed down.
     pub(crate) fn enter(&self, name: &str, token: u64) -> Inside<'_> {
         let who = format!("{:?}", std::thread::current().id());
         let mut holds = self.holds();
-        // Read under the mutex and after the grant: a hold is never taken to begin earlier than it did.
+        // Read under the mutex and after the grant, so a hold is never recorded as starting too early.
         holds.push(Interval { name: name.into(), token, from: now(), to: None, who });
         Inside { oracle: self, index: holds.len() - 1 }
     }
 
-    /// Adds a hold that somebody else recorded.
+    /// Adds a hold that another process recorded.
     pub(crate) fn record(&self, hold: Interval) {
         self.holds().push(hold);
     }
 
-    /// How many holds were recorded.
+    /// The number of recorded holds.
     pub(crate) fn count(&self) -> usize {
         self.holds().len()
     }
 
-    /// The tokens of a name's holds, in the order in which the holds began.
+    /// The tokens of a name's holds, in the order of their start.
     pub(crate) fn tokens(&self, name: &str) -> Vec<u64> {
         let mut holds: Vec<_> = self.holds().iter().filter(|hold| hold.name == name).cloned().collect();
         holds.sort_by_key(|hold| hold.from);
@@ -75,7 +75,7 @@ impl Oracle {
         assert!(violations.is_empty(), "{} violations:\n{}", violations.len(), violations.join("\n"));
     }
 
-    /// What [`Self::judge`] would complain about.
+    /// The violations that [`Self::judge`] would report.
     pub(crate) fn violations(&self) -> Vec<String> {
         let mut holds = self.holds().clone();
         holds.sort_by(|a, b| (&a.name, a.from).cmp(&(&b.name, b.from)));
@@ -102,13 +102,13 @@ impl Oracle {
 
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
-        // Read before the mutex: a hold is never taken to end later than it did.
+        // Read before the mutex is locked, so a hold is never recorded as ending too late.
         let end = now();
         self.oracle.holds()[self.index].to = Some(end);
     }
 }
 
-/// `token from to who name`, with `-` for an end that has not come; the name last, as it may hold anything.
+/// `token from to who name`, with `-` for an open end; the name is last, because it may contain any character.
 impl fmt::Display for Interval {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, token, from, to, who } = self;

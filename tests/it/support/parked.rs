@@ -1,12 +1,12 @@
-//! A logger that does not return: what a full pipe on stderr does to whoever writes a line.
+//! A logger that blocks, as a full pipe on stderr does.
 
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
 use log::{LevelFilter, Log, Metadata, Record};
 
-/// Keeps the thread that logs a line with a certain text until [`release`](Self::release). For a process without any
-/// other logger.
+/// Blocks each thread that logs a line with a certain text, until [`release`](Self::release). For a process without
+/// another logger.
 #[derive(Debug, Default)]
 pub(crate) struct ParkingLogger {
     state: Mutex<State>,
@@ -15,7 +15,7 @@ pub(crate) struct ParkingLogger {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Empty: nobody is kept.
+    /// Empty if no thread is to be blocked.
     text: String,
     parked: usize,
 }
@@ -24,7 +24,7 @@ static LOGGER: ParkingLogger =
     ParkingLogger { state: Mutex::new(State { text: String::new(), parked: 0 }), changed: Condvar::new() };
 
 impl ParkingLogger {
-    /// From now on threads that log the text are kept.
+    /// From now on, threads that log the text are blocked.
     pub(crate) fn park_at(text: &str) -> &'static Self {
         let _ = log::set_logger(&LOGGER);
         *LOGGER.state.lock().unwrap() = State { text: text.into(), parked: 0 };
@@ -36,10 +36,10 @@ impl ParkingLogger {
     pub(crate) fn wait_until_parked(&self, limit: Duration) {
         let state = self.state.lock().unwrap();
         let (state, _) = self.changed.wait_timeout_while(state, limit, |state| state.parked == 0).unwrap();
-        assert!(state.parked > 0, "nobody logged {:?} within {limit:?}", state.text);
+        assert!(state.parked > 0, "no thread logged {:?} within {limit:?}", state.text);
     }
 
-    /// Lets go of all, now and later.
+    /// Releases all threads, now and later.
     pub(crate) fn release(&self) {
         self.state.lock().unwrap().text.clear();
         self.changed.notify_all();

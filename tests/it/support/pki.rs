@@ -1,4 +1,4 @@
-//! Certificates: an authority, a server and a client.
+//! Certificates of an authority, a server and a client.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use rcgen::{
     KeyUsagePurpose,
 };
 
-/// An authority with a certificate for `127.0.0.1` and `localhost`, and one for a client. All in PEM.
+/// An authority, a certificate for `127.0.0.1` and `localhost`, and one for a client, all in PEM.
 #[derive(Clone, Debug)]
 pub(crate) struct Pki {
     pub(crate) ca: String,
@@ -22,7 +22,7 @@ pub(crate) struct Identity {
     pub(crate) key: String,
 }
 
-/// What a client brings to a TLS server.
+/// The client's side of TLS.
 #[derive(Clone, Debug)]
 pub(crate) struct ClientTls {
     pub(crate) ca: String,
@@ -40,7 +40,7 @@ impl Pki {
         Self { ca, server: issue(&issuer, "etcd"), client: issue(&issuer, "client") }
     }
 
-    /// Writes the server's files and gives the flags that name them.
+    /// Writes the server's files, and returns the flags that name them.
     pub(super) fn server_args(&self, dir: &Path) -> Vec<String> {
         let write = |name: &str, text: &str| {
             let file = dir.join(name);
@@ -53,7 +53,8 @@ impl Pki {
         ]
     }
 
-    /// Likewise for a server that wants certificates from its clients. (In etcd 3.4 the CA's file alone asks for them.)
+    /// Like `server_args`, for a server that requires certificates of its clients. (In etcd 3.4 the file of the CA is
+    /// enough for that.)
     pub(super) fn mutual_server_args(&self, dir: &Path) -> Vec<String> {
         let ca = dir.join("ca.crt");
         std::fs::write(&ca, &self.ca).expect("a file can be written");
@@ -62,7 +63,7 @@ impl Pki {
         args
     }
 
-    /// What a client needs, with or without a certificate of its own.
+    /// The client's settings, with or without a certificate of its own.
     pub(crate) fn client(&self, with_identity: bool) -> ClientTls {
         ClientTls { ca: self.ca.clone(), identity: with_identity.then(|| self.client.clone()) }
     }
@@ -76,11 +77,11 @@ fn named(name: &str) -> CertificateParams {
 
 fn issue(issuer: &Issuer<'_, KeyPair>, name: &str) -> Identity {
     let mut params =
-        CertificateParams::new(["127.0.0.1".to_owned(), "localhost".to_owned()]).expect("names of a host");
+        CertificateParams::new(["127.0.0.1".to_owned(), "localhost".to_owned()]).expect("valid host names");
     params.distinguished_name.push(DnType::CommonName, name);
     params.use_authority_key_identifier_extension = true;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    // The server's too is for both: etcd's own gateway comes to it as a client.
+    // The server's certificate also serves a client: etcd's own gateway connects with it.
     params.extended_key_usages =
         vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     let key = KeyPair::generate().expect("a key");

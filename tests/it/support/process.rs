@@ -1,6 +1,6 @@
-//! Tests that need a process of their own, and tests that need several.
+//! Tests that run in a process of their own, and tests with several processes.
 //!
-//! Both run this test binary again, for one test alone, with a role in its environment:
+//! Both run this test binary again, for a single test, with a role in its environment:
 //!
 //! ```text
 //! #[test]
@@ -23,12 +23,12 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-/// The environment variable that tells a child what it is.
+/// The environment variable with a child's role.
 const ROLE: &str = "ETCD_LOCK_TEST_ROLE";
-/// Sets lines for the other side apart from what the test harness prints.
+/// Marks lines for the other side among the output of the test harness.
 const MARK: &str = "@@ ";
 
-/// What this process is, in a child; `None` in the test run itself.
+/// The role of this process if it is a child; `None` in the test run itself.
 pub(crate) fn role() -> Option<Role> {
     std::env::var(ROLE).ok().map(Role)
 }
@@ -44,14 +44,14 @@ impl Role {
 
     /// Sends a line to the parent.
     pub(crate) fn say(&self, line: &str) {
-        // The harness may have left its own line unfinished.
+        // The harness may have left a line unfinished.
         let mut out = std::io::stdout().lock();
         out.write_all(format!("\n{MARK}{line}\n").as_bytes())
             .and_then(|()| out.flush())
-            .expect("the parent reads");
+            .expect("the parent reads the line");
     }
 
-    /// Waits for a line of the parent; `None` if the parent is gone.
+    /// Waits for a line of the parent; `None` if the parent has ended.
     pub(crate) fn hear(&self) -> Option<String> {
         let mut line = String::new();
         let read = std::io::stdin().lock().read_line(&mut line).ok()?;
@@ -59,7 +59,7 @@ impl Role {
     }
 }
 
-/// The parent's side. Dropping kills the child; should the parent be killed, the child's `hear` ends.
+/// The parent's side. Dropping it kills the child; if the parent is killed, the child's `hear` returns `None`.
 #[derive(Debug)]
 pub(crate) struct Process {
     child: std::process::Child,
@@ -68,12 +68,12 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Runs the test `test` (by its path within this binary) in a new process with that role.
+    /// Runs the test `test`, given by its path within this binary, in a new process with that role.
     pub(crate) fn spawn(test: &str, role: &str) -> Self {
         Self::spawn_with(test, role, &[])
     }
 
-    /// Likewise, with more environment for the child.
+    /// Like `spawn`, with more variables in the child's environment.
     pub(crate) fn spawn_with(test: &str, role: &str, environment: &[(&str, &str)]) -> Self {
         let mut command = std::process::Command::new(std::env::current_exe().expect("this binary"));
         command.args([test, "--exact", "--nocapture", "--include-ignored", "--test-threads=1"]);
@@ -91,7 +91,7 @@ impl Process {
     pub(crate) fn hear(&mut self, limit: Duration) -> String {
         match self.lines.recv_timeout(limit) {
             Ok(line) => line,
-            Err(mpsc::RecvTimeoutError::Timeout) => panic!("the child said nothing within {limit:?}"),
+            Err(mpsc::RecvTimeoutError::Timeout) => panic!("the child sent no line within {limit:?}"),
             Err(mpsc::RecvTimeoutError::Disconnected) => panic!("the child ended: {:?}", self.child.wait()),
         }
     }
@@ -99,7 +99,7 @@ impl Process {
     /// Sends a line to the child.
     pub(crate) fn say(&mut self, line: &str) {
         let input = self.input.as_mut().expect("the child's input is open");
-        writeln!(input, "{line}").expect("the child reads");
+        writeln!(input, "{line}").expect("the child reads the line");
     }
 
     pub(crate) fn kill(&mut self) {
@@ -119,7 +119,7 @@ impl Process {
 
     fn signal(&self, signal: Signal) {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal)
-            .expect("a child of ours");
+            .expect("the child exists");
     }
 
     /// Waits for the child to end; panics if its test failed.
@@ -141,7 +141,7 @@ impl Drop for Process {
     }
 }
 
-/// Sorts the child's output: marked lines for the parent, the rest to our own (captured) output.
+/// Splits the child's output: marked lines go to the parent, the others to the captured output of this test.
 fn pass_on(output: BufReader<ChildStdout>, said: &mpsc::Sender<String>) {
     for line in output.lines().map_while(Result::ok) {
         match line.strip_prefix(MARK) {
@@ -152,7 +152,7 @@ fn pass_on(output: BufReader<ChildStdout>, said: &mpsc::Sender<String>) {
     }
 }
 
-/// Runs the body of the test `test` in a process where no other test runs: to count threads, or to measure.
+/// Runs the body of the test `test` in a process without other tests, to count threads or to measure.
 #[track_caller]
 pub(crate) fn alone(test: &str, limit: Duration, body: impl FnOnce()) {
     match role() {
@@ -160,7 +160,7 @@ pub(crate) fn alone(test: &str, limit: Duration, body: impl FnOnce()) {
             body();
             role.say("done");
         }
-        Some(role) => panic!("{role:?} is not for {test}"),
+        Some(role) => panic!("{role:?} is not a role of {test}"),
         None => {
             let mut child = Process::spawn(test, "alone");
             // A wrong name would run no test, and succeed.

@@ -1,4 +1,4 @@
-//! A network that fails on demand: a TCP proxy in front of one member, for its clients or for its peers.
+//! A network with faults on demand: a TCP proxy in front of one member, for its clients or for its peers.
 
 mod pipe;
 
@@ -19,7 +19,8 @@ use pipe::Pipe;
 use super::http2::Calls;
 use super::mute::Muzzle;
 
-/// The proxy; dropping it resets its connections and waits for its thread. Every verb is in effect when it returns.
+/// The proxy; dropping it resets its connections and waits for its thread. Every method has taken effect when it
+/// returns.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     scheme: &'static str,
@@ -37,12 +38,12 @@ pub(crate) enum Way {
     ToClient,
 }
 
-/// What happens to a connection whose answer was lost.
+/// The fate of a connection whose answer was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Loss {
     /// It is reset.
     Reset,
-    /// The client never hears anything on it again.
+    /// It stays open, and the client receives no more data on it.
     Silence,
 }
 
@@ -52,10 +53,10 @@ struct Rules {
     hold_to_client: bool,
     delay_to_server: Duration,
     delay_to_client: Duration,
-    /// The next answer but so many.
+    /// The number of answers to forward before one is lost.
     lose: Option<(u32, Loss)>,
     mute_watches: bool,
-    /// The peer whose connections are held both ways.
+    /// The peer whose connections are held in both directions.
     cut: Option<String>,
     /// Connections of earlier generations are reset.
     generation: u64,
@@ -92,7 +93,7 @@ impl Counts {
     }
 }
 
-/// Listen or do not; answered when it is so.
+/// Whether to listen; answered once that is done.
 #[derive(Debug)]
 struct Order {
     listen: bool,
@@ -100,19 +101,19 @@ struct Order {
 }
 
 impl Proxy {
-    /// A proxy in front of a member's door for clients.
+    /// A proxy in front of a member's port for clients.
     pub(crate) fn of(member: &Member) -> Self {
         let scheme = if member.endpoint().starts_with("https") { "https" } else { "http" };
         Self::start(scheme, scheme == "http", member.address().parse().expect("an address"))
     }
 
-    /// A proxy in front of a member's door for its peers. The member need not run yet.
+    /// A proxy in front of a member's port for its peers. The member need not run yet.
     pub(super) fn for_peers(target: SocketAddr) -> Self {
-        // They speak HTTP/1.
+        // Peers use HTTP/1.
         Self::start("http", false, target)
     }
 
-    /// `grpc`: what passes can be read as HTTP/2.
+    /// `grpc`: the data can be read as HTTP/2.
     fn start(scheme: &'static str, grpc: bool, target: SocketAddr) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let bind = || runtime.block_on(TcpListener::bind(("127.0.0.1", free_port()))).ok();
@@ -123,7 +124,7 @@ impl Proxy {
         let counts = Arc::new(Counts::default());
         let run = run(listener, target, grpc, rules.clone(), on_orders, counts.clone());
         let thread = std::thread::Builder::new().name("proxy".into());
-        // Dropping the runtime at the end closes what is still open.
+        // Dropping the runtime closes all open connections.
         let thread = thread.spawn(move || runtime.block_on(run)).expect("a thread can be spawned");
         Self { scheme, address, rules, orders: Some(orders), counts, thread: Some(thread) }
     }
@@ -137,14 +138,14 @@ impl Proxy {
         self.address
     }
 
-    /// Everything flows, also what was held; new connections are served.
+    /// Forwards all data, including data that was held, and accepts new connections.
     pub(crate) fn pass(&self) {
         self.rules.send_modify(|rules| *rules = Rules { generation: rules.generation, ..Rules::default() });
         self.listen(true);
     }
 
-    /// Nothing gets through in either direction, and nobody is told: TCP's view of a cut cable. New connections are
-    /// accepted and hear nothing. What was sent meanwhile arrives after [`Self::pass`], as TCP would send it again.
+    /// No data is delivered in either direction, as with a cut cable. New connections are accepted and get no data.
+    /// Data sent meanwhile is delivered after [`Self::pass`], as TCP would retransmit it.
     pub(crate) fn blackhole(&self) {
         self.hold(Way::ToServer);
         self.hold(Way::ToClient);
@@ -158,18 +159,18 @@ impl Proxy {
         });
     }
 
-    /// A black hole, both ways, for one of the members that come in through this door for peers.
+    /// A black hole in both directions for one of the members that connect to this peer port.
     pub(super) fn cut(&self, member: u64) {
         self.rules.send_modify(|rules| rules.cut = Some(format!("{member:x}")));
     }
 
-    /// Everything takes so much longer, each way.
+    /// Delays all data, in both directions.
     pub(crate) fn delay(&self, delay: Duration) {
         self.delay_way(Way::ToServer, delay);
         self.delay_way(Way::ToClient, delay);
     }
 
-    /// Everything takes so much longer in one direction.
+    /// Delays all data in one direction.
     pub(crate) fn delay_way(&self, way: Way, delay: Duration) {
         self.rules.send_modify(|rules| match way {
             Way::ToServer => rules.delay_to_server = delay,
@@ -177,58 +178,58 @@ impl Proxy {
         });
     }
 
-    /// Resets every connection, with all that is under way on it. New ones are served.
+    /// Resets every connection with its data in flight. New connections are accepted.
     pub(crate) fn reset_all(&self) {
         self.rules.send_modify(|rules| rules.generation += 1);
         let now = self.rules.borrow().generation;
-        super::eventually(Duration::from_secs(5), "the proxy's connections are reset", || {
+        super::eventually(Duration::from_secs(5), "the proxy's connections are closed", || {
             self.counts.open().iter().all(|generation| *generation >= now)
         });
     }
 
-    /// Resets every connection and refuses new ones, as if the server's process were gone.
+    /// Resets every connection and refuses new ones, as if the server's process had ended.
     pub(crate) fn refuse(&self) {
         self.listen(false);
         self.reset_all();
     }
 
-    /// The next answer to a unary call is lost after etcd has given it, on a connection without TLS. (Messages on the
-    /// watch and keep-alive streams are not such answers.)
+    /// Loses the next answer to a unary call after etcd has sent it, on a connection without TLS. (Messages of watch
+    /// and keep-alive streams do not count as answers.)
     pub(crate) fn lose_next_answer(&self, loss: Loss) {
         self.lose_answer_after(0, loss);
     }
 
-    /// Likewise, once so many others have passed.
+    /// Like [`Self::lose_next_answer`], after `others` answers.
     pub(crate) fn lose_answer_after(&self, others: u32, loss: Loss) {
         self.rules.send_modify(|rules| rules.lose = Some((others, loss)));
     }
 
-    /// The members' watch streams say nothing more, on connections without TLS; everything else flows. What they had to
-    /// say is lost.
+    /// The members' watch streams deliver no more messages, on connections without TLS; all other data is forwarded.
+    /// The messages are lost.
     pub(crate) fn mute_watches(&self) {
         self.rules.send_modify(|rules| rules.mute_watches = true);
     }
 
-    /// How many answers were lost so far.
+    /// The number of lost answers so far.
     pub(crate) fn lost_answers(&self) -> u64 {
         self.counts.lost.load(Ordering::SeqCst)
     }
 
-    /// Connections open now.
+    /// The number of open connections.
     pub(crate) fn connections(&self) -> usize {
         self.counts.open().len()
     }
 
-    /// Connections ever accepted.
+    /// The number of connections ever accepted.
     pub(crate) fn accepted(&self) -> u64 {
         self.counts.accepted.load(Ordering::SeqCst)
     }
 
     fn listen(&self, listen: bool) {
         let (done, wait) = std::sync::mpsc::channel();
-        let orders = self.orders.as_ref().expect("the proxy runs until it is dropped");
+        let orders = self.orders.as_ref().expect("the proxy is running");
         orders.send(Order { listen, done }).expect("the proxy's thread runs");
-        wait.recv().expect("the proxy can listen on its port");
+        wait.recv().expect("the proxy answers");
     }
 }
 
@@ -241,7 +242,7 @@ impl Drop for Proxy {
     }
 }
 
-/// The proxy's thread: accepts while it should, until the orders end.
+/// The proxy's thread accepts connections while it should listen, until the orders end.
 async fn run(
     listener: TcpListener,
     target: SocketAddr,
@@ -282,7 +283,7 @@ async fn run(
 async fn accept(listener: Option<&TcpListener>) -> TcpStream {
     let Some(listener) = listener else { return pending().await };
     loop {
-        // An error is one of the connection that did not come to be.
+        // An error here is that of a connection that was not established.
         if let Ok((stream, _)) = listener.accept().await {
             return stream;
         }

@@ -1,4 +1,4 @@
-//! A blocking etcd client for assertions. It shares no code with the library, not even its choice of requests.
+//! A blocking etcd client for assertions. It shares no code with the library, and uses other requests.
 
 use std::future::Future;
 use std::thread::JoinHandle;
@@ -11,10 +11,10 @@ use tokio::sync::oneshot;
 
 use super::setup::{Access, ROOT_PASSWORD, User};
 
-/// An answer that takes longer does not come.
+/// An answer that takes longer never arrives.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// A key as etcd has it.
+/// A key as etcd stores it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Kv {
     pub(crate) key: String,
@@ -24,7 +24,7 @@ pub(crate) struct Kv {
     pub(crate) lease: i64,
 }
 
-/// A connection with a thread of its own. May be used from anywhere, a tokio runtime's threads included.
+/// A connection with a thread of its own. It may be used on any thread, including those of a tokio runtime.
 #[derive(Debug)]
 pub(crate) struct Raw {
     runtime: tokio::runtime::Handle,
@@ -50,7 +50,7 @@ impl Raw {
             .unwrap_or_else(|why| panic!("no connection to {:?}: {why}", access.endpoints))
     }
 
-    /// An error where etcd refuses; one request is made to know.
+    /// Returns etcd's error if it refuses; makes one request to find out.
     pub(crate) fn try_connect(access: &Access) -> Result<Self, Error> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let handle = runtime.handle().clone();
@@ -62,7 +62,7 @@ impl Raw {
         let client = on(&handle, async move {
             let mut client = Client::connect(endpoints, Some(options)).await?;
             match client.get("\0", None).await {
-                // A user who may not read this key is a user all the same.
+                // Permission denied for this key still proves that the user is authenticated.
                 Err(Error::GRpcStatus(status)) if status.message().contains("permission denied") => {}
                 other => drop(other?),
             }
@@ -90,7 +90,7 @@ impl Raw {
         self.call(request).unwrap_or_else(|why| panic!("etcd refused: {why}"))
     }
 
-    /// Every key that begins so, in the order of their names.
+    /// Every key with this prefix, sorted by key.
     #[track_caller]
     pub(crate) fn keys(&self, prefix: &str) -> Vec<Kv> {
         let prefix = prefix.to_owned();
@@ -101,7 +101,7 @@ impl Raw {
         answer.take_kvs().iter().map(Kv::new).collect()
     }
 
-    /// How many keys begin so.
+    /// The number of keys with this prefix.
     #[track_caller]
     pub(crate) fn count(&self, prefix: &str) -> u64 {
         let options = GetOptions::new().with_prefix().with_count_only();
@@ -117,7 +117,7 @@ impl Raw {
         answer.kvs().first().map(Kv::new)
     }
 
-    /// Puts a key, with a lease unless that is 0. The revision at which it was put.
+    /// Puts a key, with a lease unless that is 0. Returns the revision of the put.
     #[track_caller]
     pub(crate) fn put(&self, key: &str, value: impl Into<Vec<u8>>, lease: i64) -> i64 {
         let (key, value) = (key.to_owned(), value.into());
@@ -126,14 +126,14 @@ impl Raw {
         answer.header().expect("a header").revision()
     }
 
-    /// Deletes one key; whether it was there.
+    /// Deletes one key; returns whether it existed.
     #[track_caller]
     pub(crate) fn delete(&self, key: &str) -> bool {
         let key = key.to_owned();
         self.must(|mut client| async move { client.delete(key, None).await }).deleted() == 1
     }
 
-    /// Deletes every key that begins so, in one revision; how many there were.
+    /// Deletes every key with this prefix in one revision; returns how many there were.
     #[track_caller]
     pub(crate) fn delete_prefix(&self, prefix: &str) -> u64 {
         let prefix = prefix.to_owned();
@@ -142,7 +142,7 @@ impl Raw {
         answer.deleted().unsigned_abs()
     }
 
-    /// A new lease of so many seconds.
+    /// Grants a lease with this TTL in seconds.
     #[track_caller]
     pub(crate) fn grant(&self, seconds: i64) -> i64 {
         self.must(|mut client| async move { client.lease_grant(seconds, None).await }).id()
@@ -153,7 +153,7 @@ impl Raw {
         self.must(|mut client| async move { client.lease_revoke(lease).await });
     }
 
-    /// What a lease has left; `None` if there is no such lease.
+    /// The remaining TTL of a lease; `None` if it does not exist.
     #[track_caller]
     pub(crate) fn ttl(&self, lease: i64) -> Option<Duration> {
         let answer = self.must(|mut client| async move { client.lease_time_to_live(lease, None).await });
@@ -166,21 +166,21 @@ impl Raw {
         answer.leases().iter().map(etcd_client::LeaseStatus::id).collect()
     }
 
-    /// The store's revision now: the number of commits so far that changed a key, plus one.
+    /// The store's present revision: the number of commits that changed a key, plus one.
     #[track_caller]
     pub(crate) fn revision(&self) -> i64 {
         let answer = self.must(|mut client| async move { client.get("\0", None).await });
         answer.header().expect("a header").revision()
     }
 
-    /// Forgets the history up to a revision.
+    /// Compacts the history up to a revision.
     #[track_caller]
     pub(crate) fn compact(&self, revision: i64) {
         let options = CompactionOptions::new().with_physical();
         self.must(|mut client| async move { client.compact(revision, Some(options)).await });
     }
 
-    /// Adds `root` and these users, and turns authentication on.
+    /// Adds `root` and these users, and enables authentication.
     #[track_caller]
     pub(crate) fn enable_auth(&self, users: &[User]) {
         let users = users.to_vec();
@@ -228,7 +228,7 @@ impl Kv {
     }
 }
 
-/// Some releases of etcd bring a role `root` along.
+/// Some releases of etcd have a role `root` already.
 fn already_there(error: Error) -> Result<(), Error> {
     if error.to_string().contains("already exists") { Ok(()) } else { Err(error) }
 }
@@ -250,7 +250,7 @@ fn options(access: &Access) -> ConnectOptions {
     options
 }
 
-/// Runs a future on the client's thread and waits for its end.
+/// Runs a future on the client's thread and waits for it.
 #[track_caller]
 fn on<T: Send + 'static>(
     runtime: &tokio::runtime::Handle,

@@ -1,4 +1,4 @@
-//! All the oracles of a fault test in one place: who held what, what was written under it, and how long calls took.
+//! All oracles of a fault test: who held which lock, what was written under it, and how long calls took.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -10,10 +10,11 @@ use super::oracle::{Inside, Oracle};
 use super::raw::Raw;
 use super::stalls;
 
-/// A call may come back so late: the answer to a caller whose time is up names the holder, which takes a round trip.
+/// A call may return this much after its limit: the answer to a timed-out caller names the holder, which takes a round
+/// trip.
 const LATE: Duration = Duration::from_millis(100);
 
-/// Judges one test. Every thread of the test may have it.
+/// Judges one test. All its threads share it.
 #[derive(Debug, Default)]
 pub(crate) struct Referee {
     oracle: Oracle,
@@ -21,7 +22,7 @@ pub(crate) struct Referee {
     overdue: Mutex<Vec<String>>,
 }
 
-/// A thing that only the holder of one lock writes, and that refuses who comes with a smaller token than somebody before.
+/// A resource that only the holder of one lock writes. It rejects a token that is smaller than an earlier one.
 #[derive(Debug, Default)]
 struct Ledger {
     highest: Option<FencingToken>,
@@ -31,18 +32,18 @@ struct Ledger {
 }
 
 impl Referee {
-    /// For all threads of a test, for as long as the process lives: a few hundred bytes.
+    /// Leaked on purpose: a few hundred bytes for each test.
     pub(crate) fn new() -> &'static Self {
         stalls::watch();
         Box::leak(Box::default())
     }
 
-    /// From now on, until it is dropped, whoever has the guard believes to hold (O1, O2).
+    /// From now on, until this is dropped, the owner of the guard believes to hold the lock (O1, O2).
     pub(crate) fn inside(&self, guard: &LockGuard) -> Inside<'_> {
         self.oracle.enter(guard.key(), guard.token().as_u64())
     }
 
-    /// Adds one to what the lock protects, as a reader and writer that trusts the lock would (O3).
+    /// Adds one to the protected resource, as a writer that relies on the lock would (O3).
     pub(crate) fn write(&self, guard: &LockGuard) -> bool {
         let ledgers = || self.ledgers.lock().unwrap_or_else(PoisonError::into_inner);
         let read = ledgers().get(guard.key()).map_or(0, |ledger| ledger.total);
@@ -59,7 +60,7 @@ impl Referee {
         true
     }
 
-    /// Holds for a moment, writes, and lets go.
+    /// Holds for a moment, writes, and drops the guard.
     pub(crate) fn use_and_release(&self, guard: LockGuard) {
         let inside = self.inside(&guard);
         self.write(&guard);
@@ -67,7 +68,7 @@ impl Referee {
         drop(guard);
     }
 
-    /// Holds for a moment, writes, and unlocks within `limit`: the time of one request.
+    /// Holds for a moment, writes, and unlocks within `limit`, the time of one request.
     pub(crate) fn use_and_unlock(&self, guard: LockGuard, limit: Duration) -> Result<(), LockError> {
         let inside = self.inside(&guard);
         self.write(&guard);
@@ -75,7 +76,7 @@ impl Referee {
         self.timed("unlock", limit, || guard.unlock())
     }
 
-    /// Makes a call that promises to be back after `limit` (O6).
+    /// Makes a call that promises to return within `limit` (O6).
     pub(crate) fn timed<T>(&self, what: &str, limit: Duration, call: impl FnOnce() -> T) -> T {
         let begun = Instant::now();
         let result = call();
@@ -89,7 +90,7 @@ impl Referee {
         result
     }
 
-    /// How often somebody held.
+    /// The number of recorded holds.
     pub(crate) fn holds(&self) -> usize {
         self.oracle.count()
     }
@@ -106,45 +107,22 @@ impl Referee {
     }
 }
 
-/// O4: after a TTL and a second nothing is left under the root. Call it when every manager is gone, or has let go.
+/// O4: a TTL and a second later nothing is left under the root. To be called when every manager is closed or has
+/// released.
 #[track_caller]
 pub(crate) fn nothing_left(raw: &Raw, root: &str, ttl: Duration) {
     let keys = format!("{root}/");
-    ends_with_its_lease(ttl, &format!("nothing is left under {root}"), || raw.count(&keys) == 0);
+    ends_with_its_lease(ttl, &format!("no key is left under {root}"), || raw.count(&keys) == 0);
 }
 
-/// Waits for what happens at the latest when a lease of `ttl` ends by itself: etcd may take half a second more to notice,
-/// and half a second to act.
+/// Waits for an event that happens at the latest when a lease of `ttl` expires: etcd may take half a second more to
+/// notice, and half a second to delete.
 #[track_caller]
 pub(crate) fn ends_with_its_lease(ttl: Duration, what: &str, mut has_ended: impl FnMut() -> bool) {
     let (start, limit) = (Instant::now(), ttl + Duration::from_secs(1));
     while !has_ended() {
         stalls::assert_within(start, limit, what);
         std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// Notes when a guard's holder is told that it is over.
-#[derive(Debug)]
-pub(crate) struct Told(std::sync::mpsc::Receiver<Instant>);
-
-impl Told {
-    /// Waits on `done()` in a thread of its own, as a holder would. `inside` ends when the holder is told.
-    pub(crate) fn by(guard: &LockGuard, inside: Inside<'static>) -> Self {
-        let (said, told) = std::sync::mpsc::channel();
-        let done = guard.done().clone();
-        std::thread::spawn(move || {
-            assert!(done.recv().is_err(), "done() carries nothing");
-            let at = Instant::now();
-            drop(inside);
-            let _ = said.send(at);
-        });
-        Self(told)
-    }
-
-    /// When it was told; `None` if it is not within `limit`.
-    pub(crate) fn within(&self, limit: Duration) -> Option<Instant> {
-        self.0.recv_timeout(limit).ok()
     }
 }
 

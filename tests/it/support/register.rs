@@ -1,8 +1,8 @@
-//! A resource that locks protect: it refuses writers with an older fencing token than it has seen.
+//! A resource protected by a lock: it rejects writers with an older fencing token than it has seen.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// A number that is only ever counted up, by whoever holds the lock. Shared by name: one lock, one register.
+/// A counter that the holders of a lock increment, shared by name: one register for each lock.
 #[derive(Debug, Default)]
 pub(crate) struct Register {
     inner: Mutex<Inner>,
@@ -37,7 +37,7 @@ impl Register {
         Ok(())
     }
 
-    /// Every accepted write counted up by one: none was lost.
+    /// Panics unless every accepted write is counted, so none was lost.
     #[track_caller]
     pub(crate) fn judge(&self, name: &str) {
         let inner = self.lock();

@@ -1,10 +1,10 @@
-//! How etcd servers are set up, and what a client must know of them.
+//! The settings of etcd servers, and the access that a client needs.
 
 use etcd_fixture::{Member, with_fresh_ports};
 
 use super::{Cluster, Etcd};
 
-/// How a server is to be started. The default is etcd's own.
+/// The settings of a server. The defaults are etcd's.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Setup {
     args: Vec<String>,
@@ -13,7 +13,7 @@ pub(crate) struct Setup {
     pub(super) peer_doors: bool,
 }
 
-/// A user of an etcd with authentication: may read and write the keys that begin with `prefix`.
+/// A user of an etcd with authentication, who may read and write the keys with `prefix`.
 #[derive(Clone, Debug)]
 pub(crate) struct User {
     pub(crate) name: String,
@@ -35,7 +35,7 @@ enum Security {
 }
 
 impl Setup {
-    /// Any flag of etcd, as `--name=value`.
+    /// Adds any flag of etcd, as `--name=value`.
     pub(crate) fn arg(mut self, arg: impl Into<String>) -> Self {
         self.args.push(arg.into());
         self
@@ -49,12 +49,12 @@ impl Setup {
         self.arg(format!("--quota-backend-bytes={bytes}"))
     }
 
-    /// Compacts by itself what is older than so many revisions; etcd looks every five minutes.
+    /// Compacts revisions older than this by itself; etcd checks every five minutes.
     pub(crate) fn auto_compaction(self, revisions: u32) -> Self {
         self.arg("--auto-compaction-mode=revision").arg(format!("--auto-compaction-retention={revisions}"))
     }
 
-    /// Authentication on, with this user beside `root` ([`ROOT_PASSWORD`]). May be called again for more users.
+    /// Enables authentication, with this user beside `root` ([`ROOT_PASSWORD`]). May be called for several users.
     pub(crate) fn user(mut self, name: &str, password: &str, prefix: &str) -> Self {
         self.users.push(User { name: name.into(), password: password.into(), prefix: prefix.into() });
         self
@@ -66,14 +66,14 @@ impl Setup {
         self
     }
 
-    /// The server shows a certificate.
+    /// The server has a certificate.
     #[cfg(feature = "tls")]
     pub(crate) fn tls(mut self, pki: &super::pki::Pki) -> Self {
         self.security = Security::Tls(pki.clone());
         self
     }
 
-    /// The server shows a certificate and wants to see one.
+    /// The server has a certificate and requires one of its clients.
     #[cfg(feature = "tls")]
     pub(crate) fn mutual_tls(mut self, pki: &super::pki::Pki) -> Self {
         self.security = Security::MutualTls(pki.clone());
@@ -84,16 +84,15 @@ impl Setup {
         Etcd::from(self.start_cluster(1))
     }
 
-    /// All members are ready on return. One that dies, or never becomes ready, costs the whole cluster another attempt,
-    /// with ports of its own.
+    /// All members are ready on return. If one does not start, the whole cluster is started again with new ports.
     pub(crate) fn start_cluster(self, size: usize) -> Cluster {
-        // Whatever is measured on it, the machine's own part is known.
+        // Measure the machine's stalls from the start.
         super::stalls::watch();
         let cluster = with_fresh_ports(|| Cluster::try_start(&self, size));
         cluster.unwrap_or_else(|why| panic!("no cluster of {size}; {why}")).with_users(&self.users)
     }
 
-    /// Gives a member that is not started yet its flags, and what they name: certificates in its folder.
+    /// Sets the flags of a member that is not started yet, and writes the certificates that they name to its folder.
     pub(super) fn apply_to(&self, member: &mut Member) {
         #[cfg(feature = "tls")]
         match &self.security {
@@ -110,7 +109,7 @@ impl Setup {
         member.add_args(&self.args);
     }
 
-    /// How a client that is allowed everything reaches servers at these endpoints.
+    /// The access of a client with all rights to these endpoints.
     pub(super) fn access(&self, endpoints: Vec<String>) -> Access {
         let root = || ("root".to_owned(), ROOT_PASSWORD.to_owned());
         Access {
@@ -126,7 +125,7 @@ impl Setup {
     }
 }
 
-/// All that a client needs to know. Tests take it apart for the library's options, or change it to see a refusal.
+/// All settings of a client. Tests use them as the library's options, or change them to cause a refusal.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Access {
     pub(crate) endpoints: Vec<String>,
@@ -137,7 +136,7 @@ pub(crate) struct Access {
 }
 
 impl Access {
-    /// The same servers through other doors, for example a proxy's.
+    /// The same servers through other addresses, for example a proxy's.
     pub(crate) fn at(&self, endpoints: impl IntoIterator<Item = String>) -> Self {
         Self { endpoints: endpoints.into_iter().collect(), ..self.clone() }
     }

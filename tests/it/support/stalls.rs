@@ -1,33 +1,33 @@
-//! Limits in milliseconds, held against a machine that is not always there: how late the machine itself is.
+//! Time limits in milliseconds on a machine that stalls: measures how late the machine itself is.
 //!
-//! On each processor a thread that does nothing but wake up measures how late it is woken. (The processors of a virtual
-//! machine stand still one by one: a thread on another one notices nothing.)
+//! A thread on each processor measures how late it wakes up. (The processors of a virtual machine stall independently,
+//! so a thread on one does not notice the stall of another.)
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How often each processor is asked.
+/// How often each thread wakes up.
 const TICK: Duration = Duration::from_millis(5);
 
-/// A thread that wakes so much late is as punctual as they come.
+/// A thread that wakes up this late counts as punctual.
 const PUNCTUAL: Duration = Duration::from_millis(3);
 
-/// A call is handed on between some threads, each of which may have to wait for its turn.
+/// The number of threads that a call passes through; each may have to wait for its processor.
 const HANDS: u32 = 3;
 
-/// What one processor's thread has seen.
+/// The measurements of one processor's thread.
 #[derive(Debug)]
 struct Watcher(Mutex<Seen>);
 
 #[derive(Debug)]
 struct Seen {
-    /// When it last went to sleep.
+    /// When it last started to sleep.
     asleep_since: Instant,
-    /// When it woke up late, and by how much.
+    /// When it woke up late, and how late.
     late: Vec<(Instant, Duration)>,
 }
 
-/// Begins to measure, once for all.
+/// Starts the measurement, once per process.
 pub(crate) fn watch() {
     watchers();
 }
@@ -61,7 +61,7 @@ impl Watcher {
         }
     }
 
-    /// The longest delay of those that ended since then, and of the one that has not ended yet.
+    /// The longest stall since then, including one that is still going on.
     fn worst_since(&self, begun: Instant) -> Duration {
         let seen = self.seen();
         let ended = seen.late.iter().rev().take_while(|(at, _)| *at >= begun).map(|(_, late)| *late).max();
@@ -77,7 +77,7 @@ impl Watcher {
 /// The processors that this process may use.
 #[cfg(target_os = "linux")]
 fn processors() -> Vec<usize> {
-    let usable = rustix::thread::sched_getaffinity(None).expect("Linux says where we may run");
+    let usable = rustix::thread::sched_getaffinity(None).expect("Linux reports the usable processors");
     (0..rustix::thread::CpuSet::MAX_CPU).filter(|&processor| usable.is_set(processor)).collect()
 }
 
@@ -85,7 +85,7 @@ fn processors() -> Vec<usize> {
 fn stay_on(processor: usize) {
     let mut only = rustix::thread::CpuSet::new();
     only.set(processor);
-    // Where it may not, it measures all the same.
+    // Where pinning is not permitted, the thread measures without it.
     let _ = rustix::thread::sched_setaffinity(None, &only);
 }
 
@@ -97,13 +97,13 @@ fn processors() -> Vec<usize> {
 #[cfg(not(target_os = "linux"))]
 fn stay_on(_processor: usize) {}
 
-/// What the machine may have cost a call since then.
+/// How long the machine may have delayed a call since then.
 pub(crate) fn since(begun: Instant) -> Duration {
     let worst = watchers().iter().map(|watcher| watcher.worst_since(begun)).max();
     worst.unwrap_or_default() * HANDS
 }
 
-/// Panics if more than `limit` has passed since `start`, the machine's own stalls apart. Returns what has passed.
+/// Panics if more than `limit` has passed since `start`, not counting the machine's stalls. Returns the elapsed time.
 #[track_caller]
 pub(crate) fn assert_within(start: Instant, limit: Duration, what: &str) -> Duration {
     let took = start.elapsed();

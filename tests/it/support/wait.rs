@@ -1,18 +1,18 @@
-//! Waiting with a limit, and looking at this process from outside.
+//! Waiting with a limit, and measurements of this process.
 
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-/// How often a condition of the outside world is looked at.
+/// The interval at which a condition outside the process is checked.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Waits until `condition` holds; panics with `what` when it does not within `limit`.
+/// Waits until `condition` holds; panics with `what` if it does not within `limit`.
 #[track_caller]
 pub(crate) fn eventually(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     eventually_some(limit, what, || condition().then_some(()));
 }
 
-/// Waits until `look` finds something; panics with `what` when it does not within `limit`.
+/// Waits until `look` returns a value; panics with `what` if it does not within `limit`.
 #[track_caller]
 pub(crate) fn eventually_some<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
@@ -25,8 +25,8 @@ pub(crate) fn eventually_some<T>(limit: Duration, what: &str, mut look: impl FnM
     }
 }
 
-/// Runs `action` on a thread of its own and hands back its result; panics with `what` if it has not ended within
-/// `limit` (the thread is then left behind) or if it panics.
+/// Runs `action` on a thread of its own and returns its result; panics with `what` if it panics or does not end within
+/// `limit`, in which case the thread is left behind.
 #[track_caller]
 pub(crate) fn within<T: Send + 'static>(
     limit: Duration,
@@ -41,22 +41,22 @@ pub(crate) fn within<T: Send + 'static>(
         Err(mpsc::RecvTimeoutError::Timeout) => panic!("hangs for more than {limit:?}: {what}"),
         Err(mpsc::RecvTimeoutError::Disconnected) => match thread.join() {
             Err(panic) => std::panic::resume_unwind(panic),
-            Ok(()) => panic!("no outcome of: {what}"),
+            Ok(()) => panic!("panicked: {what}"),
         },
     }
 }
 
-/// The threads of this process whose name begins so. Linux keeps the first 15 bytes of a name.
+/// The threads of this process whose name has this prefix. Linux stores the first 15 bytes of a name.
 #[cfg(target_os = "linux")]
 pub(crate) fn threads_named(prefix: &str) -> usize {
     thread_dirs().filter(|dir| name_of(dir).starts_with(prefix)).count()
 }
 
-/// The processor time that threads of this process used, by the beginning of their name; ended threads not included.
+/// The processor time of the threads of this process whose name has this prefix, without ended threads.
 #[cfg(target_os = "linux")]
 pub(crate) fn cpu_time_of_threads(prefix: &str) -> Duration {
     let nanos = thread_dirs().filter(|dir| name_of(dir).starts_with(prefix)).filter_map(|dir| {
-        // The first number is the time on a processor in nanoseconds; `stat` would count in steps of 10 ms.
+        // The first number is the processor time in nanoseconds; `stat` counts in steps of 10 ms.
         let schedstat = std::fs::read_to_string(dir.join("schedstat")).ok()?;
         schedstat.split_whitespace().next()?.parse::<u64>().ok()
     });
@@ -65,7 +65,7 @@ pub(crate) fn cpu_time_of_threads(prefix: &str) -> Duration {
 
 #[cfg(target_os = "linux")]
 fn thread_dirs() -> impl Iterator<Item = std::path::PathBuf> {
-    let tasks = std::fs::read_dir("/proc/self/task").expect("Linux shows a process its threads");
+    let tasks = std::fs::read_dir("/proc/self/task").expect("Linux lists the threads");
     tasks.flatten().map(|entry| entry.path())
 }
 
@@ -75,7 +75,7 @@ fn name_of(thread: &std::path::Path) -> String {
     std::fs::read_to_string(thread.join("comm")).unwrap_or_default()
 }
 
-/// The processor time of this whole process, ended threads included.
+/// The processor time of this process, including ended threads.
 pub(crate) fn cpu_time() -> Duration {
     let spent = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Duration::new(spent.tv_sec.unsigned_abs(), u32::try_from(spent.tv_nsec).unwrap_or(0))
@@ -84,7 +84,7 @@ pub(crate) fn cpu_time() -> Duration {
 /// The resident memory of this process, in bytes.
 #[cfg(target_os = "linux")]
 pub(crate) fn resident_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("Linux shows a process its status");
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux reports the status");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line for VmRSS");
     line.trim().trim_end_matches("kB").trim().parse::<u64>().expect("a number of kB") * 1024
 }

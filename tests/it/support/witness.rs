@@ -1,4 +1,4 @@
-//! A watch that writes down everything that happens to some keys, as the judge of what the library did.
+//! A watch that records every event of some keys, as evidence of the library's actions.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
@@ -8,19 +8,19 @@ use etcd_client::{EventType, WatchOptions, WatchResponse};
 use super::raw::Raw;
 use super::setup::Access;
 
-/// One event as etcd reported it.
+/// An event as reported by etcd.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub(crate) revision: i64,
     pub(crate) key: String,
     pub(crate) what: What,
-    /// When the report arrived here: never before the event happened.
+    /// When the report arrived, which is never before the event.
     pub(crate) at: Instant,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum What {
-    /// Put; with its create revision, so that a repeated put can be told from a first one.
+    /// A put, with the key's create revision to distinguish a repeated put from the first one.
     Put {
         value: Vec<u8>,
         lease: i64,
@@ -44,7 +44,7 @@ struct Notes {
 }
 
 impl Witness {
-    /// Watches every key that begins so. No event after the return is missed.
+    /// Watches every key with this prefix. Every event after the return is recorded.
     #[track_caller]
     pub(crate) fn of(access: &Access, prefix: &str) -> Self {
         let raw = Raw::connect(access);
@@ -71,7 +71,7 @@ impl Witness {
         self.notes.lock().clone()
     }
 
-    /// Waits for an event; it may have come before.
+    /// Waits for an event, which may already be recorded.
     #[track_caller]
     pub(crate) fn wait_for(&self, limit: Duration, what: &str, is_it: impl Fn(&Seen) -> bool) -> Seen {
         let end = Instant::now() + limit;
@@ -81,16 +81,12 @@ impl Witness {
                 return found.clone();
             }
             let left = end.saturating_duration_since(Instant::now());
-            assert!(
-                !left.is_zero(),
-                "etcd did not report within {limit:?}: {what}; it reported {:#?}",
-                *seen
-            );
+            assert!(!left.is_zero(), "not reported within {limit:?}: {what}; reported: {:#?}", *seen);
             seen = self.notes.news.wait_timeout(seen, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    /// Waits until the key is gone.
+    /// Waits until the key is deleted.
     #[track_caller]
     pub(crate) fn wait_for_delete(&self, limit: Duration, key: &str) -> Seen {
         self.wait_for(limit, &format!("{key} deleted"), |seen| seen.key == key && seen.what == What::Deleted)

@@ -1,4 +1,4 @@
-//! The proxy fails as told, and only then.
+//! The proxy injects the faults that it is asked for, and no others.
 
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -7,10 +7,10 @@ use super::SOON;
 use crate::support::proxy::{Loss, Way};
 use crate::support::{Access, Etcd, Proxy, Raw, eventually, fresh_root, shared, within};
 
-/// Long enough that an answer which could come has come.
+/// Long enough for an answer that is possible to arrive.
 const A_WHILE: Duration = Duration::from_millis(300);
 
-/// A proxy before the shared server, a client through it, and one around it.
+/// A proxy in front of the shared server, a client through it, and one that bypasses it.
 fn set_up() -> (Proxy, Access, Raw, Raw) {
     let proxy = Proxy::of(shared());
     let access = shared().access().at([proxy.endpoint()]);
@@ -18,7 +18,7 @@ fn set_up() -> (Proxy, Access, Raw, Raw) {
     (proxy, access, through, around)
 }
 
-/// Puts through the client; `None` if no answer came within a while.
+/// Puts a key through the client; `None` if no answer arrived in time.
 fn put(raw: &Raw, key: &str) -> Option<Result<(), etcd_client::Error>> {
     let key = key.to_owned();
     raw.call(|mut client| async move {
@@ -28,7 +28,7 @@ fn put(raw: &Raw, key: &str) -> Option<Result<(), etcd_client::Error>> {
 }
 
 #[test]
-fn a_proxy_passes() {
+fn a_proxy_forwards() {
     let (proxy, _access, through, around) = set_up();
     let key = fresh_root("proxy");
     through.put(&key, "value", 0);
@@ -39,49 +39,49 @@ fn a_proxy_passes() {
 }
 
 #[test]
-fn a_black_hole_keeps_what_goes_in_until_it_heals() {
+fn a_black_hole_delivers_its_data_once_it_heals() {
     let (proxy, access, through, around) = set_up();
     let key = fresh_root("proxy");
     proxy.blackhole();
     assert!(put(&through, &key).is_none());
     assert!(around.get(&key).is_none());
-    assert!(TcpStream::connect(proxy.address()).is_ok(), "a black hole does not refuse");
+    assert!(TcpStream::connect(proxy.address()).is_ok(), "a black hole accepts connections");
     proxy.pass();
     through.put(&key, "", 0);
     assert!(Raw::try_connect(&access).is_ok());
 }
 
 #[test]
-fn a_black_hole_may_be_one_way() {
+fn a_black_hole_can_affect_one_direction() {
     let (proxy, _access, through, around) = set_up();
     let key = fresh_root("proxy");
     proxy.hold(Way::ToClient);
     assert!(put(&through, &key).is_none());
-    assert!(around.get(&key).is_some(), "the request got through");
+    assert!(around.get(&key).is_some(), "the request was delivered");
     proxy.pass();
     let other = fresh_root("proxy");
     proxy.hold(Way::ToServer);
     assert!(put(&through, &other).is_none());
-    assert!(around.get(&other).is_none(), "the request did not get through");
+    assert!(around.get(&other).is_none(), "the request was not delivered");
 }
 
 #[test]
-fn a_reset_ends_every_connection_and_no_later_one() {
+fn a_reset_ends_the_open_connections_and_no_later_one() {
     let (proxy, access, through, _around) = set_up();
     let second = Raw::connect(&access);
     assert_eq!(proxy.connections(), 2);
     proxy.reset_all();
     assert_eq!(proxy.connections(), 0);
-    // The clients connect anew, by themselves.
+    // The clients reconnect by themselves.
     let key = fresh_root("proxy");
-    eventually(SOON, "both are back", || {
+    eventually(SOON, "both clients are connected again", || {
         put(&through, &key).is_some_and(|put| put.is_ok())
             && put(&second, &key).is_some_and(|put| put.is_ok())
     });
 }
 
 #[test]
-fn a_refusing_proxy_has_nobody_listening() {
+fn a_refusing_proxy_accepts_no_connection() {
     let (proxy, _access, through, _around) = set_up();
     proxy.refuse();
     assert_eq!(proxy.connections(), 0);
@@ -89,11 +89,11 @@ fn a_refusing_proxy_has_nobody_listening() {
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     proxy.pass();
     let key = fresh_root("proxy");
-    eventually(SOON, "the client is back", || put(&through, &key).is_some_and(|put| put.is_ok()));
+    eventually(SOON, "the client is connected again", || put(&through, &key).is_some_and(|put| put.is_ok()));
 }
 
 #[test]
-fn a_delay_is_paid_both_ways() {
+fn a_delay_applies_in_both_directions() {
     let (proxy, _access, through, _around) = set_up();
     let delay = Duration::from_millis(50);
     proxy.delay(delay);
@@ -103,7 +103,7 @@ fn a_delay_is_paid_both_ways() {
 }
 
 #[test]
-fn a_lost_answer_belongs_to_a_request_that_was_carried_out() {
+fn the_request_of_a_lost_answer_was_executed() {
     let (proxy, _access, through, around) = set_up();
     let key = fresh_root("proxy");
     proxy.lose_next_answer(Loss::Reset);
@@ -111,7 +111,7 @@ fn a_lost_answer_belongs_to_a_request_that_was_carried_out() {
     assert!(around.get(&key).is_some() && proxy.lost_answers() == 1);
 
     let key = fresh_root("proxy");
-    eventually(SOON, "the client is back", || put(&through, &key).is_some_and(|put| put.is_ok()));
+    eventually(SOON, "the client is connected again", || put(&through, &key).is_some_and(|put| put.is_ok()));
     let key = fresh_root("proxy");
     proxy.lose_next_answer(Loss::Silence);
     assert!(put(&through, &key).is_none());
@@ -119,7 +119,7 @@ fn a_lost_answer_belongs_to_a_request_that_was_carried_out() {
 }
 
 #[test]
-fn messages_of_a_stream_are_no_answers_to_lose() {
+fn messages_of_streams_are_not_lost_as_answers() {
     let (proxy, access, through, around) = set_up();
     let key = fresh_root("proxy");
     let witness = crate::support::witness::Witness::of(&access, &key);
@@ -132,7 +132,7 @@ fn messages_of_a_stream_are_no_answers_to_lose() {
 }
 
 #[test]
-fn a_proxy_ends_at_once_also_before_a_stopped_server() {
+fn a_proxy_of_a_stopped_server_ends_at_once() {
     let etcd = Etcd::start();
     let proxy = Proxy::of(&etcd);
     let _through = Raw::connect(&etcd.access().at([proxy.endpoint()]));

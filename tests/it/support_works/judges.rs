@@ -1,4 +1,4 @@
-//! The witnesses see what happens, and the judges find what is wrong.
+//! The witnesses record what happens, and the oracles find violations.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::support::witness::{What, Witness};
 use crate::support::{Etcd, Raw, fresh_root, shared, wait, within};
 
 #[test]
-fn a_witness_misses_nothing() {
+fn a_witness_records_every_event() {
     let root = fresh_root("witness");
     let witness = Witness::of(shared().access(), &root);
     let raw = Raw::connect(shared().access());
@@ -26,7 +26,7 @@ fn a_witness_misses_nothing() {
 }
 
 #[test]
-fn raw_requests_do_what_they_say() {
+fn raw_requests_take_effect() {
     let raw = Raw::connect(shared().access());
     let root = fresh_root("raw");
     let first = raw.put(&format!("{root}/b"), "1", 0);
@@ -56,7 +56,7 @@ fn etcd_counts_the_requests_that_were_sent() {
 }
 
 #[test]
-fn an_oracle_is_content_with_one_holder_at_a_time() {
+fn an_oracle_accepts_one_holder_at_a_time() {
     let oracle = Oracle::new();
     for token in 1..=3 {
         drop(oracle.enter("a", token));
@@ -81,7 +81,7 @@ fn an_oracle_finds_two_holders_and_a_token_that_does_not_grow() {
 }
 
 #[test]
-fn a_hold_goes_from_process_to_process_as_text() {
+fn an_interval_survives_its_conversion_to_text() {
     let hold = Interval { name: "a b".into(), token: 7, from: now(), to: Some(now()), who: "child".into() };
     assert_eq!(hold.to_string().parse(), Ok(hold.clone()));
     let lasting = Interval { to: None, ..hold };
@@ -91,7 +91,7 @@ fn a_hold_goes_from_process_to_process_as_text() {
 
 #[test]
 #[should_panic(expected = "hangs for more than")]
-fn what_hangs_is_told() {
+fn an_action_that_hangs_fails_the_test() {
     within(Duration::from_millis(10), "this", std::thread::park);
 }
 

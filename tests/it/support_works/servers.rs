@@ -1,4 +1,4 @@
-//! Servers start, end, come back, and ask for what they were set up to ask for.
+//! Servers start, end, restart, and have the settings that were requested.
 
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ fn is_alive(pid: Pid) -> bool {
 }
 
 #[test]
-fn a_server_is_gone_when_its_owner_drops_it() {
+fn a_server_ends_when_its_owner_drops_it() {
     let etcd = Etcd::start();
     let (pid, dir) = (etcd.pid().unwrap(), etcd.dir().to_owned());
     assert!(etcd.is_healthy() && is_alive(pid) && dir.exists());
@@ -23,28 +23,27 @@ fn a_server_is_gone_when_its_owner_drops_it() {
 }
 
 #[test]
-fn a_server_is_gone_when_its_owner_is_killed() {
+fn a_server_ends_when_its_owner_is_killed() {
     if let Some(role) = role() {
         let etcd = Etcd::start();
-        // Stopped, it could not end by itself.
+        // A stopped server cannot end by itself.
         etcd.stop();
         role.say(&etcd.pid().unwrap().as_raw_nonzero().to_string());
         role.say(&etcd.dir().display().to_string());
         role.hear();
         return;
     }
-    let mut owner =
-        Process::spawn("support_works::servers::a_server_is_gone_when_its_owner_is_killed", "owner");
+    let mut owner = Process::spawn("support_works::servers::a_server_ends_when_its_owner_is_killed", "owner");
     let pid = Pid::from_raw(owner.hear(SOON).parse().unwrap()).unwrap();
     let dir = PathBuf::from(owner.hear(SOON));
     assert!(is_alive(pid) && dir.exists());
     owner.kill();
-    eventually(SOON, "the server is gone", || !is_alive(pid));
-    eventually(SOON, "its folder is gone", || !dir.exists());
+    eventually(SOON, "the server has ended", || !is_alive(pid));
+    eventually(SOON, "its folder is deleted", || !dir.exists());
 }
 
 #[test]
-fn a_server_comes_back_with_its_data_on_its_ports() {
+fn a_server_restarts_with_its_data_on_its_ports() {
     let etcd = Etcd::start();
     let raw = Raw::connect(etcd.access());
     raw.put("/kept", "yes", 0);
@@ -52,7 +51,7 @@ fn a_server_comes_back_with_its_data_on_its_ports() {
     etcd.stop();
     assert!(!etcd.is_healthy());
     etcd.cont();
-    eventually(SOON, "the server goes on", || etcd.is_healthy());
+    eventually(SOON, "the server continues", || etcd.is_healthy());
 
     let before = etcd.endpoint();
     etcd.kill();
@@ -75,7 +74,7 @@ fn a_cluster_outlives_its_leader() {
 }
 
 #[test]
-fn a_server_knows_its_users() {
+fn a_server_authenticates_its_users() {
     let etcd = Setup::default().arg("--bcrypt-cost=4").user("worker", "secret", "/app/").start();
     let worker = Raw::connect(&etcd.access().as_user("worker", "secret"));
     worker.put("/app/key", "", 0);
@@ -90,7 +89,7 @@ fn a_server_knows_its_users() {
 
 #[cfg(feature = "tls")]
 #[test]
-fn a_tls_server_is_for_those_who_trust_it() {
+fn a_tls_server_serves_clients_that_trust_its_authority() {
     let pki = crate::support::pki::Pki::new();
     let etcd = Setup::default().tls(&pki).start();
     Raw::connect(etcd.access()).put("/key", "value", 0);
@@ -105,7 +104,7 @@ fn a_tls_server_is_for_those_who_trust_it() {
 
 #[cfg(feature = "tls")]
 #[test]
-fn a_mutual_tls_server_is_for_those_whom_it_trusts() {
+fn a_mutual_tls_server_serves_clients_with_a_certificate() {
     let pki = crate::support::pki::Pki::new();
     let etcd = Setup::default().mutual_tls(&pki).start();
     Raw::connect(etcd.access()).put("/key", "value", 0);
@@ -131,7 +130,7 @@ fn flags_reach_the_server() {
 }
 
 #[test]
-fn etcdctl_does_what_it_is_told() {
+fn etcdctl_executes_commands() {
     let ctl = Etcdctl::new(shared().access());
     let raw = Raw::connect(shared().access());
     let root = fresh_root("etcdctl");
@@ -148,7 +147,7 @@ fn etcdctl_does_what_it_is_told() {
 }
 
 #[test]
-fn etcdctl_holds_a_lock_until_it_lets_go() {
+fn etcdctl_holds_a_lock_until_it_releases_it() {
     let ctl = Etcdctl::new(shared().access());
     let raw = Raw::connect(shared().access());
     let name = fresh_root("etcdctl-lock");
@@ -156,7 +155,7 @@ fn etcdctl_holds_a_lock_until_it_lets_go() {
     let holder = ctl.lock_process(&name);
     assert!(raw.get(holder.key()).is_some_and(|kv| kv.lease != 0));
     let second = ctl.queue_for_lock(&name);
-    eventually(SOON, "the second stands in the queue", || raw.count(&name) == 2);
+    eventually(SOON, "the second one is queued", || raw.count(&name) == 2);
     let second = second.wait(std::time::Duration::ZERO).expect_err("the lock is held");
     holder.release();
     let second = second.wait(SOON).expect("the lock is free");

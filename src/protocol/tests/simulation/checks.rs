@@ -1,20 +1,21 @@
-//! What must hold, whatever happens.
+//! The promises that must hold under every fault.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use super::world::{World, root};
+use super::reading::{everything, keys_within, oldest_within, sessions};
+use super::world::World;
 use crate::clock::Time;
-use crate::kv::{Key, LeaseId, Order, Range, Revision, Span};
+use crate::kv::{Key, LeaseId, Revision};
 use crate::name::LockName;
 use crate::protocol::{HoldId, Refusal, Ticket, WaitLimits};
 use crate::store::memory::model::Model;
 
-/// A ticket that gave up is answered within the grace for its farewell.
+/// After its time limit, a ticket is answered within this grace.
 const ANSWER_GRACE: Duration = Duration::from_millis(31);
 
-/// A promise that was broken.
+/// A broken promise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Violation(String);
 
@@ -30,19 +31,19 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What is believed, asked and forfeited at the moment.
+/// The current holds and waits of all managers, and the holds that an administrator ended.
 #[derive(Debug, Default)]
 pub(super) struct Checks {
     holds: BTreeMap<(usize, HoldId), GrantedHold>,
     asked: BTreeMap<Ticket, Asked>,
     last_token: BTreeMap<String, Revision>,
-    /// Keys that an administrator took away, and when.
+    /// Keys that an administrator deleted, and when.
     taken: BTreeMap<Key, Time>,
-    /// When the store carried out what the manager hears about right now.
-    pub(super) hearing_as_of: Time,
-    /// The store was full at some time, so refusals for that are fine.
-    pub(super) was_full: bool,
-    /// The store's revision at the last check of what is believed.
+    /// When the store executed the request whose answer the manager is handling.
+    pub(super) handling_as_of: Time,
+    /// The store was full, or denied access, at some time, so callers may get such refusals.
+    pub(super) may_refuse: bool,
+    /// The store's revision at the last check of the holds.
     checked: Revision,
 }
 
@@ -52,7 +53,7 @@ struct GrantedHold {
     key: Key,
     token: Revision,
     worker: usize,
-    /// An administrator took it; the manager is told after the fact.
+    /// An administrator ended this hold; the manager learns of it only afterwards.
     forfeited: bool,
 }
 
@@ -66,22 +67,10 @@ struct Asked {
     abandoned: bool,
 }
 
-/// What an administrator takes away.
-pub(super) mod forfeit_reason {
-    use crate::kv::{Key, LeaseId};
-
-    pub(in super::super) enum Taken {
-        Lease(LeaseId),
-        Key(Key),
-    }
-
-    pub(in super::super) fn lease(lease: LeaseId) -> Taken {
-        Taken::Lease(lease)
-    }
-
-    pub(in super::super) fn key(key: Key) -> Taken {
-        Taken::Key(key)
-    }
+/// The lease or the key that an administrator deletes.
+pub(super) enum Deleted {
+    Lease(LeaseId),
+    Key(Key),
 }
 
 impl Checks {
@@ -103,11 +92,11 @@ impl Checks {
         }
     }
 
-    /// An administrator is about to take this away.
-    pub(super) fn forfeit(&mut self, now: Time, taken: forfeit_reason::Taken, model: &Model) {
-        let keys: Vec<Key> = match taken {
-            forfeit_reason::Taken::Key(key) => vec![key],
-            forfeit_reason::Taken::Lease(lease) => keys_of(model, lease),
+    /// An administrator is about to delete this.
+    pub(super) fn forfeit(&mut self, now: Time, deleted: Deleted, model: &Model) {
+        let keys: Vec<Key> = match deleted {
+            Deleted::Key(key) => vec![key],
+            Deleted::Lease(lease) => keys_of(model, lease),
         };
         for key in keys {
             for held in self.holds.values_mut().filter(|held| held.key == key) {
@@ -117,42 +106,26 @@ impl Checks {
         }
     }
 
-    /// All holds of the manager are over; returns how many.
+    /// Ends all holds of the manager, and returns their number.
     pub(super) fn session_down(&mut self, node: usize) -> u64 {
         let before = self.holds.len();
         self.holds.retain(|(holder, _), _| *holder != node);
         (before - self.holds.len()) as u64
     }
 
-    /// Nobody of a manager that died believes anything any more.
+    /// Drops the holds and waits of a manager that died.
     pub(super) fn forget_manager(&mut self, node: usize) {
         self.holds.retain(|(holder, _), _| *holder != node);
         self.asked.retain(|_, asked| asked.node != node);
     }
 }
 
-fn all(model: &Model, span: Span) -> Vec<crate::kv::KeyValue> {
-    let range = Range {
-        span,
-        order: Order::OldestFirst,
-        limit: 0,
-        max_create_revision: 0,
-        at_revision: 0,
-        keys_only: true,
-    };
-    model.read(&range).map(|found| found.kvs).unwrap_or_default()
-}
-
-fn everything() -> Span {
-    Span::Prefix(Key::from(format!("{}/", root().as_str())))
-}
-
 fn keys_of(model: &Model, lease: LeaseId) -> Vec<Key> {
-    all(model, everything()).into_iter().filter(|kv| kv.lease == lease).map(|kv| kv.key).collect()
+    keys_within(model, everything()).into_iter().filter(|kv| kv.lease == lease).map(|kv| kv.key).collect()
 }
 
 impl World {
-    /// P1, P3, P4: the grant goes to the first in the queue of etcd, and to the first in the local one.
+    /// P1, P3, P4: a grant goes to the first contender in etcd, and to the first waiter in the process.
     pub(super) fn check_grant(
         &mut self,
         node: usize,
@@ -172,14 +145,17 @@ impl World {
             return Err(Violation::new(format!("{hold:?} of thread {} is shared with another", held.worker)));
         }
         self.check_local_order(node, &asked)?;
-        // Taken by an administrator while the answer was on its way: the manager is told after the fact.
-        let taken = self.checks.taken.get(&key).is_some_and(|&at| at >= self.checks.hearing_as_of);
-        // Or its time ran out while the manager's thread was on its way to say so: to its guard it is over from the start.
+        // An administrator deleted the key while the answer was in transit: the manager learns of it afterwards.
+        let taken = self.checks.taken.get(&key).is_some_and(|&at| at >= self.checks.handling_as_of);
+        // Or the deadline passed before the manager's thread could deliver the grant: its guard is expired from the
+        // start.
         let taken = taken || !self.is_assured(node);
         if !taken {
             let first = self.first(name);
             if first.as_ref() != Some(&(key.clone(), token)) {
-                return Err(Violation::new(format!("P1: {key} is granted although {first:?} is first")));
+                return Err(Violation::new(format!(
+                    "P1: {key} is granted, but the first contender is {first:?}"
+                )));
             }
             let last = self.checks.last_token.entry(name.as_str().to_owned()).or_default();
             if token <= *last {
@@ -192,10 +168,10 @@ impl World {
         Ok(())
     }
 
-    /// Whether a guard of the manager that looks at the clock now believes that it holds.
+    /// Whether a guard of this manager that reads the clock now reports that it holds the lock.
     fn is_assured(&self, node: usize) -> bool {
         let it = &self.nodes[node];
-        !it.seen_over && it.deadline.is_some_and(|deadline| self.local(node) < deadline)
+        !it.expiry_seen && it.deadline.is_some_and(|deadline| self.local(node) < deadline)
     }
 
     fn check_local_order(&self, node: usize, granted: &Asked) -> Result<(), Violation> {
@@ -210,27 +186,20 @@ impl World {
                 && limit.is_none_or(|limit| local < limit)
         });
         match overtaken {
-            Some((ticket, _)) => Err(Violation::new(format!("P3: {ticket:?} came earlier and still waits"))),
+            Some((ticket, _)) => {
+                Err(Violation::new(format!("P3: {ticket:?} asked earlier and is still waiting")))
+            }
             None => Ok(()),
         }
     }
 
     fn first(&self, name: &LockName) -> Option<(Key, Revision)> {
-        let range = Range {
-            span: name.contenders(),
-            order: Order::OldestFirst,
-            limit: 1,
-            max_create_revision: 0,
-            at_revision: 0,
-            keys_only: true,
-        };
-        let found = self.model.read(&range).ok()?;
-        found.kvs.into_iter().next().map(|kv| (kv.key, kv.create_revision))
+        oldest_within(&self.model, name.contenders()).map(|kv| (kv.key, kv.create_revision))
     }
 
-    /// P1 and P2: who believes to hold is first in the store, unless an administrator interfered.
+    /// P1 and P2: every hold's key is the first contender in the store, unless an administrator deleted it.
     pub(super) fn check_holds(&mut self) -> Result<(), Violation> {
-        // What is believed only shrinks by itself, and a grant is checked on its own.
+        // Between revisions holds only end by themselves, and each new grant is checked separately.
         let revision = self.model.revision();
         if std::mem::replace(&mut self.checks.checked, revision) == revision {
             return Ok(());
@@ -242,7 +211,7 @@ impl World {
             let first = self.first(&held.name);
             if !first.is_some_and(|(first, created)| first == held.key && created == held.token) {
                 return Err(Violation::new(format!(
-                    "P2: manager {node} believes in {hold:?} of {}, but the store does not have it first",
+                    "P2: manager {node} reports {hold:?} of {}, which is not first in the store",
                     held.key
                 )));
             }
@@ -250,7 +219,7 @@ impl World {
         Ok(())
     }
 
-    /// P5: what is over for everybody who looks at the clock is not extended.
+    /// P5: a session whose deadline has passed for the callers is not extended.
     pub(super) fn check_extension(&self, node: usize) -> Result<(), Violation> {
         match self.nodes[node].deadline {
             Some(deadline) if self.nodes[node].turns.began >= deadline => Err(Violation::new(format!(
@@ -260,15 +229,17 @@ impl World {
         }
     }
 
-    /// P5: a hold ends once, and nothing of it comes again.
+    /// P5: a hold ends exactly once.
     pub(super) fn check_end(&mut self, node: usize, hold: HoldId) -> Result<(), Violation> {
         match self.checks.holds.remove(&(node, hold)) {
             Some(_) => Ok(()),
-            None => Err(Violation::new(format!("P5: {hold:?} of manager {node} ends but does not stand"))),
+            None => {
+                Err(Violation::new(format!("P5: {hold:?} of manager {node} ends, but it is not current")))
+            }
         }
     }
 
-    /// P7: a refusal has its reason, and comes in time.
+    /// P7: a refusal has its reason, and arrives in time.
     pub(super) fn check_refusal(
         &mut self,
         node: usize,
@@ -287,7 +258,7 @@ impl World {
             Refusal::AlreadyHeld { .. } => due && asked.limits.budget == limit,
             Refusal::Unavailable(_) => due,
             Refusal::Cancelled => asked.abandoned,
-            Refusal::Failed(_) => self.checks.was_full,
+            Refusal::Failed(_) => self.checks.may_refuse,
             Refusal::Closed => self.nodes[node].closed || self.winding_down,
         };
         if !fits {
@@ -306,14 +277,10 @@ impl World {
         Ok(())
     }
 
-    /// P6: nobody holds or waits, so there is no contender; and no lease but those of the sessions.
+    /// P6: without holds and waits there are no contenders, and no leases except those of the sessions.
     pub(super) fn check_nothing_left(&self) -> Result<(), Violation> {
-        let sessions = Key::from(format!("{}/~session/", root().as_str()));
-        let stray: Vec<Key> = all(&self.model, everything())
-            .into_iter()
-            .map(|kv| kv.key)
-            .filter(|key| !key.as_bytes().starts_with(sessions.as_bytes()))
-            .collect();
+        let keys = keys_within(&self.model, everything()).into_iter().map(|kv| kv.key);
+        let stray: Vec<Key> = keys.filter(|key| !sessions().contains(key)).collect();
         if !stray.is_empty() {
             return Err(Violation::new(format!("P6: {stray:?} left behind")));
         }
@@ -323,18 +290,18 @@ impl World {
             return Err(Violation::new(format!("P6: leases {leaked:x?} left behind")));
         }
         match self.nodes.iter().enumerate().find(|(_, node)| !node.protocol.is_idle()) {
-            Some((node, _)) => Err(Violation::new(format!("P6: manager {node} still keeps a queue"))),
+            Some((node, _)) => Err(Violation::new(format!("P6: manager {node} still has a queue"))),
             None => Ok(()),
         }
     }
 
     pub(super) fn check_all_closed(&self) -> Result<(), Violation> {
         let open = self.nodes.iter().filter(|node| !node.closed).count();
-        let keys: Vec<Key> = all(&self.model, everything()).into_iter().map(|kv| kv.key).collect();
+        let keys: Vec<Key> = keys_within(&self.model, everything()).into_iter().map(|kv| kv.key).collect();
         let leases = self.model.leases().count();
         if open > 0 || !keys.is_empty() || leases > 0 {
             return Err(Violation::new(format!(
-                "P6: after closing, {open} managers are open, {leases} leases and {keys:?} are there"
+                "P6: after closing, {open} managers are open, {leases} leases and {keys:?} remain"
             )));
         }
         Ok(())

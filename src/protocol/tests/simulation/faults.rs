@@ -1,69 +1,65 @@
-//! What goes wrong around the managers, by seed.
+//! The faults of a seed.
 
 use std::time::Duration;
 
-use super::checks::forfeit_reason;
+use super::checks::Deleted;
 use super::network::Link;
 use super::node::new_protocol;
+use super::reading::{keys_within, sessions};
 use super::world::{Event, World};
-use crate::kv::{Key, LeaseId, Op, Order, Range, Request, Span, Txn};
+use crate::kv::{Key, LeaseId, Op, Request, Span, Txn};
 use crate::store::memory::model::Space;
 
-/// One thing that goes wrong, or gets well again.
+/// A fault, or its end.
 #[derive(Clone, Debug)]
 pub(super) enum InjectedFault {
-    /// The manager's way to the store changes.
+    /// The network between the manager and the store changes.
     Link {
         node: usize,
         link: Link,
     },
-    /// The watch stream ends; the manager notices.
+    /// The watch stream ends, and the manager notices.
     BreakStream(usize),
-    /// The watch stream dies in silence.
+    /// The watch stream dies silently.
     StallStream(usize),
-    /// The manager's process is stopped for a while.
+    /// The manager's process is stopped for this time.
     Pause(usize, Duration),
-    /// The manager's machine sleeps for a while, and its timers do not count that.
+    /// The manager's machine sleeps for this time, which its timers do not count.
     Suspend(usize, Duration),
     /// The manager's clock jumps forward.
     Jump(usize, Duration),
-    /// The manager's process is killed; another takes its place later.
+    /// The manager's process is killed; a new one replaces it later.
     Crash(usize),
     Restart(usize),
-    /// A caller's thread sees the deadline pass before the I/O thread has run.
+    /// A caller's thread notices the deadline before the I/O thread has run.
     Expire(usize),
-    /// An administrator revokes somebody's lease.
+    /// An administrator revokes a lease.
     RevokeLease,
-    /// An administrator deletes somebody's key.
+    /// An administrator deletes a contender's key.
     DeleteContender,
     /// An administrator deletes all keys of a name at once.
     DeleteName,
     DeleteSessionKey,
-    /// A new leader: every lease starts anew. The old one may go on answering renewals for a while.
+    /// A new leader starts every lease anew. The old leader may answer renewals for a while.
     LeaderChange,
     StaleMemberGone,
-    /// The cluster was restored from a backup of this moment: its terms begin again.
+    /// The cluster is restored from a backup of this moment, so its terms restart.
     TermBack,
     Compact,
-    /// The store's space is used up. `applied`: it finds out only after it has carried out what it refuses.
+    /// The store is out of space. `applied`: it reports so only after executing the request that it refuses.
     Full {
         applied: bool,
     },
     NotFull,
-    /// The managers may not touch these keys.
+    /// The managers have no permission for these keys.
     Deny(Span),
     Allow,
-    /// A foreign contender comes.
+    /// A foreign contender joins a queue.
     Foreign,
 }
 
-/// The session keys.
-pub(super) fn sessions() -> Span {
-    Span::Prefix(Key::from(format!("{}/~session/", super::world::root().as_str())))
-}
-
 impl World {
-    pub(super) fn strike(&mut self, fault: InjectedFault) {
+    pub(super) fn inject(&mut self, fault: InjectedFault) {
         self.tally.faults += 1;
         self.disturbed = self.now;
         self.note(|| format!("fault: {fault:?}"));
@@ -79,7 +75,7 @@ impl World {
             }
             InjectedFault::BreakStream(node) => self.break_stream(node),
             InjectedFault::StallStream(node) => self.stall(node),
-            // What arrives meanwhile is kept until the end of the pause, in its order; so that end does not come nearer.
+            // Inputs are delayed to the end of the pause in their order, so a pause is never shortened.
             InjectedFault::Pause(node, pause) => {
                 self.nodes[node].paused_until = self.nodes[node].paused_until.max(self.now + pause);
             }
@@ -98,7 +94,7 @@ impl World {
             InjectedFault::Expire(node) => {
                 let local = self.local(node);
                 let it = &mut self.nodes[node];
-                it.seen_over |= it.deadline.is_some_and(|deadline| local >= deadline);
+                it.expiry_seen |= it.deadline.is_some_and(|deadline| local >= deadline);
             }
             InjectedFault::RevokeLease => self.revoke_some_lease(),
             InjectedFault::DeleteContender => self.delete_some(false),
@@ -121,14 +117,14 @@ impl World {
             }
             InjectedFault::Full { applied } => {
                 self.model.set_space(if applied { Space::FoundOutAfterwards } else { Space::Full });
-                self.checks.was_full = true;
+                self.checks.may_refuse = true;
                 let after = self.below(self.ttl);
                 self.schedule(after, Event::Fault(InjectedFault::NotFull));
             }
             InjectedFault::NotFull => self.model.set_space(Space::Enough),
             InjectedFault::Deny(span) => {
                 self.model.deny(Some(span));
-                self.checks.was_full = true;
+                self.checks.may_refuse = true;
                 self.denied = true;
                 let after = self.below(self.ttl);
                 self.schedule(after, Event::Fault(InjectedFault::Allow));
@@ -137,11 +133,11 @@ impl World {
                 self.model.deny(None);
                 self.denied = false;
             }
-            InjectedFault::Foreign => self.foreign_comes(),
+            InjectedFault::Foreign => self.add_foreign(),
         }
     }
 
-    /// Everything that is wrong gets well, and nothing new goes wrong.
+    /// Ends all faults, and injects no new ones.
     pub(super) fn wind_down(&mut self) {
         self.note(|| "the faults stop".into());
         self.winding_down = true;
@@ -166,7 +162,7 @@ impl World {
         it.life += 1;
         it.protocol = new_protocol(&mut rng, ttl);
         it.deadline = None;
-        it.seen_over = false;
+        it.expiry_seen = false;
         it.lease = None;
         it.seen_term = 0;
         let after = self.below(self.ttl);
@@ -176,7 +172,7 @@ impl World {
     fn revoke_some_lease(&mut self) {
         let leases: Vec<LeaseId> = self.nodes.iter().filter_map(|node| node.lease).collect();
         if let Some(&lease) = self.rng.choice(&leases) {
-            self.checks.forfeit(self.now, forfeit_reason::lease(lease), &self.model);
+            self.checks.forfeit(self.now, Deleted::Lease(lease), &self.model);
             let _ = self.model.execute(self.now, &Request::RevokeLease { lease });
         }
     }
@@ -186,7 +182,7 @@ impl World {
         let contenders = Span::Between(Key::from(format!("{prefix}/a")), Key::from(format!("{prefix}/e")));
         let keys = self.keys(if session { sessions() } else { contenders });
         if let Some(key) = self.rng.choice(&keys).cloned() {
-            self.checks.forfeit(self.now, forfeit_reason::key(key.clone()), &self.model);
+            self.checks.forfeit(self.now, Deleted::Key(key.clone()), &self.model);
             let _ = self.model.execute(self.now, &Request::Delete { key });
         }
     }
@@ -195,23 +191,14 @@ impl World {
         let name = self.names[self.rng.usize(..self.names.len())].clone();
         let keys = self.keys(name.contenders());
         for key in &keys {
-            self.checks.forfeit(self.now, forfeit_reason::key(key.clone()), &self.model);
+            self.checks.forfeit(self.now, Deleted::Key(key.clone()), &self.model);
         }
         let then = keys.into_iter().map(|key| Op::Delete { key }).collect();
         let _ = self.model.execute(self.now, &Request::Txn(Txn { then, ..Txn::default() }));
     }
 
     pub(super) fn keys(&self, span: Span) -> Vec<Key> {
-        let range = Range {
-            span,
-            order: Order::OldestFirst,
-            limit: 0,
-            max_create_revision: 0,
-            at_revision: 0,
-            keys_only: true,
-        };
-        let found = self.model.read(&range).unwrap_or_default();
-        found.kvs.into_iter().map(|kv| kv.key).collect()
+        keys_within(&self.model, span).into_iter().map(|kv| kv.key).collect()
     }
 
     fn change_leader(&mut self) {

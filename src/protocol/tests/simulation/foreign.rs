@@ -1,4 +1,4 @@
-//! Contenders of another kind, which share the queue.
+//! Contenders of other clients in the same queue.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ impl Foreign {
 }
 
 impl World {
-    pub(super) fn foreign_comes(&mut self) {
+    pub(super) fn add_foreign(&mut self) {
         let name = self.names[self.rng.usize(..self.names.len())].clone();
         let grant = self.model.execute(self.now, &Request::GrantLease { ttl: self.ttl });
         let Ok(Answer::LeaseGranted { lease, .. }) = grant.map(|response| response.answer) else {
@@ -51,7 +51,7 @@ impl World {
         self.schedule(Duration::from_millis(50), Event::Foreign(self.foreign.len() - 1));
     }
 
-    pub(super) fn foreign_step(&mut self, at: usize) {
+    pub(super) fn advance_foreign(&mut self, at: usize) {
         let pause = self.below(Duration::from_millis(500));
         let Foreign { name, lease, key, phase } = &self.foreign[at];
         let (lease, key) = (*lease, key.clone());

@@ -1,4 +1,4 @@
-//! Nobody waits for a lock that is free: while nothing is wrong, a release reaches the next one within a few round trips.
+//! No caller waits for a free lock: without faults, the next waiter gets a released lock within a few round trips.
 
 use std::time::Duration;
 
@@ -7,24 +7,24 @@ use super::world::World;
 use crate::clock::Time;
 use crate::store::memory::model::Space;
 
-/// So long after the last fault everything has settled: back-offs and heartbeats are shorter.
+/// This long after the last fault, all back-offs and heartbeats have ended.
 pub(super) const SETTLED: Duration = Duration::from_secs(6);
 
-/// A lock that is free and wanted is taken within this. Well below the two seconds after which every waiter looks for
-/// itself, so that no dead watch hides behind that look; above the 100 ms in which etcd serves a watch that was opened
-/// while it was writing.
+/// A free lock with waiters is taken within this time. It is well below the two seconds after which every waiter
+/// re-reads its position, so that re-read cannot hide a dead watch, and above the 100 ms that etcd takes to serve a
+/// watch that was opened during a write.
 const BOUND: Duration = Duration::from_millis(300);
 
-/// Since when each name has been free and wanted.
+/// For each name, since when it has been free and wanted.
 #[derive(Debug, Default)]
 pub(super) struct Liveness(Vec<Option<Time>>);
 
 impl World {
-    pub(super) fn check_nobody_waits_in_vain(&mut self) -> Result<(), Violation> {
+    pub(super) fn check_free_locks_are_taken(&mut self) -> Result<(), Violation> {
         if self.is_disturbed() {
             self.disturbed = self.now;
         }
-        // A pause may have ended without any event before that.
+        // A pause may have ended without an event at its end.
         let pauses = self.nodes.iter().map(|node| node.paused_until.max(node.overslept).min(self.now));
         self.disturbed = pauses.fold(self.disturbed, Time::max);
         self.liveness.0.resize(self.names.len(), None);
@@ -38,7 +38,7 @@ impl World {
             let since = self.liveness.0[name];
             if since.is_some_and(|since| self.now.since(since) > BOUND + late * 10) {
                 return Err(Violation::new(format!(
-                    "P7: {:?} was free since {since:?}, and somebody waited until {:?}",
+                    "P7: {:?} was free since {since:?}, with a waiter until {:?}",
                     self.names[name], self.now
                 )));
             }
@@ -47,12 +47,12 @@ impl World {
         Ok(())
     }
 
-    /// How long nothing has been wrong.
+    /// The time since the last disturbance.
     pub(super) fn calm_for(&self) -> Duration {
         self.now.since(self.disturbed)
     }
 
-    /// Something is wrong right now.
+    /// Whether a fault is active now.
     fn is_disturbed(&self) -> bool {
         self.stale_term.is_some()
             || self.denied

@@ -1,8 +1,8 @@
-//! A million schedules: the real protocol against the model of etcd, in virtual time, with every fault by seed.
+//! Many random schedules: the real protocol against the model of etcd, in virtual time, with faults chosen by seed.
 //!
-//! `cargo test` runs a few thousand seeds. `ETCD_LOCK_SIM_SEEDS` sets how many, `ETCD_LOCK_SIM_FIRST_SEED` where they
-//! begin; a failing seed prints itself and the trace of what happened, and replays exactly. With
-//! `ETCD_LOCK_SIM_KEEP_GOING` all the failing seeds are listed.
+//! `cargo test` runs a thousand seeds. `ETCD_LOCK_SIM_SEEDS` sets their number, `ETCD_LOCK_SIM_FIRST_SEED` the first
+//! one. A failing seed is printed with its trace, and replays exactly. `ETCD_LOCK_SIM_KEEP_GOING` lists all failing
+//! seeds.
 
 mod checks;
 mod faults;
@@ -12,6 +12,7 @@ mod mutants;
 mod network;
 mod node;
 mod past;
+mod reading;
 mod script;
 mod streams;
 mod truth;
@@ -28,17 +29,17 @@ use checks::Violation;
 use node::Tally;
 use world::World;
 
-/// How many seeds a plain test run simulates.
+/// The number of seeds in a plain test run.
 const USUAL_SEEDS: u64 = 1_000;
 
-/// A trace is printed up to this many lines, the last ones; `ETCD_LOCK_SIM_TRACE_LINES` sets another number.
+/// The number of trace lines that are printed, counted from the end; `ETCD_LOCK_SIM_TRACE_LINES` changes it.
 const TRACE_LINES: u64 = 400;
 
 fn run(seed: u64) -> Result<Tally, Violation> {
     World::new(seed, false).run()
 }
 
-/// What happened in a run, line by line.
+/// The trace of a run.
 fn trace(seed: u64) -> String {
     let mut world = World::new(seed, true);
     let result = world.run();
@@ -55,7 +56,7 @@ fn number(variable: &str, default: u64) -> u64 {
     }
 }
 
-/// Runs `seeds` on every core; the failing seed with the lowest number, if any, and the sum of the others.
+/// Runs `seeds` on all cores; returns the counts of the seeds that passed, and the lowest failing seed.
 fn run_all(seeds: std::ops::Range<u64>) -> (Tally, Option<(u64, Violation)>) {
     let next = AtomicU64::new(seeds.start);
     let sum = Mutex::new(Tally::default());
@@ -109,7 +110,7 @@ fn simulation_of_many_schedules_keeps_every_promise() {
         tally.losses,
         tally.faults
     );
-    assert!(seeds < 100 || tally.grants > 10 * seeds, "the schedules hardly lock anything");
+    assert!(seeds < 100 || tally.grants > 10 * seeds, "the schedules take too few locks");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The simulation can find bugs: each of these defects of the protocol is caught.
+//! The simulation detects each of these defects of the protocol.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,10 +8,10 @@ use crate::protocol::mutants::Mutant;
 
 /// Each defect, and a seed that catches it.
 ///
-/// No seed is known for `KeyReusedAfterPlainDelete` (a full store, a plain delete that comes twice, and a hold in between),
-/// for `DeletedKeyForgotten`, which matters only after a deletion was believed that was none, for `LateWatchBelieved`, which
-/// was one schedule in 155,000 before reads from the past were ignored, and for `ReleaseWaitsForFence`, as a full store
-/// excuses every wait. Unit tests catch these four.
+/// No seed is known for `KeyReusedAfterPlainDelete`, which takes a full store, a plain delete that is executed twice,
+/// and a hold in between; for `DeletedKeyForgotten`, which matters only after a false report of a deletion; for
+/// `LateWatchBelieved`, which was one schedule in 155,000 before older reads were ignored; and for
+/// `ReleaseWaitsForFence`, because a full store excuses every wait. Unit tests detect these four.
 const CAUGHT: [(Mutant, u64); 24] = [
     (Mutant::DeadlineFromReceipt, 769),
     (Mutant::AnswersBeforeDeadline, 176),
@@ -39,8 +39,8 @@ const CAUGHT: [(Mutant, u64); 24] = [
     (Mutant::SessionWatchedFromFuture, 16),
 ];
 
-/// How far to look where the recorded seed does not catch its defect any more: a change of the protocol, or of the world,
-/// makes other schedules of the same seeds.
+/// How many seeds to search when a mutant's recorded seed no longer detects it: a change of the protocol or of the
+/// simulated world changes the schedule of each seed.
 const SEARCHED: u64 = 3_000;
 
 #[test]
@@ -58,7 +58,7 @@ fn simulation_catches_every_mutant() {
                         continue;
                     }
                     let mut seeds = std::iter::once(seed).chain(0..searched);
-                    // Its own fault, not one that is there without it.
+                    // The violation must come from the mutant: without it, the same seed passes.
                     let caught = seeds.find_map(|seed| {
                         let violation = mutant.during(|| run(seed)).err()?;
                         run(seed).is_ok().then_some((seed, violation))
@@ -72,5 +72,5 @@ fn simulation_catches_every_mutant() {
         }
     });
     let missed = missed.into_inner().unwrap();
-    assert!(missed.is_empty(), "not caught within {searched} seeds: {missed:?}");
+    assert!(missed.is_empty(), "not detected within {searched} seeds: {missed:?}");
 }

@@ -1,5 +1,5 @@
-//! What stands between a manager and the store: requests, answers and watch streams that are delayed, lost, parked,
-//! reordered.
+//! The network between a manager and the store: it delays, loses, parks and reorders requests, answers and watch
+//! streams.
 
 use std::time::Duration;
 
@@ -11,18 +11,18 @@ use crate::protocol::RequestId;
 /// etcd raises a shorter TTL to this.
 const MIN_TTL: Duration = Duration::from_secs(2);
 
-/// A parked request takes effect within this.
+/// A parked request is executed within this time.
 pub(super) const LONGEST_PARKED: Duration = Duration::from_secs(20);
 
-/// A manager's way to the store and back.
+/// The connection of a manager to the store.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Link {
     pub(super) requests_lost: bool,
     pub(super) answers_lost: bool,
-    /// Requests, and answers, take up to this much longer.
+    /// The largest extra delay of requests, and of answers.
     pub(super) slow_requests: Duration,
     pub(super) slow_answers: Duration,
-    /// How often a single request goes wrong.
+    /// The probability that a single request fails.
     pub(super) unreliable: f64,
 }
 
@@ -36,27 +36,27 @@ impl Link {
 /// A request that the manager waits for.
 #[derive(Debug)]
 pub(super) struct Pending {
-    /// When it stops waiting, and what it then believes.
+    /// When the manager stops waiting, and the class of the failure that it then gets.
     pub(super) gives_up: Time,
     verdict: FailureClass,
 }
 
-/// What becomes of one request.
+/// The outcome of one request.
 enum Fate {
     Answered,
-    /// Never carried out.
+    /// Not executed.
     Lost,
-    /// Carried out, and nobody hears of it.
-    Unheard,
-    /// Carried out long after everybody stopped waiting.
+    /// Executed, but the answer is lost.
+    AnswerLost,
+    /// Executed long after the manager stopped waiting.
     Parked,
-    /// Refused in a way that says that it was not carried out.
+    /// Refused with an error that proves that it was not executed.
     Refused,
 }
 
-/// A proxy that tries again carries it out twice. What puts a key is left out: a second copy of an entry that was answered
-/// puts the key again once it is deleted, and nothing can tell it from the first. Such proxies are unsupported; but at
-/// least no copy of a delete hits a later hold.
+/// Whether a proxy that retries may execute this request twice. Requests that put a key are excluded: a second copy of
+/// an answered put would put the key again once it is deleted, and cannot be told from the first. Such proxies are
+/// unsupported, but even there no copy of a delete may end a later hold.
 pub(super) fn only_deletes(request: &Request) -> bool {
     fn puts(ops: &[Op]) -> bool {
         ops.iter().any(|op| match op {
@@ -88,13 +88,13 @@ impl World {
                     let again = going + self.below(self.ttl / 2);
                     self.note(|| format!("network: {id:?} comes twice"));
                     let request = request.clone();
-                    self.schedule(again, Event::Arrive { node, life, id, request, sent, heard: None });
+                    self.schedule(again, Event::Arrive { node, life, id, request, sent, answer_after: None });
                 }
-                let event = Event::Arrive { node, life, id, request, sent, heard: Some(coming) };
+                let event = Event::Arrive { node, life, id, request, sent, answer_after: Some(coming) };
                 self.schedule(going, event);
             }
             Fate::Lost => self.note(|| format!("network: {id:?} is lost")),
-            Fate::Unheard | Fate::Parked => {
+            Fate::AnswerLost | Fate::Parked => {
                 let late = match fate {
                     Fate::Parked => {
                         let longest = if self.rng.bool() { LONGEST_PARKED } else { self.ttl / 2 };
@@ -102,12 +102,12 @@ impl World {
                     }
                     _ => going,
                 };
-                self.note(|| format!("network: {id:?} takes effect in {late:?}, unheard"));
-                self.schedule(late, Event::Arrive { node, life, id, request, sent, heard: None });
+                self.note(|| format!("network: {id:?} takes effect in {late:?}, and its answer is lost"));
+                self.schedule(late, Event::Arrive { node, life, id, request, sent, answer_after: None });
             }
             Fate::Refused => verdict = FailureClass::NotDone,
         }
-        // A broken connection is noticed at once, silence only at the time limit.
+        // A broken connection is noticed at once, a silent one only at the time limit.
         if !matches!(fate, Fate::Answered) && self.rng.bool() || matches!(fate, Fate::Refused) {
             gives_up = self.now + coming.min(timeout);
         }
@@ -119,7 +119,7 @@ impl World {
             return Fate::Lost;
         }
         if link.answers_lost {
-            return Fate::Unheard;
+            return Fate::AnswerLost;
         }
         if !self.chance(link.unreliable) {
             return Fate::Answered;
@@ -128,7 +128,7 @@ impl World {
         self.disturbed = self.now;
         match self.rng.u8(0..4) {
             0 => Fate::Lost,
-            1 => Fate::Unheard,
+            1 => Fate::AnswerLost,
             2 => Fate::Parked,
             _ => Fate::Refused,
         }
@@ -145,7 +145,7 @@ impl World {
         life: u32,
         id: RequestId,
         request: &Request,
-        (sent, heard): (u64, Option<Duration>),
+        (sent, answer_after): (u64, Option<Duration>),
     ) {
         let reply = match self.answer_of_a_stale_member(node, request) {
             Some(response) => Ok(response),
@@ -157,19 +157,19 @@ impl World {
         self.remember();
         self.note(|| format!("etcd: {id:?} of manager {node}: {request:?} -> {reply:?}"));
         self.cause = Some((node, sent));
-        if heard.is_none() {
+        if answer_after.is_none() {
             self.disturbed = self.now;
         }
-        if let Some(after) = heard {
-            // What a member that is behind says was so until then.
+        if let Some(after) = answer_after {
+            // A lagging member's answer was true until the next revision was made.
             let stale = reply.as_ref().ok().and_then(|response| self.past.superseded(response.revision));
             let carried_out = stale.unwrap_or(self.now);
             self.schedule(after, Event::Reply { node, life, id, reply, carried_out });
         }
     }
 
-    /// A member that missed an election may still answer a renewal, by its old term and without effect (etcd #15247).
-    /// A manager can see through that only if it has heard of the new term.
+    /// A member that missed an election may still answer a renewal, with its old term and without effect (etcd #15247).
+    /// A manager can detect that only if it has seen the new term.
     fn answer_of_a_stale_member(&mut self, node: usize, request: &Request) -> Option<Response> {
         let stale = self.stale_term.filter(|&stale| stale < self.nodes[node].seen_term)?;
         let Request::RenewLease { .. } = request else {
@@ -191,12 +191,12 @@ impl World {
         carried_out: Time,
     ) {
         if self.nodes[node].life == life {
-            self.rouse(node);
+            self.wake_for_input(node);
             self.nodes[node].turns.replies.push_back((id, reply, carried_out));
         }
     }
 
-    /// Ends the wait for requests that were not answered in time.
+    /// Fails the requests whose time limit has passed.
     pub(super) fn expire_requests(&mut self, node: usize) {
         let local = self.local(node);
         let now = self.now;
@@ -211,7 +211,7 @@ impl World {
         }
     }
 
-    /// The manager died: nobody reads its answers or its watches any more. What it has sent goes on.
+    /// The manager died: its answers and watch events are dropped. Its requests stay in flight.
     pub(super) fn forget_manager(&mut self, node: usize) {
         self.drop_stream(node);
         self.nodes[node].stream.wanted.clear();

@@ -1,4 +1,4 @@
-//! One manager of the world, and what a run adds up to.
+//! One simulated manager, and the counts of a run.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::clock::Time;
 use crate::kv::LeaseId;
 use crate::protocol::{Config, Protocol, RequestId};
 
-/// What a run did, for the summary.
+/// The counts of a run, for the summary.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tally {
     pub(super) events: u64,
@@ -22,29 +22,29 @@ pub(super) struct Tally {
     pub(super) faults: u64,
 }
 
-/// One manager: the protocol and the outside that serves it.
+/// One manager: the protocol, and the simulated driver around it.
 pub(super) struct Node {
     pub(super) protocol: Protocol,
-    /// Counts restarts: what was under way for an earlier life means nothing to a later one.
+    /// Counts restarts; events of an earlier life are ignored.
     pub(super) life: u32,
-    /// The manager's clock runs at this rate.
+    /// The rate of the manager's clock.
     pub(super) rate: f64,
-    /// By so much it has jumped forward in all, and when it did last.
+    /// How far the clock has jumped forward in total, and when it last did.
     pub(super) jumped: Duration,
     pub(super) jumped_at: Time,
-    /// Stopped until then: everything that arrives waits.
+    /// The process is stopped until then, and everything that arrives waits.
     pub(super) paused_until: Time,
-    /// Until then its timers, which do not count the time that the machine slept, may come late.
+    /// Until then, timers that do not count the machine's sleep may fire late.
     pub(super) overslept: Time,
     pub(super) link: Link,
     pub(super) turns: Turns,
     pub(super) pending: BTreeMap<RequestId, Pending>,
     pub(super) stream: Stream,
     pub(super) workers: Vec<Worker>,
-    /// Until when holds are assured, by the manager's clock.
+    /// The holds' deadline, by the manager's clock.
     pub(super) deadline: Option<Time>,
-    /// A caller's thread saw that deadline pass.
-    pub(super) seen_over: bool,
+    /// A caller's thread noticed that the deadline has passed.
+    pub(super) expiry_seen: bool,
     pub(super) lease: Option<LeaseId>,
     /// The highest raft term in any answer.
     pub(super) seen_term: u64,
@@ -76,7 +76,7 @@ impl Node {
             stream: Stream::default(),
             workers: (0..threads).map(|_| Worker::default()).collect(),
             deadline: None,
-            seen_over: false,
+            expiry_seen: false,
             lease: None,
             seen_term: 0,
             closed: false,

@@ -1,4 +1,4 @@
-//! What members that are behind still have: the store as it was, and what they have yet to tell.
+//! The past of lagging members: earlier states of the store, and the deletions that they report late.
 
 use std::collections::VecDeque;
 
@@ -7,30 +7,28 @@ use crate::clock::Time;
 use crate::kv::{Failure, Key, Request, Response, Revision, Span, WatchEvent, WatchId};
 use crate::store::memory::model::Model;
 
-/// So far behind members are, in revisions.
+/// The largest lag of a member, in revisions.
 const FARTHEST: usize = 24;
 
-/// The store as it was. Only a weather with stale reads fills it.
+/// Earlier states of the store; recorded only in weathers with stale reads.
 #[derive(Debug, Default)]
 pub(super) struct Past {
     models: VecDeque<Model>,
     /// When each of the last revisions was made.
     made: VecDeque<(Revision, Time)>,
-    /// The contenders that were deleted, whether or not that was compacted.
+    /// The deleted contenders, compacted or not.
     deleted: VecDeque<(Revision, Key)>,
 }
 
 impl Past {
-    /// A contender was deleted.
+    /// Records that a contender was deleted.
     pub(super) fn remember_deletion(&mut self, revision: Revision, key: &Key) {
         self.deleted.push_back((revision, key.clone()));
         if self.deleted.len() > FARTHEST * 2 {
             self.deleted.pop_front();
         }
     }
-}
 
-impl Past {
     pub(super) fn remember_time(&mut self, revision: Revision, at: Time) {
         self.made.push_back((revision, at));
         if self.made.len() > FARTHEST * 2 {
@@ -38,14 +36,14 @@ impl Past {
         }
     }
 
-    /// When the revision was no longer the last one; `None` if it still is.
+    /// When the next revision was made; `None` if this one is the latest.
     pub(super) fn superseded(&self, revision: Revision) -> Option<Time> {
         self.made.iter().find(|(made, _)| *made > revision).map(|&(_, at)| at)
     }
 }
 
 impl World {
-    /// The store may have changed.
+    /// Records the store's state if it has changed.
     pub(super) fn remember(&mut self) {
         if !self.weather.stale_reads {
             return;
@@ -58,7 +56,8 @@ impl World {
         }
     }
 
-    /// A member that is behind answers a read from what it has, although it should ask the leader first.
+    /// A lagging member answers a read from its own state, although it should confirm its progress with the leader
+    /// first.
     pub(super) fn stale_read(&mut self, request: &Request) -> Option<Result<Response, Failure>> {
         let read = matches!(request, Request::Txn(_)) && !request.is_write();
         if !self.weather.stale_reads || self.winding_down || !read || self.rng.u8(0..4) > 0 {
@@ -70,17 +69,17 @@ impl World {
         Some(member.clone().execute(self.now, request))
     }
 
-    /// What a member that is `behind` by so many revisions tells once it has caught up.
-    pub(super) fn told_late(&self, watch: WatchId, span: &Span, behind: Revision) -> Vec<WatchEvent> {
+    /// The deletions that a member which is `behind` by this many revisions reports once it has caught up.
+    pub(super) fn reported_late(&self, watch: WatchId, span: &Span, behind: Revision) -> Vec<WatchEvent> {
         let from = self.model.revision() - behind;
         let late = self.past.deleted.iter().filter(|(revision, key)| *revision > from && span.contains(key));
-        let mut told: Vec<(Revision, Vec<Key>)> = Vec::new();
+        let mut reported: Vec<(Revision, Vec<Key>)> = Vec::new();
         for (revision, key) in late {
-            match told.last_mut() {
+            match reported.last_mut() {
                 Some((last, keys)) if last == revision => keys.push(key.clone()),
-                _ => told.push((*revision, vec![key.clone()])),
+                _ => reported.push((*revision, vec![key.clone()])),
             }
         }
-        told.into_iter().map(|(revision, keys)| WatchEvent::Deleted { watch, keys, revision }).collect()
+        reported.into_iter().map(|(revision, keys)| WatchEvent::Deleted { watch, keys, revision }).collect()
     }
 }

@@ -1,11 +1,11 @@
-//! What the threads of the managers do: lock in every way there is, hold, let go.
+//! The managers' threads: they lock in every way that the API has, hold, and release.
 
 use std::time::Duration;
 
 use super::world::{Event, World};
 use crate::protocol::{Acquire, Command, Ticket, WaitLimits};
 
-/// A thread of a manager. Its script goes on when it is answered, and after pauses.
+/// A thread of a manager. Its script continues when a call returns, and after pauses.
 #[derive(Debug, Default)]
 pub(super) struct Worker {
     state: State,
@@ -15,10 +15,10 @@ pub(super) struct Worker {
 enum State {
     #[default]
     Idle,
-    /// Asked, and waits for the answer.
+    /// It has called, and waits for the answer.
     Waiting(Ticket),
     Holding(Ticket),
-    /// Gave up or released, and waits to hear that it is done.
+    /// It gave up or released, and waits for the confirmation.
     Ending(Ticket),
 }
 
@@ -29,7 +29,7 @@ impl Worker {
 }
 
 impl World {
-    /// The thread goes on with its script: after a pause, or because a pause of its own choice is over.
+    /// Continues the thread's script, after a pause or at the time chosen for giving up.
     pub(super) fn work(&mut self, node: usize, life: u32, worker: usize) {
         if self.nodes[node].life != life {
             return;
@@ -38,13 +38,13 @@ impl World {
             State::Idle if self.winding_down => {}
             State::Idle => self.ask(node, worker),
             State::Waiting(ticket) => {
-                // It was to give up some time after it asked.
+                // The thread chose to give up at this time.
                 self.nodes[node].workers[worker].state = State::Ending(ticket);
                 self.checks.abandoned(ticket);
                 self.truth.ended(ticket);
                 self.post(node, Command::Abandon { ticket, confirm: true });
             }
-            State::Holding(ticket) => self.let_go(node, worker, ticket),
+            State::Holding(ticket) => self.release(node, worker, ticket),
             State::Ending(_) => {}
         }
     }
@@ -64,7 +64,7 @@ impl World {
         let gives_up = self.chance(0.15);
         self.acquire(node, worker, &name, limits);
         if gives_up && !limits.try_only {
-            // Often at the very moment of the grant.
+            // Half of the time, about when the grant arrives.
             let after = if self.rng.bool() { Duration::from_millis(3) } else { Duration::from_secs(3) };
             let (after, life) = (self.below(after), self.nodes[node].life);
             self.schedule(after, Event::Work { node, life, worker });
@@ -91,7 +91,7 @@ impl World {
         self.post(node, Command::Acquire(acquire));
     }
 
-    fn let_go(&mut self, node: usize, worker: usize, ticket: Ticket) {
+    fn release(&mut self, node: usize, worker: usize, ticket: Ticket) {
         self.truth.ended(ticket);
         let confirm = self.rng.bool();
         let after = self.below(Duration::from_millis(200));
@@ -145,7 +145,7 @@ impl World {
         }
     }
 
-    /// The threads of a manager that died.
+    /// Resets the threads of a manager that died.
     pub(super) fn forget_workers(&mut self, node: usize) {
         for worker in &mut self.nodes[node].workers {
             *worker = Worker::default();

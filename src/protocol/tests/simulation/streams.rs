@@ -9,45 +9,44 @@ use crate::clock::Time;
 use crate::kv::{Revision, WatchEvent, WatchId, WatchSpec};
 use crate::store::memory::model::{Notice, Watcher};
 
-/// A stream that says nothing for this long is asked for a sign of life, and is dead if it says nothing for as long after
-/// that; as in the driver.
+/// Silence before a health probe, and the probe's own timeout, as in the driver.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// A clock that rings so late says that the thread was asleep, not that the stream is dead.
+/// A timer that fires this late shows that the thread was suspended, not that the stream is dead.
 const OVERSLEPT: Duration = Duration::from_secs(1);
 
-/// In which etcd looks at the watches that it does not serve live.
+/// The interval at which etcd serves the watches that are not synchronised.
 const TICK: Duration = Duration::from_millis(100);
 
-/// A watch that was refused is asked for again.
+/// After this time, a refused watch is requested again.
 const REFUSED_AGAIN: Duration = Duration::from_millis(500);
 
-/// A manager's watch stream and what is open on it.
+/// A manager's watch stream and its open watches.
 #[derive(Debug, Default)]
 pub(super) struct Stream {
-    /// Which stream it is; what an older one still carries is lost.
+    /// The stream's number; events of an older stream are lost.
     number: u64,
-    /// It is dead, and nobody has noticed yet.
+    /// The stream is dead, and the manager has not noticed yet.
     pub(super) stalled: bool,
-    /// When it was heard of last, and when it was asked for a sign of life since.
-    heard: Time,
+    /// When the last event arrived, and when a health probe was sent since then.
+    last_event: Time,
     asked: Option<Time>,
-    /// The stream is well, but etcd does not answer on it.
-    overlooked: bool,
-    /// Its heart beats: something was to be watched.
+    /// The stream works, but etcd does not answer probes on it.
+    unanswerable: bool,
+    /// The heartbeat runs since the first watch was requested.
     beats: bool,
     pub(super) wanted: BTreeMap<WatchId, WatchSpec>,
     open: BTreeMap<WatchId, Watcher>,
-    /// For each watch, when its last event arrives: its events keep their order.
-    last_told: BTreeMap<WatchId, Time>,
+    /// For each watch, when its last event arrives: the events of a watch arrive in order.
+    last_arrival: BTreeMap<WatchId, Time>,
 }
 
 impl World {
     pub(super) fn watch(&mut self, node: usize, watch: WatchId, spec: WatchSpec) {
         let it = &mut self.nodes[node].stream;
         if it.wanted.is_empty() {
-            // Nobody has listened for a sign of life until now.
-            (it.heard, it.asked) = (self.now, None);
+            // The first watch starts the heartbeat.
+            (it.last_event, it.asked) = (self.now, None);
         }
         it.wanted.insert(watch, spec);
         if !std::mem::replace(&mut it.beats, true) {
@@ -57,7 +56,7 @@ impl World {
         self.ask_for_watch(node, watch);
     }
 
-    /// The clock of the stream's heartbeat rings.
+    /// The stream's heartbeat timer fires.
     pub(super) fn beat(&mut self, node: usize, stream: u64) {
         let now = self.now;
         let it = &mut self.nodes[node].stream;
@@ -68,49 +67,49 @@ impl World {
             it.beats = false;
             return;
         }
-        let due = it.asked.unwrap_or(it.heard) + QUIET;
+        let due = it.asked.unwrap_or(it.last_event) + QUIET;
         if now < due {
             self.schedule(due.since(now), Event::Heartbeat { node, stream });
             return;
         }
         if now.since(due) > OVERSLEPT {
-            (it.heard, it.asked) = (now, None);
+            (it.last_event, it.asked) = (now, None);
         } else if it.asked.is_some() {
-            if it.overlooked {
+            if it.unanswerable {
                 self.broken = Some(Violation::new(format!(
-                    "manager {node} gives a watch stream up that is well: etcd does not answer for a watch in the future"
+                    "manager {node} drops a healthy watch stream: etcd answers no probe while a watch starts in the future"
                 )));
             }
             self.reopen(node, stream);
             return;
         } else {
             it.asked = Some(now);
-            self.ask_for_sign_of_life(node, stream);
+            self.probe(node, stream);
         }
         self.schedule(QUIET, Event::Heartbeat { node, stream });
     }
 
-    /// etcd answers once it has served every watch of the stream: not while one of them begins in the future.
-    fn ask_for_sign_of_life(&mut self, node: usize, stream: u64) {
+    /// etcd answers a probe once all watches of the stream are served, which excludes watches that start in the future.
+    fn probe(&mut self, node: usize, stream: u64) {
         let it = &self.nodes[node];
         let revision = self.model.revision();
         let future = it.stream.open.keys().filter_map(|watch| it.stream.wanted.get(watch));
         let answered = !future.into_iter().any(|spec| spec.from_revision > revision);
         let link = it.link;
-        self.nodes[node].stream.overlooked = !answered;
+        self.nodes[node].stream.unanswerable = !answered;
         if link.requests_lost || link.answers_lost {
             self.stall(node);
         } else if answered && !self.nodes[node].stream.stalled {
             let after = self.delay(link.slow_requests) + self.delay(link.slow_answers);
-            self.schedule(after, Event::SignOfLife { node, stream });
+            self.schedule(after, Event::ProbeAnswered { node, stream });
         }
     }
 
-    pub(super) fn sign_of_life(&mut self, node: usize, stream: u64) {
+    pub(super) fn answer_probe(&mut self, node: usize, stream: u64) {
         let now = self.now;
         let it = &mut self.nodes[node].stream;
         if it.number == stream && !it.stalled {
-            (it.heard, it.asked) = (now, None);
+            (it.last_event, it.asked) = (now, None);
         }
     }
 
@@ -123,7 +122,7 @@ impl World {
         }
         let mut after = self.delay(link.slow_requests);
         if self.nodes[node].stream.wanted.get(&watch).is_some_and(|spec| spec.from_revision > 0) {
-            // What starts in the past waits for etcd's next tick.
+            // A watch that starts in the past waits for etcd's next tick.
             after += self.below(TICK);
         }
         self.schedule(after, Event::OpenWatch { node, stream, watch });
@@ -132,7 +131,7 @@ impl World {
     pub(super) fn unwatch(&mut self, node: usize, watch: WatchId) {
         let stream = &mut self.nodes[node].stream;
         stream.wanted.remove(&watch);
-        stream.last_told.remove(&watch);
+        stream.last_arrival.remove(&watch);
         if let Some(watcher) = stream.open.remove(&watch) {
             self.model.unwatch(watcher);
         }
@@ -146,9 +145,9 @@ impl World {
         let Some(spec) = it.wanted.get(&watch).cloned() else {
             return;
         };
-        let behind = if spec.from_revision == 0 { self.member_is_behind() } else { 0 };
+        let behind = if spec.from_revision == 0 { self.member_lag() } else { 0 };
         let Ok((watcher, revision)) = self.model.watch(&spec) else {
-            // Not permitted: the driver tries again.
+            // Permission denied: the driver tries again.
             self.schedule(REFUSED_AGAIN, Event::OpenWatch { node, stream, watch });
             return;
         };
@@ -157,19 +156,19 @@ impl World {
         self.deliver(node, watch, WatchEvent::Created { watch, revision });
         if behind > 0 {
             self.disturbed = self.now;
-            for event in self.told_late(watch, &spec.span, behind) {
+            for event in self.reported_late(watch, &spec.span, behind) {
                 self.deliver(node, watch, event);
             }
         } else if self.rng.u8(0..8) == 0 {
-            // It was opened while the store was writing, which etcd finds out at its next tick.
+            // It was opened during a write, which etcd detects at its next tick.
             let served = self.now + self.below(TICK);
-            let last = self.nodes[node].stream.last_told.entry(watch).or_default();
+            let last = self.nodes[node].stream.last_arrival.entry(watch).or_default();
             *last = served.max(*last);
         }
     }
 
-    /// By so many revisions the member that opens a watch is behind; it tells of them later.
-    fn member_is_behind(&mut self) -> Revision {
+    /// How many revisions the member that opens a watch lags behind; it reports them later.
+    fn member_lag(&mut self) -> Revision {
         if self.is_calm() {
             return 0;
         }
@@ -179,8 +178,8 @@ impl World {
         if most < 1 || self.rng.u8(..) >= often { 0 } else { self.rng.i64(1..=most) }
     }
 
-    /// Sends every watcher what it has to hear.
-    pub(super) fn tell_watchers(&mut self) {
+    /// Sends every watcher its events.
+    pub(super) fn notify_watchers(&mut self) {
         let mut notices = VecDeque::new();
         while let Some(notice) = self.model.poll_notice() {
             notices.push_back(notice);
@@ -198,7 +197,7 @@ impl World {
                     self.deliver(node, watch, WatchEvent::Deleted { watch, keys, revision });
                 }
                 Notice::Compacted { .. } => {
-                    // The driver opens such a watch again, from now on.
+                    // The driver reopens such a watch from the present revision.
                     self.nodes[node].stream.open.remove(&watch);
                     self.model.unwatch(watcher);
                     if let Some(spec) = self.nodes[node].stream.wanted.get_mut(&watch) {
@@ -218,33 +217,33 @@ impl World {
             return;
         }
         let at = self.now + self.delay(link.slow_answers);
-        let last = self.nodes[node].stream.last_told.entry(watch).or_default();
+        let last = self.nodes[node].stream.last_arrival.entry(watch).or_default();
         *last = (*last).max(at);
         let after = last.since(self.now);
         let (WatchEvent::Created { revision, .. } | WatchEvent::Deleted { revision, .. }) = &event;
         let happened = self.past.superseded(*revision).unwrap_or(self.now);
-        self.schedule(after, Event::Tell { node, stream: number, event, happened });
+        self.schedule(after, Event::Deliver { node, stream: number, event, happened });
     }
 
-    pub(super) fn tell(&mut self, node: usize, stream: u64, event: WatchEvent, happened: Time) {
+    pub(super) fn receive_event(&mut self, node: usize, stream: u64, event: WatchEvent, happened: Time) {
         let it = &self.nodes[node].stream;
         let (WatchEvent::Created { watch, .. } | WatchEvent::Deleted { watch, .. }) = &event;
         if it.number == stream && !it.stalled && it.wanted.contains_key(watch) {
             let it = &mut self.nodes[node].stream;
-            (it.heard, it.asked) = (self.now, None);
-            self.rouse(node);
+            (it.last_event, it.asked) = (self.now, None);
+            self.wake_for_input(node);
             self.nodes[node].turns.events.push_back((event, happened));
         }
     }
 
-    /// The stream is dead from now on; that is noticed by its heartbeat.
+    /// The stream is dead from now on, and its heartbeat will notice.
     pub(super) fn stall(&mut self, node: usize) {
         if !std::mem::replace(&mut self.nodes[node].stream.stalled, true) {
             self.note(|| format!("network: the watch stream of manager {node} goes silent"));
         }
     }
 
-    /// The stream broke (at once noticed), or a dead one was noticed: all watches are opened anew on another.
+    /// The stream broke, or was found dead: all watches are opened again on another stream.
     pub(super) fn reopen(&mut self, node: usize, stream: u64) {
         if self.nodes[node].stream.number != stream {
             return;
@@ -253,7 +252,7 @@ impl World {
         self.note(|| format!("manager {node} opens a new watch stream"));
         self.drop_stream(node);
         let it = &mut self.nodes[node].stream;
-        (it.heard, it.beats) = (self.now, true);
+        (it.last_event, it.beats) = (self.now, true);
         let stream = it.number;
         self.schedule(QUIET, Event::Heartbeat { node, stream });
         let wanted: Vec<WatchId> = self.nodes[node].stream.wanted.keys().copied().collect();
@@ -265,7 +264,7 @@ impl World {
     pub(super) fn break_stream(&mut self, node: usize) {
         let stream = self.nodes[node].stream.number;
         let after = self.below(Duration::from_millis(200));
-        // Until then nothing comes through.
+        // Until then no event arrives.
         self.nodes[node].stream.stalled = true;
         self.schedule(after, Event::Reopen { node, stream });
     }
@@ -274,7 +273,7 @@ impl World {
         let stream = &mut self.nodes[node].stream;
         stream.number += 1;
         (stream.stalled, stream.asked, stream.beats) = (false, None, false);
-        stream.last_told.clear();
+        stream.last_arrival.clear();
         for watcher in std::mem::take(&mut stream.open).into_values() {
             self.model.unwatch(watcher);
         }

@@ -1,44 +1,45 @@
-//! Whether the answers are true (P9): each is compared with what the store and the manager's own threads had in the
-//! time of the call.
+//! Answers are true (P9): each is compared with the queues in the store, and the tickets of the process, during the
+//! call.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::checks::Violation;
 use super::liveness::SETTLED;
+use super::reading::keys_within;
 use super::world::World;
 use crate::clock::Time;
 use crate::error::LossReason;
-use crate::kv::{Key, LeaseId, Order, Range, Revision};
+use crate::kv::{Key, LeaseId, Revision};
 use crate::name::LockName;
 use crate::protocol::{CurrentHolder, HoldId, Refusal, ReleaseFailure, Ticket};
 
-/// A wait of this length, in weather without faults, was long enough for every answer that it depends on.
+/// Without faults, every answer that a wait depends on arrives within this time.
 const ANSWERED: Duration = Duration::from_millis(150);
 
-/// Everything that was so at some time. Two things of one instant are told apart by their stamps.
+/// The history of the tickets, holds and queues. Stamps order events that happen at the same time.
 #[derive(Debug, Default)]
 pub(super) struct Truth {
     stamp: u64,
     claims: BTreeMap<Ticket, Claim>,
-    /// Those that have not ended.
-    standing: BTreeSet<Ticket>,
+    /// The claims that have not ended.
+    open: BTreeSet<Ticket>,
     holds: BTreeMap<(usize, HoldId), Vec<Ticket>>,
-    /// For each name, every queue that etcd had, from its stamp to that of the next.
+    /// For each name, all successive queues in etcd; each is valid from its stamp to the next one's.
     queues: Vec<Vec<ObservedQueue>>,
-    /// The store's revision that the last queues are of.
+    /// The store's revision at the last recorded queues.
     revision: Revision,
-    /// Which manager deleted a contender; `None`: somebody else, or the end of its lease.
-    gone: BTreeMap<(Key, Revision), Option<usize>>,
-    /// When it was said last that a key is gone for good.
-    gone_for_good: BTreeMap<Key, u64>,
-    /// When a manager's session ended last.
+    /// The manager that deleted a contender; `None` for other clients and the expiry of its lease.
+    deleted: BTreeMap<(Key, Revision), Option<usize>>,
+    /// When a key was last confirmed to be deleted for good.
+    confirmed_deleted: BTreeMap<Key, u64>,
+    /// When a manager's session last ended.
     session_over: BTreeMap<usize, u64>,
-    /// Confirmations that blame the loss of the session: it must be over by the end of the turn.
+    /// Confirmations that report the loss of the session: it must be over by the end of the turn.
     blamed: Vec<(usize, Ticket)>,
 }
 
-/// What a ticket had.
+/// A ticket's wait and hold.
 #[derive(Debug)]
 struct Claim {
     node: usize,
@@ -47,7 +48,7 @@ struct Claim {
     asked: u64,
     asked_at: Time,
     granted: Option<(u64, HoldId, Key, Revision)>,
-    /// Left, refused, or over.
+    /// When the ticket was abandoned or refused, or its hold ended.
     ended: Option<u64>,
     lost: bool,
 }
@@ -83,13 +84,13 @@ impl Truth {
         let name = name.clone();
         let claim = Claim { node, name, try_only, asked, asked_at, granted: None, ended: None, lost: false };
         self.claims.insert(ticket, claim);
-        self.standing.insert(ticket);
+        self.open.insert(ticket);
     }
 
-    /// The caller gave up, or its guard is gone.
+    /// The caller gave up, or dropped its guard.
     pub(super) fn ended(&mut self, ticket: Ticket) {
         let stamp = self.stamp();
-        self.standing.remove(&ticket);
+        self.open.remove(&ticket);
         if let Some(claim) = self.claims.get_mut(&ticket) {
             claim.ended.get_or_insert(stamp);
         }
@@ -112,7 +113,7 @@ impl Truth {
         }
     }
 
-    /// A manager's session is over, and with it all its holds.
+    /// A manager's session ended, and with it all its holds.
     pub(super) fn session_over(&mut self, node: usize) {
         let holds = self.holds.keys().filter(|(holder, _)| *holder == node);
         for (_, hold) in holds.copied().collect::<Vec<_>>() {
@@ -122,7 +123,7 @@ impl Truth {
         self.session_over.insert(node, stamp);
     }
 
-    /// The process died: what its tickets had ended, and its hold ids mean nothing to the next.
+    /// The process died: the claims of its tickets end, and the next life uses its hold ids anew.
     pub(super) fn forget_manager(&mut self, node: usize) {
         let stamp = self.stamp();
         for claim in self.claims.values_mut().filter(|claim| claim.node == node) {
@@ -130,11 +131,11 @@ impl Truth {
             claim.node = usize::MAX;
         }
         let claims = &self.claims;
-        self.standing.retain(|ticket| claims[ticket].node != usize::MAX);
+        self.open.retain(|ticket| claims[ticket].node != usize::MAX);
         self.holds.retain(|(holder, _), _| *holder != node);
     }
 
-    /// The claims of the manager on the name that stood at some time since `since`, but for the ticket's own.
+    /// The manager's other claims on the name that existed at some time after `since`.
     fn others<'a>(
         &'a self,
         node: usize,
@@ -148,7 +149,7 @@ impl Truth {
         })
     }
 
-    /// The queues that etcd had for the name at some time since `since`.
+    /// The name's queues in etcd at some time after `since`.
     fn queues(&self, name: usize, since: u64) -> &[ObservedQueue] {
         let queues = self.queues.get(name).map(Vec::as_slice).unwrap_or_default();
         let first = queues.partition_point(|queue| queue.stamp <= since).saturating_sub(1);
@@ -157,14 +158,15 @@ impl Truth {
 }
 
 impl Claim {
-    /// It is a place in the queue, or a hold. A try that waits for its answer is neither.
-    fn is_in_the_way(&self) -> bool {
+    /// Whether this claim keeps a try out: it is a wait in the queue, or a hold. A try without an answer is neither.
+    fn keeps_tries_out(&self) -> bool {
         !self.try_only || self.granted.is_some()
     }
 }
 
 impl World {
-    /// Takes down what changed in the store; `by` which manager's request, sent at which stamp.
+    /// Records how the queues changed; `by` is the manager whose request was executed, with the stamp at which it was
+    /// sent.
     pub(super) fn record_queues(&mut self, by: Option<(usize, u64)>) -> Result<(), Violation> {
         let revision = self.model.revision();
         if std::mem::replace(&mut self.truth.revision, revision) == revision {
@@ -183,14 +185,14 @@ impl World {
             for gone in before.iter().filter(|contender| !contenders.contains(contender)) {
                 let by = by.map(|(node, _)| node);
                 self.past.remember_deletion(revision, &gone.key);
-                self.truth.gone.insert((gone.key.clone(), gone.created), by);
+                self.truth.deleted.insert((gone.key.clone(), gone.created), by);
             }
             if let Some((_, sent)) = by {
                 let new = contenders.iter().filter(|contender| !before.contains(contender));
-                let mut new = new.filter_map(|new| Some((new, *self.truth.gone_for_good.get(&new.key)?)));
+                let mut new = new.filter_map(|new| Some((new, *self.truth.confirmed_deleted.get(&new.key)?)));
                 if let Some((new, _)) = new.find(|&(_, said)| said > sent) {
                     return Err(Violation::new(format!(
-                        "P6: {} was said to be gone, and comes back",
+                        "P6: {} was confirmed as deleted, and exists again",
                         new.key
                     )));
                 }
@@ -201,28 +203,20 @@ impl World {
     }
 
     fn contenders(&self, name: &LockName) -> Vec<ObservedContender> {
-        let range = Range {
-            span: name.contenders(),
-            order: Order::OldestFirst,
-            limit: 0,
-            max_create_revision: 0,
-            at_revision: 0,
-            keys_only: true,
-        };
-        let found = self.model.read(&range).unwrap_or_default().kvs.into_iter();
+        let found = keys_within(&self.model, name.contenders()).into_iter();
         found
             .map(|kv| ObservedContender { key: kv.key, created: kv.create_revision, lease: kv.lease })
             .collect()
     }
 
-    /// P9: what the refusal says was so at some time of the call.
+    /// P9: the reason that the refusal gives was true at some time of the call.
     pub(super) fn check_refusal_true(&self, ticket: Ticket, refusal: &Refusal) -> Result<(), Violation> {
         let Some(claim) = self.truth.claims.get(&ticket) else {
             return Ok(());
         };
         let (since, node) = (claim.asked, claim.node);
         let kept_out = self.was_kept_out(ticket, claim);
-        // Whether there was time enough, and no fault, so that the manager knows all of it.
+        // Whether the manager must know the reason: the wait was long enough, and there was no fault.
         let waited = self.now.since(claim.asked_at);
         let late = self.nodes[node].turns.lateness * 5;
         let knows = self.calm_for() > waited + SETTLED && waited > ANSWERED + late;
@@ -232,8 +226,9 @@ impl World {
                 self.was_holder(ticket, claim, holder)
             }
             Refusal::Timeout { holder: None, .. } | Refusal::AlreadyHeld { holder: None } => kept_out,
-            // A wait that ends right after another thread's release, before etcd has said who is next, knows nothing: too
-            // careful, but no lie about etcd's contenders.
+            // A wait that ends right after another thread's release, before etcd has answered who is next, cannot know
+            // the reason. The refusal is then more cautious than necessary, but states nothing false about contenders
+            // in etcd.
             Refusal::Unavailable(_) => {
                 !knows || self.truth.others(node, &claim.name, ticket, since).count() > 0
             }
@@ -254,22 +249,23 @@ impl World {
         self.names.iter().position(|other| other == name).unwrap_or(usize::MAX)
     }
 
-    /// Somebody else had the lock or a place in its queue at some time of the call. A key of this manager's session counts
-    /// only for the ticket whose it is.
+    /// Whether another contender had the lock or was queued for it at some time of the call. A key of this manager's
+    /// session counts only through the ticket that it belongs to.
     fn was_kept_out(&self, ticket: Ticket, claim: &Claim) -> bool {
         let mine = self.nodes[claim.node].lease;
         let mut here = self.truth.others(claim.node, &claim.name, ticket, claim.asked);
         let mut there = self.truth.queues(self.index_of(&claim.name), claim.asked).iter();
-        here.any(Claim::is_in_the_way)
+        here.any(Claim::keeps_tries_out)
             || there.any(|queue| queue.contenders.iter().any(|contender| Some(contender.lease) != mine))
     }
 
-    /// The holder that was named was the first at some time of the call, and if it is of this manager, for a ticket.
+    /// Whether the reported holder was first at some time of the call and, if it is of this manager, had been granted
+    /// to a ticket.
     fn was_holder(&self, ticket: Ticket, claim: &Claim, holder: &CurrentHolder) -> bool {
         let (key, created) = (&holder.kv.key, holder.kv.create_revision);
         let is_it = |contender: &ObservedContender| contender.key == *key && contender.created == created;
         let mut there = self.truth.queues(self.index_of(&claim.name), claim.asked).iter();
-        // Where reads may be stale, so may be the holder's name.
+        // With stale reads, the reported holder may be out of date as well.
         if !there.any(|queue| queue.contenders.first().is_some_and(is_it)) {
             return self.weather.stale_reads;
         }
@@ -278,7 +274,7 @@ impl World {
             || here.any(|other| matches!(&other.granted, Some((_, _, k, c)) if k == key && *c == created))
     }
 
-    /// P9: a release that is confirmed has taken place, and one that failed had its reason.
+    /// P9: a confirmed release has happened, and a failed one has the reported reason.
     pub(super) fn check_confirmed(
         &mut self,
         node: usize,
@@ -289,40 +285,40 @@ impl World {
         let Some(claim) = self.truth.claims.get(&ticket) else {
             return Ok(());
         };
-        // The driver knows that it was lost, and tells its caller so whatever comes here.
+        // The driver knows that the hold was lost, and reports that to its caller instead of this result.
         let Some((_, hold, key, token)) = claim.granted.clone().filter(|_| !claim.lost) else {
             return Ok(());
         };
         let contender = |other: &ObservedContender| other.key == key && other.created == token;
         let there = self.contenders(&claim.name).iter().any(contender);
         let sharing = self.truth.holds.get(&(node, hold)).into_iter().flatten();
-        let shared = sharing.into_iter().any(|other| self.truth.standing.contains(other));
+        let shared = sharing.into_iter().any(|other| self.truth.open.contains(other));
         let fits = match result {
             Ok(()) if shared => true,
             Ok(()) => {
-                self.truth.gone_for_good.insert(key.clone(), stamp);
+                self.truth.confirmed_deleted.insert(key.clone(), stamp);
                 !there
             }
             Err(ReleaseFailure::NotHeld) => {
-                let gone = self.truth.gone.get(&(key.clone(), token));
+                let gone = self.truth.deleted.get(&(key.clone(), token));
                 !there && gone.is_some_and(|by| *by != Some(node))
             }
             Err(ReleaseFailure::Lost(_)) => {
                 self.truth.blamed.push((node, ticket));
                 true
             }
-            Err(ReleaseFailure::Failed(_)) => self.checks.was_full,
+            Err(ReleaseFailure::Failed(_)) => self.checks.may_refuse,
         };
         if fits {
             return Ok(());
         }
-        let by = self.truth.gone.get(&(key.clone(), token));
+        let by = self.truth.deleted.get(&(key.clone(), token));
         Err(Violation::new(format!(
-            "P9: the release of {ticket:?} ({key}) by manager {node} is confirmed as {result:?}; there: {there}, gone by: {by:?}"
+            "P9: the release of {ticket:?} ({key}) by manager {node} is confirmed as {result:?}; exists: {there}, deleted by: {by:?}"
         )))
     }
 
-    /// P9: a hold was force-unlocked only if its key was deleted.
+    /// P9: a hold is reported as force-unlocked only if its key was deleted.
     pub(super) fn check_loss_true(
         &self,
         node: usize,
@@ -331,33 +327,34 @@ impl World {
     ) -> Result<(), Violation> {
         let tickets = self.truth.holds.get(&(node, hold)).into_iter().flatten();
         let mut granted = tickets.filter_map(|ticket| self.truth.claims[ticket].granted.clone());
-        match granted.find(|(_, _, key, token)| !self.truth.gone.contains_key(&(key.clone(), *token))) {
-            Some((.., key, _)) if lost == Some(LossReason::ForceUnlocked) => {
-                Err(Violation::new(format!("P9: {key} of manager {node} is told to be deleted, and stands")))
-            }
+        match granted.find(|(_, _, key, token)| !self.truth.deleted.contains_key(&(key.clone(), *token))) {
+            Some((.., key, _)) if lost == Some(LossReason::ForceUnlocked) => Err(Violation::new(format!(
+                "P9: {key} of manager {node} is reported as deleted, but still exists"
+            ))),
             _ => Ok(()),
         }
     }
 
-    /// At the end of a turn: whoever was told that the session is over was told so rightly.
+    /// At the end of a turn: a ticket that was reported lost with its session was indeed lost with it.
     pub(super) fn check_blamed(&mut self) -> Result<(), Violation> {
         for (node, ticket) in std::mem::take(&mut self.truth.blamed) {
             let granted = self.truth.claims.get(&ticket).and_then(|claim| claim.granted.as_ref());
             let over = self.truth.session_over.get(&node);
             if over.is_none_or(|&over| granted.is_some_and(|&(granted, ..)| granted > over)) {
                 return Err(Violation::new(format!(
-                    "P9: {ticket:?} was lost with its session, which stands"
+                    "P9: {ticket:?} is reported lost with its session, which is still up"
                 )));
             }
         }
         Ok(())
     }
 
-    /// Somebody waits for the name, and nobody has it, nor a key in its queue that no live manager looks after.
+    /// Whether a ticket waits for the name although no manager holds it and no key in its queue belongs to a dead or
+    /// foreign client.
     pub(super) fn is_free_and_wanted(&self, name: usize) -> bool {
         let leases: Vec<LeaseId> = self.nodes.iter().filter_map(|node| node.lease).collect();
         let mut wanted = false;
-        for claim in self.truth.standing.iter().map(|ticket| &self.truth.claims[ticket]) {
+        for claim in self.truth.open.iter().map(|ticket| &self.truth.claims[ticket]) {
             if claim.name == self.names[name] {
                 if claim.granted.is_some() {
                     return false;

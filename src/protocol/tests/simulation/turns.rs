@@ -1,7 +1,7 @@
-//! The loop of a manager's I/O thread, as the driver runs it: it takes what has come in of one kind, up to 256 of it,
-//! looks at the clock, and only then does what the protocol wants.
+//! The loop of a manager's I/O thread, as in the driver: a turn takes up to 256 inputs of one kind, reads the clock,
+//! and then carries out the protocol's actions.
 //!
-//! The thread is not always scheduled at once, so things pile up before it, and time passes between taking in and doing.
+//! The thread may be scheduled late, so inputs accumulate, and time passes between taking input and acting.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -12,31 +12,31 @@ use crate::clock::Time;
 use crate::kv::{Failure, Response, WatchEvent};
 use crate::protocol::{Action, Command, RequestId};
 
-/// Events of one kind that a turn takes, as in the driver.
+/// The largest number of inputs of a turn, as in the driver.
 const EVENTS_PER_TURN: usize = 256;
 
-/// An answer, and when the store carried out the request.
-pub(super) type Heard = (RequestId, Result<Response, Failure>, Time);
+/// An answer, and when the store executed the request.
+pub(super) type TimedReply = (RequestId, Result<Response, Failure>, Time);
 
-/// What has come in for a manager, and when its thread turns to it.
+/// A manager's input, and when its thread handles it.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     mail: VecDeque<Command>,
-    pub(super) replies: VecDeque<Heard>,
+    pub(super) replies: VecDeque<TimedReply>,
     pub(super) events: VecDeque<(WatchEvent, Time)>,
-    /// The thread is woken up then, at the earliest.
+    /// The earliest time at which the thread runs.
     wakes: Time,
-    /// A turn was begun; it ends then, by doing what the protocol wants.
+    /// A turn has begun, and ends at this time with the protocol's actions.
     ends: Option<Time>,
-    /// The manager's clock when the last turn began.
+    /// The manager's clock at the start of the last turn.
     pub(super) began: Time,
-    /// The earliest time at which the store carried out something that the last turn heard of.
+    /// The earliest time at which the store executed one of the last turn's inputs.
     pub(super) as_of: Option<Time>,
-    /// The thread comes up to this much late.
+    /// The largest scheduling delay of the thread.
     pub(super) lateness: Duration,
 }
 
-/// The kinds of things that come in, each with a channel of its own.
+/// The kinds of input, each with a channel of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Mail,
@@ -69,15 +69,15 @@ impl Turns {
 }
 
 impl World {
-    /// A caller's thread puts a command into the mailbox.
+    /// A caller's thread sends a command to the mailbox.
     pub(super) fn post(&mut self, node: usize, command: Command) {
         self.note(|| format!("manager {node} is asked: {command:?}"));
-        self.rouse(node);
+        self.wake_for_input(node);
         self.nodes[node].turns.mail.push_back(command);
     }
 
-    /// Something is about to come in.
-    pub(super) fn rouse(&mut self, node: usize) {
+    /// Wakes the thread for an input that is about to arrive.
+    pub(super) fn wake_for_input(&mut self, node: usize) {
         if self.nodes[node].turns.is_empty() {
             let late = self.late(node);
             let wakes = self.now + late;
@@ -91,8 +91,8 @@ impl World {
         if lateness.is_zero() || self.rng.bool() { Duration::ZERO } else { self.below(lateness) }
     }
 
-    /// When the manager's thread wants to run next: a turn to end, something that came in, its protocol's timer, or the
-    /// end of a request's patience.
+    /// When the manager's thread runs next: at the end of a turn, for an input, for the protocol's timer, or when a
+    /// request times out.
     pub(super) fn next_wake(&self, node: usize) -> Option<Time> {
         let it = &self.nodes[node];
         let next = match it.turns.ends {
@@ -105,13 +105,13 @@ impl World {
             }
         };
         let next = next.map(|at| at.max(it.paused_until).max(self.now));
-        // Its timers sleep with the machine. While something is held the loop looks at the clock every second.
+        // Its timers do not run while the machine sleeps. With a hold, the loop reads the clock every second.
         let slept = it.turns.is_empty() && it.turns.ends.is_none() && self.now < it.overslept;
         let overslept = if it.deadline.is_some() { Duration::from_secs(1) } else { Duration::from_secs(5) };
         if slept { next.map(|at| at.max(it.overslept.min(it.paused_until + overslept))) } else { next }
     }
 
-    /// The manager's thread runs: it begins a turn, or ends one.
+    /// Runs the manager's thread, which begins a turn or ends one.
     pub(super) fn wake(&mut self, node: usize) -> Result<(), Violation> {
         if self.nodes[node].turns.ends.is_none() {
             self.begin_turn(node);
@@ -132,9 +132,9 @@ impl World {
         let local = self.local(node);
         self.nodes[node].turns.began = local;
         self.nodes[node].turns.as_of = None;
-        // The clock of a request's time limit and its answer can have come in together.
-        let impatient = self.rng.bool();
-        if impatient {
+        // A request's timeout and its answer can be due in the same turn.
+        let expire_first = self.rng.bool();
+        if expire_first {
             self.expire_requests(node);
         }
         let kinds = self.nodes[node].turns.kinds();
@@ -145,7 +145,7 @@ impl World {
             Some(Kind::Events) => self.take_events(node, local, most),
             None => {}
         }
-        if !impatient {
+        if !expire_first {
             self.expire_requests(node);
         }
         let protocol = &mut self.nodes[node].protocol;
@@ -180,16 +180,16 @@ impl World {
     fn take_events(&mut self, node: usize, local: Time, most: usize) {
         for _ in 0..most {
             let Some((event, happened)) = self.nodes[node].turns.events.pop_front() else { break };
-            self.note(|| format!("manager {node} is told {event:?}"));
+            self.note(|| format!("manager {node} receives {event:?}"));
             let it = &mut self.nodes[node];
             it.turns.as_of = Some(it.turns.as_of.map_or(happened, |as_of| as_of.min(happened)));
             it.protocol.handle_watch(local, event);
         }
     }
 
-    /// Carries out what the protocol wants.
+    /// Carries out the protocol's actions.
     fn perform(&mut self, node: usize) -> Result<(), Violation> {
-        self.checks.hearing_as_of = self.nodes[node].turns.as_of.unwrap_or(self.now);
+        self.checks.handling_as_of = self.nodes[node].turns.as_of.unwrap_or(self.now);
         while let Some(action) = self.nodes[node].protocol.poll_action() {
             self.note(|| format!("manager {node}: {action:?}"));
             self.perform_one(node, action)?;
@@ -204,14 +204,14 @@ impl World {
             Action::Unwatch { id } => self.unwatch(node, id),
             Action::SessionUp { lease, deadline, .. } => {
                 let it = &mut self.nodes[node];
-                (it.lease, it.deadline, it.seen_over) = (Some(lease), Some(deadline), false);
+                (it.lease, it.deadline, it.expiry_seen) = (Some(lease), Some(deadline), false);
             }
-            Action::ExtendSession { deadline } if !self.nodes[node].seen_over => {
+            Action::ExtendSession { deadline } if !self.nodes[node].expiry_seen => {
                 self.check_extension(node)?;
                 self.nodes[node].deadline = Some(deadline);
             }
             Action::ExtendSession { .. } => {
-                // A caller saw the old deadline pass while this thread was busy.
+                // A caller noticed the old deadline while this thread was busy.
                 let local = self.local(node);
                 self.nodes[node].protocol.handle_expired(local);
             }
@@ -219,7 +219,7 @@ impl World {
                 self.tally.losses += self.checks.session_down(node);
                 self.truth.session_over(node);
                 let it = &mut self.nodes[node];
-                (it.lease, it.deadline, it.seen_over) = (None, None, false);
+                (it.lease, it.deadline, it.expiry_seen) = (None, None, false);
             }
             Action::SessionFailed { .. }
             | Action::StoreSilent { .. }

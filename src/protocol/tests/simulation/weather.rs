@@ -1,4 +1,4 @@
-//! What kind of world a seed makes, and which faults are planned in it.
+//! The kind of world that a seed makes, and the faults planned in it.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::world::{Event, World};
 use crate::name::LockName;
 use crate::store::memory::model::{Limits, Model};
 
-/// What can be planned to go wrong.
+/// The kinds of faults.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Kind {
     Cut,
@@ -35,21 +35,21 @@ pub(super) enum Kind {
 /// A kind of world.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Weather {
-    /// What goes wrong in it.
+    /// The faults that it injects.
     kinds: &'static [Kind],
-    /// Nothing goes wrong, not even a single request.
+    /// No faults at all, not even a failed request.
     calm: bool,
-    /// A proxy carries out deletes twice.
+    /// A proxy executes deletes twice.
     pub(super) duplicates: bool,
-    /// Members are behind, by more than the last compaction too, and answer reads from what they have (etcd #20418).
+    /// Members lag, possibly by more than the last compaction, and answer reads from their old state (etcd #20418).
     pub(super) stale_reads: bool,
     /// Many managers on one name.
     crowd: bool,
-    /// The clocks' rates differ by what the safety margin allows, not by one per cent.
+    /// The clocks' rates differ by as much as the safety margin allows, not by one per cent.
     pub(super) drift: bool,
     /// etcd allows few operations in a transaction.
     small_transactions: bool,
-    /// The threads mostly try.
+    /// Most calls are tries.
     pub(super) tries: bool,
 }
 
@@ -85,7 +85,8 @@ const EVERYTHING: &[Kind] = &[
     Kind::Foreign,
 ];
 
-/// Mixtures of faults. Everything at once hides what a few do to each other, so some are mixed alone.
+/// Mixtures of faults. With all kinds at once, some interactions of a few kinds never show, so these are also mixed on
+/// their own.
 const WEATHERS: [Weather; 15] = [
     Weather { kinds: EVERYTHING, ..FAIR },
     Weather { calm: true, ..FAIR },
@@ -108,14 +109,14 @@ const WEATHERS: [Weather; 15] = [
     },
     // Elections.
     Weather { kinds: &[Kind::LeaderChange, Kind::LeaderChange, Kind::Cut, Kind::Slow], ..FAIR },
-    // Processes come and go.
+    // Processes that start and crash.
     Weather { kinds: &[Kind::Crash, Kind::Pause, Kind::Foreign, Kind::Compact], ..FAIR },
-    // A full store, and permissions that change.
+    // A full store, and changing permissions.
     Weather { kinds: &[Kind::Full, Kind::Full, Kind::Deny, Kind::Slow], ..FAIR },
     Weather { kinds: &[Kind::Full, Kind::Cut, Kind::Deny], small_transactions: true, ..FAIR },
-    // A proxy that tries again.
+    // A proxy that retries.
     Weather { kinds: &[Kind::Slow, Kind::Pause, Kind::Full], duplicates: true, ..FAIR },
-    // Members that are behind.
+    // Lagging members.
     Weather {
         kinds: &[
             Kind::Compact,
@@ -139,9 +140,9 @@ const WEATHERS: [Weather; 15] = [
         crowd: true,
         ..FAIR
     },
-    // Who only tries, while answers take long.
+    // Mostly tries, with slow answers.
     Weather { kinds: &[Kind::Slow, Kind::Slow, Kind::Pause], tries: true, ..FAIR },
-    // A cluster that was restored.
+    // A restored cluster.
     Weather { kinds: &[Kind::LeaderChange, Kind::TermBack, Kind::BreakStream, Kind::Crash], ..FAIR },
 ];
 
@@ -150,7 +151,7 @@ impl Weather {
         rng.choice(WEATHERS).unwrap_or(FAIR)
     }
 
-    /// How many managers, threads of each, and names.
+    /// The numbers of managers, of threads of each, and of names.
     pub(super) fn size(self, rng: &mut fastrand::Rng) -> (usize, usize, usize) {
         if self.crowd {
             (rng.usize(10..=14), rng.usize(1..=2), 1)
@@ -163,7 +164,8 @@ impl Weather {
         Duration::from_secs(rng.choice([2, 5, 5, 5, 30]).unwrap_or(5))
     }
 
-    /// How late the managers' threads come: an idle machine, a busy one, one with too little CPU.
+    /// The scheduling delay of the managers' threads: on an idle machine, on a busy one, and on one with too little
+    /// CPU.
     pub(super) fn lateness(self, rng: &mut fastrand::Rng) -> Duration {
         let choice: &[u64] =
             if self.calm { &[0, 0, 200, 2_000] } else { &[0, 0, 200, 2_000, 20_000, 100_000] };
@@ -186,7 +188,7 @@ impl Weather {
 }
 
 impl World {
-    /// Nothing ever goes wrong, or nothing does any more.
+    /// Whether no faults happen in this world.
     pub(super) fn is_calm(&self) -> bool {
         self.weather.calm
     }
@@ -234,7 +236,7 @@ impl World {
             Kind::Deny => {
                 let name = self.rng.usize(..=self.names.len());
                 InjectedFault::Deny(
-                    self.names.get(name).map(LockName::contenders).unwrap_or_else(super::faults::sessions),
+                    self.names.get(name).map(LockName::contenders).unwrap_or_else(super::reading::sessions),
                 )
             }
             Kind::Foreign => InjectedFault::Foreign,

@@ -1,8 +1,8 @@
-//! A simulated world: managers that are the real protocol, one model of etcd, one seeded source of chance.
+//! A simulated world: managers that run the real protocol, one model of etcd, and one seeded random source.
 //!
-//! Time is virtual and moves from event to event. Between a manager and the store stands a network that delays, loses,
-//! parks and reorders; see `network.rs`. What the threads of the managers do is in `script.rs`, what goes wrong around
-//! them in `faults.rs`, and what must hold whatever happens in `checks.rs`.
+//! Time is virtual and advances from event to event. Between each manager and the store is a network that delays,
+//! loses, parks and reorders (`network.rs`). The managers' threads follow `script.rs`, the injected faults are in
+//! `faults.rs`, and the promises that must hold are in `checks.rs`.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -24,26 +24,26 @@ use crate::name::{LockName, Root};
 use crate::protocol::{Command, RequestId, Ticket};
 use crate::store::memory::model::Model;
 
-/// When the world begins: late enough that no subtraction reaches the clock's zero.
+/// The start of virtual time, late enough that no subtraction reaches the clock's zero.
 const BEGIN: Time = Time::from_nanos(1_000_000_000_000);
 
-/// Once the faults have stopped, everybody is through within this long.
+/// Within this time after the last fault, every thread has finished its work.
 const PROGRESS_BOUND: Duration = Duration::from_secs(300);
 
-/// What happens at some time.
+/// An event with its time.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// A request reaches the store; `heard` says when its answer reaches the manager, if it does.
+    /// A request reaches the store; `answer_after` is the time until its answer reaches the manager, if one does.
     Arrive {
         node: usize,
         life: u32,
         id: RequestId,
         request: Request,
-        /// Its stamp.
+        /// When it was sent, as a stamp of `Truth`.
         sent: u64,
-        heard: Option<Duration>,
+        answer_after: Option<Duration>,
     },
-    /// The answer to a request carried out at `carried_out` reaches the manager.
+    /// The answer to a request executed at `carried_out` reaches the manager.
     Reply {
         node: usize,
         life: u32,
@@ -58,13 +58,13 @@ pub(super) enum Event {
         watch: WatchId,
     },
     /// A watch event reaches the manager.
-    Tell {
+    Deliver {
         node: usize,
         stream: u64,
         event: WatchEvent,
         happened: Time,
     },
-    /// The manager notices that its watch stream is dead, and opens another.
+    /// The manager notices that its watch stream is dead, and opens another one.
     Reopen {
         node: usize,
         stream: u64,
@@ -74,17 +74,17 @@ pub(super) enum Event {
         node: usize,
         stream: u64,
     },
-    SignOfLife {
+    ProbeAnswered {
         node: usize,
         stream: u64,
     },
-    /// A thread goes on with its script.
+    /// A thread continues its script.
     Work {
         node: usize,
         life: u32,
         worker: usize,
     },
-    /// A foreign contender goes on.
+    /// A foreign contender continues.
     Foreign(usize),
     Fault(InjectedFault),
 }
@@ -93,12 +93,12 @@ pub(super) struct World {
     pub(super) now: Time,
     pub(super) rng: fastrand::Rng,
     pub(super) weather: Weather,
-    /// What the managers ask for.
+    /// The names that the managers lock.
     pub(super) ttl: Duration,
     /// Some keys are denied to the managers.
     pub(super) denied: bool,
     pub(super) past: Past,
-    /// Found out where nothing can be returned.
+    /// A violation found in a function that cannot return one.
     pub(super) broken: Option<Violation>,
     pub(super) model: Model,
     pub(super) nodes: Vec<Node>,
@@ -108,15 +108,15 @@ pub(super) struct World {
     pub(super) truth: Truth,
     pub(super) liveness: Liveness,
     pub(super) tally: Tally,
-    /// Whose request the store carries out, and its stamp.
+    /// The manager whose request the store executes, and the stamp at which it was sent.
     pub(super) cause: Option<(usize, u64)>,
-    /// When something was last wrong.
+    /// The time of the last disturbance.
     pub(super) disturbed: Time,
-    /// No new work and no new faults.
+    /// Threads start no new work, and no new faults are injected.
     pub(super) winding_down: bool,
-    /// How late the store notices the next lease that is due.
+    /// How late the store notices the next expired lease.
     pub(super) expiry_lateness: Duration,
-    /// The raft term, and the one of a member that has missed the last election.
+    /// The current raft term, and the term of a member that missed the last election.
     pub(super) term: u64,
     pub(super) stale_term: Option<u64>,
     events: BinaryHeap<Reverse<(Time, u64)>>,
@@ -176,7 +176,7 @@ impl World {
         world
     }
 
-    /// Begins (or begins again) the life of a manager.
+    /// Starts or restarts a manager.
     pub(super) fn start(&mut self, node: usize) {
         let (local, life) = (self.local(node), self.nodes[node].life);
         self.nodes[node].protocol.handle_start(local);
@@ -187,7 +187,7 @@ impl World {
         }
     }
 
-    /// Runs to the end: a busy time with faults, a quiet time in which everybody gets through, and the closing.
+    /// Runs to the end: a busy phase with faults, a quiet phase in which all threads finish, and the closing.
     pub(super) fn run(&mut self) -> Result<Tally, Violation> {
         let busy = BEGIN + Duration::from_secs(self.rng.u64(5..40));
         self.run_until(|world| world.now >= busy, busy + PROGRESS_BOUND)?;
@@ -198,7 +198,7 @@ impl World {
             let busy: Vec<_> = self.nodes.iter().map(|node| &node.workers).collect();
             return Err(Violation::new(format!("no progress after the faults stopped: {busy:?}")));
         }
-        // Long enough for parked requests to take effect, and for what they leave to be cleared away or to expire.
+        // Wait until parked requests have been executed, and until the keys that they put are deleted or expired.
         let quiet = self.now + LONGEST_PARKED + self.ttl * 3;
         self.run_until(|world| world.now >= quiet, quiet + self.ttl)?;
         self.check_nothing_left()?;
@@ -218,7 +218,7 @@ impl World {
         Ok(())
     }
 
-    /// Moves to the next thing that happens, and lets it happen.
+    /// Advances to the next event, and executes it.
     fn step(&mut self, latest: Time) -> Result<(), Violation> {
         self.tally.events += 1;
         let event = self.events.peek().map(|Reverse((at, _))| *at);
@@ -233,7 +233,7 @@ impl World {
         if expiry == Some(next) {
             self.expire_leases();
         } else if let Some((_, node)) = timer.filter(|&(at, _)| at == next)
-            // Whoever was stopped finds timers and answers due at once, in any order.
+            // After a pause, timers and answers are due at once and handled in random order.
             && (event != Some(next) || self.rng.bool())
         {
             self.wake(node)?;
@@ -247,8 +247,8 @@ impl World {
         }
         let cause = self.cause.take();
         self.record_queues(cause)?;
-        self.tell_watchers();
-        self.check_nobody_waits_in_vain()?;
+        self.notify_watchers();
+        self.check_free_locks_are_taken()?;
         self.check_holds()
     }
 
@@ -261,26 +261,26 @@ impl World {
             return;
         }
         match event {
-            Event::Arrive { node, life, id, request, sent, heard } => {
-                self.arrive(node, life, id, &request, (sent, heard));
+            Event::Arrive { node, life, id, request, sent, answer_after } => {
+                self.arrive(node, life, id, &request, (sent, answer_after));
             }
             Event::Reply { node, life, id, reply, carried_out } => {
                 self.reply(node, life, id, reply, carried_out);
             }
             Event::OpenWatch { node, stream, watch } => self.open_watch(node, stream, watch),
-            Event::Tell { node, stream, event, happened } => {
-                self.tell(node, stream, event, happened);
+            Event::Deliver { node, stream, event, happened } => {
+                self.receive_event(node, stream, event, happened);
             }
             Event::Reopen { node, stream } => self.reopen(node, stream),
             Event::Heartbeat { node, stream } => self.beat(node, stream),
-            Event::SignOfLife { node, stream } => self.sign_of_life(node, stream),
+            Event::ProbeAnswered { node, stream } => self.answer_probe(node, stream),
             Event::Work { node, life, worker } => self.work(node, life, worker),
-            Event::Foreign(foreign) => self.foreign_step(foreign),
-            Event::Fault(fault) => self.strike(fault),
+            Event::Foreign(foreign) => self.advance_foreign(foreign),
+            Event::Fault(fault) => self.inject(fault),
         }
     }
 
-    /// The manager that cannot notice the event while it is paused.
+    /// The manager that cannot handle the event while it is paused.
     fn concerned(&self, event: &Event) -> Option<usize> {
         match event {
             Event::Reopen { node, .. } | Event::Heartbeat { node, .. } | Event::Work { node, .. } => {
@@ -297,7 +297,7 @@ impl World {
             self.note(|| format!("etcd: leases {ended:x?} expire"));
         }
         self.expiry_lateness = match self.rng.u8(0..4) {
-            // The first instant allowed; what etcd usually takes; a busy leader.
+            // The earliest time allowed, etcd's usual delay, or that of a busy leader.
             0 => Duration::ZERO,
             1 | 2 => self.below(Duration::from_millis(500)),
             _ => self.below(self.ttl),
@@ -315,9 +315,9 @@ impl World {
         self.bodies.insert(self.last_event, event);
     }
 
-    /// Faults that are still planned will not happen.
+    /// Removes all faults that are still planned.
     pub(super) fn drop_faults(&mut self) {
-        // A manager that is down comes up again.
+        // A manager that is down restarts.
         self.bodies.retain(
             |_, event| !matches!(event, Event::Fault(fault) if !matches!(fault, InjectedFault::Restart(_))),
         );
@@ -328,7 +328,7 @@ impl World {
         Ticket(self.last_ticket)
     }
 
-    /// The manager's clock: it began with the world's, runs at its own rate, and may have jumped.
+    /// The manager's clock: it started with the world's, runs at its own rate, and may have jumped.
     pub(super) fn local(&self, node: usize) -> Time {
         let it = &self.nodes[node];
         BEGIN + self.now.since(BEGIN).mul_f64(it.rate) + it.jumped
@@ -337,16 +337,16 @@ impl World {
     /// When the manager's clock will show `local`.
     pub(super) fn global(&self, node: usize, local: Time) -> Time {
         let it = &self.nodes[node];
-        // A nanosecond more than rounding can take away, so that the clock has truly reached it.
+        // One nanosecond more than the rounding error, so that the clock has certainly reached `local`.
         BEGIN + local.since(BEGIN + it.jumped).div_f64(it.rate) + Duration::from_nanos(2)
     }
 
-    /// A duration of the manager's clock, by the world's.
+    /// Converts a duration of the manager's clock into the world's time.
     pub(super) fn stretched(&self, node: usize, duration: Duration) -> Duration {
         duration.div_f64(self.nodes[node].rate)
     }
 
-    /// Somewhere below `limit`.
+    /// A random duration below `limit`.
     pub(super) fn below(&mut self, limit: Duration) -> Duration {
         limit.mul_f64(self.rng.f64())
     }

@@ -1,4 +1,4 @@
-//! Random faults, all of them decided by the seed alone.
+//! Random faults, all chosen by the seed alone.
 
 use std::time::Duration;
 
@@ -12,16 +12,16 @@ use crate::support::{Access, Cluster, Proxy, Raw, eventually, lease_of};
 
 const SOON: Duration = Duration::from_secs(60);
 
-/// What faults happen to.
+/// The targets of the faults.
 pub(super) struct Stage<'a> {
     pub(super) cluster: &'a Cluster,
-    /// Each manager's way to each member.
+    /// Each manager's proxy to each member.
     pub(super) doors: &'a [Vec<Proxy>],
     pub(super) managers: &'a [LockManager],
     pub(super) root: &'a str,
 }
 
-/// A fault and how long it lasts. Managers and members by number.
+/// A fault and its duration. Managers and members are given by number.
 #[derive(Clone, Copy, Debug)]
 enum Fault {
     Freeze { manager: usize, millis: u64 },
@@ -38,15 +38,15 @@ enum Fault {
     Compact,
 }
 
-/// Keys that were taken away by force: who held them may have believed in them a moment longer.
+/// Keys that were deleted by force; their holders may have relied on them for a moment longer.
 #[derive(Debug, Default)]
 pub(super) struct Evictions {
-    /// A lease in hexadecimal or a whole key, and the time just before it was taken.
+    /// A lease in hexadecimal or a whole key, and the time just before it was deleted.
     taken: Vec<(String, u64)>,
 }
 
 impl Evictions {
-    /// When this key was taken away, if it was.
+    /// When this key was deleted by force, if it was.
     pub(super) fn of(&self, key: &str) -> Option<u64> {
         let lease = key.rsplit('/').next().and_then(|last| last.split('-').next());
         let hits = self.taken.iter().filter(|(what, _)| what == key || Some(what.as_str()) == lease);
@@ -66,7 +66,7 @@ impl Chaos {
         Self { rng: Rng::with_seed(seed), history: Vec::new(), evictions: Evictions::default() }
     }
 
-    /// The next fault, from its beginning to its end, and a pause.
+    /// Injects the next fault, from its start to its end, and pauses.
     pub(super) fn step(&mut self, stage: &Stage<'_>) {
         let fault = self.draw(stage);
         let pause = Duration::from_millis(self.rng.u64(50..700));
@@ -75,12 +75,12 @@ impl Chaos {
         std::thread::sleep(pause);
     }
 
-    /// Draws from the seed only, never from what has happened.
+    /// Depends on the seed only, not on earlier events.
     fn draw(&mut self, stage: &Stage<'_>) -> Fault {
         let rng = &mut self.rng;
         let manager = rng.usize(..stage.managers.len());
         let member = rng.usize(..stage.cluster.members().len());
-        // Mostly short of the TTL of two seconds, sometimes well beyond.
+        // Mostly below the TTL of two seconds, sometimes well above.
         let millis = if rng.u8(..4) == 0 { rng.u64(2_000..4_500) } else { rng.u64(50..1_500) };
         match rng.u8(..22) {
             0..=2 => Fault::Freeze { manager, millis },
@@ -144,7 +144,7 @@ impl Chaos {
                             client.get("\0", None).await?.header().map_or(0, |header| header.revision());
                         client.compact(revision, None).await
                     });
-                    // Refused where nothing happened since the last time.
+                    // Refused if there is no new revision.
                     drop(compacted);
                 }
             }
@@ -156,7 +156,7 @@ impl Chaos {
         let lease = lease_of(&stage.managers[manager]);
         let Some(raw) = stage.raw().filter(|_| lease != 0) else { return };
         self.evictions.taken.push((format!("{lease:x}"), now()));
-        // Not found where it has ended meanwhile.
+        // Not found if it has ended meanwhile.
         let _ = raw.call(move |mut client| async move { client.lease_revoke(lease).await });
     }
 
@@ -183,7 +183,7 @@ impl Chaos {
         self.evictions
     }
 
-    /// How many faults of each kind.
+    /// The number of faults of each kind.
     pub(super) fn summary(&self) -> String {
         let mut kinds = std::collections::BTreeMap::<String, u32>::new();
         for (_, fault) in &self.history {
@@ -200,7 +200,7 @@ impl Chaos {
 }
 
 impl Stage<'_> {
-    /// A client around the proxies, at a member that answers. `None` while the cluster has no leader.
+    /// A client that bypasses the proxies, at a member that answers. `None` while the cluster has no leader.
     fn raw(&self) -> Option<Raw> {
         self.cluster.leader().and_then(|leader| {
             let access = self.cluster.access().at([self.cluster.member(leader).endpoint()]);
@@ -208,12 +208,12 @@ impl Stage<'_> {
         })
     }
 
-    /// Every fault is over, and the cluster works.
+    /// Waits until all faults have ended and the cluster works.
     pub(super) fn heal(&self) {
         self.doors.iter().flatten().for_each(Proxy::pass);
         self.cluster.members().iter().for_each(|member| member.cont());
         for member in self.cluster.members() {
-            eventually(SOON, "every member is well", || member.is_healthy());
+            eventually(SOON, "every member is healthy", || member.is_healthy());
         }
         let access: &Access = self.cluster.access();
         eventually_some(SOON, "the cluster answers", || Raw::try_connect(access).ok());

@@ -1,6 +1,6 @@
-//! Everything at once: random faults by seed, and every oracle at the end.
+//! Random faults by seed, with every oracle at the end.
 //!
-//! `ETCD_LOCK_SOAK_SECONDS` sets the length, `ETCD_LOCK_SOAK_SEED` repeats the faults of a run that failed.
+//! `ETCD_LOCK_SOAK_SECONDS` sets the length, and `ETCD_LOCK_SOAK_SEED` repeats the faults of a failed run.
 
 mod chaos;
 mod workers;
@@ -14,7 +14,7 @@ use workers::Record;
 use crate::faults::ground::{assert_nothing_left, options};
 use crate::support::{Cluster, Proxy, fresh_root};
 
-/// etcd's own floor.
+/// etcd's minimum.
 const TTL: Duration = Duration::from_secs(2);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 const MANAGERS: usize = 3;
@@ -23,7 +23,7 @@ const MEMBERS: usize = 3;
 const NAMES: usize = 4;
 const DEFAULT_SECONDS: u64 = 60;
 
-/// Prints how to repeat a run that failed.
+/// Prints how to repeat a failed run.
 struct Seed(u64);
 
 impl Drop for Seed {
@@ -39,11 +39,11 @@ impl Drop for Seed {
 
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text:?} is no number")))
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text:?} is not a number")))
 }
 
-/// Three managers with five threads each live through random faults: exclusion, order of tokens, no lost write, no
-/// overlong call, nothing left behind; and when all is well again, everybody can have every lock.
+/// Three managers with five threads each run through random faults: exclusion, the order of tokens, no lost write, no
+/// call beyond its limit, nothing left behind. After the faults, every manager gets every lock.
 #[test]
 fn random_faults_break_no_promise() {
     let seed = Seed(number("ETCD_LOCK_SOAK_SEED").unwrap_or_else(|| fastrand::u64(..)));
@@ -73,7 +73,7 @@ fn random_faults_break_no_promise() {
             .collect();
         let mut chaos = Chaos::new(seed.0);
         let end = Instant::now() + length;
-        // A worker that panicked has found something: no need to go on.
+        // A worker that panicked has found a violation, so stop.
         while Instant::now() < end && !threads.iter().any(|thread| thread.is_finished()) {
             chaos.step(&stage);
         }
@@ -90,7 +90,7 @@ fn random_faults_break_no_promise() {
     });
     println!("row 21: {record}");
     record.judge(&evictions);
-    // All is well again: everybody gets everything, soon.
+    // The faults are over: every manager gets every lock soon.
     for manager in &managers {
         for name in 0..NAMES {
             let lock = manager.new_lock(&workers::name(name)).unwrap();

@@ -15,10 +15,10 @@ use crate::support::oracle::{Interval, Oracle, now};
 use crate::support::register::Register;
 use crate::support::stalls::{self, assert_within};
 
-/// No call outlives its limit by more.
+/// No call exceeds its limit by more.
 const LATE: Duration = Duration::from_millis(100);
 
-/// What happened, for the judges.
+/// The record of the run, for the oracles.
 #[derive(Debug)]
 pub(super) struct Record {
     holds: std::sync::Mutex<Vec<Interval>>,
@@ -45,12 +45,12 @@ impl Record {
         }
     }
 
-    /// Exclusion, tokens and writes. A hold that was taken away by force ended for the judge when that began: its holder
-    /// is told after the fact.
+    /// Exclusion, tokens and writes. A hold that was ended by force counts until the force began, because its holder
+    /// learns of it only afterwards.
     pub(super) fn judge(&self, evictions: &Evictions) {
         let oracle = Oracle::new();
         let holds = self.holds.lock().unwrap().clone();
-        assert!(holds.len() > 20, "hardly anything was held: {}", holds.len());
+        assert!(holds.len() > 20, "too few holds: {}", holds.len());
         for hold in holds {
             let taken = evictions.of(&hold.who).filter(|&at| hold.to.is_some_and(|to| to > at));
             let to = taken.map(|at| at.max(hold.from)).or(hold.to);
@@ -66,7 +66,7 @@ impl Record {
         match error {
             LockError::Timeout { .. } => count(&self.timeouts),
             LockError::Unavailable { .. } => count(&self.unavailable),
-            other => panic!("an error that no fault explains: {other:?}"),
+            other => panic!("no fault explains this error: {other:?}"),
         }
     }
 }
@@ -92,12 +92,12 @@ impl fmt::Display for Record {
     }
 }
 
-/// One thread's work.
+/// The loop of one thread.
 pub(super) fn work(manager: &LockManager, record: &Record, stop: &AtomicBool, seed: u64) {
     let mut rng = Rng::with_seed(seed);
     while !stop.load(Ordering::Relaxed) {
         let index = rng.usize(..record.registers.len());
-        let lock = manager.new_lock(&name(index)).expect("the manager lives");
+        let lock = manager.new_lock(&name(index)).expect("the manager is open");
         count(&record.calls);
         if let Some(guard) = acquire(&lock, record, &mut rng) {
             hold(guard, index, record, &mut rng);
@@ -106,7 +106,7 @@ pub(super) fn work(manager: &LockManager, record: &Record, stop: &AtomicBool, se
     }
 }
 
-/// One of the ways to ask for a lock. Each ends within its limit.
+/// Locks in one of the possible ways. Each ends within its limit.
 fn acquire(lock: &DistributedLock, record: &Record, rng: &mut Rng) -> Option<LockGuard> {
     let start = Instant::now();
     match rng.u8(..8) {
@@ -119,7 +119,7 @@ fn acquire(lock: &DistributedLock, record: &Record, rng: &mut Rng) -> Option<Loc
             })
         }
         2 => {
-            let pending = lock.enqueue().expect("a place in the queue");
+            let pending = lock.enqueue().expect("the lock can be queued for");
             std::thread::sleep(Duration::from_millis(rng.u64(0..200)));
             drop(pending);
             None
@@ -159,7 +159,8 @@ fn cancel_after(limit: Duration) -> (Receiver<()>, Arc<OnceLock<Instant>>) {
     (cancelled, at)
 }
 
-/// Holds for a while, mostly shortly, and writes under the token. Notes the last instant at which it believed.
+/// Holds for a while, mostly a short one, and writes under the token. Records the last instant at which the guard
+/// reported that it was held.
 fn hold(guard: LockGuard, index: usize, record: &Record, rng: &mut Rng) {
     let token = guard.token().as_u64();
     let from = now();
@@ -179,7 +180,7 @@ fn hold(guard: LockGuard, index: usize, record: &Record, rng: &mut Rng) {
         std::thread::sleep(Duration::from_millis(1));
     }
     if let Ok(value) = value {
-        // Refused where somebody else has the lock by now.
+        // Rejected if another holder has written by now.
         let _ = record.registers[index].write(token, value + 1);
     }
     let who = guard.etcd_key().to_owned();
@@ -211,7 +212,7 @@ fn release(guard: LockGuard, rng: &mut Rng) {
     assert_within(start, REQUEST_TIMEOUT + LATE, "unlock");
     match outcome {
         Ok(()) => {}
-        // Lost at that very moment, taken away, or not confirmed in time.
+        // The hold was lost just then, ended by force, or its release was not confirmed in time.
         Err(LockError::Expired { .. } | LockError::Unavailable { .. }) => {}
         Err(other) => panic!("{other:?}"),
     }

@@ -21,7 +21,7 @@ pub(super) struct Pipe<'a> {
     pub(super) calls: &'a Mutex<Calls>,
     /// On a connection without TLS.
     pub(super) muzzle: Option<&'a Mutex<Muzzle>>,
-    /// Which member is at the other end, where a member is: it says so in its first bytes.
+    /// The member at the other end, if it is one: it names itself in its first bytes.
     pub(super) peer: &'a OnceLock<String>,
     pub(super) counts: &'a Counts,
 }
@@ -35,7 +35,7 @@ impl Pipe<'_> {
         tokio::try_join!(read, write).map(drop)
     }
 
-    /// Takes in everything as it comes: what a client sent before it went away was sent.
+    /// Reads all data as it arrives, so that the data of a client that has disconnected is still delivered.
     async fn read(
         &self,
         from: ReadHalf<'_>,
@@ -54,7 +54,8 @@ impl Pipe<'_> {
                     drop(queue.send((Instant::now(), bytes.to_vec())));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // A client that is gone ends its side, a server that is gone resets the connection.
+                // When a client has disconnected, the pipe ends its side; when a server has, the pipe resets the
+                // connection.
                 Err(_) if self.way == Way::ToServer => return Ok(()),
                 Err(error) => return Err(error),
             }

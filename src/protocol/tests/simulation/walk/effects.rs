@@ -1,13 +1,15 @@
-//! What the managers do in the small world, what must hold in it, and what of it matters to what comes.
+//! The managers' actions in the small world, the promises checked in each state, and the fingerprint of a state.
 
 use std::fmt::Write;
 
-use super::state::{Caller, Checked, InFlight, Scope, Side, State, contenders, everything};
+use super::super::reading::{everything, keys_within};
+use super::state::{Caller, Checked, InFlight, Scope, Side, State, contenders};
+
 use crate::kv::{Key, LeaseId, Request, Revision};
 use crate::protocol::{Action, HoldId, Refusal, ReleaseFailure, Ticket};
 
 impl State {
-    /// Carries out what the protocol wants.
+    /// Carries out the protocol's actions.
     pub(super) fn act(&mut self, node: usize) -> Checked {
         self.sides[node].busy = false;
         while let Some(action) = self.sides[node].protocol.poll_action() {
@@ -21,7 +23,7 @@ impl State {
         let side = &mut self.sides[node];
         match action {
             Action::Send { id, request, .. } => {
-                side.requests.push(InFlight { id, request, unheard: false, reply: None });
+                side.requests.push(InFlight { id, request, abandoned: false, reply: None });
             }
             Action::Watch { id, spec } => {
                 side.wanted.insert(id, spec);
@@ -79,7 +81,7 @@ impl State {
         self.last_token = token;
         let Some(caller) = self.sides[node].threads.iter_mut().find(|caller| caller.ticket() == Some(ticket))
         else {
-            return Err(format!("P5: {ticket:?} is granted and not asked for"));
+            return Err(format!("P5: {ticket:?} is granted, but no caller asked for it"));
         };
         match caller {
             Caller::Ending { held, .. } => *held = Some((hold, key, token)),
@@ -101,22 +103,22 @@ impl State {
             return Ok(());
         };
         let Caller::Ending { held, lost, .. } = std::mem::replace(caller, Caller::Idle) else {
-            return Err(format!("P9: {ticket:?} is confirmed and did not leave"));
+            return Err(format!("P9: {ticket:?} is confirmed, but its caller did not release it"));
         };
         let Some((_, key, token)) = held else { return Ok(()) };
-        let stands = there.iter().any(|kv| kv.key == key && kv.create_revision == token);
+        let exists = there.iter().any(|kv| kv.key == key && kv.create_revision == token);
         match result {
-            Ok(()) if stands => Err(format!("P9: {key} is said to be released, and stands")),
-            // Only the end of a lease deletes anything here but the managers themselves.
+            Ok(()) if exists => Err(format!("P9: {key} is reported as released, but still exists")),
+            // In this world only the managers and the expiry of leases delete keys.
             Err(ReleaseFailure::NotHeld) if !lost && self.scope.expiries > 0 => {
-                Err(format!("P9: {key} is said to have been deleted by somebody else"))
+                Err(format!("P9: {key} is reported as deleted by another client"))
             }
             Err(ReleaseFailure::Failed(_)) => Err(format!("P9: the release of {key} failed: {result:?}")),
             _ => Ok(()),
         }
     }
 
-    /// P1, P2 and P6, in every state.
+    /// P1, P2 and P6, checked in every state.
     pub(super) fn check(&self) -> Checked {
         let there = contenders(&self.model);
         for (node, side) in self.sides.iter().enumerate() {
@@ -127,7 +129,7 @@ impl State {
                         .first()
                         .is_some_and(|first| first.key == *key && first.create_revision == *token)
                 {
-                    return Err(format!("P1: manager {node} believes in {key}, and etcd has {there:?}"));
+                    return Err(format!("P1: manager {node} holds {key}, but etcd has {there:?}"));
                 }
             }
             let own = there.iter().find(|kv| Some(kv.lease) == side.lease);
@@ -140,7 +142,7 @@ impl State {
         Ok(())
     }
 
-    /// All that matters to what comes.
+    /// Everything that can influence a later state.
     pub(super) fn print(&self) -> String {
         let mut out = String::new();
         let Scope { calls, unanswered, repeated, breaks, expiries, timers, bursts, .. } = self.scope;
@@ -148,20 +150,20 @@ impl State {
         for side in &self.sides {
             let over = side.deadline.is_some_and(|deadline| deadline <= self.now);
             let due = side.protocol.next_timeout().is_some_and(|at| at <= self.now);
-            let Side { lease, threads, asked, wanted, told, busy, .. } = side;
+            let Side { lease, threads, asked, wanted, events, busy, .. } = side;
             let requests: Vec<_> = side.requests.iter().map(InFlight::print).collect();
             let open: Vec<_> = side.open.keys().collect();
             let protocol = side.protocol.sketch();
             let _ = writeln!(
                 out,
-                "{protocol} {lease:?} {over} {due} {busy} {threads:?} {requests:?} {asked:?} {wanted:?} {open:?} {told:?}"
+                "{protocol} {lease:?} {over} {due} {busy} {threads:?} {requests:?} {asked:?} {wanted:?} {open:?} {events:?}"
             );
         }
         let leases: Vec<LeaseId> = self.model.leases().collect();
         let _ = write!(
             out,
             "{:?} {leases:?} {} {}",
-            everything(&self.model),
+            keys_within(&self.model, everything()),
             self.model.revision(),
             self.last_token
         );
@@ -172,7 +174,7 @@ impl State {
 impl Side {
     pub(super) fn refuse(&mut self, ticket: Ticket, refusal: &Refusal) -> Checked {
         let Some(caller) = self.threads.iter_mut().find(|caller| caller.ticket() == Some(ticket)) else {
-            return Err(format!("P5: {ticket:?} is refused and did not ask"));
+            return Err(format!("P5: {ticket:?} is refused, but no caller asked for it"));
         };
         match (std::mem::replace(caller, Caller::Idle), refusal) {
             (Caller::Ending { .. }, _) => Ok(()),
@@ -183,10 +185,11 @@ impl Side {
 }
 
 impl InFlight {
-    /// What the manager waits for it knows itself, but for the epoch; what nobody waits for is all there is of it.
+    /// A request that the manager waits for is recorded in the protocol itself, except for its epoch. A request that it
+    /// no longer waits for is recorded only here.
     pub(super) fn print(&self) -> String {
-        let Self { id, request, unheard, reply } = self;
-        match (request, unheard) {
+        let Self { id, request, abandoned, reply } = self;
+        match (request, abandoned) {
             (_, true) => format!("{request:?}"),
             (Request::Txn(txn), false) => format!("{id:?} {:?} {reply:?}", txn.when),
             (_, false) => format!("{id:?} {reply:?}"),
@@ -211,7 +214,7 @@ impl Caller {
         }
     }
 
-    /// Its hold is lost: a caller that held goes on, one that leaves is answered all the same.
+    /// The hold is lost: a caller that holds the lock is done, and a caller that releases it still gets its answer.
     pub(super) fn lose(&mut self) {
         match self {
             Self::Holding { .. } => *self = Self::Idle,

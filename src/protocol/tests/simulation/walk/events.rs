@@ -1,4 +1,4 @@
-//! What happens in the small world, one thing after the other.
+//! The events of the small world, one after the other.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::protocol::{Acquire, Command, Ticket, WaitLimits};
 use crate::store::memory::model::Notice;
 
 impl State {
-    /// Lets it happen; `Err` says which promise broke. With `wait`, the manager does not act on it yet.
+    /// Executes one event; `Err` names the broken promise. With `wait`, the manager does not carry out its actions yet.
     pub(super) fn happen(&mut self, choice: Choice, wait: bool) -> Checked {
         let (now, node) = (self.now, choice.node());
         match choice {
@@ -18,7 +18,7 @@ impl State {
             Choice::Execute { at, .. } => return self.execute(node, at),
             Choice::Repeat { at, .. } => {
                 self.scope.repeated -= 1;
-                let copy = InFlight { unheard: true, ..self.sides[node].requests[at].clone() };
+                let copy = InFlight { abandoned: true, ..self.sides[node].requests[at].clone() };
                 self.sides[node].requests.push(copy);
                 return self.execute(node, at);
             }
@@ -31,7 +31,7 @@ impl State {
             Choice::GiveUp { at, .. } => {
                 self.scope.unanswered -= 1;
                 let it = &mut self.sides[node].requests[at];
-                it.unheard = true;
+                it.abandoned = true;
                 let (id, done) = (it.id, it.reply.is_some());
                 if done {
                     self.sides[node].requests.remove(at);
@@ -43,8 +43,8 @@ impl State {
                 self.open(node, at);
                 return Ok(());
             }
-            Choice::Tell { .. } => {
-                if let Some(event) = self.sides[node].told.pop_front() {
+            Choice::Deliver { .. } => {
+                if let Some(event) = self.sides[node].events.pop_front() {
                     self.sides[node].protocol.handle_watch(now, event);
                 }
             }
@@ -102,7 +102,7 @@ impl State {
     fn execute(&mut self, node: usize, at: usize) -> Checked {
         let it = &mut self.sides[node].requests[at];
         let reply = self.model.execute(self.now, &it.request);
-        if it.unheard {
+        if it.abandoned {
             self.sides[node].requests.remove(at);
         } else {
             it.reply = Some(reply);
@@ -113,7 +113,7 @@ impl State {
     fn expire(&mut self, node: usize) -> Checked {
         self.scope.expiries -= 1;
         if let (Some(lease), Some(due)) = (self.sides[node].lease, self.model.next_expiry()) {
-            // The other's lease is renewed meanwhile, or as good as.
+            // The other manager's lease does not expire: its renewals are assumed to succeed meanwhile.
             self.now = self.now.max(due + TTL);
             self.model.expire_lease(lease);
             self.model.extend_all_leases(self.now);
@@ -126,7 +126,7 @@ impl State {
             for side in &mut self.sides {
                 let open = side.open.iter().find(|&(_, &open)| open == watcher);
                 if let (Some((&watch, _)), Notice::Deleted { keys, revision }) = (open, &notice) {
-                    side.told.push_back(WatchEvent::Deleted {
+                    side.events.push_back(WatchEvent::Deleted {
                         watch,
                         keys: keys.clone(),
                         revision: *revision,
@@ -144,7 +144,7 @@ impl State {
         let Ok((watcher, revision)) = self.model.watch(&spec) else { return };
         let side = &mut self.sides[node];
         side.open.insert(watch, watcher);
-        side.told.push_back(WatchEvent::Created { watch, revision });
+        side.events.push_back(WatchEvent::Created { watch, revision });
         let _ = self.after_the_store();
     }
 
@@ -153,11 +153,11 @@ impl State {
         for watcher in std::mem::take(&mut side.open).into_values() {
             self.model.unwatch(watcher);
         }
-        side.told.clear();
+        side.events.clear();
         side.asked = side.wanted.keys().copied().collect();
     }
 
-    /// Whoever only tries is kept out by another's key in etcd, or by another thread's place or hold here.
+    /// A try is kept out by another session's key in etcd, or by another thread's wait or hold in this process.
     pub(super) fn note_who_is_kept_out(&mut self) {
         let contenders = contenders(&self.model);
         for side in &mut self.sides {

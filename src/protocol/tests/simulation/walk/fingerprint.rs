@@ -1,19 +1,19 @@
-//! Two states that differ only in what things are called, and in what time it is, are one.
+//! States that differ only in ids, leases, revisions and times have the same fingerprint.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write;
 use std::hash::{BuildHasher, RandomState};
 
-/// Where the model's revisions begin in a walk: a number from here on is a revision.
+/// A walk's revisions begin here, so a number from here on is a revision.
 pub(super) const FIRST_REVISION: i64 = 1_000_000;
 
-/// ...and one from here on a lease.
+/// A number from here on is a lease.
 const FIRST_LEASE: i64 = 0x1ea5_e001;
 
-/// Names that are given by counting; what they count does not matter.
+/// Ids that are assigned by counting; their numbers do not matter.
 const COUNTED: [&str; 6] = ["RequestId", "WatchId", "HoldId", "QueueId", "Ticket", "Watcher"];
 
-/// Makes the fingerprint of a state from what its parts print.
+/// The fingerprint of a state, made from the text of its parts.
 pub(super) struct Fingerprints {
     hashers: [RandomState; 2],
 }
@@ -30,7 +30,7 @@ impl Fingerprints {
     }
 }
 
-/// Ids and leases by their first occurrence, revisions by their order, no times, no values.
+/// Numbers ids and leases by first occurrence and revisions by order, and removes times and values.
 pub(super) fn canonical(printed: &str) -> String {
     let words = words(printed);
     let mut revisions: BTreeSet<i64> = BTreeSet::new();
@@ -51,7 +51,7 @@ pub(super) fn canonical(printed: &str) -> String {
             continue;
         }
         if word == "@" || word == "value" && words.get(at + 1) == Some(&":") {
-            // A time, or a value: up to where it ends.
+            // Skip a time or a value up to its end.
             let end = if word == "@" { &[",", ")", "}", " ", "]"][..] } else { &["]"][..] };
             while at < words.len() && !end.contains(&words[at]) {
                 at += 1;
@@ -77,14 +77,14 @@ fn is_revision(number: i64) -> bool {
     (FIRST_REVISION - 1..FIRST_LEASE).contains(&number)
 }
 
-/// A lease as a number, or in hexadecimal digits as in a key.
+/// Reads a lease, as a number or in hexadecimal digits as in a key.
 fn lease(word: &str) -> Option<i64> {
     let number =
         if word.starts_with("1ea5e") { i64::from_str_radix(word, 16).ok() } else { word.parse().ok() };
     number.filter(|&number| number >= FIRST_LEASE)
 }
 
-/// Runs of letters and digits, and everything else one by one.
+/// Splits into runs of letters and digits, and single other characters.
 fn words(printed: &str) -> Vec<&str> {
     let mut words = Vec::with_capacity(printed.len() / 3);
     let mut rest = printed;
@@ -102,11 +102,15 @@ fn words(printed: &str) -> Vec<&str> {
 }
 
 #[test]
-fn names_times_and_revisions_are_folded_away() {
+fn names_times_and_revisions_do_not_change_a_fingerprint() {
     let one = "Ticket(7) at @1000.5s, created: 1000003, seen: 1000009, \"a/1ea5e001-0\" of 514187265, value: [1, 2]";
     let other =
         "Ticket(9) at @2.7ms, created: 1000005, seen: 1000006, \"a/1ea5e004-0\" of 514187268, value: [3]";
     assert_eq!(canonical(one), canonical(other));
-    assert_ne!(canonical(one), canonical(&other.replace("1000005", "1000007")), "revisions keep their order");
+    assert_ne!(
+        canonical(one),
+        canonical(&other.replace("1000005", "1000007")),
+        "the order of revisions matters"
+    );
     assert_ne!(canonical(one), canonical(&other.replace("a/", "b/")));
 }

@@ -1,16 +1,17 @@
-//! Every interleaving of a small scope: two managers on one name, all orders of what can happen, to a stated depth.
+//! Every interleaving of a small scope: two managers on one name, all orders of events, to a given depth.
 //!
-//! The protocol and the model of etcd are copied at each fork, and states that differ only in names and times are walked
-//! once. Checked in each state: who believes to hold is the first in etcd (P1, P2), tokens increase (P4), nobody leaves a
-//! key behind that he has forgotten (P6), and a try is refused, a release confirmed, only if that is true (P9).
+//! The protocol and the model of etcd are copied at each branch, and states that differ only in names and times are
+//! walked once. Checked in each state: the manager that holds the lock is first in etcd (P1, P2), tokens increase (P4),
+//! no manager leaves a key behind that it no longer tracks (P6), and a refused try and a confirmed release are true
+//! (P9).
 //!
-//! `ETCD_LOCK_WALK_DEPTH` goes deeper than a plain test run does.
+//! `ETCD_LOCK_WALK_DEPTH` walks deeper than a plain test run.
 //!
-//! Not covered: more than two managers or one name (batches, far watches), closing, time limits of callers, elections, a
-//! full store, members that are behind. Time is folded away: a timer may fire at any moment, in the order of one manager's
-//! timers, and two states with the same timers in the same order are taken for the same, whatever is between them. The
-//! faults on one path are limited to the numbers of the scope, which the test prints. All of that is the random
-//! simulation's.
+//! Not covered: more than two managers or one name (batches, milestone watches), closing, callers' time limits,
+//! elections, a full store, lagging members. Time is abstracted: a timer may fire at any moment, in the order of its
+//! manager's timers, and states with the same timers in the same order are regarded as equal, whatever the distance
+//! between them. The faults on one path are limited by its scope, which the test prints. The random simulation covers
+//! all of that.
 
 mod effects;
 mod events;
@@ -23,20 +24,20 @@ use std::time::Instant;
 use fingerprint::Fingerprints;
 use state::{Choice, Scope, State};
 
-/// How deep a plain test run goes.
+/// The depth of a plain test run.
 const USUAL_DEPTH: u64 = 3;
 
-/// What was seen on the way.
+/// The states visited and the counts of a walk.
 struct Walk {
     fingerprints: Fingerprints,
-    /// Each state with how much deeper it was walked from there.
+    /// Each state, with the largest depth to which it was walked from there.
     seen: HashMap<u128, u64>,
     transitions: u64,
     path: Vec<(Choice, bool)>,
 }
 
 impl Walk {
-    /// Walks all that can follow, `depth` steps deep.
+    /// Walks all continuations, `depth` events deep.
     fn from(&mut self, state: &State, depth: u64) -> Result<(), String> {
         let fingerprint = self.fingerprints.of(&state.print());
         let seen = self.seen.entry(fingerprint).or_insert(0);
@@ -64,7 +65,7 @@ impl Walk {
     }
 }
 
-/// Walks a scope; on a violation, the path to it.
+/// Walks a scope; a violation comes with the path that leads to it.
 fn walk(scope: Scope, depth: u64) -> Result<(usize, u64), String> {
     let mut walk =
         Walk { fingerprints: Fingerprints::new(), seen: HashMap::new(), transitions: 0, path: Vec::new() };
@@ -74,7 +75,7 @@ fn walk(scope: Scope, depth: u64) -> Result<(usize, u64), String> {
     Ok((walk.seen.len(), walk.transitions))
 }
 
-/// Nothing goes wrong.
+/// A scope without faults.
 const FAIR: Scope = Scope {
     threads: [1, 1],
     calls: 2,
@@ -86,12 +87,12 @@ const FAIR: Scope = Scope {
     bursts: 0,
 };
 
-/// What is walked, and how much deeper (or less deep) than the rest.
+/// The scopes, and how much deeper or less deep than the others each is walked.
 const SCOPES: [(&str, Scope, i64); 6] = [
-    ("nothing goes wrong", Scope { bursts: 1, ..FAIR }, 4),
+    ("no fault", Scope { bursts: 1, ..FAIR }, 4),
     ("two threads of one manager", Scope { threads: [2, 1], calls: 3, bursts: 1, ..FAIR }, 2),
     ("an answer is missing", Scope { unanswered: 1, timers: 1, ..FAIR }, 2),
-    ("a delete comes twice", Scope { unanswered: 1, repeated: 1, calls: 3, ..FAIR }, 2),
+    ("a delete is executed twice", Scope { unanswered: 1, repeated: 1, calls: 3, ..FAIR }, 2),
     ("a watch stream breaks", Scope { breaks: 1, timers: 1, ..FAIR }, 2),
     ("a lease expires", Scope { expiries: 1, unanswered: 1, timers: 1, ..FAIR }, 0),
 ];

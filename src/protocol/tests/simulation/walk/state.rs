@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use super::super::reading::keys_within;
 use super::super::world::root;
 use super::fingerprint::FIRST_REVISION;
 use crate::clock::Time;
 use crate::kv::{
-    Failure, Key, KeyValue, LeaseId, Order, Range, Request, Response, Revision, Span, WatchEvent, WatchId,
-    WatchSpec,
+    Failure, Key, KeyValue, LeaseId, Request, Response, Revision, WatchEvent, WatchId, WatchSpec,
 };
 use crate::name::LockName;
 use crate::protocol::{Config, HoldId, Protocol, RequestId, Ticket};
@@ -16,13 +16,13 @@ use crate::store::memory::model::{Limits, Model, Watcher};
 
 pub(super) const TTL: Duration = Duration::from_secs(5);
 
-/// How often each kind of thing may still happen on a path; without a limit there is no end to it.
+/// How many more events of each kind a path may contain. Without these limits the walk would never end.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scope {
     /// The threads of each manager.
     pub(super) threads: [usize; 2],
     pub(super) calls: u8,
-    /// Requests without an answer: lost, carried out and unheard, or carried out much later.
+    /// Requests that get no answer: lost, executed with the answer lost, or executed much later.
     pub(super) unanswered: u8,
     /// Deletes that are carried out twice.
     pub(super) repeated: u8,
@@ -30,11 +30,11 @@ pub(super) struct Scope {
     pub(super) breaks: u8,
     pub(super) expiries: u8,
     pub(super) timers: u8,
-    /// Times that a manager's thread takes in something more before it acts.
+    /// How often a manager's thread may take further input before it carries out its actions.
     pub(super) bursts: u8,
 }
 
-/// Something that can happen.
+/// One event that can happen next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Choice {
     Lock {
@@ -49,22 +49,22 @@ pub(super) enum Choice {
         node: usize,
         thread: usize,
     },
-    /// The store carries the request out.
+    /// The store executes the request.
     Execute {
         node: usize,
         at: usize,
     },
-    /// The same, and a copy stays under way.
+    /// The store executes the request, and a copy of it remains in flight.
     Repeat {
         node: usize,
         at: usize,
     },
-    /// The manager hears the answer.
+    /// The manager receives the answer.
     Answer {
         node: usize,
         at: usize,
     },
-    /// The manager stops waiting, and knows nothing; the request stays under way.
+    /// The manager's request times out with an unknown outcome; the request stays in flight.
     GiveUp {
         node: usize,
         at: usize,
@@ -74,15 +74,15 @@ pub(super) enum Choice {
         node: usize,
         at: usize,
     },
-    /// The manager hears what its watch stream tells next.
-    Tell {
+    /// The manager receives the next event of its watch stream.
+    Deliver {
         node: usize,
     },
-    /// The watch stream breaks, and what it carried is lost; another is opened.
+    /// The watch stream breaks, its undelivered events are lost, and a new stream is opened.
     Break {
         node: usize,
     },
-    /// The next timer of the manager.
+    /// The manager's next timer fires.
     Timer {
         node: usize,
     },
@@ -90,7 +90,7 @@ pub(super) enum Choice {
     Expire {
         node: usize,
     },
-    /// The manager's thread acts on what it has taken in.
+    /// The manager's thread carries out the actions that its input led to.
     Act {
         node: usize,
     },
@@ -113,12 +113,12 @@ pub(super) struct Side {
     pub(super) deadline: Option<Time>,
     pub(super) threads: Vec<Caller>,
     pub(super) requests: Vec<InFlight>,
-    /// Watches that were asked for and are not open yet.
+    /// Watches that were requested and are not open yet.
     pub(super) asked: Vec<WatchId>,
     pub(super) wanted: BTreeMap<WatchId, WatchSpec>,
     pub(super) open: BTreeMap<WatchId, Watcher>,
-    pub(super) told: VecDeque<WatchEvent>,
-    /// It has taken something in and has not acted yet.
+    pub(super) events: VecDeque<WatchEvent>,
+    /// The protocol has taken input whose actions are not carried out yet.
     pub(super) busy: bool,
 }
 
@@ -126,15 +126,15 @@ pub(super) struct Side {
 pub(super) struct InFlight {
     pub(super) id: RequestId,
     pub(super) request: Request,
-    /// Nobody waits for the answer.
-    pub(super) unheard: bool,
+    /// The manager no longer waits for the answer.
+    pub(super) abandoned: bool,
     pub(super) reply: Option<Result<Response, Failure>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Caller {
     Idle,
-    /// `kept_out`: so far, something that justifies a refused try was there.
+    /// `kept_out`: at some time since the call, another contender or waiter justified the refusal of a try.
     Waiting {
         ticket: Ticket,
         try_only: bool,
@@ -156,7 +156,7 @@ pub(super) enum Caller {
 pub(super) type Checked = Result<(), String>;
 
 impl State {
-    /// Both sessions are up and watched, and nobody has asked for anything.
+    /// Both sessions are up and watched, and there is no ticket yet.
     pub(super) fn new(scope: Scope) -> Self {
         let side = |node: usize| Side {
             protocol: Protocol::new(Config {
@@ -176,7 +176,7 @@ impl State {
             asked: Vec::new(),
             wanted: BTreeMap::new(),
             open: BTreeMap::new(),
-            told: VecDeque::new(),
+            events: VecDeque::new(),
             busy: false,
         };
         let mut state = Self {
@@ -189,8 +189,8 @@ impl State {
         };
         for node in 0..2 {
             state.sides[node].protocol.handle_start(state.now);
-            state.act(node).expect("nothing to break yet");
-            while state.sides[node].lease.is_none() || !state.sides[node].told.is_empty() {
+            state.act(node).expect("the set-up breaks no promise");
+            while state.sides[node].lease.is_none() || !state.sides[node].events.is_empty() {
                 let choices = state.choices();
                 let set_up = choices.into_iter().find(|choice| {
                     matches!(
@@ -198,16 +198,18 @@ impl State {
                         Choice::Execute { .. }
                             | Choice::Answer { .. }
                             | Choice::Open { .. }
-                            | Choice::Tell { .. }
+                            | Choice::Deliver { .. }
                     )
                 });
-                state.happen(set_up.expect("the session comes up"), false).expect("nothing to break yet");
+                state
+                    .happen(set_up.expect("the session comes up"), false)
+                    .expect("the set-up breaks no promise");
             }
         }
         state
     }
 
-    /// Everything that can happen next.
+    /// Every event that can happen next.
     pub(super) fn choices(&self) -> Vec<Choice> {
         let mut choices = Vec::new();
         for (node, side) in self.sides.iter().enumerate() {
@@ -217,20 +219,20 @@ impl State {
             for (at, it) in side.requests.iter().enumerate() {
                 match &it.reply {
                     None => choices.push(Choice::Execute { node, at }),
-                    Some(_) if !it.unheard => choices.push(Choice::Answer { node, at }),
+                    Some(_) if !it.abandoned => choices.push(Choice::Answer { node, at }),
                     Some(_) => {}
                 }
                 if it.reply.is_none() && self.scope.repeated > 0 && is_delete(&it.request) {
                     choices.push(Choice::Repeat { node, at });
                 }
-                // What is not answered for other reasons than these shows nothing new.
-                if !it.unheard && self.scope.unanswered > 0 && it.request.is_write() {
+                // Losing the answer to a read leads to no state that these losses do not reach.
+                if !it.abandoned && self.scope.unanswered > 0 && it.request.is_write() {
                     choices.push(Choice::GiveUp { node, at });
                 }
             }
             choices.extend((0..side.asked.len()).map(|at| Choice::Open { node, at }));
-            if !side.told.is_empty() {
-                choices.push(Choice::Tell { node });
+            if !side.events.is_empty() {
+                choices.push(Choice::Deliver { node });
             }
             for (thread, caller) in side.threads.iter().enumerate() {
                 match caller {
@@ -258,7 +260,7 @@ impl State {
         choices
     }
 
-    /// Whether the manager may take in something more before it acts on this.
+    /// Whether the manager may take further input before it carries out the actions of this event.
     pub(super) fn may_wait(&self, choice: Choice) -> bool {
         let feeds = matches!(
             choice,
@@ -267,7 +269,7 @@ impl State {
                 | Choice::Abandon { .. }
                 | Choice::Answer { .. }
                 | Choice::GiveUp { .. }
-                | Choice::Tell { .. }
+                | Choice::Deliver { .. }
                 | Choice::Timer { .. }
         );
         feeds && self.scope.bursts > 0
@@ -285,7 +287,7 @@ impl Choice {
             | Self::Answer { node, .. }
             | Self::GiveUp { node, .. }
             | Self::Open { node, .. }
-            | Self::Tell { node }
+            | Self::Deliver { node }
             | Self::Break { node }
             | Self::Timer { node }
             | Self::Expire { node }
@@ -298,24 +300,8 @@ pub(super) fn name() -> LockName {
     LockName::parse(&root(), "a").expect("a valid name")
 }
 
-fn read(model: &Model, span: Span) -> Vec<KeyValue> {
-    let range = Range {
-        span,
-        order: Order::OldestFirst,
-        limit: 0,
-        max_create_revision: 0,
-        at_revision: 0,
-        keys_only: true,
-    };
-    model.read(&range).unwrap_or_default().kvs
-}
-
 pub(super) fn contenders(model: &Model) -> Vec<KeyValue> {
-    read(model, name().contenders())
-}
-
-pub(super) fn everything(model: &Model) -> Vec<KeyValue> {
-    read(model, Span::Prefix(Key::from(format!("{}/", root().as_str()))))
+    keys_within(model, name().contenders())
 }
 
 /// A delete, and nothing else.

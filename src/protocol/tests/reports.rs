@@ -1,4 +1,4 @@
-//! What people are told while something lasts: a store that is silent, a wait that is long.
+//! Reports about conditions that last: a silent store, a long wait.
 
 use std::time::Duration;
 
@@ -10,16 +10,16 @@ fn log_of<'a>(world: &'a World, what: &'a str) -> impl Iterator<Item = &'a Strin
 }
 
 #[test]
-fn a_silent_store_is_told_once_after_a_third_of_the_assured_time_and_once_when_it_answers_again() {
+fn a_silent_store_is_reported_after_a_third_of_the_assured_time_and_again_when_it_answers() {
     let mut world = World::with(1);
     world.pass(TTL);
-    assert_eq!(log_of(&world, "Store").count(), 0, "a quiet store is not a silent one");
+    assert_eq!(log_of(&world, "Store").count(), 0, "a store without requests is not silent");
     world.pass(TTL / 3);
     let third = (TTL - MARGIN) / 3;
     world.fail_for(0, third * 2, FailureClass::NotDone);
     let silent: Vec<_> = log_of(&world, "StoreSilent").cloned().collect();
     assert_eq!(silent.len(), 1);
-    assert!(silent[0].contains("as the test wants"), "{silent:?}");
+    assert!(silent[0].contains("injected failure"), "{silent:?}");
     world.settle();
     world.pass(TTL);
     assert_eq!(log_of(&world, "StoreSilent").count(), 1);
@@ -27,7 +27,7 @@ fn a_silent_store_is_told_once_after_a_third_of_the_assured_time_and_once_when_i
 }
 
 #[test]
-fn a_store_that_does_not_answer_at_all_is_told_before_the_session_is_lost() {
+fn a_store_that_never_answers_is_reported_before_the_session_is_lost() {
     let mut world = World::with(1);
     world.pass_alone(TTL - MARGIN);
     let log = world.nodes[0].log.join("\n");
@@ -36,7 +36,7 @@ fn a_store_that_does_not_answer_at_all_is_told_before_the_session_is_lost() {
 }
 
 #[test]
-fn a_long_wait_is_told_once_with_the_name_of_the_holder() {
+fn a_long_wait_is_reported_once_with_the_holder() {
     let mut world = World::with(2);
     world.lock(1, "a", 1);
     world.settle();
@@ -44,13 +44,13 @@ fn a_long_wait_is_told_once_with_the_name_of_the_holder() {
     world.pass(WARN_AFTER - Duration::from_millis(1));
     assert_eq!(log_of(&world, "SlowWait").count(), 0);
     world.pass(WARN_AFTER * 3);
-    let told: Vec<_> = log_of(&world, "SlowWait").cloned().collect();
-    assert_eq!(told.len(), 1);
-    assert!(told[0].contains(world.contenders("a")[0].key.as_str()), "{told:?}");
+    let reported: Vec<_> = log_of(&world, "SlowWait").cloned().collect();
+    assert_eq!(reported.len(), 1);
+    assert!(reported[0].contains(world.contenders("a")[0].key.as_str()), "{reported:?}");
 }
 
 #[test]
-fn a_wait_that_ends_in_time_is_not_told() {
+fn a_wait_that_ends_in_time_is_not_reported() {
     let mut world = World::with(2);
     let elsewhere = world.lock(1, "a", 1);
     world.settle();
