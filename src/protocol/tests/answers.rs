@@ -258,7 +258,7 @@ fn a_waiter_that_asks_after_the_only_other_one_of_its_process_gave_up_was_not_ke
     world.settle();
     let first = world.lock(0, "a", 1);
     world.pass(Duration::from_millis(300));
-    world.nodes[0].deaf = true;
+    world.nodes[0].events_held_back = true;
     world.abandon(1, elsewhere);
     world.settle_node(1);
     world.now = world.now + Duration::from_millis(1);

@@ -297,10 +297,10 @@ fn a_read_older_than_the_confirmation_of_a_reopened_watch_does_not_make_it_live(
     // The waiter's key is deleted while its watch is broken, so that the watch will never report it.
     let deleted = world.contenders("a")[1].clone();
     world.delete(deleted.key);
-    world.nodes[1].deaf = true;
+    world.nodes[1].events_held_back = true;
     world.settle();
-    world.nodes[1].unheard.clear();
-    world.nodes[1].deaf = false;
+    world.nodes[1].undelivered.clear();
+    world.nodes[1].events_held_back = false;
     let prefix = *world.nodes[1].watches.keys().max().expect("the name is watched");
     let revision = world.model.revision();
     world.nodes[1].protocol.handle_watch(world.now, WatchEvent::Created { watch: prefix, revision });
