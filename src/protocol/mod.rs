@@ -11,6 +11,7 @@ mod session;
 mod contender;
 mod queue;
 
+mod admission;
 mod batch;
 mod read;
 mod write;

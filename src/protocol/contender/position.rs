@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use crate::clock::Time;
 use crate::kv::{Key, Revision, Span, WatchId};
+use crate::protocol::admission::{self, Admission, Predecessors};
 use crate::protocol::effects::{Effects, Watched};
 use crate::protocol::messages::QueueId;
 use crate::protocol::mutants::mutant;
-use crate::protocol::read::Predecessors;
 
 /// A queued contender reads its position this long after the last read (less up to half of it, at random), so that a
 /// watch that has died silently delays a hand-over but cannot stop it.
@@ -148,16 +148,13 @@ impl Position {
         if let Some(PredecessorWatch { trust: trust @ WatchTrust::Verifying, .. }) = &mut self.watch {
             *trust = WatchTrust::Live;
         }
-        if let Predecessors::All(keys) = &mut predecessors {
-            keys.retain(|key| {
-                !self.deleted_meanwhile.iter().any(|(at, deleted)| *at > revision && deleted == key)
-            });
-        }
+        predecessors.remove(|key| {
+            self.deleted_meanwhile.iter().any(|(at, deleted)| *at > revision && deleted == key)
+        });
         let last_deletion = self.deleted_meanwhile.iter().map(|&(at, _)| at).max();
         self.deleted_meanwhile.clear();
         self.watch_predecessors(predecessors, queue, prefix, effects);
-        let first =
-            self.is_live() && matches!(&self.watch, Some(watch) if watch.predecessors.is_known_empty());
+        let first = self.is_live() && matches!(&self.watch, Some(watch) if watch.predecessors.is_empty());
         self.first_as_of = first.then_some(last_deletion.map_or(self.read_at, |at| at.max(self.read_at)));
     }
 
@@ -202,7 +199,7 @@ impl Position {
         let complete = complete || mutant!(MissedEventsIgnored);
         watch.trust = if complete { WatchTrust::Live } else { WatchTrust::Gapped };
         watch.confirmed_at = revision;
-        !complete || watch.predecessors.is_known_empty()
+        !complete || watch.predecessors.is_empty()
     }
 
     /// When to read the position again if the watch reports nothing.
@@ -253,17 +250,17 @@ impl Position {
         };
         match predecessors {
             Predecessors::Milestone(_) => DeletionEffect::MilestoneDeleted,
-            Predecessors::All(_) if deleted.contains(own) && !mutant!(OwnEndOverlooked) => {
-                DeletionEffect::OwnKeyDeleted
-            }
-            Predecessors::All(keys) if live && !keys.is_empty() => {
-                keys.retain(|key| !deleted.contains(key));
-                self.first_as_of = keys.is_empty().then_some(revision);
-                DeletionEffect::Nothing
-            }
-            // The answer will be combined with the deletions reported meanwhile.
-            Predecessors::All(_) if checking => DeletionEffect::Nothing,
-            Predecessors::All(_) => DeletionEffect::CheckPosition,
+            Predecessors::All(keys) => match admission::by_deletions(own, keys, deleted) {
+                Admission::Gone => DeletionEffect::OwnKeyDeleted,
+                admission if live && !keys.is_empty() => {
+                    keys.retain(|key| !deleted.contains(key));
+                    self.first_as_of = (admission == Admission::Admitted).then_some(revision);
+                    DeletionEffect::Nothing
+                }
+                // The answer will be combined with the deletions reported meanwhile.
+                _ if checking => DeletionEffect::Nothing,
+                _ => DeletionEffect::CheckPosition,
+            },
         }
     }
 }

@@ -4,6 +4,7 @@ use super::writes::{SentDelete, SentWrite};
 use super::{Context, Queue, WriteState};
 use crate::error::LossReason;
 use crate::kv::{Failure, FailureClass, KeyValue, Revision};
+use crate::protocol::admission::Admission;
 use crate::protocol::batch::WriteOutcome;
 use crate::protocol::messages::{Action, Refusal, ReleaseFailure};
 use crate::protocol::mutants::mutant;
@@ -39,11 +40,14 @@ impl Queue {
         match answer.put {
             None => {}
             Some(PutOutcome::StaleEpoch { session }) => return self.write_refused(sent.epoch, session, cx),
-            Some(PutOutcome::First { token }) => self.hold(token, answer.revision, cx),
-            Some(PutOutcome::Behind { created, predecessors }) => {
-                self.refuse_tries_of(&sent.tries, cx);
-                self.enter_queue(created, predecessors, (answer.revision, sent.sent), cx);
-            }
+            Some(PutOutcome::Put { created, admission }) => match admission {
+                Admission::Admitted => self.hold(created, answer.revision, cx),
+                Admission::Behind(predecessors) => {
+                    self.refuse_tries_of(&sent.tries, cx);
+                    self.enter_queue(created, predecessors, (answer.revision, sent.sent), cx);
+                }
+                Admission::Gone => self.refuse_malformed(cx),
+            },
             Some(PutOutcome::Taken) => {
                 self.forget_contender(cx);
                 self.refuse_tries_of(&sent.tries, cx);

@@ -6,12 +6,13 @@ use super::{Context, OWN_WATCH_AGE, Queue};
 use crate::clock::Time;
 use crate::error::LossReason;
 use crate::kv::{Answer, Failure, Key, KeyValue, Request, Response, Revision};
+use crate::protocol::admission::{Admission, Predecessors, Rank};
 use crate::protocol::contender::position::{DeletionEffect, Position, RECHECK_INTERVAL};
 use crate::protocol::contender::{Contender, PositionCheck, Stage};
 use crate::protocol::effects::Purpose;
 use crate::protocol::messages::Refusal;
 use crate::protocol::mutants::mutant;
-use crate::protocol::read::{self, PositionAnswer, Predecessors};
+use crate::protocol::read::{self, PositionAnswer};
 use crate::protocol::session::Verdict;
 use crate::protocol::timers::Timer;
 
@@ -161,7 +162,7 @@ impl Queue {
         let Some(created) = contender.created() else {
             return Verdict::Nothing;
         };
-        let answer = read::position_answer(created, &answer);
+        let answer = read::position_answer(Rank { created, key: &contender.key }, &answer);
         let sent = check.map_or(cx.now, |check| check.sent);
         if contender.is_newer_than(revision) && !mutant!(StaleReadBelieved) {
             return self.position_check_failed(read::stale(), cx);
@@ -172,27 +173,28 @@ impl Queue {
         self.failures = 0;
         self.last_failure = None;
         match (answer, contender.held_mut()) {
-            (PositionAnswer::First, None) => self.hold(created, revision, cx),
-            (PositionAnswer::Behind(predecessors), None) => {
+            (PositionAnswer::Read(Admission::Admitted), None) => self.hold(created, revision, cx),
+            (PositionAnswer::Read(Admission::Behind(Some(predecessors))), None) => {
                 self.wait_behind(predecessors, (revision, sent), cx);
                 if again {
                     self.check_position(cx);
                 }
             }
             // The watch already proved us first; this read is older.
-            (PositionAnswer::Behind(_), Some(held)) if revision < held.as_of => {}
-            (PositionAnswer::First, Some(held)) => {
+            (PositionAnswer::Read(Admission::Behind(_)), Some(held)) if revision < held.as_of => {}
+            (PositionAnswer::Read(Admission::Admitted), Some(held)) => {
                 // The key exists after the reported deletion, so that was one of an earlier use of it.
                 if held.deleted_at.take().is_some() {
                     cx.effects.timers.clear(Timer::AwaitLossReason(self.id));
                 }
             }
             // A predecessor exists, so we never were the first, and the hold is not to be relied on.
-            (PositionAnswer::Behind(_), Some(_)) => self.lose_deleted_key(cx),
-            (PositionAnswer::KeyGone, Some(_)) => self.lose_deleted_key(cx),
+            (PositionAnswer::Read(Admission::Behind(_)), Some(_)) => self.lose_deleted_key(cx),
+            (PositionAnswer::Read(Admission::Gone), Some(_)) => self.lose_deleted_key(cx),
             // The waiters stay, and their next contender has another key.
-            (PositionAnswer::KeyGone, None) => self.replace_deleted_key(cx),
-            (PositionAnswer::StaleEpoch { .. } | PositionAnswer::Malformed, _) => {
+            (PositionAnswer::Read(Admission::Gone), None) => self.replace_deleted_key(cx),
+            (PositionAnswer::Read(Admission::Behind(None)), None)
+            | (PositionAnswer::StaleEpoch { .. } | PositionAnswer::Malformed, _) => {
                 return self.position_check_failed(read::malformed(), cx);
             }
         }
