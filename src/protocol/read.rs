@@ -29,14 +29,14 @@ pub(super) enum PositionAnswer {
     Malformed,
 }
 
-/// Reads whether `key` (created at `created`) still exists, and its nearest predecessors.
-pub(super) fn check_position(epoch: &Epoch, name: &LockName, key: &Key, created: Revision) -> Txn {
+/// Reads whether our key still exists, and its nearest predecessors.
+pub(super) fn check_position(epoch: &Epoch, name: &LockName, own: Rank<'_>) -> Txn {
     Txn {
         when: epoch_unchanged(epoch),
         then: vec![
-            read_key(key),
+            read_key(own.key),
             Op::Range(Range {
-                max_create_revision: created - 1,
+                max_create_revision: own.created - 1,
                 ..keys(name.contenders(), Order::NewestFirst, WATCH_ALL_UP_TO as u32 + 1)
             }),
         ],

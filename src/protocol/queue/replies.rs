@@ -40,14 +40,13 @@ impl Queue {
         match answer.put {
             None => {}
             Some(PutOutcome::StaleEpoch { session }) => return self.write_refused(sent.epoch, session, cx),
-            Some(PutOutcome::Put { created, admission }) => match admission {
-                Admission::Admitted => self.hold(created, answer.revision, cx),
-                Admission::Behind(predecessors) => {
+            Some(PutOutcome::Put { created, admission }) => {
+                if admission != Admission::Admitted {
                     self.refuse_tries_of(&sent.tries, cx);
-                    self.enter_queue(created, predecessors, (answer.revision, sent.sent), cx);
                 }
-                Admission::Gone => self.refuse_malformed(cx),
-            },
+                let (put, answered) = ((created, admission), (answer.revision, sent.sent));
+                self.contend(cx, |contender, cx| contender.put_answered(put, answered, cx));
+            }
             Some(PutOutcome::Taken) => {
                 self.forget_contender(cx);
                 self.refuse_tries_of(&sent.tries, cx);
@@ -95,7 +94,7 @@ impl Queue {
             FailureClass::LeaseGone => return Verdict::Lost(LossReason::SessionRevoked),
             FailureClass::Unknown if !mutant!(UnknownTakenForNotDone) => {
                 if let Some(contender) = self.contender.as_mut().filter(|_| sent.puts_contender) {
-                    contender.unanswered_epoch = contender.unanswered_epoch.max(Some(sent.epoch));
+                    contender.put_unanswered(sent.epoch);
                 }
                 for stale in self.stale_keys.iter_mut().filter(|stale| sent.deletes(&stale.key)) {
                     stale.unanswered();
