@@ -11,6 +11,7 @@ mod session;
 mod contender;
 mod queue;
 
+mod admission;
 mod batch;
 mod read;
 mod write;
@@ -35,6 +36,7 @@ use crate::kv::{Failure, Response, WatchEvent};
 use crate::name::LockName;
 
 use batch::Batches;
+use contender::{Contender, Fact, Surroundings};
 use effects::{Effects, Purpose, Watched};
 use messages::QueueId;
 use mutants::mutant;
@@ -112,9 +114,7 @@ impl Protocol {
                 Verdict::Nothing
             }
             Purpose::Writes => return self.handle_writes(id, reply),
-            Purpose::CheckPosition(id) => {
-                self.in_queue(id, |queue, cx| queue.handle_position_check(reply, cx))
-            }
+            Purpose::CheckPosition(id) => self.in_queue(id, |queue, cx| queue.position_answered(reply, cx)),
             Purpose::ReadHolder(id) => self.in_queue(id, |queue, cx| {
                 queue.handle_holder_read(reply, cx);
                 Verdict::Nothing
@@ -139,16 +139,16 @@ impl Protocol {
                 self.apply(Verdict::Lost(LossReason::SessionRevoked));
             }
             (Watched::Predecessors(id), WatchEvent::Created { revision, .. }) => {
-                self.change_queue(id, |queue, cx| queue.predecessor_watch_created(revision, cx));
+                self.contend(id, |contender, cx| contender.predecessor_watch_confirmed(revision, cx));
             }
             (Watched::Predecessors(id), WatchEvent::Deleted { keys, revision, .. }) => {
-                self.change_queue(id, |queue, cx| queue.predecessors_deleted(&keys, revision, cx));
+                self.contend(id, |contender, cx| contender.predecessors_deleted(&keys, revision, cx));
             }
             (Watched::OwnKey(id), WatchEvent::Created { .. }) => {
-                self.change_queue(id, |queue, cx| queue.own_watch_created(cx));
+                self.contend(id, Contender::own_watch_confirmed);
             }
             (Watched::OwnKey(id), WatchEvent::Deleted { revision, .. }) => {
-                self.change_queue(id, |queue, cx| queue.own_key_deleted(revision, cx));
+                self.contend(id, |contender, cx| contender.own_key_deleted(revision, cx));
             }
         }
     }
@@ -175,9 +175,9 @@ impl Protocol {
                 Timer::WaitLimit(ticket) => self.in_queue_of(ticket, Queue::reach_wait_limit),
                 Timer::EndGrace(ticket) => self.in_queue_of(ticket, Queue::end_grace),
                 Timer::Retry(id) => self.change_queue(id, Queue::retry),
-                Timer::Recheck(id) => self.change_queue(id, Queue::recheck_position),
-                Timer::AwaitLossReason(id) => self.change_queue(id, Queue::stop_awaiting_loss_reason),
-                Timer::OwnWatch(id) => self.change_queue(id, Queue::watch_own_key),
+                Timer::Recheck(id) => self.contend(id, Contender::recheck_position),
+                Timer::AwaitLossReason(id) => self.contend(id, Contender::stop_awaiting_loss_reason),
+                Timer::OwnWatch(id) => self.contend(id, Contender::watch_own_key),
             }
         }
     }
@@ -328,6 +328,11 @@ impl Protocol {
             Verdict::Nothing
         });
         self.apply(verdict);
+    }
+
+    /// Passes an event to the contender of a queue.
+    fn contend(&mut self, id: QueueId, event: impl FnOnce(&mut Contender, &mut Surroundings<'_>) -> Fact) {
+        self.change_queue(id, |queue, cx| queue.contend(cx, event));
     }
 
     fn in_queue(

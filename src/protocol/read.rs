@@ -3,6 +3,7 @@
 //! Every request that could put a key compares the session's epoch, which is the mod revision of the session key. Once
 //! that key is put again, no older request can take effect, wherever it is delayed.
 
+use super::admission::{self, Admission, Rank, WATCH_ALL_UP_TO};
 use super::mutants::mutant;
 use crate::kv::{
     Compare, Failure, FailureClass, Field, Key, KeyValue, LeaseId, Op, OpResult, Order, Range, Revision,
@@ -17,43 +18,6 @@ pub(super) struct Epoch {
     pub(super) revision: Revision,
 }
 
-/// With at most this many predecessors, a contender watches the whole prefix of the name.
-pub(super) const WATCH_ALL_UP_TO: usize = 7;
-/// Farther back it watches one key, chosen so that this many predecessors remain once it is deleted.
-const LEFT_BY_MILESTONE: usize = 2;
-
-/// The predecessors of a contender, as far as it has to know them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Predecessors {
-    /// All of them, at most [`WATCH_ALL_UP_TO`].
-    All(Vec<Key>),
-    /// There are more. Once this one is deleted, [`LEFT_BY_MILESTONE`] remain, or fewer if some of those gave up.
-    Milestone(Key),
-}
-
-impl Predecessors {
-    /// From the newest `WATCH_ALL_UP_TO + 1` keys that are older than ours; `None` if there are none.
-    pub(super) fn of(newest_first: &[KeyValue]) -> Option<Self> {
-        match newest_first {
-            [] => None,
-            few if few.len() <= WATCH_ALL_UP_TO => {
-                Some(Self::All(few.iter().map(|kv| kv.key.clone()).collect()))
-            }
-            many => many.get(LEFT_BY_MILESTONE).map(|kv| Self::Milestone(kv.key.clone())),
-        }
-    }
-
-    /// None that are known of.
-    pub(super) fn is_known_empty(&self) -> bool {
-        matches!(self, Self::All(keys) if keys.is_empty())
-    }
-
-    /// Whether the same watch reports the deletions of both.
-    pub(super) fn has_same_watch_as(&self, other: &Self) -> bool {
-        self == other || matches!((self, other), (Self::All(_), Self::All(_)))
-    }
-}
-
 /// The answer of [`check_position`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum PositionAnswer {
@@ -61,23 +25,18 @@ pub(super) enum PositionAnswer {
     StaleEpoch {
         session: Option<KeyValue>,
     },
-    /// The contender has no predecessors.
-    First,
-    Behind(Predecessors),
-    /// The contender's key does not exist any more.
-    KeyGone,
+    Read(Admission),
     Malformed,
 }
 
-/// Reads whether `key` (created at `created`) still exists, and its nearest predecessors. Never test the key's mere
-/// existence: a key that was deleted and put again is another contender.
-pub(super) fn check_position(epoch: &Epoch, name: &LockName, key: &Key, created: Revision) -> Txn {
+/// Reads whether our key still exists, and its nearest predecessors.
+pub(super) fn check_position(epoch: &Epoch, name: &LockName, own: Rank<'_>) -> Txn {
     Txn {
         when: epoch_unchanged(epoch),
         then: vec![
-            read_key(key),
+            read_key(own.key),
             Op::Range(Range {
-                max_create_revision: created - 1,
+                max_create_revision: own.created - 1,
                 ..keys(name.contenders(), Order::NewestFirst, WATCH_ALL_UP_TO as u32 + 1)
             }),
         ],
@@ -85,23 +44,17 @@ pub(super) fn check_position(epoch: &Epoch, name: &LockName, key: &Key, created:
     }
 }
 
-pub(super) fn position_answer(created: Revision, answer: &TxnAnswer) -> PositionAnswer {
+pub(super) fn position_answer(own: Rank<'_>, answer: &TxnAnswer) -> PositionAnswer {
     match (answer.succeeded, &answer.results[..]) {
         (false, [OpResult::Range(session)]) => {
             PositionAnswer::StaleEpoch { session: session.kvs.first().cloned() }
         }
-        (true, [OpResult::Range(own), OpResult::Range(before)]) => {
-            if own.kvs.first().is_none_or(|own| !is_ours(own, created)) {
-                return PositionAnswer::KeyGone;
-            }
-            Predecessors::of(&before.kvs).map_or(PositionAnswer::First, PositionAnswer::Behind)
+        (true, [OpResult::Range(exists), OpResult::Range(before)]) => {
+            let shown = exists.kvs.iter().chain(&before.kvs).map(Rank::from);
+            PositionAnswer::Read(admission::by_nearest(own, shown))
         }
         _ => PositionAnswer::Malformed,
     }
-}
-
-fn is_ours(own: &KeyValue, created: Revision) -> bool {
-    own.create_revision == created || mutant!(ExistenceForCreateRevision)
 }
 
 /// Reads the holder of the lock, with its value, and the number of contenders.

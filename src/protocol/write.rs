@@ -1,8 +1,9 @@
 //! The writes of the queues (deletes of stale keys, the put of a contender), as a request of their own or grouped.
 
+use super::admission::{self, Admission, Rank, WATCH_ALL_UP_TO};
 use super::messages::QueueId;
 use super::mutants::mutant;
-use super::read::{Epoch, Predecessors, WATCH_ALL_UP_TO, contenders, epoch_unchanged, read_key};
+use super::read::{Epoch, contenders, epoch_unchanged, read_key};
 use crate::kv::{
     Answer, Compare, Field, Key, KeyValue, LeaseId, Op, OpResult, Order, RangeResult, Request, Response,
     Revision, Span, Txn, TxnAnswer,
@@ -72,10 +73,9 @@ pub(super) struct WriteAnswer {
 pub(super) enum PutOutcome {
     /// The epoch has changed, so nothing was put; this is the session key now.
     StaleEpoch { session: Option<KeyValue> },
-    /// The contender holds the lock.
-    First { token: Revision },
-    /// The contender has predecessors. Who they are is not known if this answers a repeated request.
-    Behind { created: Revision, predecessors: Option<Predecessors> },
+    /// The contender's key exists, and this is what the rule says about it. Who its predecessors are is not known if this
+    /// answers a repeated request.
+    Put { created: Revision, admission: Admission },
     /// A `try_only` contender was not put, because the name has another one.
     Taken,
     /// The answer does not have the form of the request.
@@ -217,23 +217,26 @@ fn nested_put(put: &ContenderPut, own: &TxnAnswer) -> PutOutcome {
     }
 }
 
-/// Our key was just put, so it is the newest; with no predecessors, we hold the lock.
+/// Our key was just put, so it is the newest.
 fn put_answer(put: &ContenderPut, newest: &RangeResult) -> PutOutcome {
-    match newest.kvs.split_first() {
-        Some((own, before)) if own.key == put.key => match Predecessors::of(before) {
-            None => PutOutcome::First { token: own.create_revision },
-            predecessors => PutOutcome::Behind { created: own.create_revision, predecessors },
-        },
+    match newest.kvs.first().map(Rank::from) {
+        Some(own) if *own.key == put.key => {
+            let admission = admission::by_nearest(own, newest.kvs.iter().map(Rank::from));
+            PutOutcome::Put { created: own.created, admission }
+        }
         _ => PutOutcome::Malformed,
     }
 }
 
 /// Nothing was put: a try found another contender, or an earlier copy of the request had put our key already.
-fn not_put_answer(put: &ContenderPut, first: &RangeResult, own: &RangeResult) -> PutOutcome {
-    match (first.kvs.first(), own.kvs.first()) {
-        (Some(first), _) if first.key == put.key => PutOutcome::First { token: first.create_revision },
+fn not_put_answer(put: &ContenderPut, oldest: &RangeResult, own: &RangeResult) -> PutOutcome {
+    let [own, oldest] = [own, oldest].map(|range| range.kvs.first().map(Rank::from));
+    match (admission::by_oldest(own, oldest), own) {
+        (Admission::Admitted, Some(own)) => {
+            PutOutcome::Put { created: own.created, admission: Admission::Admitted }
+        }
         _ if put.try_only => PutOutcome::Taken,
-        (Some(_), Some(own)) => PutOutcome::Behind { created: own.create_revision, predecessors: None },
+        (admission @ Admission::Behind(_), Some(own)) => PutOutcome::Put { created: own.created, admission },
         _ => PutOutcome::Malformed,
     }
 }

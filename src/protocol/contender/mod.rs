@@ -1,47 +1,94 @@
 //! Our key in the queue of a lock name, from the request that puts it to its deletion.
+//!
+//! A [`Contender`] sends the reads of its position, watches its predecessors and its own key, and sets its timers by
+//! itself. Its queue passes events to it, and acts on the [`Fact`]s that they establish.
 
-pub(in crate::protocol) mod position;
+mod events;
+mod position;
 pub(in crate::protocol) mod stale_key;
 
+use std::time::Duration;
+
 use crate::clock::Time;
-use crate::kv::{Key, LeaseId, Revision, Span, WatchId};
+use crate::kv::{Failure, Key, KeyValue, LeaseId, Revision, Span, WatchId};
+use crate::name::LockName;
 use crate::protocol::effects::{Effects, Watched};
 use crate::protocol::messages::{HoldId, QueueId, RequestId, Ticket};
+use crate::protocol::read::Epoch;
 use crate::protocol::timers::Timer;
+use crate::protocol::write::ContenderPut;
 
 use position::Position;
 use stale_key::StaleKey;
 
+/// A contender of this age gets a watch of its own key; shorter holds do not pay for one.
+const OWN_WATCH_AGE: Duration = Duration::from_millis(100);
+
+/// What an event of a contender means for its queue.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Fact {
+    /// Nothing that concerns the queue.
+    Nothing,
+    /// The contender has the lock, and was known to be first as of this revision. The queue has to [`hold`] it for a
+    /// waiter, or to give it up.
+    ///
+    /// [`hold`]: Contender::hold
+    Admitted { token: Revision, as_of: Revision },
+    /// The key was deleted by somebody else. The hold, if there is one, is lost.
+    Gone,
+}
+
+/// Why a read of the position says nothing about it.
+#[derive(Debug)]
+pub(super) enum Unread {
+    Failed(Failure),
+    /// The epoch has changed, or the session is gone; this is the session key now.
+    EpochChanged {
+        session: Option<KeyValue>,
+    },
+}
+
+/// What a contender needs of its surroundings to handle an event.
+pub(super) struct Surroundings<'a> {
+    pub(super) queue: QueueId,
+    pub(super) name: &'a LockName,
+    pub(super) now: Time,
+    /// The epoch of the session, if it is established.
+    pub(super) epoch: Option<&'a Epoch>,
+    pub(super) effects: &'a mut Effects,
+}
+
 /// One contender of a lock name: a key that we have put, or are about to put, on behalf of the waiters of this process.
 #[derive(Clone, Debug)]
 pub(super) struct Contender {
-    pub(super) key: Key,
+    key: Key,
     /// The key's value; empty once the lock is held.
-    pub(super) value: Vec<u8>,
-    pub(super) lease: LeaseId,
+    value: Vec<u8>,
+    lease: LeaseId,
     /// The key is put only if the lock is free.
-    pub(super) try_only: bool,
+    try_only: bool,
     /// The latest epoch under which a request that puts this key went unanswered. A copy of it may still be carried out
     /// until the epoch changes.
-    pub(super) unanswered_epoch: Option<Revision>,
-    pub(super) stage: Stage,
+    unanswered_epoch: Option<Revision>,
+    stage: Stage,
     /// The read of our position that is in flight.
-    pub(super) position_check: Option<PositionCheck>,
+    position_check: Option<PositionCheck>,
     /// Something happened since that read was sent, so another one must follow.
-    pub(super) check_again: bool,
-    pub(super) own_watch: Option<OwnWatch>,
+    check_again: bool,
+    own_watch: Option<OwnWatch>,
 }
 
 /// A read of our position that is in flight.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct PositionCheck {
-    pub(super) request: RequestId,
-    pub(super) epoch: Revision,
-    pub(super) sent: Time,
+struct PositionCheck {
+    request: RequestId,
+    epoch: Revision,
+    sent: Time,
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Stage {
+enum Stage {
     /// The key is to be put, or its put is in flight. Exits: Queued, Held, forgotten (never put), stale key.
     Entering,
     /// Waits behind other contenders. Exits: Held, stale key (not wanted any more, or deleted by somebody else). Boxed,
@@ -57,19 +104,25 @@ pub(super) struct Held {
     pub(super) id: HoldId,
     pub(super) token: Revision,
     /// The revision as of which the contender was known to be first.
-    pub(super) as_of: Revision,
+    as_of: Revision,
     /// The ticket that was granted the lock.
     pub(super) ticket: Ticket,
     /// The key was reported deleted at this revision; the hold ends as soon as the reason is known.
-    pub(super) deleted_at: Option<Revision>,
+    deleted_at: Option<Revision>,
 }
 
 /// The watch of our own key. It is opened only for contenders of some age, so that short holds do not pay for it.
 #[derive(Clone, Debug)]
-pub(super) struct OwnWatch {
-    pub(super) id: WatchId,
+struct OwnWatch {
+    id: WatchId,
     /// Confirmed once; a second confirmation means that the stream was reopened and events may be missing.
-    pub(super) confirmed: bool,
+    confirmed: bool,
+}
+
+impl Held {
+    pub(super) fn new(id: HoldId, ticket: Ticket, token: Revision, as_of: Revision) -> Self {
+        Self { id, token, as_of, ticket, deleted_at: None }
+    }
 }
 
 impl Contender {
@@ -87,8 +140,51 @@ impl Contender {
         }
     }
 
+    /// The key is put only if the lock is free.
+    pub(super) fn is_try(&self) -> bool {
+        self.try_only
+    }
+
     pub(super) fn is_entering(&self) -> bool {
         matches!(self.stage, Stage::Entering)
+    }
+
+    pub(super) fn is_queued(&self) -> bool {
+        matches!(self.stage, Stage::Queued(_))
+    }
+
+    /// The read of its position that was sent last, at `since` or later, showed a predecessor of another session.
+    pub(super) fn was_behind_since(&self, since: Time) -> bool {
+        matches!(&self.stage, Stage::Queued(position) if position.was_behind && position.read_sent >= since)
+    }
+
+    /// The put of the key, as long as that is not known to be carried out.
+    pub(super) fn put(&self, name: &LockName) -> Option<ContenderPut> {
+        self.is_entering().then(|| ContenderPut {
+            name: name.clone(),
+            key: self.key.clone(),
+            value: self.value.clone(),
+            lease: self.lease,
+            try_only: self.try_only,
+        })
+    }
+
+    /// Takes the lock for a ticket, and returns the key.
+    pub(super) fn hold(&mut self, held: Held, cx: &mut Surroundings<'_>) -> Key {
+        self.unwatch_predecessors(cx.effects);
+        // The value is in the store now; ten thousand holds need not keep it in memory.
+        self.value = Vec::new();
+        self.stage = Stage::Held(held);
+        cx.effects.timers.clear(Timer::Recheck(cx.queue));
+        if self.own_watch.is_none() {
+            cx.effects.timers.set(Timer::OwnWatch(cx.queue), cx.now + OWN_WATCH_AGE);
+        }
+        self.key.clone()
+    }
+
+    /// Whether it holds the lock with this key.
+    pub(super) fn holds(&self, kv: &KeyValue) -> bool {
+        self.held().is_some_and(|held| (&self.key, held.token) == (&kv.key, kv.create_revision))
     }
 
     pub(super) fn held(&self) -> Option<&Held> {
@@ -98,14 +194,14 @@ impl Contender {
         }
     }
 
-    pub(super) fn held_mut(&mut self) -> Option<&mut Held> {
+    fn held_mut(&mut self) -> Option<&mut Held> {
         match &mut self.stage {
             Stage::Held(held) => Some(held),
             _ => None,
         }
     }
 
-    pub(super) fn position_mut(&mut self) -> Option<&mut Position> {
+    fn position_mut(&mut self) -> Option<&mut Position> {
         match &mut self.stage {
             Stage::Queued(position) => Some(position),
             _ => None,
@@ -113,7 +209,7 @@ impl Contender {
     }
 
     /// The create revision of our key, if it is known to exist.
-    pub(super) fn created(&self) -> Option<Revision> {
+    fn created(&self) -> Option<Revision> {
         match &self.stage {
             Stage::Entering => None,
             Stage::Queued(position) => Some(position.created),
@@ -122,7 +218,7 @@ impl Contender {
     }
 
     /// Whether a read answered at `revision` is older than what is already known of this contender.
-    pub(super) fn is_newer_than(&self, revision: Revision) -> bool {
+    fn is_newer_than(&self, revision: Revision) -> bool {
         match &self.stage {
             Stage::Entering => false,
             Stage::Queued(position) => revision < position.created || position.is_newer_than(revision),
@@ -130,7 +226,7 @@ impl Contender {
         }
     }
 
-    pub(super) fn unwatch_predecessors(&mut self, effects: &mut Effects) {
+    fn unwatch_predecessors(&mut self, effects: &mut Effects) {
         if let Some(position) = self.position_mut() {
             position.unwatch_predecessors(effects);
         }
@@ -138,11 +234,12 @@ impl Contender {
 
     /// Watches our own key from its creation on, so that a deletion that has already happened is reported, too. Not from
     /// the next revision on: while that is still in the future, etcd 3.5.30 answers no progress request on the stream.
-    pub(super) fn watch_own_key(&mut self, queue: QueueId, effects: &mut Effects) {
+    pub(super) fn watch_own_key(&mut self, cx: &mut Surroundings<'_>) -> Fact {
         if let (Some(created), None) = (self.created(), &self.own_watch) {
-            let id = effects.watch(Watched::OwnKey(queue), Span::Key(self.key.clone()), created);
+            let id = cx.effects.watch(Watched::OwnKey(cx.queue), Span::Key(self.key.clone()), created);
             self.own_watch = Some(OwnWatch { id, confirmed: false });
         }
+        Fact::Nothing
     }
 
     /// Ends the contender's watches, reads and timers. Its key may have to be deleted; if its create revision is known,

@@ -13,14 +13,14 @@ use std::time::Duration;
 
 use crate::clock::Time;
 use crate::kv::{Key, Revision, Span, WatchId};
+use crate::protocol::admission::{self, Admission, Predecessors};
 use crate::protocol::effects::{Effects, Watched};
 use crate::protocol::messages::QueueId;
 use crate::protocol::mutants::mutant;
-use crate::protocol::read::Predecessors;
 
 /// A queued contender reads its position this long after the last read (less up to half of it, at random), so that a
 /// watch that has died silently delays a hand-over but cannot stop it.
-pub(in crate::protocol) const RECHECK_INTERVAL: Duration = Duration::from_secs(2);
+pub(super) const RECHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// A watch opened while the store is writing can miss its start: etcd then serves it only from its next tick on, which
 /// comes every 100 ms. So until the watch of the prefix has reported something, the position is read this soon, then
@@ -31,16 +31,16 @@ const EARLY_CHECKS: u32 = 4;
 
 /// A contender's position in the queue of its name.
 #[derive(Clone, Debug)]
-pub(in crate::protocol) struct Position {
+pub(super) struct Position {
     /// The create revision of our key.
-    pub(in crate::protocol) created: Revision,
+    pub(super) created: Revision,
     /// The store's revision as of the last read of our predecessors.
     read_at: Revision,
     /// When that read was sent.
-    pub(in crate::protocol) read_sent: Time,
+    pub(super) read_sent: Time,
     /// That read showed a predecessor of another session. Every caller that had asked by then was kept out by it, even if
     /// its deletion has been reported since.
-    pub(in crate::protocol) was_behind: bool,
+    pub(super) was_behind: bool,
     /// Deletions reported since the read in flight was sent, with their revisions; its answer may predate them.
     deleted_meanwhile: Vec<(Revision, Key)>,
     watch: Option<PredecessorWatch>,
@@ -81,7 +81,7 @@ enum WatchTrust {
 }
 
 /// What a reported deletion means for a queued contender.
-pub(in crate::protocol) enum DeletionEffect {
+pub(super) enum DeletionEffect {
     Nothing,
     /// Our own key was deleted.
     OwnKeyDeleted,
@@ -92,7 +92,7 @@ pub(in crate::protocol) enum DeletionEffect {
 }
 
 impl Position {
-    pub(in crate::protocol) fn new(created: Revision, read_at: Revision, read_sent: Time) -> Self {
+    pub(super) fn new(created: Revision, read_at: Revision, read_sent: Time) -> Self {
         Self {
             created,
             read_at,
@@ -105,7 +105,7 @@ impl Position {
     }
 
     /// The revision as of which we have no predecessors, if that is so.
-    pub(in crate::protocol) fn first_as_of(&self) -> Option<Revision> {
+    pub(super) fn first_as_of(&self) -> Option<Revision> {
         self.first_as_of
     }
 
@@ -117,14 +117,14 @@ impl Position {
     /// Whether an answer of this revision is too old to say anything: it predates the last read, or it is to close the
     /// gap of a watch and predates the watch's confirmation, before which it was not even sent. Only a read that is not
     /// linearizable is answered so (etcd #20418).
-    pub(in crate::protocol) fn is_newer_than(&self, revision: Revision) -> bool {
+    pub(super) fn is_newer_than(&self, revision: Revision) -> bool {
         let verifying = self.watch.as_ref().filter(|watch| watch.trust == WatchTrust::Verifying);
         let gap_stays = verifying.is_some_and(|watch| revision < watch.confirmed_at);
         revision < self.read_at || gap_stays && !mutant!(GapClosedByStaleRead)
     }
 
     /// A read of our position is being sent.
-    pub(in crate::protocol) fn check_sent(&mut self) {
+    pub(super) fn check_sent(&mut self) {
         self.deleted_meanwhile.clear();
         if let Some(PredecessorWatch { trust, .. }) = &mut self.watch {
             *trust = match *trust {
@@ -136,7 +136,7 @@ impl Position {
     }
 
     /// A read at `revision` returned these predecessors.
-    pub(in crate::protocol) fn predecessors_read(
+    pub(super) fn predecessors_read(
         &mut self,
         mut predecessors: Predecessors,
         revision: Revision,
@@ -148,21 +148,18 @@ impl Position {
         if let Some(PredecessorWatch { trust: trust @ WatchTrust::Verifying, .. }) = &mut self.watch {
             *trust = WatchTrust::Live;
         }
-        if let Predecessors::All(keys) = &mut predecessors {
-            keys.retain(|key| {
-                !self.deleted_meanwhile.iter().any(|(at, deleted)| *at > revision && deleted == key)
-            });
-        }
+        predecessors.remove(|key| {
+            self.deleted_meanwhile.iter().any(|(at, deleted)| *at > revision && deleted == key)
+        });
         let last_deletion = self.deleted_meanwhile.iter().map(|&(at, _)| at).max();
         self.deleted_meanwhile.clear();
         self.watch_predecessors(predecessors, queue, prefix, effects);
-        let first =
-            self.is_live() && matches!(&self.watch, Some(watch) if watch.predecessors.is_known_empty());
+        let first = self.is_live() && matches!(&self.watch, Some(watch) if watch.predecessors.is_empty());
         self.first_as_of = first.then_some(last_deletion.map_or(self.read_at, |at| at.max(self.read_at)));
     }
 
     /// Watches these predecessors, with the open watch if it covers them.
-    pub(in crate::protocol) fn watch_predecessors(
+    pub(super) fn watch_predecessors(
         &mut self,
         predecessors: Predecessors,
         queue: QueueId,
@@ -186,7 +183,7 @@ impl Position {
         self.watch = Some(PredecessorWatch { id, trust, confirmed_at: 0, predecessors, early_checks: 0 });
     }
 
-    pub(in crate::protocol) fn unwatch_predecessors(&mut self, effects: &mut Effects) {
+    pub(super) fn unwatch_predecessors(&mut self, effects: &mut Effects) {
         if let Some(watch) = self.watch.take() {
             effects.unwatch(watch.id);
         }
@@ -194,7 +191,7 @@ impl Position {
 
     /// The watch was created, or created anew after its stream broke, and reports everything after `revision`. Returns
     /// whether the position must be read because something may have been missed.
-    pub(in crate::protocol) fn watch_created(&mut self, revision: Revision) -> bool {
+    pub(super) fn watch_created(&mut self, revision: Revision) -> bool {
         let Some(watch) = &mut self.watch else {
             return false;
         };
@@ -202,11 +199,11 @@ impl Position {
         let complete = complete || mutant!(MissedEventsIgnored);
         watch.trust = if complete { WatchTrust::Live } else { WatchTrust::Gapped };
         watch.confirmed_at = revision;
-        !complete || watch.predecessors.is_known_empty()
+        !complete || watch.predecessors.is_empty()
     }
 
     /// When to read the position again if the watch reports nothing.
-    pub(in crate::protocol) fn recheck_after(&mut self) -> Duration {
+    pub(super) fn recheck_after(&mut self) -> Duration {
         match &mut self.watch {
             Some(PredecessorWatch { predecessors: Predecessors::All(_), early_checks, .. })
                 if *early_checks < EARLY_CHECKS =>
@@ -220,7 +217,7 @@ impl Position {
 
     /// The watch of the prefix has reported something of `revision`, so etcd serves it live and early checks are not
     /// needed any more. Returns whether they were needed until now.
-    pub(in crate::protocol) fn note_watch_served(&mut self, revision: Revision) -> bool {
+    pub(super) fn note_watch_served(&mut self, revision: Revision) -> bool {
         match &mut self.watch {
             Some(PredecessorWatch { predecessors: Predecessors::All(_), early_checks, .. })
                 if revision > self.read_at =>
@@ -233,7 +230,7 @@ impl Position {
 
     /// The watch reported that these keys were deleted at `revision`. `own` is our key; `checking`: a read of the
     /// position is in flight.
-    pub(in crate::protocol) fn keys_deleted(
+    pub(super) fn keys_deleted(
         &mut self,
         own: &Key,
         deleted: &[Key],
@@ -253,17 +250,17 @@ impl Position {
         };
         match predecessors {
             Predecessors::Milestone(_) => DeletionEffect::MilestoneDeleted,
-            Predecessors::All(_) if deleted.contains(own) && !mutant!(OwnEndOverlooked) => {
-                DeletionEffect::OwnKeyDeleted
-            }
-            Predecessors::All(keys) if live && !keys.is_empty() => {
-                keys.retain(|key| !deleted.contains(key));
-                self.first_as_of = keys.is_empty().then_some(revision);
-                DeletionEffect::Nothing
-            }
-            // The answer will be combined with the deletions reported meanwhile.
-            Predecessors::All(_) if checking => DeletionEffect::Nothing,
-            Predecessors::All(_) => DeletionEffect::CheckPosition,
+            Predecessors::All(keys) => match admission::by_deletions(own, keys, deleted) {
+                Admission::Gone => DeletionEffect::OwnKeyDeleted,
+                admission if live && !keys.is_empty() => {
+                    keys.retain(|key| !deleted.contains(key));
+                    self.first_as_of = (admission == Admission::Admitted).then_some(revision);
+                    DeletionEffect::Nothing
+                }
+                // The answer will be combined with the deletions reported meanwhile.
+                _ if checking => DeletionEffect::Nothing,
+                _ => DeletionEffect::CheckPosition,
+            },
         }
     }
 }

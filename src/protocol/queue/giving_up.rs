@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::{Context, Queue};
 use crate::clock::Time;
 use crate::kv::{Answer, Failure, FailureClass, Request, Response};
-use crate::protocol::contender::Stage;
 use crate::protocol::effects::Purpose;
 use crate::protocol::messages::{Action, CurrentHolder, Refusal, Ticket};
 use crate::protocol::read;
@@ -122,10 +121,9 @@ impl Queue {
             };
         // A first key of this session that has no hold is about to be deleted, so it is not a holder.
         let own_lease = cx.session.lease().map(|lease| lease.id);
-        let held = self.contender.as_ref().and_then(|own| Some((&own.key, own.held()?.token)));
         let stays = |holder: &CurrentHolder| {
-            let named = (&holder.kv.key, holder.kv.create_revision);
-            Some(holder.kv.lease) != own_lease || held == Some(named)
+            let held = self.contender.as_ref().is_some_and(|own| own.holds(&holder.kv));
+            Some(holder.kv.lease) != own_lease || held
         };
         let holder_read = holder_read.map(|holder| holder.filter(stays));
         for giving_up in self.giving_up.iter_mut().filter(|giving_up| giving_up.wants_holder()) {
@@ -192,14 +190,12 @@ impl Queue {
         let since = self.waiters.get(at).map(|waiter| waiter.since);
         let local = self.waiters.get(at).is_some_and(|waiter| waiter.came_behind);
         let kept_out = self.waiters.get(at).is_some_and(|waiter| waiter.kept_out);
-        let queued = match self.contender.as_ref().map(|contender| &contender.stage) {
-            Some(Stage::Held(_)) => return Contention::HeldHere,
-            // A read sent before this ticket's call says nothing about its wait.
-            Some(Stage::Queued(position)) => {
-                position.was_behind && since.is_some_and(|since| position.read_sent >= since)
-            }
-            Some(Stage::Entering) | None => false,
-        };
+        let contender = self.contender.as_ref();
+        if contender.is_some_and(|own| own.held().is_some()) {
+            return Contention::HeldHere;
+        }
+        // A read sent before this ticket's call says nothing about its wait.
+        let queued = since.zip(contender).is_some_and(|(since, own)| own.was_behind_since(since));
         match self.last_failure {
             Some(_) => Contention::Unknown,
             None if kept_out || queued => Contention::Contended,

@@ -4,9 +4,9 @@
 //! only change the state. [`Queue::advance`] then decides, from the state alone, what to ask of the store. At most one
 //! write (deletes of stale keys, the put of a contender) is in flight for a name.
 
+mod facts;
 mod giving_up;
 mod replies;
-mod standing;
 mod waiter;
 mod writes;
 
@@ -16,8 +16,8 @@ use std::time::Duration;
 use self::giving_up::GivingUp;
 use self::waiter::Waiter;
 use self::writes::SentWrite;
+use super::contender::Contender;
 use super::contender::stale_key::StaleKey;
-use super::contender::{Contender, Held, Stage};
 use super::effects::Effects;
 use super::messages::{Acquire, Action, HoldId, QueueId, Refusal, ReleaseFailure, Ticket};
 use super::mutants::mutant;
@@ -25,11 +25,8 @@ use super::session::Session;
 use super::timers::Timer;
 use crate::clock::Time;
 use crate::error::LossReason;
-use crate::kv::{Failure, Revision};
+use crate::kv::Failure;
 use crate::name::LockName;
-
-/// A contender of this age gets a watch of its own key; shorter holds do not pay for one.
-const OWN_WATCH_AGE: Duration = Duration::from_millis(100);
 
 /// The first back-off after a failure, if there is no waiter that names one.
 const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
@@ -119,17 +116,11 @@ impl Queue {
         let queued = self.has_queued_waiter();
         if acquire.limits.try_only
             && let Some(contender) = &self.contender
+            // If it is queued, an earlier caller of this process is in the queue.
+            && (contender.held().is_some() || contender.is_queued() && queued)
         {
-            let held = match contender.stage {
-                Stage::Held(_) => true,
-                // An earlier caller of this process is queued.
-                Stage::Queued(_) => queued,
-                Stage::Entering => false,
-            };
-            if held {
-                cx.effects.refuse(ticket, Refusal::Held);
-                return;
-            }
+            cx.effects.refuse(ticket, Refusal::Held);
+            return;
         }
         cx.effects.tickets.insert(ticket, self.id);
         let limits = [acquire.limits.deadline, acquire.limits.budget];
@@ -163,19 +154,19 @@ impl Queue {
     }
 
     fn release_hold(&mut self, ticket: Ticket, confirm: bool, cx: &mut Context<'_>) {
-        let Some(hold) = self.contender.as_mut().and_then(Contender::held_mut) else {
+        let Some(hold) = self.contender.as_ref().and_then(Contender::held) else {
             return;
         };
         if mutant!(AbandonIgnoredAfterGrant) {
             return;
         }
         if hold.ticket == ticket {
+            let token = hold.token;
             cx.effects.act(Action::EndHold { hold: hold.id, lost: None });
             cx.effects.forget_ticket(ticket);
             // They asked before it was released.
             self.waiters.iter_mut().for_each(|waiter| waiter.kept_out = true);
-            let (token, confirm) = (hold.token, if confirm { vec![ticket] } else { Vec::new() });
-            self.discard_contender(confirm, cx);
+            self.discard_contender(if confirm { vec![ticket] } else { Vec::new() }, cx);
             if let Some(stale) = self.stale_keys.last_mut() {
                 stale.released = Some(token);
             }
@@ -184,39 +175,10 @@ impl Queue {
 
     /// Decides, from the state alone, what to do next.
     pub(super) fn advance(&mut self, cx: &mut Context<'_>) {
-        self.take_if_first(cx);
+        self.contend(cx, |contender, _| contender.settle());
         self.drop_unwanted_contender(cx);
         self.fence_stale_keys(cx);
         self.answer_given_up(cx);
-    }
-
-    /// The contender has the lock as of this revision; the first waiter is granted it.
-    fn hold(&mut self, token: Revision, as_of: Revision, cx: &mut Context<'_>) {
-        let id = HoldId(cx.effects.next_id());
-        let Some(contender) = &mut self.contender else {
-            return;
-        };
-        contender.unwatch_predecessors(cx.effects);
-        // The value is in the store now; ten thousand holds need not keep it in memory.
-        contender.value = Vec::new();
-        cx.effects.timers.clear(Timer::Recheck(self.id));
-        let Some(ticket) = self.waiters.pop_front().map(|waiter| waiter.ticket) else {
-            // All waiters have given up meanwhile.
-            if let Some(contender) = self.contender.take() {
-                self.stale_keys
-                    .push(StaleKey { created: Some(token), ..contender.into_stale_key(self.id, cx.effects) });
-            }
-            return;
-        };
-        cx.effects.timers.clear(Timer::WaitLimit(ticket));
-        cx.effects.timers.clear(Timer::SlowWait(ticket));
-        let (name, key) = (self.name.clone(), contender.key.clone());
-        cx.effects.act(Action::Grant { ticket, hold: id, name, key, token });
-        contender.stage = Stage::Held(Held { id, token, as_of, ticket, deleted_at: None });
-        if contender.own_watch.is_none() {
-            cx.effects.timers.set(Timer::OwnWatch(self.id), cx.now + OWN_WATCH_AGE);
-        }
-        self.refuse_tries(|_| true, cx);
     }
 
     /// Refuses `try_only` tickets: the lock is held or others are queued.

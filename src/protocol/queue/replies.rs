@@ -4,6 +4,7 @@ use super::writes::{SentDelete, SentWrite};
 use super::{Context, Queue, WriteState};
 use crate::error::LossReason;
 use crate::kv::{Failure, FailureClass, KeyValue, Revision};
+use crate::protocol::admission::Admission;
 use crate::protocol::batch::WriteOutcome;
 use crate::protocol::messages::{Action, Refusal, ReleaseFailure};
 use crate::protocol::mutants::mutant;
@@ -39,10 +40,12 @@ impl Queue {
         match answer.put {
             None => {}
             Some(PutOutcome::StaleEpoch { session }) => return self.write_refused(sent.epoch, session, cx),
-            Some(PutOutcome::First { token }) => self.hold(token, answer.revision, cx),
-            Some(PutOutcome::Behind { created, predecessors }) => {
-                self.refuse_tries_of(&sent.tries, cx);
-                self.enter_queue(created, predecessors, (answer.revision, sent.sent), cx);
+            Some(PutOutcome::Put { created, admission }) => {
+                if admission != Admission::Admitted {
+                    self.refuse_tries_of(&sent.tries, cx);
+                }
+                let (put, answered) = ((created, admission), (answer.revision, sent.sent));
+                self.contend(cx, |contender, cx| contender.put_answered(put, answered, cx));
             }
             Some(PutOutcome::Taken) => {
                 self.forget_contender(cx);
@@ -91,7 +94,7 @@ impl Queue {
             FailureClass::LeaseGone => return Verdict::Lost(LossReason::SessionRevoked),
             FailureClass::Unknown if !mutant!(UnknownTakenForNotDone) => {
                 if let Some(contender) = self.contender.as_mut().filter(|_| sent.puts_contender) {
-                    contender.unanswered_epoch = contender.unanswered_epoch.max(Some(sent.epoch));
+                    contender.put_unanswered(sent.epoch);
                 }
                 for stale in self.stale_keys.iter_mut().filter(|stale| sent.deletes(&stale.key)) {
                     stale.unanswered();

@@ -5,7 +5,7 @@ use super::{Context, Queue, WriteState};
 use crate::clock::Time;
 use crate::contender_value::ContenderValue;
 use crate::kv::{Failure, Key, Revision};
-use crate::protocol::contender::{Contender, Stage};
+use crate::protocol::contender::Contender;
 use crate::protocol::effects::Effects;
 use crate::protocol::messages::{Acquire, Refusal, Ticket};
 use crate::protocol::mutants::mutant;
@@ -47,18 +47,17 @@ impl Queue {
         if self.is_wanted(contender) {
             return;
         }
-        match contender.stage {
-            Stage::Held(_) => {}
-            Stage::Entering if in_flight => {}
-            Stage::Entering if contender.unanswered_epoch.is_none() => self.forget_contender(cx),
-            Stage::Entering | Stage::Queued(_) => self.discard_contender(Vec::new(), cx),
+        if !contender.is_entering() {
+            self.discard_contender(Vec::new(), cx);
+        } else if !in_flight {
+            self.forget_contender(cx);
         }
     }
 
     /// Whether the contender holds the lock, or a waiter can use it. A try must not join the queue, so it cannot use a
     /// contender that was put for another waiter, nor the other way round.
     pub(super) fn is_wanted(&self, contender: &Contender) -> bool {
-        let may_use = |waiter: &Waiter| waiter.limits.try_only == contender.try_only;
+        let may_use = |waiter: &Waiter| waiter.limits.try_only == contender.is_try();
         contender.held().is_some() || self.waiters.iter().any(may_use)
     }
 
@@ -161,14 +160,7 @@ impl Queue {
             let value = contender_value(front, cx.now, cx.effects);
             self.contender = Some(Contender::new(key, value, lease.id, try_only));
         }
-        let contender = self.contender.as_ref().filter(|contender| contender.is_entering())?;
-        Some(ContenderPut {
-            name: self.name.clone(),
-            key: contender.key.clone(),
-            value: contender.value.clone(),
-            lease: contender.lease,
-            try_only: contender.try_only,
-        })
+        self.contender.as_ref()?.put(&self.name)
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::node::Outcome;
 use super::world::World;
 use crate::kv::{FailureClass, WatchEvent};
-use crate::protocol::read::WATCH_ALL_UP_TO;
+use crate::protocol::admission::WATCH_ALL_UP_TO;
 use crate::protocol::{Refusal, Ticket, WaitLimits};
 
 /// All nodes request the lock, one after the other.
