@@ -4,10 +4,11 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use super::contact::Contact;
+use super::history::History;
 use super::messages::{Action, Config, QueueId, Refusal, RequestId, Ticket};
 use super::timers::{Timer, Timers};
 use crate::clock::Time;
-use crate::kv::{LeaseId, Request, Span, WatchId, WatchSpec};
+use crate::kv::{LeaseId, Request, Revision, Span, WatchId, WatchSpec};
 
 /// What a request was sent for, which decides where its reply goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,11 +61,13 @@ pub(super) struct Effects {
     pub(super) config: Config,
     pub(super) timers: Timers,
     pub(super) contact: Contact,
+    pub(super) history: History,
     pub(super) now: Time,
     /// The queue of each ticket that waits, gives up or holds.
     pub(super) tickets: HashMap<Ticket, QueueId>,
     actions: VecDeque<Action>,
-    requests: HashMap<RequestId, Purpose>,
+    /// The requests in flight: what each is for, and the newest revision known when it was sent.
+    requests: HashMap<RequestId, (Purpose, Revision)>,
     watches: HashMap<WatchId, Watched>,
     last_id: u64,
     rng: fastrand::Rng,
@@ -77,6 +80,7 @@ impl Effects {
             config,
             timers: Timers::default(),
             contact: Contact::default(),
+            history: History::default(),
             now: Time::default(),
             tickets: HashMap::new(),
             actions: VecDeque::new(),
@@ -92,7 +96,8 @@ impl Effects {
     pub(super) fn sketch(&self) -> String {
         let timers = self.timers.sketch();
         let tickets: std::collections::BTreeMap<_, _> = self.tickets.iter().collect();
-        let requests: std::collections::BTreeMap<_, _> = self.requests.iter().collect();
+        let requests: std::collections::BTreeMap<_, _> =
+            self.requests.iter().map(|(id, (purpose, _))| (id, purpose)).collect();
         let watches: std::collections::BTreeMap<_, _> = self.watches.iter().collect();
         format!("{tickets:?} {requests:?} {watches:?} {:?} {timers}", self.actions)
     }
@@ -117,20 +122,21 @@ impl Effects {
 
     pub(super) fn send_within(&mut self, purpose: Purpose, request: Request, timeout: Duration) -> RequestId {
         let id = RequestId(self.next_id());
-        self.requests.insert(id, purpose);
+        self.requests.insert(id, (purpose, self.history.newest()));
         self.contact.sent(self.now);
         self.act(Action::Send { id, request, timeout, urgent: purpose.is_of_session() });
         id
     }
 
-    /// What the request was for; `None` if its reply is of no interest any more.
-    pub(super) fn take_purpose(&mut self, id: RequestId) -> Option<Purpose> {
+    /// What the request was for, and the newest revision known when it was sent; `None` if its reply is of no interest
+    /// any more.
+    pub(super) fn take_request(&mut self, id: RequestId) -> Option<(Purpose, Revision)> {
         self.requests.remove(&id)
     }
 
     /// The replies to these requests are of no interest any more.
     pub(super) fn forget_requests(&mut self, which: impl Fn(Purpose) -> bool) {
-        self.requests.retain(|_, &mut purpose| !which(purpose));
+        self.requests.retain(|_, &mut (purpose, _)| !which(purpose));
     }
 
     pub(super) fn forget_request(&mut self, id: RequestId) {

@@ -18,6 +18,7 @@ mod write;
 
 mod contact;
 mod effects;
+mod history;
 mod timers;
 
 pub(crate) mod mutants;
@@ -38,6 +39,7 @@ use crate::name::LockName;
 use batch::Batches;
 use contender::{Contender, Fact, Surroundings};
 use effects::{Effects, Purpose, Watched};
+use history::Age;
 use messages::QueueId;
 use mutants::mutant;
 use queue::{Context, Queue};
@@ -99,15 +101,23 @@ impl Protocol {
             self.effects.act(action);
         }
         // Unknown ids belong to requests that are no longer of interest, as after the loss of their session.
-        let Some(purpose) = self.effects.take_purpose(id) else {
+        let Some((purpose, known)) = self.effects.take_request(id) else {
             return;
         };
+        let age = reply
+            .as_ref()
+            .map_or(Age::Current, |answer| self.effects.history.answered(answer.revision, known));
+        if age == Age::Old && purpose == Purpose::Writes && !self.session.is_closing() {
+            // What this session has put was lost in a restore.
+            return self.apply(Verdict::Lost(LossReason::SessionRevoked));
+        }
         let stale = reply.as_ref().is_ok_and(|response| self.session.is_stale(response));
         let (session, effects) = (&mut self.session, &mut self.effects);
         let verdict = match purpose {
             Purpose::GrantLease { sent } => session.handle_granted(now, sent, reply, effects),
-            Purpose::PutSession => session.handle_put(now, reply, effects),
+            Purpose::PutSession => session.handle_put(now, reply, known, effects),
             Purpose::Renew { sent } => session.handle_renewed(now, sent, reply, stale, effects),
+            Purpose::CheckSession if age == Age::Old => Verdict::Nothing,
             Purpose::CheckSession => session.handle_checked(reply),
             Purpose::Revoke { lease } => {
                 session.handle_revoked(now, lease, &reply, effects);
@@ -116,11 +126,15 @@ impl Protocol {
             Purpose::Writes => return self.handle_writes(id, reply),
             Purpose::CheckPosition(id) => self.in_queue(id, |queue, cx| queue.position_answered(reply, cx)),
             Purpose::ReadHolder(id) => self.in_queue(id, |queue, cx| {
+                let reply = if age == Age::Old { Err(read::stale()) } else { reply };
                 queue.handle_holder_read(reply, cx);
                 Verdict::Nothing
             }),
         };
         self.apply(verdict);
+        if age == Age::Old {
+            self.session.verify_history(&mut self.effects);
+        }
     }
 
     pub(crate) fn handle_watch(&mut self, now: Time, event: WatchEvent) {
@@ -292,6 +306,7 @@ impl Protocol {
                 }
             }
             Verdict::Lost(reason) => {
+                self.effects.history.forget();
                 self.batches.clear();
                 self.effects.forget_requests(|purpose| purpose == Purpose::Writes);
                 self.session.announce_end(reason, &mut self.effects);

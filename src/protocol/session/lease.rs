@@ -89,6 +89,14 @@ impl Lease {
         name.contender_key(id, seq)
     }
 
+    /// Puts the session key, unless that is under way.
+    pub(super) fn begin_epoch(&mut self, effects: &mut Effects) -> &mut Fence {
+        if self.fence.is_none() {
+            self.put_session_key(effects);
+        }
+        self.fence.get_or_insert_default()
+    }
+
     /// Puts the session key, which begins a new epoch.
     pub(super) fn put_session_key(&self, effects: &mut Effects) {
         let put = read::put_session(&self.epoch.session_key, self.id);

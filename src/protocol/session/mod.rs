@@ -163,12 +163,15 @@ impl Session {
         &mut self,
         now: Time,
         reply: Result<Response, Failure>,
+        known: Revision,
         effects: &mut Effects,
     ) -> Verdict {
         let (State::Registering(lease) | State::Up(lease)) = &mut self.state else {
             return Verdict::Nothing;
         };
         let response = match reply {
+            // A put begins a revision of its own. If that was known before, the store was restored from a backup.
+            Ok(response) if response.revision <= known => return Verdict::Lost(LossReason::SessionRevoked),
             Ok(response) => response,
             Err(failure) => return self.put_failed(now, failure, effects),
         };
@@ -305,13 +308,17 @@ impl Session {
     /// Begins a new epoch; [`Verdict::Fenced`] names the queue when that is done.
     pub(super) fn fence(&mut self, queue: QueueId, effects: &mut Effects) {
         if let State::Up(lease) = &mut self.state {
-            if lease.fence.is_none() {
-                lease.put_session_key(effects);
-            }
-            let fence = lease.fence.get_or_insert_default();
+            let fence = lease.begin_epoch(effects);
             if !fence.waiting.contains(&queue) {
                 fence.waiting.push(queue);
             }
+        }
+    }
+
+    /// An answer came from an old state: a write finds out whether the store was restored from a backup.
+    pub(super) fn verify_history(&mut self, effects: &mut Effects) {
+        if let State::Up(lease) = &mut self.state {
+            lease.begin_epoch(effects);
         }
     }
 

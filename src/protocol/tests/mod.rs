@@ -7,6 +7,7 @@ mod leaving_nothing;
 mod locking;
 mod losing;
 mod node;
+mod old_answers;
 mod reports;
 mod simulation;
 mod unknown_outcomes;
