@@ -291,6 +291,11 @@ impl Failure {
         Self { class, message: message.into() }
     }
 
+    /// The failure of a read whose answer does not have the form of the request.
+    pub(crate) fn malformed() -> Self {
+        Self::new(FailureClass::Refused, "etcd's answer does not fit the request")
+    }
+
     /// Whether the same request will go on failing until somebody changes something.
     pub(crate) fn is_final(&self) -> bool {
         match self.class {

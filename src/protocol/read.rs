@@ -139,12 +139,7 @@ pub(super) fn session_checked(answer: &TxnAnswer) -> Option<Option<KeyValue>> {
 
 /// The failure of a write whose answer does not have the form of the request: what was carried out is unknown.
 pub(super) fn malformed_write() -> Failure {
-    Failure { class: FailureClass::Unknown, ..malformed() }
-}
-
-/// The failure of a read whose answer does not have the form of the request.
-pub(super) fn malformed() -> Failure {
-    Failure::new(FailureClass::Refused, "etcd's answer does not fit the request")
+    Failure { class: FailureClass::Unknown, ..Failure::malformed() }
 }
 
 /// The failure of a request that was answered from an older state than one before, as a defective etcd does after a

@@ -70,9 +70,9 @@ impl<S: Store> Asker<S> {
         match answered.answer {
             Answer::Txn(TxnAnswer { mut results, .. }) => match results.pop() {
                 Some(OpResult::Range(result)) => Ok((result, answered.revision)),
-                _ => Err(unexpected()),
+                _ => Err(Failure::malformed()),
             },
-            _ => Err(unexpected()),
+            _ => Err(Failure::malformed()),
         }
     }
 
@@ -83,7 +83,7 @@ impl<S: Store> Asker<S> {
         }
         match self.ask(Request::LeaseTimeToLive { lease }).await.0 {
             Ok(Response { answer: Answer::LeaseTimeToLive { remaining }, .. }) => Ok(remaining),
-            Ok(_) => Err(unexpected()),
+            Ok(_) => Err(Failure::malformed()),
             Err(failure) => match failure.class {
                 // Newer etcd tells it only to those who may read every key of the lease.
                 FailureClass::PermissionDenied | FailureClass::LeaseGone | FailureClass::Refused => Ok(None),
@@ -171,8 +171,4 @@ fn after(key: &Key) -> Key {
     let mut bytes = key.as_bytes().to_vec();
     bytes.push(0);
     Key::from(bytes)
-}
-
-pub(super) fn unexpected() -> Failure {
-    Failure::new(FailureClass::Refused, "an answer to another request")
 }

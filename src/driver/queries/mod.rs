@@ -7,7 +7,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use asker::{Asker, all, unexpected};
+use asker::{Asker, all};
 
 use crate::error::{Cause, LockError, lock_error};
 use crate::info::{ForceUnlock, LockInfo, LockState};
@@ -172,7 +172,7 @@ impl<S: Store> Asker<S> {
             let gone = match result {
                 Ok(Response { answer: Answer::LeaseRevoked, .. }) => true,
                 Ok(Response { answer: Answer::Txn(TxnAnswer { succeeded, .. }), .. }) => succeeded,
-                Ok(_) => return Err(unexpected()),
+                Ok(_) => return Err(Failure::malformed()),
                 Err(Failure { class: FailureClass::LeaseGone, .. }) if revokes => false,
                 Err(failure) => return Err(failure),
             };

@@ -155,7 +155,7 @@ impl Queue {
         let again = std::mem::take(&mut contender.check_again);
         let (revision, answer) = match reply {
             Ok(Response { revision, answer: Answer::Txn(answer), .. }) => (revision, answer),
-            Ok(_) => return self.position_check_failed(read::malformed(), cx),
+            Ok(_) => return self.position_check_failed(Failure::malformed(), cx),
             Err(failure) => return self.position_check_failed(failure, cx),
         };
         let Some(created) = contender.created() else {
@@ -193,7 +193,7 @@ impl Queue {
             // The waiters stay, and their next contender has another key.
             (PositionAnswer::KeyGone, None) => self.replace_deleted_key(cx),
             (PositionAnswer::StaleEpoch { .. } | PositionAnswer::Malformed, _) => {
-                return self.position_check_failed(read::malformed(), cx);
+                return self.position_check_failed(Failure::malformed(), cx);
             }
         }
         Verdict::Nothing
