@@ -197,6 +197,19 @@ pub(crate) enum Answer {
     Txn(TxnAnswer),
 }
 
+impl Answer {
+    /// The answer to a transaction whose only operation is a range.
+    pub(crate) fn into_range(self) -> Result<RangeResult, Failure> {
+        match self {
+            Self::Txn(TxnAnswer { mut results, .. }) if results.len() == 1 => match results.pop() {
+                Some(OpResult::Range(range)) => Ok(range),
+                _ => Err(Failure::malformed()),
+            },
+            _ => Err(Failure::malformed()),
+        }
+    }
+}
+
 /// Which branch ran, and one result for each of its operations, in their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TxnAnswer {

@@ -28,6 +28,7 @@ pub(crate) use messages::{
     Acquire, Action, Command, Config, CurrentHolder, HoldId, Refusal, ReleaseFailure, RequestId, Ticket,
     WaitLimits,
 };
+pub(crate) use read::{holder, holder_answer};
 
 use crate::clock::Time;
 use crate::error::LossReason;

@@ -3,10 +3,11 @@
 //! Every request that could put a key compares the session's epoch, which is the mod revision of the session key. Once
 //! that key is put again, no older request can take effect, wherever it is delayed.
 
+use super::messages::CurrentHolder;
 use super::mutants::mutant;
 use crate::kv::{
-    Compare, Failure, FailureClass, Field, Key, KeyValue, LeaseId, Op, OpResult, Order, Range, Revision,
-    Span, Txn, TxnAnswer,
+    Answer, Compare, Failure, FailureClass, Field, Key, KeyValue, LeaseId, Op, OpResult, Order, Range,
+    Revision, Span, Txn, TxnAnswer,
 };
 use crate::name::LockName;
 
@@ -105,17 +106,16 @@ fn is_ours(own: &KeyValue, created: Revision) -> bool {
 }
 
 /// Reads the holder of the lock, with its value, and the number of contenders.
-pub(super) fn holder(name: &LockName) -> Txn {
+pub(crate) fn holder(name: &LockName) -> Txn {
     let range = Range { keys_only: false, ..keys(name.contenders(), Order::OldestFirst, 1) };
     Txn { then: vec![Op::Range(range)], ..Txn::default() }
 }
 
-/// The answer of [`holder`]: the first contender, and how many are behind it.
-pub(super) fn holder_answer(answer: &TxnAnswer) -> Option<(&KeyValue, u64)> {
-    match &answer.results[..] {
-        [OpResult::Range(range)] => range.kvs.first().map(|first| (first, range.count.saturating_sub(1))),
-        _ => None,
-    }
+/// The answer of [`holder`]; `None`: the lock is free.
+pub(crate) fn holder_answer(answer: Answer) -> Result<Option<CurrentHolder>, Failure> {
+    let range = answer.into_range()?;
+    let waiters = range.count.saturating_sub(1);
+    Ok(range.kvs.into_iter().next().map(|kv| CurrentHolder { kv, waiters }))
 }
 
 /// Puts the session key, which begins a new epoch. Fails if the lease is gone.

@@ -8,8 +8,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::kv::{
-    Answer, Failure, FailureClass, Key, KeyValue, LeaseId, Op, OpResult, Order, Range, RangeResult, Request,
-    Response, Revision, Span, Txn, TxnAnswer,
+    Answer, Failure, FailureClass, Key, KeyValue, LeaseId, Op, Order, Range, RangeResult, Request, Response,
+    Revision, Span, Txn,
 };
 use crate::store::{Store, deadline_after};
 
@@ -64,16 +64,10 @@ impl<S: Store> Asker<S> {
         }
     }
 
-    pub(super) async fn range(&self, range: Range) -> Result<(RangeResult, Revision), Failure> {
+    async fn range(&self, range: Range) -> Result<(RangeResult, Revision), Failure> {
         let txn = Txn { then: vec![Op::Range(range)], ..Txn::default() };
-        let answered = self.ask(Request::Txn(txn)).await.0?;
-        match answered.answer {
-            Answer::Txn(TxnAnswer { mut results, .. }) => match results.pop() {
-                Some(OpResult::Range(result)) => Ok((result, answered.revision)),
-                _ => Err(Failure::malformed()),
-            },
-            _ => Err(Failure::malformed()),
-        }
+        let Response { answer, revision, .. } = self.ask(Request::Txn(txn)).await.0?;
+        Ok((answer.into_range()?, revision))
     }
 
     /// How long the lease still has; `None` if there is none, or etcd does not tell us.
@@ -147,7 +141,15 @@ impl<S: Store> Asker<S> {
         };
         let mut at_revision = 0;
         loop {
-            let (page, revision) = self.range(Range { limit: PAGE, at_revision, ..all(span) }).await?;
+            let page = Range {
+                span,
+                order: Order::ByKey,
+                limit: PAGE,
+                max_create_revision: 0,
+                at_revision,
+                keys_only: false,
+            };
+            let (page, revision) = self.range(page).await?;
             if at_revision == 0 {
                 at_revision = revision;
             }
@@ -160,10 +162,6 @@ impl<S: Store> Asker<S> {
             }
         }
     }
-}
-
-pub(super) fn all(span: Span) -> Range {
-    Range { span, order: Order::ByKey, limit: 0, max_create_revision: 0, at_revision: 0, keys_only: false }
 }
 
 /// The first key after this one.

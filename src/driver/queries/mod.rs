@@ -7,17 +7,16 @@ mod tests;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use asker::{Asker, all};
+use asker::Asker;
 
 use crate::error::{Cause, LockError, lock_error};
 use crate::info::{ForceUnlock, LockInfo, LockState};
 use crate::kv::{
-    Answer, Compare, Failure, FailureClass, Field, Key, KeyValue, Op, Order, Range, Request, Response, Span,
-    Txn, TxnAnswer,
+    Answer, Compare, Failure, FailureClass, Field, Key, KeyValue, Op, Request, Response, Span, Txn, TxnAnswer,
 };
 use crate::log_target::LOG;
 use crate::name::{LockName, Root};
-use crate::protocol::CurrentHolder;
+use crate::protocol::{self, CurrentHolder};
 use crate::shared::message::Query;
 use crate::store::Store;
 
@@ -148,9 +147,8 @@ enum Eviction {
 
 impl<S: Store> Asker<S> {
     async fn holder(&self, name: &LockName) -> Result<Option<CurrentHolder>, Failure> {
-        let oldest = Range { order: Order::OldestFirst, limit: 1, ..all(name.contenders()) };
-        let (mut found, _) = self.range(oldest).await?;
-        Ok(found.kvs.pop().map(|kv| CurrentHolder { kv, waiters: found.count.saturating_sub(1) }))
+        let read = Request::Txn(protocol::holder(name));
+        protocol::holder_answer(self.ask(read).await.0?.answer)
     }
 
     async fn holders(&self, root: &Root, prefix: &str) -> Result<BTreeMap<String, CurrentHolder>, Failure> {
