@@ -1,11 +1,10 @@
 //! Asks a store again and again where it may help, within one time limit.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 
 use crate::kv::{
     Answer, Failure, FailureClass, Key, KeyValue, LeaseId, Op, Order, Range, RangeResult, Request, Response,
@@ -27,21 +26,12 @@ const SHORTEST_ATTEMPT: Duration = Duration::from_millis(500);
 /// Asks the store, again and again where it may help, until the time is over.
 pub(super) struct Asker<S> {
     store: S,
-    timeout: Duration,
     deadline: Instant,
 }
 
 impl<S: Store> Asker<S> {
     pub(super) fn new(store: &S, timeout: Duration) -> Self {
-        Self { store: store.outside_sessions(), timeout, deadline: deadline_after(timeout) }
-    }
-
-    pub(super) async fn bounded<T>(
-        &self,
-        work: impl Future<Output = Result<T, Failure>>,
-    ) -> Result<T, Failure> {
-        let late = || Failure::new(FailureClass::Unknown, format!("no answer within {:?}", self.timeout));
-        timeout_at(self.deadline, work).await.unwrap_or_else(|_| Err(late()))
+        Self { store: store.outside_sessions(), deadline: deadline_after(timeout) }
     }
 
     /// Carries out a request whose repetition does no harm. Says with the answer whether an attempt before the last
@@ -97,11 +87,8 @@ impl<S: Store> Asker<S> {
             while asking.len() < LEASES_AT_ONCE
                 && let Some(lease) = leases.next()
             {
-                let (store, timeout, deadline) = (self.store.clone(), self.timeout, self.deadline);
-                asking.spawn(async move {
-                    let asker = Asker { store, timeout, deadline };
-                    (lease, asker.time_to_live(lease).await)
-                });
+                let asker = Asker { store: self.store.clone(), deadline: self.deadline };
+                asking.spawn(async move { (lease, asker.time_to_live(lease).await) });
             }
             match asking.join_next().await {
                 None => return Ok(answers),

@@ -28,13 +28,13 @@ pub(crate) async fn answer<S: Store>(store: S, root: Root, timeout: Duration, qu
     let (store, root) = (&store, &root);
     // A caller that does not listen any more has given up.
     let _ = match question {
-        Query::LockInfo { name, reply } => reply.send(lock_info(store, root, &name, timeout).await).is_ok(),
+        Query::LockInfo { name, reply } => reply.send(lock_info(store, &name, timeout).await).is_ok(),
         Query::ListLocks { prefix, reply } => {
             reply.send(list_locks(store, root, &prefix, timeout).await).is_ok()
         }
         Query::Queue { name, reply } => reply.send(queue(store, &name, timeout).await).is_ok(),
         Query::ForceUnlock { name, scope, reply } => {
-            reply.send(force_unlock(store, root, &name, scope, timeout).await).is_ok()
+            reply.send(force_unlock(store, &name, scope, timeout).await).is_ok()
         }
     };
 }
@@ -42,7 +42,6 @@ pub(crate) async fn answer<S: Store>(store: S, root: Root, timeout: Duration, qu
 /// Who holds the lock; `None`: nobody.
 pub(crate) async fn lock_info<S: Store>(
     store: &S,
-    _root: &Root,
     name: &LockName,
     timeout: Duration,
 ) -> Result<Option<LockInfo>, LockError> {
@@ -54,10 +53,7 @@ pub(crate) async fn lock_info<S: Store>(
         let ttl = asker.time_to_live(holder.kv.lease).await?;
         Ok(Some(LockInfo::from_holder(name.as_str(), &holder.kv, holder.waiters, ttl)))
     };
-    asker
-        .bounded(info)
-        .await
-        .map_err(|failure| lock_error(failure, &format!("looking at lock {:?}", name.as_str())))
+    info.await.map_err(|failure| lock_error(failure, &format!("looking at lock {:?}", name.as_str())))
 }
 
 /// Every held lock whose name begins with `prefix`, by name.
@@ -77,7 +73,7 @@ pub(crate) async fn list_locks<S: Store>(
         };
         Ok(holders.iter().map(info).collect())
     };
-    asker.bounded(infos).await.map_err(|failure| lock_error(failure, "listing locks"))
+    infos.await.map_err(|failure| lock_error(failure, "listing locks"))
 }
 
 /// Everybody in the lock's queue, in its order: the holder, and who waits.
@@ -100,8 +96,7 @@ pub(crate) async fn queue<S: Store>(
         });
         Ok(infos.collect())
     };
-    asker
-        .bounded(infos)
+    infos
         .await
         .map_err(|failure| lock_error(failure, &format!("looking at the queue of lock {:?}", name.as_str())))
 }
@@ -109,15 +104,13 @@ pub(crate) async fn queue<S: Store>(
 /// Takes the lock away from its holder, and tells who that was.
 pub(crate) async fn force_unlock<S: Store>(
     store: &S,
-    _root: &Root,
     name: &LockName,
     scope: ForceUnlock,
     timeout: Duration,
 ) -> Result<LockInfo, LockError> {
     let asker = Asker::new(store, timeout);
     let doing = || format!("force-unlocking lock {:?}", name.as_str());
-    let evicted =
-        asker.bounded(asker.evict(name, scope)).await.map_err(|failure| lock_error(failure, &doing()))?;
+    let evicted = asker.evict(name, scope).await.map_err(|failure| lock_error(failure, &doing()))?;
     match evicted {
         Eviction::Done(info) => {
             let owner = info.owner.as_deref().unwrap_or("a foreign client");
