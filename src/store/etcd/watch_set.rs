@@ -10,20 +10,18 @@ use tokio::time::Instant;
 
 use super::convert::WatchMessage;
 use crate::kv::{Revision, Span, WatchEvent, WatchId, WatchSpec};
+use crate::protocol;
 use crate::store::WatchOrder;
 
 const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
-const MAX_BACK_OFF: Duration = Duration::from_secs(2);
 
 /// What etcd says of a token that it does not take.
 const TOKEN_REASONS: [&str; 4] =
     ["invalid auth token", "auth store is old", "header is old", "user name is empty"];
 
-/// The pause before the next attempt, after so many failures in a row; jittered, so that managers do not come together.
+/// The pause before the next attempt to open the stream or a watch, after so many failures in a row.
 pub(super) fn back_off(failures: u32) -> Duration {
-    let doublings = failures.saturating_sub(1).min(16);
-    let pause = FIRST_BACK_OFF.saturating_mul(1 << doublings).min(MAX_BACK_OFF);
-    pause.mul_f64(0.75 + fastrand::f64() * 0.5)
+    protocol::back_off(FIRST_BACK_OFF, failures, &mut fastrand::Rng::new())
 }
 
 /// What to say next on the stream.
