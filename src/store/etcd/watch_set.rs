@@ -9,15 +9,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::convert::WatchMessage;
-use crate::kv::{Revision, Span, WatchEvent, WatchId, WatchSpec};
+use super::fault::{FaultKind, kind_of_words};
+use crate::kv::{FailureClass, Revision, Span, WatchEvent, WatchId, WatchSpec};
 use crate::protocol;
 use crate::store::WatchOrder;
 
 const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
-
-/// What etcd says of a token that it does not take.
-const TOKEN_REASONS: [&str; 4] =
-    ["invalid auth token", "auth store is old", "header is old", "user name is empty"];
 
 /// The pause before the next attempt to open the stream or a watch, after so many failures in a row.
 pub(super) fn back_off(failures: u32) -> Duration {
@@ -226,8 +223,8 @@ impl WatchSet {
         let id = self.by_wire.remove(&wire)?;
         let watch = self.open.get_mut(&id)?;
         watch.wire = None;
-        let reason = &message.reason;
-        if message.compact_revision > 0 || reason.contains("has been compacted") {
+        let (reason, kind) = (&message.reason, kind_of_words(&message.reason));
+        if message.compact_revision > 0 || kind == Some(FaultKind::Class(FailureClass::Compacted)) {
             // The past is gone. From now on, then: the later revision in `Created` makes its owner look again.
             watch.spec.from_revision = 0;
             self.enqueue(id);
@@ -235,13 +232,11 @@ impl WatchSet {
         }
         watch.failures += 1;
         self.backing_off.insert((now + back_off(watch.failures), id));
-        let trouble = if TOKEN_REASONS.iter().any(|words| reason.contains(words)) {
+        let trouble = match kind {
             // Tokens expire, and a new one mends it: nothing to warn of.
-            return Some(Trouble::Token);
-        } else if reason.contains("permission denied") {
-            Some(Trouble::Permission)
-        } else {
-            None
+            Some(FaultKind::Token) => return Some(Trouble::Token),
+            Some(FaultKind::Class(FailureClass::PermissionDenied)) => Some(Trouble::Permission),
+            _ => None,
         };
         let what = format!("{:?}", watch.spec.span);
         self.warn_once(reason, &what);
