@@ -34,7 +34,7 @@ pub(super) enum Say {
 pub(super) enum Trouble {
     /// The token that the stream was opened with is refused.
     Token,
-    /// A watch is not permitted. etcd up to 3.4 also says this for a refused token.
+    /// A watch is not permitted. Some releases of etcd (of 3.4) also say this for a refused token.
     Permission,
 }
 

@@ -29,15 +29,6 @@ const OVERSLEPT: Duration = Duration::from_secs(1);
 /// A stream that lived this long was a good one: the next is opened at once.
 const GOOD_STREAM: Duration = Duration::from_secs(2);
 
-/// A watch that is not permitted makes the token suspect: etcd up to 3.4 says so for a refused token too. But
-/// authenticating costs etcd 100 ms of CPU, and a new token takes a new stream. So a token is suspected once it is this
-/// old, twice as old the next time...
-const FIRST_SUSPICION: Duration = Duration::from_secs(1);
-/// ...up to this,
-const LAST_SUSPICION: Duration = Duration::from_secs(60);
-/// and from the beginning after this long without a suspicion.
-const TRUST_RETURNS: Duration = Duration::from_secs(300);
-
 /// Serves watches until `orders` is closed, or nobody listens to `events` any more.
 pub(super) async fn run(
     endpoints: Arc<Endpoints>,
@@ -45,9 +36,9 @@ pub(super) async fn run(
     orders: UnboundedReceiver<WatchOrder>,
     events: UnboundedSender<WatchEvent>,
 ) {
-    let (watches, suspicion) = (WatchSet::default(), Suspicion { count: 0, last: Instant::now() });
+    let watches = WatchSet::default();
     // The end is an `Err`, so that `?` leads there from every depth.
-    let Err(Closed) = WatchTask { endpoints, open_timeout, orders, events, watches, suspicion }.run().await;
+    let Err(Closed) = WatchTask { endpoints, open_timeout, orders, events, watches }.run().await;
 }
 
 /// Nobody wants watches any more.
@@ -61,30 +52,6 @@ struct WatchTask {
     orders: UnboundedReceiver<WatchOrder>,
     events: UnboundedSender<WatchEvent>,
     watches: WatchSet,
-    suspicion: Suspicion,
-}
-
-/// Whether a refused watch is the fault of the token.
-struct Suspicion {
-    count: u32,
-    last: Instant,
-}
-
-impl Suspicion {
-    fn falls_on(&mut self, endpoint: &Endpoint, link: &Link) -> bool {
-        if endpoint.has_newer_token(link) {
-            return true;
-        }
-        if self.last.elapsed() > TRUST_RETURNS {
-            self.count = 0;
-        }
-        let age = FIRST_SUSPICION.saturating_mul(1 << self.count.min(16)).min(LAST_SUSPICION);
-        if link.token_since.elapsed() < age {
-            return false;
-        }
-        *self = Self { count: self.count + 1, last: Instant::now() };
-        true
-    }
 }
 
 /// An open stream. Its two ends are used independently: whoever waited to send while not reading could wait for ever.
@@ -290,7 +257,8 @@ impl WatchTask {
         let refused = match trouble {
             None => false,
             Some(Trouble::Token) => true,
-            Some(Trouble::Permission) => self.suspicion.falls_on(&stream.endpoint, &stream.link),
+            // It may be the old token that was refused: some releases of etcd report both alike.
+            Some(Trouble::Permission) => stream.endpoint.has_newer_token(&stream.link),
         };
         if refused {
             // The token rides in the stream's opening: a new one needs a new stream.
