@@ -1,4 +1,4 @@
-//! Where the locks' keys are: an etcd cluster, or a model of one within this process.
+//! The stores: an etcd cluster, or a model of one within this process.
 
 pub(crate) mod etcd;
 pub(crate) mod memory;
@@ -12,9 +12,9 @@ use tokio::time::Instant;
 
 use crate::kv::{Failure, Request, Response, WatchEvent, WatchId, WatchSpec};
 
-/// What stands behind the protocol: an etcd cluster, or an in-process model of one.
+/// The key-value store that the protocol uses: an etcd cluster, or an in-process model of one.
 pub(crate) trait Store: Clone + Send + Sync + 'static {
-    /// Carries out one request. Ends within `timeout`; what is not known by then is
+    /// Carries out one request. Ends within `timeout`; if the outcome is not known by then, it is
     /// [`FailureClass::Unknown`](crate::kv::FailureClass::Unknown).
     fn call(
         &self,
@@ -22,7 +22,7 @@ pub(crate) trait Store: Clone + Send + Sync + 'static {
         timeout: Duration,
     ) -> impl Future<Output = Result<Response, Failure>> + Send + 'static;
 
-    /// The same store, for requests that no session stands behind: they may be carried out while there is none.
+    /// The same store, for requests that belong to no session: they may be carried out while there is none.
     fn outside_sessions(&self) -> Self {
         self.clone()
     }
@@ -36,7 +36,7 @@ pub(crate) trait Store: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = ()> + Send + 'static;
 }
 
-/// The end of a time limit that begins now. An overflow means "for ever", for which a year has to do.
+/// The end of a time limit that begins now, at most a year ahead, so that it does not overflow.
 pub(crate) fn deadline_after(limit: Duration) -> Instant {
     const FOR_EVER: Duration = Duration::from_secs(365 * 86_400);
     Instant::now() + limit.min(FOR_EVER)
@@ -54,7 +54,7 @@ pub(crate) enum WatchOrder {
 pub(crate) struct ClientId(u64);
 
 impl ClientId {
-    /// One that no other client has.
+    /// An id that no other client has.
     pub(crate) fn another() -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
         Self(LAST.fetch_add(1, Ordering::Relaxed) + 1)

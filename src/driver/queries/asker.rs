@@ -1,4 +1,4 @@
-//! Asks a store again and again where it may help, within one time limit.
+//! Requests of queries, repeated within one time limit where that may help.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -16,14 +16,15 @@ use crate::store::{Store, deadline_after};
 const PAGE: u32 = 1000;
 /// Leases asked for at a time.
 const LEASES_AT_ONCE: usize = 16;
-/// A scan that is overtaken by a compaction begins again; one that is overtaken so often has another problem.
+/// Maximum attempts of a scan, which starts again when its revision is compacted.
 const MAX_SCANS: u32 = 3;
-/// The pause before a request that had no answer is repeated.
+/// The pause before a failed request is repeated. A query is not repeated by the protocol, and the store tries each endpoint
+/// once, so without this an election or a short restart would fail it.
 const PAUSE: Duration = Duration::from_millis(100);
-/// An attempt gets half of the time that is left, so that another endpoint can have the rest; but not less than this.
+/// An attempt gets half of the time that is left, which leaves the rest for another endpoint; but at least this.
 const SHORTEST_ATTEMPT: Duration = Duration::from_millis(500);
 
-/// Asks the store, again and again where it may help, until the time is over.
+/// Sends requests outside any session, and repeats them where that may help, until its deadline.
 pub(super) struct Asker<S> {
     store: S,
     deadline: Instant,
@@ -34,8 +35,8 @@ impl<S: Store> Asker<S> {
         Self { store: store.outside_sessions(), deadline: deadline_after(timeout) }
     }
 
-    /// Carries out a request whose repetition does no harm. Says with the answer whether an attempt before the last
-    /// one may have been carried out as well.
+    /// Sends a request that may be repeated without harm. Also returns whether an attempt before the last one may have
+    /// been carried out.
     pub(super) async fn ask(&self, request: Request) -> (Result<Response, Failure>, bool) {
         let mut maybe_done = false;
         loop {
@@ -60,7 +61,7 @@ impl<S: Store> Asker<S> {
         Ok((answer.into_range()?, revision))
     }
 
-    /// How long the lease still has; `None` if there is none, or etcd does not tell us.
+    /// The remaining time of the lease; `None` if there is no lease, or we may not read it.
     pub(super) async fn time_to_live(&self, lease: LeaseId) -> Result<Option<Duration>, Failure> {
         if lease == 0 {
             return Ok(None);
@@ -69,7 +70,7 @@ impl<S: Store> Asker<S> {
             Ok(Response { answer: Answer::LeaseTimeToLive { remaining }, .. }) => Ok(remaining),
             Ok(_) => Err(Failure::malformed()),
             Err(failure) => match failure.class {
-                // Newer etcd tells it only to those who may read every key of the lease.
+                // Newer releases of etcd require read permission on every key of the lease.
                 FailureClass::PermissionDenied | FailureClass::LeaseGone | FailureClass::Refused => Ok(None),
                 _ => Err(failure),
             },

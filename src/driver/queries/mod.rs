@@ -1,4 +1,4 @@
-//! Looking at locks and breaking them, over any store.
+//! The queries about locks, and the forced unlock, over any store.
 
 mod asker;
 #[cfg(test)]
@@ -20,13 +20,13 @@ use crate::protocol::{self, CurrentHolder};
 use crate::shared::message::Query;
 use crate::store::Store;
 
-/// How often a force unlock follows a lock that changes hands between the look and the deed.
+/// How often a forced unlock tries again because the holder changed between its read and its write.
 const MAX_CHASES: u32 = 10;
 
 /// Answers a caller's question within the time of one request.
 pub(crate) async fn answer<S: Store>(store: S, root: Root, timeout: Duration, question: Query) {
     let (store, root) = (&store, &root);
-    // A caller that does not listen any more has given up.
+    // Sending fails only if the caller no longer waits.
     let _ = match question {
         Query::LockInfo { name, reply } => reply.send(lock_info(store, &name, timeout).await).is_ok(),
         Query::ListLocks { prefix, reply } => {
@@ -39,7 +39,7 @@ pub(crate) async fn answer<S: Store>(store: S, root: Root, timeout: Duration, qu
     };
 }
 
-/// Who holds the lock; `None`: nobody.
+/// The holder of the lock; `None` if it is free.
 pub(crate) async fn lock_info<S: Store>(
     store: &S,
     name: &LockName,
@@ -76,7 +76,7 @@ pub(crate) async fn list_locks<S: Store>(
     infos.await.map_err(|failure| lock_error(failure, "listing locks"))
 }
 
-/// Everybody in the lock's queue, in its order: the holder, and who waits.
+/// The whole queue of the lock, in order: the holder, then the waiters.
 pub(crate) async fn queue<S: Store>(
     store: &S,
     name: &LockName,
@@ -101,7 +101,7 @@ pub(crate) async fn queue<S: Store>(
         .map_err(|failure| lock_error(failure, &format!("looking at the queue of lock {:?}", name.as_str())))
 }
 
-/// Takes the lock away from its holder, and tells who that was.
+/// Takes the lock away from its holder, and returns who that was.
 pub(crate) async fn force_unlock<S: Store>(
     store: &S,
     name: &LockName,
@@ -134,7 +134,7 @@ pub(crate) async fn force_unlock<S: Store>(
 enum Eviction {
     Done(LockInfo),
     NotHeld,
-    /// The holder was another one each time.
+    /// The holder had changed each time.
     Missed,
 }
 
@@ -167,7 +167,7 @@ impl<S: Store> Asker<S> {
                 Err(Failure { class: FailureClass::LeaseGone, .. }) if revokes => false,
                 Err(failure) => return Err(failure),
             };
-            // Where an attempt without an answer went before, it was most likely that one which did it.
+            // If an earlier attempt had no answer, most likely that attempt did it.
             if gone || maybe_done {
                 return Ok(Eviction::Done(info));
             }
