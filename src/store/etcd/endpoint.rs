@@ -36,9 +36,9 @@ pub(super) struct Endpoint {
     refused_token: AtomicU64,
     /// The number of the last token.
     last_token: AtomicU64,
-    /// Held by whoever asks for a sign of life, for all who wait.
+    /// Held during a health probe; one probe serves all requests that wait.
     asking: tokio::sync::Mutex<()>,
-    /// Held by whoever has a canary under way.
+    /// Held while a canary is in flight.
     canary: tokio::sync::Mutex<()>,
 }
 
@@ -84,7 +84,7 @@ impl Link {
     /// What the endpoint says of itself.
     pub(super) async fn status(&self) -> Result<Status, EtcdFault> {
         let status = match self.client.maintenance_client().status().await.map_err(EtcdFault::from) {
-            // Later releases (3.5.30 is one) tell it to root alone.
+            // Later releases (3.5.30 is one) permit it to root only.
             Err(EtcdFault { kind: FaultKind::Class(FailureClass::PermissionDenied), .. }) => {
                 return self.status_for_everybody().await;
             }

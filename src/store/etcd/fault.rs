@@ -74,7 +74,7 @@ impl EtcdFault {
         Self::new(FaultKind::Class(class), message)
     }
 
-    /// An answer that is not what etcd sends: nobody knows what was carried out.
+    /// An answer that is not what etcd sends: the outcome is unknown.
     pub(super) fn malformed(what: &str) -> Self {
         Self::class(FailureClass::Unknown, format!("malformed answer: {what}"))
     }
@@ -223,7 +223,7 @@ fn chain<'a>(error: Option<&'a (dyn Error + 'static)>) -> impl Iterator<Item = &
 
 /// Whether this is tonic's `ConnectError`: the connection did not come about, so nothing was sent. Its type is not
 /// reachable through etcd-client, but its derived `Debug` names it. (If that ever changed, a refused connection would
-/// count as an unknown outcome: slower, not wrong. A test tells.)
+/// count as an unknown outcome: slower, not wrong. A test checks it.)
 fn is_connect_error(error: &(dyn Error + 'static)) -> bool {
     format!("{error:?}").starts_with("ConnectError(")
 }

@@ -56,7 +56,7 @@ pub(super) struct WatchSet {
 struct Watch {
     spec: WatchSpec,
     wire: Option<i64>,
-    /// Whether etcd was told of `wire`.
+    /// Whether the create request with `wire` was sent.
     sent: bool,
     failures: u32,
 }
@@ -152,7 +152,7 @@ impl WatchSet {
         }
     }
 
-    /// Wants a sign of life from the stream.
+    /// Asks the stream for a progress message.
     pub(super) fn ask_progress(&mut self) {
         self.queue.push_back(Queued::Progress);
     }
@@ -184,7 +184,7 @@ impl WatchSet {
     ) -> Option<Trouble> {
         let wire = if message.created { self.answered(message.wire) } else { message.wire };
         if let Some(&watch) = self.by_wire.get(&wire) {
-            // etcd tells all of a revision in one message, unless fragments are asked for.
+            // etcd sends all events of a revision in one message, unless fragments are requested.
             for of_one in message.deletions.chunk_by(|(_, one), (_, next)| one == next) {
                 let keys = of_one.iter().map(|(key, _)| key.clone()).collect();
                 let revision = of_one.first().map_or(0, |&(_, revision)| revision);
@@ -233,7 +233,7 @@ impl WatchSet {
         watch.failures += 1;
         self.backing_off.insert((now + back_off(watch.failures), id));
         let trouble = match kind {
-            // Tokens expire, and a new one mends it: nothing to warn of.
+            // Tokens expire, and a new one is fetched: no warning.
             Some(FaultKind::Token) => return Some(Trouble::Token),
             Some(FaultKind::Class(FailureClass::PermissionDenied)) => Some(Trouble::Permission),
             _ => None,

@@ -16,9 +16,9 @@ use super::watch_set::{Say, Trouble, WatchSet, back_off};
 use crate::kv::{FailureClass, WatchEvent};
 use crate::store::WatchOrder;
 
-/// A stream that says nothing for this long is asked for a sign of life...
+/// Silence of the stream before a progress request...
 const QUIET: Duration = Duration::from_secs(2);
-/// ...and is dead if it says nothing for this long after that.
+/// ...and the silence after it that means the stream is dead.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 /// etcd does not answer before it has served the watches that begin in the past: 512 of them in 100 ms.
 const SIGN_OF_LIFE_PER_WATCH: Duration = Duration::from_micros(200);
@@ -29,7 +29,7 @@ const OVERSLEPT: Duration = Duration::from_secs(1);
 /// A stream that lived this long was a good one: the next is opened at once.
 const GOOD_STREAM: Duration = Duration::from_secs(2);
 
-/// Serves watches until `orders` is closed, or nobody listens to `events` any more.
+/// Serves watches until `orders` or `events` is closed.
 pub(super) async fn run(
     endpoints: Arc<Endpoints>,
     open_timeout: Duration,
@@ -54,7 +54,7 @@ struct WatchTask {
     watches: WatchSet,
 }
 
-/// An open stream. Its two ends are used independently: whoever waited to send while not reading could wait for ever.
+/// An open stream. Its two ends are used independently: sending without reading could block for ever.
 struct Stream {
     sender: WatchRequestSender,
     messages: WatchResponseStream,
@@ -78,7 +78,7 @@ impl WatchTask {
                 continue;
             }
             let Some((pin, endpoint)) = self.endpoints.choose(&[]) else {
-                // All endpoints belong to other clusters; requests say so to whoever asks.
+                // All endpoints belong to other clusters; requests report that.
                 failures += 1;
                 continue;
             };
@@ -170,7 +170,7 @@ impl WatchTask {
                 biased;
                 order = self.orders.recv() => {
                     if self.watches.is_empty() {
-                        // Nobody has listened for a sign of life until now.
+                        // Without watches, the stream was not monitored until now.
                         (heard, asked) = (Instant::now(), None);
                     }
                     self.watches.apply(order.ok_or(Closed)?);
@@ -198,7 +198,7 @@ impl WatchTask {
                     Ok(()) => self.watches.said(),
                     Err(fault) => return Ok(fault),
                 },
-                // Requests fail there: what they wait for is not told there either.
+                // Requests to this endpoint fail, so watch events may be missing as well.
                 () = &mut left => return Ok(its_endpoint_failed()),
                 () = sleep_until_some(heartbeat) => {
                     if heartbeat.is_some_and(|due| due.elapsed() > OVERSLEPT) {
@@ -217,7 +217,7 @@ impl WatchTask {
         }
     }
 
-    /// When to ask for a sign of life, or to stop waiting for it. Without any watch, it does not matter.
+    /// When to request progress, or to stop waiting for it; `None` without any watch.
     fn heartbeat(&self, heard: Instant, asked: Option<Instant>) -> Option<Instant> {
         if self.watches.is_empty() {
             return None;
