@@ -198,6 +198,19 @@ pub(crate) enum Answer {
     Txn(TxnAnswer),
 }
 
+impl Answer {
+    /// The answer to a transaction whose only operation is a range.
+    pub(crate) fn into_range(self) -> Result<RangeResult, Failure> {
+        match self {
+            Self::Txn(TxnAnswer { mut results, .. }) if results.len() == 1 => match results.pop() {
+                Some(OpResult::Range(range)) => Ok(range),
+                _ => Err(Failure::malformed()),
+            },
+            _ => Err(Failure::malformed()),
+        }
+    }
+}
+
 /// The branch that ran, and one result per operation, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TxnAnswer {
@@ -291,6 +304,11 @@ pub(crate) enum FailureClass {
 impl Failure {
     pub(crate) fn new(class: FailureClass, message: impl Into<String>) -> Self {
         Self { class, message: message.into() }
+    }
+
+    /// The failure of a read whose answer does not have the form of the request.
+    pub(crate) fn malformed() -> Self {
+        Self::new(FailureClass::Refused, "etcd's answer does not fit the request")
     }
 
     /// Whether a retry of the same request fails until someone changes the configuration or the cluster.

@@ -1,4 +1,4 @@
-//! The loop's second half: carrying out what the protocol wants done.
+//! The loop's second half: carrying out the protocol's actions.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::shared::deadline::Deadline;
 use crate::store::{Store, WatchOrder};
 
 impl<S: Store> Driver<S> {
-    /// Does everything the protocol wants done.
+    /// Carries out all pending actions.
     pub(super) fn perform(&mut self) {
         while let Some(action) = self.protocol.poll_action() {
             self.perform_one(action);
@@ -22,7 +22,7 @@ impl<S: Store> Driver<S> {
         self.write_lines();
     }
 
-    /// After everything that the lines report was done, and every caller was answered: a logger may block this thread.
+    /// Runs after all actions were carried out and all callers were answered, because a logger may block this thread.
     fn write_lines(&mut self) {
         if self.lines.is_empty() {
             return;
@@ -31,7 +31,7 @@ impl<S: Store> Driver<S> {
         for line in self.lines.drain(..) {
             line.write();
         }
-        // What the logger took is not the store's fault: the lease is still to be revoked.
+        // Time spent in the logger does not count: the lease must still be revoked.
         if let Some(closing) = &mut self.closing {
             *closing = *closing + self.settings.clock.now().since(begun);
         }
@@ -46,7 +46,7 @@ impl<S: Store> Driver<S> {
                     self.send(now, outgoing);
                 }
             }
-            // The watches' task ends with this driver only; that it has ended is seen in `finish`.
+            // Sending fails only if the watch task has ended, which `finish` reports.
             Action::Watch { id, spec } => {
                 self.report.stats.record(|stats| stats.rpcs.watch += 1);
                 let _ = self.watch_orders.send(WatchOrder::Open { id, spec });
@@ -90,7 +90,7 @@ impl<S: Store> Driver<S> {
                 let ended = self.report.holds.end_session(reason);
                 self.lines.push(Line::SessionDown(reason));
                 self.lines.extend(ended.into_iter().map(Line::Ended));
-                self.give_up_kept();
+                self.drop_queued();
             }
             Action::Grant { ticket, hold, name, key, token } => {
                 if let Some(state) = self.report.holds.get(hold) {
@@ -119,13 +119,13 @@ impl<S: Store> Driver<S> {
         self.tasks.spawn(async move { Done::Request { id, reply: call.await, limited: !urgent } });
     }
 
-    /// What was to be done under a session that is over need not be asked of the store any more.
-    fn give_up_kept(&mut self) {
-        let kept = self.inflight.take_kept();
-        self.not_sent(self.settings.clock.now(), kept, "the session was over before its turn came");
+    /// Drops the queued requests of a session that is over.
+    fn drop_queued(&mut self) {
+        let queued = self.inflight.take_queued();
+        self.not_sent(self.settings.clock.now(), queued, "the session ended before it was sent");
     }
 
-    /// These were never sent, and will not be.
+    /// Reports that these requests were never sent.
     pub(super) fn not_sent(&mut self, now: Time, requests: Vec<Outgoing>, why: &str) {
         for Outgoing { id, .. } in requests {
             self.protocol.handle_reply(now, id, Err(Failure::new(FailureClass::NotDone, why)));

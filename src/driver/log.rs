@@ -1,4 +1,4 @@
-//! What is worth a log line.
+//! All lines that the I/O thread logs about locks and sessions.
 
 use std::fmt;
 use std::sync::Arc;
@@ -57,7 +57,7 @@ impl Line {
                 target: LOG,
                 "etcd did not confirm within {limit:?} that the session is closed; what is left expires with the lease"
             ),
-            // Said when etcd has confirmed it.
+            // `SessionClosed` follows when etcd has confirmed it.
             Self::SessionDown(LossReason::Closed) => {}
             Self::SessionDown(reason) => log::warn!(target: LOG, "shared etcd session lost: {reason}"),
             Self::StoreSilent { since, failure, assured } => log::warn!(
@@ -91,7 +91,7 @@ impl Line {
     }
 }
 
-/// A wait that has become long. Names the holder, so that whoever reads the log knows whom to ask.
+/// A wait that has become long, with the holder, so that the reader of the log knows whom to ask.
 #[derive(Debug)]
 pub(super) struct SlowWait {
     pub(super) name: LockName,

@@ -1,4 +1,5 @@
-//! A store that counts what is asked of it.
+//! A store that counts its requests. A decorator, because requests are sent in two places: by the loop for the protocol, and
+//! by the tasks that answer queries.
 
 use std::future::Future;
 use std::sync::Arc;

@@ -42,18 +42,17 @@ const EVENTS_PER_TURN: usize = 256;
 /// Turns in a row before the tasks get to run, even if further events wait already.
 const TURNS_BEFORE_YIELD: u32 = 16;
 
-/// While something is held the loop wakes at least so often: tokio's timers stop while the machine sleeps, the
-/// deadlines do not.
+/// The longest pause while something is held: tokio's timers stop while the machine is suspended, deadlines do not.
 const LONGEST_PAUSE_HOLDING: Duration = Duration::from_secs(1);
 
 /// The longest pause when nothing is held and the protocol waits for nothing.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
-/// How long a manager that never had a session waits, when it is closed, for the answer to its request for a lease: longer
-/// than etcd needs, so that normally none is left there.
-const NOTHING_TO_KEEP: Duration = Duration::from_millis(250);
+/// How long closing waits for the answer to a lease request when the manager never had a session: longer than etcd needs,
+/// so that normally no lease is left behind.
+const UNUSED_LEASE_LIMIT: Duration = Duration::from_millis(250);
 
-/// What a driver is told at its start, beside the protocol's own configuration.
+/// The configuration of a driver, beside that of the protocol.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) root: Root,
@@ -73,19 +72,19 @@ struct Driver<S: Store> {
     watch_events: UnboundedReceiver<WatchEvent>,
     report: Arc<Report>,
     startup: Option<Startup>,
-    /// When the close began there was nothing in etcd to take back; what may be left is a lease that nobody uses.
-    nothing_to_keep: bool,
-    /// When to leave even if the protocol has not come to its end.
+    /// When closing began, no key of ours was in etcd; at most an unused lease can be left.
+    owns_nothing: bool,
+    /// When the loop ends even if the protocol has not finished closing.
     closing: Option<Time>,
-    /// The session that the close has ended, until etcd confirms it.
+    /// The lease of the session that closing ended, until etcd confirms the revocation.
     closing_session: Option<LeaseId>,
-    /// No session could be set up since there was one last.
+    /// The last attempt to set up a session failed.
     failing: bool,
     lines: Vec<Line>,
     over: bool,
 }
 
-/// What a task has done.
+/// The result of a finished task.
 #[derive(Debug)]
 enum Done {
     Request { id: RequestId, reply: Result<Response, Failure>, limited: bool },
@@ -128,7 +127,7 @@ impl<S: Store> Driver<S> {
             watch_orders,
             watch_events,
             report,
-            nothing_to_keep: false,
+            owns_nothing: false,
             startup,
             closing: None,
             closing_session: None,
@@ -170,7 +169,7 @@ impl<S: Store> Driver<S> {
         }
     }
 
-    /// How long nothing needs to be done unless something happens.
+    /// How long to wait for an event: until the next deadline or timeout.
     fn pause(&self, now: Time) -> Duration {
         if self.protocol.next_timeout().is_none_or(|at| at > now) {
             // Beside the watches' task there is one for each request.
@@ -187,7 +186,7 @@ impl<S: Store> Driver<S> {
 
     fn look_at_the_clock(&mut self, now: Time) {
         let overdue = self.inflight.take_overdue(now);
-        self.not_sent(now, overdue, "too many requests at once: its turn did not come in time");
+        self.not_sent(now, overdue, "too many requests in flight: it was not sent in time");
         if self.protocol.next_timeout().is_some_and(|at| at <= now) {
             self.protocol.handle_timeout(now);
         }
@@ -196,7 +195,7 @@ impl<S: Store> Driver<S> {
             self.begin_to_close(now);
         }
         if self.closing.is_some_and(|at| at <= now) {
-            if self.nothing_to_keep {
+            if self.owns_nothing {
                 self.inbox.end(Service::Closed);
             } else {
                 self.inbox.end(Service::Unconfirmed);
@@ -260,11 +259,11 @@ impl<S: Store> Driver<S> {
                 self.protocol.handle_command(now, Command::Abandon { ticket, confirm });
             }
             Message::Close => self.begin_to_close(now),
-            // Whoever asks while the manager is closing sees the channel close.
+            // Questions are not answered while the manager closes: dropping one closes its reply channel.
             _ if self.closing.is_some() => {}
             Message::Expire { reply } => {
                 self.protocol.handle_expired(now);
-                // Whoever asked for it goes on when every hold is over.
+                // Reply only after every hold has ended.
                 self.perform();
                 let _ = reply.send(());
             }
@@ -295,15 +294,15 @@ impl<S: Store> Driver<S> {
         if self.closing.is_none() {
             self.inbox.end(Service::Closed);
             let limit = self.settings.close_timeout;
-            self.nothing_to_keep = self.protocol.owns_nothing();
-            self.closing = Some(now + if self.nothing_to_keep { limit.min(NOTHING_TO_KEEP) } else { limit });
+            self.owns_nothing = self.protocol.owns_nothing();
+            self.closing = Some(now + if self.owns_nothing { limit.min(UNUSED_LEASE_LIMIT) } else { limit });
             self.protocol.handle_command(now, Command::Close);
         }
     }
 }
 
-/// However the loop ends, by a panic too: first nothing new is accepted, then everything is over for callers, in the
-/// order of [`Report::end`]. Messages that were not read are dropped last, with the fields.
+/// However the loop ends, even by a panic: first refuse new messages, then end everything for the callers, in the order of
+/// [`Report::end`]. Unread messages are dropped last, with the fields.
 impl<S: Store> Drop for Driver<S> {
     fn drop(&mut self) {
         let (end, lost) = if self.over {

@@ -1,4 +1,4 @@
-//! The loop of a thread that answers questions and takes part in nothing.
+//! The loop of a thread that only answers queries: a viewer has no session and no locks.
 
 use std::panic;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::shared::mailbox::{Inbox, Service};
 use crate::shared::message::Message;
 use crate::store::Store;
 
-/// What a viewer's thread is given.
+/// The loop of a viewer's thread.
 pub(crate) struct QueryLoop {
     pub(crate) root: Root,
     pub(crate) request_timeout: Duration,
@@ -20,7 +20,7 @@ pub(crate) struct QueryLoop {
 }
 
 impl QueryLoop {
-    /// Serves until it is closed. A panic is a crash: the inbox goes with it, and whoever waits for an answer is told.
+    /// Serves until it is closed. A panic is a crash: it drops the inbox, so callers get an error.
     pub(super) async fn serve<S: Store>(self, store: S, startup: Startup) {
         if startup.ready().is_err() {
             return;
@@ -50,7 +50,7 @@ impl QueryLoop {
                         self.inbox.end(Service::Closed);
                         return;
                     }
-                    // Nobody who has a viewer alone can ask for these.
+                    // A viewer cannot send these.
                     Message::Acquire { .. } | Message::Leave { .. } | Message::Expire { .. } => {}
                 }
             }
@@ -73,7 +73,7 @@ mod tests {
         let (mailbox, inbox) = mailbox(&Arc::default());
         let request_timeout = Duration::from_secs(1);
         let viewer = QueryLoop { root: Root::parse("/test").unwrap(), request_timeout, inbox };
-        // There is room for its answer, and nobody reads it.
+        // Its answer fits into the channel and is never read.
         let (reply, _unread) = crossbeam_channel::bounded(1);
         let serving =
             viewer.serve(MemoryClient::new(&MemoryCluster::new()), Startup::new(reply, clock::now()));

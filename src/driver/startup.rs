@@ -6,16 +6,16 @@ use crate::clock::Time;
 use crate::error::{LockError, lock_error};
 use crate::kv::{Failure, FailureClass};
 
-/// What the connecting caller waits for. Dropped unanswered, it tells that the I/O thread died.
+/// The reply that the connecting caller waits for. Dropped unanswered, it means that the I/O thread died.
 #[derive(Debug)]
 pub(super) struct Startup {
     reply: Sender<Result<(), LockError>>,
     pub(super) deadline: Time,
-    /// Why there was no session so far.
+    /// The last failure to set up a session.
     last: Option<Failure>,
 }
 
-/// The caller has gone; nobody will ever use this manager.
+/// The caller no longer waits, so this manager will never be used.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Abandoned;
 
@@ -24,12 +24,12 @@ impl Startup {
         Self { reply, deadline, last: None }
     }
 
-    /// A session stands.
+    /// The session is set up.
     pub(super) fn ready(self) -> Result<(), Abandoned> {
         self.reply.send(Ok(())).map_err(|_| Abandoned)
     }
 
-    /// A session could not be set up. Gives itself back if trying again may help; else the caller is refused.
+    /// A session could not be set up. Returns itself if a retry may help; otherwise reports the error to the caller.
     pub(super) fn failed(mut self, failure: Failure) -> Option<Self> {
         if failure.is_final() {
             self.refuse(lock_error(failure, CONNECTING));
@@ -39,7 +39,7 @@ impl Startup {
         Some(self)
     }
 
-    /// The time is up.
+    /// The time limit of connecting has passed.
     pub(super) fn overdue(mut self) {
         let failure = self.last.take().unwrap_or_else(no_answer);
         self.refuse(lock_error(failure, CONNECTING));
@@ -56,7 +56,7 @@ fn no_answer() -> Failure {
     Failure::new(FailureClass::NotDone, "no endpoint answered in time")
 }
 
-/// What `connect` fails with when nothing has answered.
+/// The error of `connect` when no endpoint has answered.
 pub(super) fn timed_out() -> LockError {
     lock_error(no_answer(), CONNECTING)
 }

@@ -191,7 +191,7 @@ fn a_lost_session_ends_its_holds_and_is_replaced_by_itself() {
     assert_eq!((stats.sessions, stats.lost.session_revoked), (2, 2));
 }
 
-/// More requests than the window lets through at a time, most of them kept when the session ends.
+/// More requests than may be in flight, most of them queued when the session ends.
 #[test]
 fn a_flood_of_callers_outlives_its_session() {
     let store = MemoryCluster::new();

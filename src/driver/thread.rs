@@ -28,14 +28,13 @@ const NAME: &str = "etcd-lock-io";
 const VIEWER_NAME: &str = "etcd-lock-view";
 const _: () = assert!(NAME.len() <= 15 && VIEWER_NAME.len() <= 15);
 
-/// How long a caller waits for the I/O thread beyond the time that the thread was given: it answers, or has ended, by
-/// then unless the machine is overloaded.
+/// How long a caller waits beyond the time limit given to the I/O thread. Unless the machine is overloaded, the thread has
+/// answered or ended by then.
 pub(crate) const GRACE: Duration = Duration::from_millis(250);
 
-/// How much longer than the caller's time a store may take to connect. It begins to count a little later than the caller,
-/// keeps to the time by itself, and says best why it failed.
-const LAST_WORDS: Duration = Duration::from_millis(150);
-const _: () = assert!(LAST_WORDS.as_millis() < GRACE.as_millis());
+/// Extra time for the store to connect, so that its own, more specific timeout error arrives first.
+const CONNECT_GRACE: Duration = Duration::from_millis(150);
+const _: () = assert!(CONNECT_GRACE.as_millis() < GRACE.as_millis());
 
 /// How long the end of the runtime waits for its helper threads. They resolve host names, which cannot be interrupted;
 /// idle ones end at once.
@@ -45,13 +44,13 @@ const _: () = assert!(HELPERS_GRACE.as_millis() < GRACE.as_millis());
 /// What a caller waits for when a manager starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Complete {
-    /// A session stands.
+    /// The session is set up.
     WithSession,
-    /// The store is made, which finds what is wrong with its arguments. Calls wait for the session.
+    /// The store is created, which validates its arguments. Calls wait for the session.
     WithStore,
 }
 
-/// What the new thread is given.
+/// Everything the new thread needs.
 pub(crate) struct Launch {
     pub(crate) config: Config,
     pub(crate) settings: Settings,
@@ -71,8 +70,8 @@ pub(crate) struct IoThread {
 }
 
 impl IoThread {
-    /// Starts the thread, and returns when that is complete. Everything the store needs happens on the new thread. An
-    /// error leaves the mailbox abandoned.
+    /// Starts the thread, and returns when the start is complete. The store is created on the new thread. An error leaves
+    /// the mailbox abandoned.
     pub(crate) fn start<S, C, F>(launch: Launch, mailbox: &Mailbox, connect: C) -> Result<Self, LockError>
     where
         S: Store,
@@ -85,7 +84,7 @@ impl IoThread {
         })
     }
 
-    /// Starts a thread that only looks, and returns when etcd lets it.
+    /// Starts the thread of a viewer, and returns when it is connected.
     pub(crate) fn start_viewer<S, C, F>(
         connect_timeout: Duration,
         clock: Clock,
@@ -109,7 +108,7 @@ impl IoThread {
         })
     }
 
-    /// Starts a thread that works as `main` says, and returns when that is ready.
+    /// Starts a thread that runs `main`, and returns when that is ready.
     fn spawn(
         name: &str,
         connect_timeout: Duration,
@@ -143,7 +142,7 @@ impl IoThread {
             }
         };
         mailbox.abandon();
-        // It may still have to take back a lease, for which nobody needs to wait if it takes long.
+        // It may still have to revoke a lease; the caller does not wait long for that.
         io.join(GRACE.min(deadline.since(clock.now())));
         Err(refused)
     }
@@ -170,7 +169,7 @@ impl IoThread {
         if self.exited.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
             return false;
         }
-        // Whoever comes second waits here until the thread is really gone.
+        // A second caller waits here until the first has joined the thread.
         if let Some(handle) = self.handle.lock().take() {
             let _ = handle.join();
         }
@@ -180,7 +179,7 @@ impl IoThread {
 
 /// The thread's whole life.
 fn serve(main: impl FnOnce(&Runtime, Startup) -> Result<(), LockError>, startup: Startup) {
-    // Only a current-thread runtime has everything that is ours die with this thread.
+    // With a current-thread runtime, all of our tasks end with this thread.
     let runtime = match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -231,7 +230,7 @@ async fn connected<S>(
     clock: &Clock,
     connecting: impl Future<Output = Result<S, LockError>>,
 ) -> Result<S, LockError> {
-    let left = startup.deadline.since(clock.now()).saturating_add(LAST_WORDS);
+    let left = startup.deadline.since(clock.now()).saturating_add(CONNECT_GRACE);
     tokio::time::timeout(left, connecting).await.unwrap_or_else(|_| Err(timed_out()))
 }
 
@@ -296,7 +295,7 @@ mod tests {
         };
         let store = MemoryCluster::new();
         let client = MemoryClient::new(&store);
-        // There is room for its answer, and nobody reads it.
+        // Its answer fits into the channel and is never read.
         let (reply, _unread) = crossbeam_channel::bounded(1);
         let (ended, end) = crossbeam_channel::bounded(1);
         let startup = Startup::new(reply, clock.now() + SOON);

@@ -3,6 +3,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+use fastrand::Rng;
+
 use super::contact::Contact;
 use super::history::History;
 use super::messages::{Action, Config, QueueId, Refusal, RequestId, Ticket};
@@ -70,12 +72,12 @@ pub(super) struct Effects {
     requests: HashMap<RequestId, (Purpose, Revision)>,
     watches: HashMap<WatchId, Watched>,
     last_id: u64,
-    rng: fastrand::Rng,
+    rng: Rng,
 }
 
 impl Effects {
     pub(super) fn new(config: Config) -> Self {
-        let rng = fastrand::Rng::with_seed(config.seed);
+        let rng = Rng::with_seed(config.seed);
         Self {
             config,
             timers: Timers::default(),
@@ -174,16 +176,39 @@ impl Effects {
         self.timers.clear(Timer::SlowWait(ticket));
     }
 
-    /// The pause after `failures` failed attempts in a row: doubling from `first` to 2 s, jittered by half, so that clients
-    /// that failed together do not retry together.
+    /// The pause after `failures` failed attempts in a row.
     pub(super) fn back_off(&mut self, first: Duration, failures: u32) -> Duration {
-        const LONGEST: Duration = Duration::from_secs(2);
-        let doubled = first.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LONGEST);
-        self.jittered(doubled)
+        back_off(first, failures, &mut self.rng)
     }
 
     /// Somewhere between half of the duration and the whole.
     pub(super) fn jittered(&mut self, duration: Duration) -> Duration {
-        duration.mul_f64(0.5 + self.rng.f64() / 2.0)
+        jittered(duration, &mut self.rng)
+    }
+}
+
+/// The pause after `failures` failed attempts in a row: doubling from `first` to 2 s, jittered by half, so that clients that
+/// failed together do not retry together.
+pub(crate) fn back_off(first: Duration, failures: u32, rng: &mut Rng) -> Duration {
+    const LONGEST: Duration = Duration::from_secs(2);
+    let doubled = first.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LONGEST);
+    jittered(doubled, rng)
+}
+
+fn jittered(duration: Duration, rng: &mut Rng) -> Duration {
+    duration.mul_f64(0.5 + rng.f64() / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_back_off_doubles_up_to_its_limit() {
+        let mut rng = Rng::with_seed(1);
+        for (failures, millis) in [(0, 100), (1, 100), (2, 200), (5, 1600), (6, 2000), (u32::MAX, 2000)] {
+            let pause = back_off(Duration::from_millis(100), failures, &mut rng).as_millis();
+            assert!((millis / 2..=millis).contains(&pause), "{failures}: {pause}");
+        }
     }
 }

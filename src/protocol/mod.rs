@@ -26,10 +26,12 @@ pub(crate) mod mutants;
 use std::collections::HashMap;
 
 pub(crate) use batch::WRITES_IN_FLIGHT;
+pub(crate) use effects::back_off;
 pub(crate) use messages::{
     Acquire, Action, Command, Config, CurrentHolder, HoldId, Refusal, ReleaseFailure, RequestId, Ticket,
     WaitLimits,
 };
+pub(crate) use read::{holder, holder_answer};
 
 use crate::clock::Time;
 use crate::error::LossReason;

@@ -4,10 +4,11 @@
 //! that key is put again, no older request can take effect, wherever it is delayed.
 
 use super::admission::{self, Admission, Rank, WATCH_ALL_UP_TO};
+use super::messages::CurrentHolder;
 use super::mutants::mutant;
 use crate::kv::{
-    Compare, Failure, FailureClass, Field, Key, KeyValue, LeaseId, Op, OpResult, Order, Range, Revision,
-    Span, Txn, TxnAnswer,
+    Answer, Compare, Failure, FailureClass, Field, Key, KeyValue, LeaseId, Op, OpResult, Order, Range,
+    Revision, Span, Txn, TxnAnswer,
 };
 use crate::name::LockName;
 
@@ -58,17 +59,16 @@ pub(super) fn position_answer(own: Rank<'_>, answer: &TxnAnswer) -> PositionAnsw
 }
 
 /// Reads the holder of the lock, with its value, and the number of contenders.
-pub(super) fn holder(name: &LockName) -> Txn {
+pub(crate) fn holder(name: &LockName) -> Txn {
     let range = Range { keys_only: false, ..keys(name.contenders(), Order::OldestFirst, 1) };
     Txn { then: vec![Op::Range(range)], ..Txn::default() }
 }
 
-/// The answer of [`holder`]: the first contender, and how many are behind it.
-pub(super) fn holder_answer(answer: &TxnAnswer) -> Option<(&KeyValue, u64)> {
-    match &answer.results[..] {
-        [OpResult::Range(range)] => range.kvs.first().map(|first| (first, range.count.saturating_sub(1))),
-        _ => None,
-    }
+/// The answer of [`holder`]; `None`: the lock is free.
+pub(crate) fn holder_answer(answer: Answer) -> Result<Option<CurrentHolder>, Failure> {
+    let range = answer.into_range()?;
+    let waiters = range.count.saturating_sub(1);
+    Ok(range.kvs.into_iter().next().map(|kv| CurrentHolder { kv, waiters }))
 }
 
 /// Puts the session key, which begins a new epoch. Fails if the lease is gone.
@@ -92,12 +92,7 @@ pub(super) fn session_checked(answer: &TxnAnswer) -> Option<Option<KeyValue>> {
 
 /// The failure of a write whose answer does not have the form of the request: what was carried out is unknown.
 pub(super) fn malformed_write() -> Failure {
-    Failure { class: FailureClass::Unknown, ..malformed() }
-}
-
-/// The failure of a read whose answer does not have the form of the request.
-pub(super) fn malformed() -> Failure {
-    Failure::new(FailureClass::Refused, "etcd's answer does not fit the request")
+    Failure { class: FailureClass::Unknown, ..Failure::malformed() }
 }
 
 /// The failure of a request that was answered from an older state than one before, as a defective etcd does after a

@@ -1,15 +1,14 @@
-//! Asks a store again and again where it may help, within one time limit.
+//! Requests of queries, repeated within one time limit where that may help.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 
 use crate::kv::{
-    Answer, Failure, FailureClass, Key, KeyValue, LeaseId, Op, OpResult, Order, Range, RangeResult, Request,
-    Response, Revision, Span, Txn, TxnAnswer,
+    Answer, Failure, FailureClass, Key, KeyValue, LeaseId, Op, Order, Range, RangeResult, Request, Response,
+    Revision, Span, Txn,
 };
 use crate::store::{Store, deadline_after};
 
@@ -17,35 +16,27 @@ use crate::store::{Store, deadline_after};
 const PAGE: u32 = 1000;
 /// Leases asked for at a time.
 const LEASES_AT_ONCE: usize = 16;
-/// A scan that is overtaken by a compaction begins again; one that is overtaken so often has another problem.
+/// Maximum attempts of a scan, which starts again when its revision is compacted.
 const MAX_SCANS: u32 = 3;
-/// The pause before a request that had no answer is repeated.
+/// The pause before a failed request is repeated. A query is not repeated by the protocol, and the store tries each endpoint
+/// once, so without this an election or a short restart would fail it.
 const PAUSE: Duration = Duration::from_millis(100);
-/// An attempt gets half of the time that is left, so that another endpoint can have the rest; but not less than this.
+/// An attempt gets half of the time that is left, which leaves the rest for another endpoint; but at least this.
 const SHORTEST_ATTEMPT: Duration = Duration::from_millis(500);
 
-/// Asks the store, again and again where it may help, until the time is over.
+/// Sends requests outside any session, and repeats them where that may help, until its deadline.
 pub(super) struct Asker<S> {
     store: S,
-    timeout: Duration,
     deadline: Instant,
 }
 
 impl<S: Store> Asker<S> {
     pub(super) fn new(store: &S, timeout: Duration) -> Self {
-        Self { store: store.outside_sessions(), timeout, deadline: deadline_after(timeout) }
+        Self { store: store.outside_sessions(), deadline: deadline_after(timeout) }
     }
 
-    pub(super) async fn bounded<T>(
-        &self,
-        work: impl Future<Output = Result<T, Failure>>,
-    ) -> Result<T, Failure> {
-        let late = || Failure::new(FailureClass::Unknown, format!("no answer within {:?}", self.timeout));
-        timeout_at(self.deadline, work).await.unwrap_or_else(|_| Err(late()))
-    }
-
-    /// Carries out a request whose repetition does no harm. Says with the answer whether an attempt before the last
-    /// one may have been carried out as well.
+    /// Sends a request that may be repeated without harm. Also returns whether an attempt before the last one may have
+    /// been carried out.
     pub(super) async fn ask(&self, request: Request) -> (Result<Response, Failure>, bool) {
         let mut maybe_done = false;
         loop {
@@ -64,28 +55,22 @@ impl<S: Store> Asker<S> {
         }
     }
 
-    pub(super) async fn range(&self, range: Range) -> Result<(RangeResult, Revision), Failure> {
+    async fn range(&self, range: Range) -> Result<(RangeResult, Revision), Failure> {
         let txn = Txn { then: vec![Op::Range(range)], ..Txn::default() };
-        let answered = self.ask(Request::Txn(txn)).await.0?;
-        match answered.answer {
-            Answer::Txn(TxnAnswer { mut results, .. }) => match results.pop() {
-                Some(OpResult::Range(result)) => Ok((result, answered.revision)),
-                _ => Err(unexpected()),
-            },
-            _ => Err(unexpected()),
-        }
+        let Response { answer, revision, .. } = self.ask(Request::Txn(txn)).await.0?;
+        Ok((answer.into_range()?, revision))
     }
 
-    /// How long the lease still has; `None` if there is none, or etcd does not tell us.
+    /// The remaining time of the lease; `None` if there is no lease, or we may not read it.
     pub(super) async fn time_to_live(&self, lease: LeaseId) -> Result<Option<Duration>, Failure> {
         if lease == 0 {
             return Ok(None);
         }
         match self.ask(Request::LeaseTimeToLive { lease }).await.0 {
             Ok(Response { answer: Answer::LeaseTimeToLive { remaining }, .. }) => Ok(remaining),
-            Ok(_) => Err(unexpected()),
+            Ok(_) => Err(Failure::malformed()),
             Err(failure) => match failure.class {
-                // Newer etcd tells it only to those who may read every key of the lease.
+                // Newer releases of etcd require read permission on every key of the lease.
                 FailureClass::PermissionDenied | FailureClass::LeaseGone | FailureClass::Refused => Ok(None),
                 _ => Err(failure),
             },
@@ -103,11 +88,8 @@ impl<S: Store> Asker<S> {
             while asking.len() < LEASES_AT_ONCE
                 && let Some(lease) = leases.next()
             {
-                let (store, timeout, deadline) = (self.store.clone(), self.timeout, self.deadline);
-                asking.spawn(async move {
-                    let asker = Asker { store, timeout, deadline };
-                    (lease, asker.time_to_live(lease).await)
-                });
+                let asker = Asker { store: self.store.clone(), deadline: self.deadline };
+                asking.spawn(async move { (lease, asker.time_to_live(lease).await) });
             }
             match asking.join_next().await {
                 None => return Ok(answers),
@@ -147,7 +129,15 @@ impl<S: Store> Asker<S> {
         };
         let mut at_revision = 0;
         loop {
-            let (page, revision) = self.range(Range { limit: PAGE, at_revision, ..all(span) }).await?;
+            let page = Range {
+                span,
+                order: Order::ByKey,
+                limit: PAGE,
+                max_create_revision: 0,
+                at_revision,
+                keys_only: false,
+            };
+            let (page, revision) = self.range(page).await?;
             if at_revision == 0 {
                 at_revision = revision;
             }
@@ -162,17 +152,9 @@ impl<S: Store> Asker<S> {
     }
 }
 
-pub(super) fn all(span: Span) -> Range {
-    Range { span, order: Order::ByKey, limit: 0, max_create_revision: 0, at_revision: 0, keys_only: false }
-}
-
 /// The first key after this one.
 fn after(key: &Key) -> Key {
     let mut bytes = key.as_bytes().to_vec();
     bytes.push(0);
     Key::from(bytes)
-}
-
-pub(super) fn unexpected() -> Failure {
-    Failure::new(FailureClass::Refused, "an answer to another request")
 }

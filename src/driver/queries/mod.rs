@@ -1,4 +1,4 @@
-//! Looking at locks and breaking them, over any store.
+//! The queries about locks, and the forced unlock, over any store.
 
 mod asker;
 #[cfg(test)]
@@ -7,43 +7,41 @@ mod tests;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use asker::{Asker, all, unexpected};
+use asker::Asker;
 
 use crate::error::{Cause, LockError, lock_error};
 use crate::info::{ForceUnlock, LockInfo, LockState};
 use crate::kv::{
-    Answer, Compare, Failure, FailureClass, Field, Key, KeyValue, Op, Order, Range, Request, Response, Span,
-    Txn, TxnAnswer,
+    Answer, Compare, Failure, FailureClass, Field, Key, KeyValue, Op, Request, Response, Span, Txn, TxnAnswer,
 };
 use crate::log_target::LOG;
 use crate::name::{LockName, Root};
-use crate::protocol::CurrentHolder;
+use crate::protocol::{self, CurrentHolder};
 use crate::shared::message::Query;
 use crate::store::Store;
 
-/// How often a force unlock follows a lock that changes hands between the look and the deed.
+/// How often a forced unlock tries again because the holder changed between its read and its write.
 const MAX_CHASES: u32 = 10;
 
 /// Answers a caller's question within the time of one request.
 pub(crate) async fn answer<S: Store>(store: S, root: Root, timeout: Duration, question: Query) {
     let (store, root) = (&store, &root);
-    // A caller that does not listen any more has given up.
+    // Sending fails only if the caller no longer waits.
     let _ = match question {
-        Query::LockInfo { name, reply } => reply.send(lock_info(store, root, &name, timeout).await).is_ok(),
+        Query::LockInfo { name, reply } => reply.send(lock_info(store, &name, timeout).await).is_ok(),
         Query::ListLocks { prefix, reply } => {
             reply.send(list_locks(store, root, &prefix, timeout).await).is_ok()
         }
         Query::Queue { name, reply } => reply.send(queue(store, &name, timeout).await).is_ok(),
         Query::ForceUnlock { name, scope, reply } => {
-            reply.send(force_unlock(store, root, &name, scope, timeout).await).is_ok()
+            reply.send(force_unlock(store, &name, scope, timeout).await).is_ok()
         }
     };
 }
 
-/// Who holds the lock; `None`: nobody.
+/// The holder of the lock; `None` if it is free.
 pub(crate) async fn lock_info<S: Store>(
     store: &S,
-    _root: &Root,
     name: &LockName,
     timeout: Duration,
 ) -> Result<Option<LockInfo>, LockError> {
@@ -55,10 +53,7 @@ pub(crate) async fn lock_info<S: Store>(
         let ttl = asker.time_to_live(holder.kv.lease).await?;
         Ok(Some(LockInfo::from_holder(name.as_str(), &holder.kv, holder.waiters, ttl)))
     };
-    asker
-        .bounded(info)
-        .await
-        .map_err(|failure| lock_error(failure, &format!("looking at lock {:?}", name.as_str())))
+    info.await.map_err(|failure| lock_error(failure, &format!("looking at lock {:?}", name.as_str())))
 }
 
 /// Every held lock whose name begins with `prefix`, by name.
@@ -78,10 +73,10 @@ pub(crate) async fn list_locks<S: Store>(
         };
         Ok(holders.iter().map(info).collect())
     };
-    asker.bounded(infos).await.map_err(|failure| lock_error(failure, "listing locks"))
+    infos.await.map_err(|failure| lock_error(failure, "listing locks"))
 }
 
-/// Everybody in the lock's queue, in its order: the holder, and who waits.
+/// The whole queue of the lock, in order: the holder, then the waiters.
 pub(crate) async fn queue<S: Store>(
     store: &S,
     name: &LockName,
@@ -101,24 +96,21 @@ pub(crate) async fn queue<S: Store>(
         });
         Ok(infos.collect())
     };
-    asker
-        .bounded(infos)
+    infos
         .await
         .map_err(|failure| lock_error(failure, &format!("looking at the queue of lock {:?}", name.as_str())))
 }
 
-/// Takes the lock away from its holder, and tells who that was.
+/// Takes the lock away from its holder, and returns who that was.
 pub(crate) async fn force_unlock<S: Store>(
     store: &S,
-    _root: &Root,
     name: &LockName,
     scope: ForceUnlock,
     timeout: Duration,
 ) -> Result<LockInfo, LockError> {
     let asker = Asker::new(store, timeout);
     let doing = || format!("force-unlocking lock {:?}", name.as_str());
-    let evicted =
-        asker.bounded(asker.evict(name, scope)).await.map_err(|failure| lock_error(failure, &doing()))?;
+    let evicted = asker.evict(name, scope).await.map_err(|failure| lock_error(failure, &doing()))?;
     match evicted {
         Eviction::Done(info) => {
             let owner = info.owner.as_deref().unwrap_or("a foreign client");
@@ -142,15 +134,14 @@ pub(crate) async fn force_unlock<S: Store>(
 enum Eviction {
     Done(LockInfo),
     NotHeld,
-    /// The holder was another one each time.
+    /// The holder had changed each time.
     Missed,
 }
 
 impl<S: Store> Asker<S> {
     async fn holder(&self, name: &LockName) -> Result<Option<CurrentHolder>, Failure> {
-        let oldest = Range { order: Order::OldestFirst, limit: 1, ..all(name.contenders()) };
-        let (mut found, _) = self.range(oldest).await?;
-        Ok(found.kvs.pop().map(|kv| CurrentHolder { kv, waiters: found.count.saturating_sub(1) }))
+        let read = Request::Txn(protocol::holder(name));
+        protocol::holder_answer(self.ask(read).await.0?.answer)
     }
 
     async fn holders(&self, root: &Root, prefix: &str) -> Result<BTreeMap<String, CurrentHolder>, Failure> {
@@ -172,11 +163,11 @@ impl<S: Store> Asker<S> {
             let gone = match result {
                 Ok(Response { answer: Answer::LeaseRevoked, .. }) => true,
                 Ok(Response { answer: Answer::Txn(TxnAnswer { succeeded, .. }), .. }) => succeeded,
-                Ok(_) => return Err(unexpected()),
+                Ok(_) => return Err(Failure::malformed()),
                 Err(Failure { class: FailureClass::LeaseGone, .. }) if revokes => false,
                 Err(failure) => return Err(failure),
             };
-            // Where an attempt without an answer went before, it was most likely that one which did it.
+            // If an earlier attempt had no answer, most likely that attempt did it.
             if gone || maybe_done {
                 return Ok(Eviction::Done(info));
             }

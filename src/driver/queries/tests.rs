@@ -42,14 +42,14 @@ async fn contend(etcd: &Etcd, lock: &str, lease: i64, seq: u64, owner: &str) -> 
 async fn a_lock_shows_its_holder_and_its_waiters() {
     let cluster = TestCluster::start(1);
     let etcd = connect(&cluster.urls()).await;
-    assert_eq!(queries::lock_info(&etcd, &root(), &name("a/b"), LONG).await.unwrap(), None);
+    assert_eq!(queries::lock_info(&etcd, &name("a/b"), LONG).await.unwrap(), None);
     let (one, two) = (grant(&etcd, 60).await, grant(&etcd, 60).await);
     // The younger key sorts first: the order is that of creation.
     let token = contend(&etcd, "a/b", one, 9, "host/1").await;
     contend(&etcd, "a/b", two, 1, "host/2").await;
     contend(&etcd, "a/b", two, 2, "host/3").await;
     contend(&etcd, "a", two, 3, "host/4").await;
-    let info = queries::lock_info(&etcd, &root(), &name("a/b"), LONG).await.unwrap().unwrap();
+    let info = queries::lock_info(&etcd, &name("a/b"), LONG).await.unwrap().unwrap();
     assert_eq!((info.key.as_str(), info.owner.as_deref()), ("a/b", Some("host/1")));
     assert_eq!((info.lease_id, info.waiters, info.token.as_u64() as i64), (Some(one), 2, token));
     assert_eq!(info.created_at, Some(UNIX_EPOCH + Duration::from_secs(1_700_000_000)));
@@ -62,13 +62,13 @@ async fn a_key_without_a_lease_is_a_lock_that_stays() {
     let cluster = TestCluster::start(1);
     let etcd = connect(&cluster.urls()).await;
     put_key(&etcd, "/app/a/by-hand", 0).await;
-    let info = queries::lock_info(&etcd, &root(), &name("a"), LONG).await.unwrap().unwrap();
+    let info = queries::lock_info(&etcd, &name("a"), LONG).await.unwrap().unwrap();
     assert_eq!((info.lease_id, info.ttl_remaining, info.owner), (None, None, None));
     for scope in [ForceUnlock::Session, ForceUnlock::Lock] {
         put_key(&etcd, "/app/a/by-hand", 0).await;
-        let evicted = queries::force_unlock(&etcd, &root(), &name("a"), scope, LONG).await.unwrap();
+        let evicted = queries::force_unlock(&etcd, &name("a"), scope, LONG).await.unwrap();
         assert_eq!(evicted.key, "a");
-        assert_eq!(queries::lock_info(&etcd, &root(), &name("a"), LONG).await.unwrap(), None);
+        assert_eq!(queries::lock_info(&etcd, &name("a"), LONG).await.unwrap(), None);
     }
 }
 
@@ -95,7 +95,7 @@ async fn a_list_has_every_lock_once_in_the_order_of_names() {
     assert!(listed.iter().all(|info| info.owner.as_deref() == Some("one") && info.waiters == 1));
     assert!(listed.iter().all(|info| info.ttl_remaining.is_some()));
     for info in listed {
-        let alone = queries::lock_info(&etcd, &root(), &name(&info.key), LONG).await.unwrap().unwrap();
+        let alone = queries::lock_info(&etcd, &name(&info.key), LONG).await.unwrap().unwrap();
         assert_eq!((alone.token, alone.waiters), (info.token, info.waiters));
     }
     let prefixed = queries::list_locks(&etcd, &root(), "a/", LONG).await.unwrap();
@@ -140,21 +140,20 @@ async fn force_unlock_takes_exactly_what_it_says() {
     let cluster = TestCluster::start(1);
     let etcd = connect(&cluster.urls()).await;
     let lock = |lock: &str| name(lock);
-    let free = queries::force_unlock(&etcd, &root(), &lock("a"), ForceUnlock::Lock, LONG).await.unwrap_err();
+    let free = queries::force_unlock(&etcd, &lock("a"), ForceUnlock::Lock, LONG).await.unwrap_err();
     assert!(matches!(free, LockError::NotHeld { key } if key == "a"));
 
     let (one, two) = (grant(&etcd, 60).await, grant(&etcd, 60).await);
     let first = contend(&etcd, "a", one, 1, "one").await;
     contend(&etcd, "b", one, 2, "one").await;
     contend(&etcd, "a", two, 1, "two").await;
-    let evicted = queries::force_unlock(&etcd, &root(), &lock("a"), ForceUnlock::Lock, LONG).await.unwrap();
+    let evicted = queries::force_unlock(&etcd, &lock("a"), ForceUnlock::Lock, LONG).await.unwrap();
     assert_eq!((evicted.owner.as_deref(), evicted.token.as_u64() as i64), (Some("one"), first));
     assert_eq!((evicted.lease_id, evicted.waiters), (Some(one), 1));
     assert_eq!(keys(&etcd, range(Span::Prefix(key("/app/")))).await.len(), 2, "b of one, a of two");
 
     contend(&etcd, "c", two, 2, "two").await;
-    let evicted =
-        queries::force_unlock(&etcd, &root(), &lock("a"), ForceUnlock::Session, LONG).await.unwrap();
+    let evicted = queries::force_unlock(&etcd, &lock("a"), ForceUnlock::Session, LONG).await.unwrap();
     assert_eq!((evicted.owner.as_deref(), evicted.lease_id), (Some("two"), Some(two)));
     let left = queries::list_locks(&etcd, &root(), "", LONG).await.unwrap();
     assert_eq!(left.iter().map(|info| info.key.as_str()).collect::<Vec<_>>(), ["b"]);
@@ -173,8 +172,7 @@ async fn a_lock_that_changes_hands_meanwhile_is_followed() {
     let meddling = Meddling::Before(vec![Request::Delete { key: holder.clone() }, again]);
     let plan = [Meddling::Nothing, Meddling::Nothing, meddling];
     let meddled = Meddled::new(&etcd, plan);
-    let evicted =
-        queries::force_unlock(&meddled, &root(), &name("a"), ForceUnlock::Lock, LONG).await.unwrap();
+    let evicted = queries::force_unlock(&meddled, &name("a"), ForceUnlock::Lock, LONG).await.unwrap();
     assert_eq!(evicted.owner.as_deref(), Some("two"), "whoever holds it by then");
     assert_eq!(keys(&etcd, range(Span::Prefix(key("/app/")))).await, [holder.to_string()]);
 }
@@ -189,9 +187,9 @@ async fn a_lost_answer_does_not_evict_the_next_one_too() {
         contend(&etcd, "a", two, 1, "two").await;
         let plan = [Meddling::Nothing, Meddling::Nothing, Meddling::LoseAnswer];
         let meddled = Meddled::new(&etcd, plan);
-        let evicted = queries::force_unlock(&meddled, &root(), &name("a"), scope, LONG).await.unwrap();
+        let evicted = queries::force_unlock(&meddled, &name("a"), scope, LONG).await.unwrap();
         assert_eq!(evicted.owner.as_deref(), Some("one"));
-        let next = queries::lock_info(&etcd, &root(), &name("a"), LONG).await.unwrap().unwrap();
+        let next = queries::lock_info(&etcd, &name("a"), LONG).await.unwrap().unwrap();
         assert_eq!(next.owner.as_deref(), Some("two"));
         call(&etcd, Request::RevokeLease { lease: two }).await.unwrap();
     }
@@ -262,9 +260,9 @@ async fn nothing_hangs_without_a_server() {
     let limit = Duration::from_millis(700);
     let begun = Instant::now();
     let errors = [
-        queries::lock_info(&etcd, &root(), &name("a"), limit).await.unwrap_err(),
+        queries::lock_info(&etcd, &name("a"), limit).await.unwrap_err(),
         queries::list_locks(&etcd, &root(), "", limit).await.unwrap_err(),
-        queries::force_unlock(&etcd, &root(), &name("a"), ForceUnlock::Lock, limit).await.unwrap_err(),
+        queries::force_unlock(&etcd, &name("a"), ForceUnlock::Lock, limit).await.unwrap_err(),
     ];
     assert!(begun.elapsed() < limit * 3 + Duration::from_millis(500), "{:?}", begun.elapsed());
     assert!(errors.iter().all(|error| matches!(error, LockError::Unavailable { .. })), "{errors:?}");
@@ -277,8 +275,8 @@ async fn a_short_outage_is_waited_out() {
     let lease = grant(&etcd, 60).await;
     contend(&etcd, "a", lease, 1, "one").await;
     cluster.kill(0);
-    let (waiting, again) = (etcd.clone(), root());
-    let asked = tokio::spawn(async move { queries::lock_info(&waiting, &again, &name("a"), LONG).await });
+    let waiting = etcd.clone();
+    let asked = tokio::spawn(async move { queries::lock_info(&waiting, &name("a"), LONG).await });
     tokio::task::yield_now().await;
     cluster.restart(0);
     assert_eq!(asked.await.unwrap().unwrap().unwrap().owner.as_deref(), Some("one"));
@@ -317,7 +315,7 @@ async fn locks_of_etcdctl_are_seen_and_can_be_broken() {
     let mut waiter = Etcdctl::lock(&cluster, "/app/jobs");
     let limit = Instant::now() + LONG;
     let info = loop {
-        let info = queries::lock_info(&etcd, &root(), &name("jobs"), LONG).await.unwrap().unwrap();
+        let info = queries::lock_info(&etcd, &name("jobs"), LONG).await.unwrap().unwrap();
         if info.waiters == 1 {
             break info;
         }
@@ -328,8 +326,7 @@ async fn locks_of_etcdctl_are_seen_and_can_be_broken() {
     assert!(info.ttl_remaining.is_some());
     assert_eq!(queries::list_locks(&etcd, &root(), "", LONG).await.unwrap().len(), 1);
 
-    let evicted =
-        queries::force_unlock(&etcd, &root(), &name("jobs"), ForceUnlock::Session, LONG).await.unwrap();
+    let evicted = queries::force_unlock(&etcd, &name("jobs"), ForceUnlock::Session, LONG).await.unwrap();
     assert_eq!((evicted.lease_id, evicted.waiters), (info.lease_id, 1));
     let next = waiter.held_key();
     assert!(next.starts_with("/app/jobs/") && next != held, "{next}");

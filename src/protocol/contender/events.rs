@@ -149,7 +149,7 @@ impl Contender {
         let again = std::mem::take(&mut self.check_again);
         let Response { revision, answer, .. } = reply.map_err(Unread::Failed)?;
         let (Answer::Txn(answer), Some(created)) = (answer, self.created()) else {
-            return Err(Unread::Failed(read::malformed()));
+            return Err(Unread::Failed(Failure::malformed()));
         };
         if self.is_newer_than(revision) && !mutant!(StaleReadBelieved) {
             return Err(Unread::Failed(read::stale()));
@@ -166,7 +166,7 @@ impl Contender {
             PositionAnswer::Read(admission) => {
                 Ok(self.position_read(admission, (created, revision, sent), again, cx))
             }
-            PositionAnswer::Malformed => Err(Unread::Failed(read::malformed())),
+            PositionAnswer::Malformed => Err(Unread::Failed(Failure::malformed())),
         }
     }
 

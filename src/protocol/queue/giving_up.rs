@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Context, Queue};
 use crate::clock::Time;
-use crate::kv::{Answer, Failure, FailureClass, Request, Response};
+use crate::kv::{Failure, FailureClass, Request, Response};
 use crate::protocol::effects::Purpose;
 use crate::protocol::messages::{Action, CurrentHolder, Refusal, Ticket};
 use crate::protocol::read;
@@ -112,13 +112,7 @@ impl Queue {
         cx: &mut Context<'_>,
     ) {
         let sent = self.holder_read_sent.take().unwrap_or(cx.now);
-        let holder_read =
-            match reply.map(|response| response.answer) {
-                Ok(Answer::Txn(answer)) => Ok(read::holder_answer(&answer)
-                    .map(|(kv, waiters)| CurrentHolder { kv: kv.clone(), waiters })),
-                Ok(_) => Ok(None),
-                Err(failure) => Err(failure),
-            };
+        let holder_read = reply.map(|response| read::holder_answer(response.answer).unwrap_or_default());
         // A first key of this session that has no hold is about to be deleted, so it is not a holder.
         let own_lease = cx.session.lease().map(|lease| lease.id);
         let stays = |holder: &CurrentHolder| {

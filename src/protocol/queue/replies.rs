@@ -152,7 +152,7 @@ impl Queue {
     }
 
     fn refuse_malformed(&mut self, cx: &mut Context<'_>) {
-        self.refuse_waiters(&Refusal::Failed(read::malformed()), cx);
+        self.refuse_waiters(&Refusal::Failed(Failure::malformed()), cx);
         self.discard_contender(Vec::new(), cx);
     }
 }

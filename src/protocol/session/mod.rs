@@ -136,7 +136,7 @@ impl Session {
     ) -> Verdict {
         let (id, ttl, term) = match reply {
             Ok(Response { answer: Answer::LeaseGranted { lease, ttl }, term, .. }) => (lease, ttl, term),
-            Ok(_) => return self.set_up_failed(now, read::malformed(), effects),
+            Ok(_) => return self.set_up_failed(now, Failure::malformed(), effects),
             Err(failure) => return self.set_up_failed(now, failure, effects),
         };
         if let State::Closing { granting } = &mut self.state {

@@ -53,7 +53,7 @@ fn wants_tls(options: &LockManagerOptions) -> bool {
     options.tls.is_some()
 }
 
-/// rustls would silently trust nobody.
+/// rustls would silently trust no server.
 #[cfg(feature = "tls")]
 fn check_ca(options: &LockManagerOptions) -> Result<(), LockError> {
     let pem = options.tls.as_ref().and_then(|tls| tls.ca_certificate.as_deref());

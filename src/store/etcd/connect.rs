@@ -147,7 +147,7 @@ async fn explain(fault: EtcdFault, endpoint: &Endpoint, deadline: Instant) -> Et
     let is_https = url.starts_with("https");
     let misconfigured = |message: String| EtcdFault::new(FaultKind::Misconfigured, message);
     match fault.kind {
-        // A refused token is a refused user to whoever connects.
+        // While connecting, a refused token means a refused user.
         FaultKind::Token => EtcdFault { kind: FaultKind::Class(FailureClass::Unauthenticated), ..fault }
             .about(endpoint.user(), || None),
         FaultKind::Class(FailureClass::Unauthenticated | FailureClass::PermissionDenied) => {
@@ -195,7 +195,7 @@ fn most_telling(endpoints: &Endpoints, faults: Vec<EtcdFault>) -> LockError {
         return LockError::PermissionDenied { doing: doing.into(), source };
     }
     let source = text(None).unwrap_or_else(|| Cause::new("no endpoint"));
-    // Of one that is merely away nobody knows what it will be when it is back.
+    // An unreachable endpoint may turn out to be configured correctly.
     if faults.iter().all(|fault| fault.kind == FaultKind::Misconfigured) {
         return LockError::InvalidOptions { why: source.to_string() };
     }

@@ -1,4 +1,7 @@
-//! How long to wait for an answer: whether the endpoint is alive, and whether the request is lost.
+//! When to stop waiting for an answer: the endpoint is dead, or the request is lost.
+//!
+//! Without `lost`, breaks of 40 ms between a follower and its leader make releases and connects fail after their whole
+//! timeout, on etcd 3.4.23 as on 3.5.30; with it the slowest call takes about a second. Without the canary the same happens.
 
 use std::time::Duration;
 
@@ -11,7 +14,7 @@ use super::fault::{EtcdFault, FaultKind};
 use super::log_seen::{Departure, Overtaken};
 use crate::kv::{Compare, FailureClass, Field, Key, Op, Request, Span, Txn};
 
-/// Goes on asking whether waiting for a request's answer makes sense; ends when it does not.
+/// Ends when waiting longer for the answer makes no sense.
 ///
 /// A stopped member, or one behind a broken network, would otherwise cost every request its whole time; and so would
 /// the death of a leader that had a request in hand, or a short break between a follower and its leader.
@@ -28,12 +31,12 @@ pub(super) async fn doubt(
     }
 }
 
-/// Ends when the endpoint shows no sign of life.
+/// Ends when the endpoint does not answer a health probe.
 async fn silent(endpoints: &Endpoints, pin: Pin, endpoint: &Endpoint, patience: Duration) -> EtcdFault {
     loop {
         let since = Instant::now();
         sleep(patience).await;
-        // With one endpoint, there is nowhere to go.
+        // With a single endpoint there is no other to use.
         if endpoints.len() > 1 && !endpoints.worked_since(pin.index, since) {
             match endpoint.sign_of_life(patience).await {
                 Ok(term) => endpoints.saw_term(pin.index, term.unwrap_or_default()),

@@ -36,9 +36,9 @@ pub(super) struct Endpoint {
     refused_token: AtomicU64,
     /// The number of the last token.
     last_token: AtomicU64,
-    /// Held by whoever asks for a sign of life, for all who wait.
+    /// Held during a health probe; one probe serves all requests that wait.
     asking: tokio::sync::Mutex<()>,
-    /// Held by whoever has a canary under way.
+    /// Held while a canary is in flight.
     canary: tokio::sync::Mutex<()>,
 }
 
@@ -59,8 +59,6 @@ pub(super) struct Link {
     pub(super) id: u64,
     /// Numbers the tokens of an endpoint, from 1; 0: none yet.
     pub(super) token: u64,
-    /// When this token was got.
-    pub(super) token_since: Instant,
 }
 
 /// The cluster an endpoint belongs to, its raft term, and whether it knows a leader.
@@ -86,7 +84,7 @@ impl Link {
     /// What the endpoint says of itself.
     pub(super) async fn status(&self) -> Result<Status, EtcdFault> {
         let status = match self.client.maintenance_client().status().await.map_err(EtcdFault::from) {
-            // Later releases (3.5.30 is one) tell it to root alone.
+            // Later releases (3.5.30 is one) permit it to root only.
             Err(EtcdFault { kind: FaultKind::Class(FailureClass::PermissionDenied), .. }) => {
                 return self.status_for_everybody().await;
             }
@@ -149,7 +147,7 @@ impl Endpoint {
                 live.links += 1;
                 // Boxed, as all that is rare here: the futures of the client are large, and every request's holds this one.
                 let (client, kv) = Box::pin(self.open()).await?;
-                Link { client, kv, id: live.links, token: 0, token_since: Instant::now() }
+                Link { client, kv, id: live.links, token: 0 }
             }
         };
         if let Some(credentials) = &self.address.credentials
@@ -172,7 +170,6 @@ impl Endpoint {
                 return Err(fault);
             }
             link.token = self.last_token.fetch_add(1, Ordering::Relaxed) + 1;
-            link.token_since = Instant::now();
         }
         live.link = Some(link.clone());
         Ok(link)

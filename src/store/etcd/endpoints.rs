@@ -134,14 +134,13 @@ impl Endpoints {
         }
     }
 
-    /// Ends when the pin moves away from this endpoint for a fault. Whoever still waits there for something would most
-    /// likely wait in vain.
+    /// Resolves when this endpoint is abandoned; its pending requests should be retried elsewhere.
     pub(super) fn left(&self, pin: Pin) -> impl Future<Output = ()> + Send + use<> {
         let left = self.left.get(pin.index).map(watch::Sender::subscribe);
         async move {
             let Some(mut left) = left else { return pending().await };
             if left.wait_for(|&turn| turn > pin.turn).await.is_err() {
-                // The manager is gone; nobody waits here any more.
+                // The manager has ended.
                 pending().await
             }
         }

@@ -74,7 +74,7 @@ impl EtcdFault {
         Self::new(FaultKind::Class(class), message)
     }
 
-    /// An answer that is not what etcd sends: nobody knows what was carried out.
+    /// An answer that is not what etcd sends: the outcome is unknown.
     pub(super) fn malformed(what: &str) -> Self {
         Self::class(FailureClass::Unknown, format!("malformed answer: {what}"))
     }
@@ -176,8 +176,7 @@ mod code {
 fn kind_of(code: i32, message: &str, source: Option<&(dyn Error + 'static)>) -> FaultKind {
     // The texts in etcd's error tables begin so; others are internal errors that it lets through as they are.
     if message.starts_with("etcdserver:") || message.starts_with("auth:") {
-        let known = WORDS.iter().find(|(words, _)| message.contains(words));
-        return known.map_or_else(|| kind_of_other_words(code), |&(_, kind)| kind);
+        return kind_of_words(message).unwrap_or_else(|| kind_of_other_words(code));
     }
     if message.starts_with("raft proposal dropped") {
         return FaultKind::Leaderless;
@@ -196,6 +195,11 @@ fn kind_of(code: i32, message: &str, source: Option<&(dyn Error + 'static)>) -> 
         // Everything else may have come after the request left: a reset, a timeout, a proxy's opinion.
         _ => FaultKind::Class(FailureClass::Unknown),
     }
+}
+
+/// What one of etcd's texts means; `None`: it is not in [`WORDS`].
+pub(super) fn kind_of_words(text: &str) -> Option<FaultKind> {
+    WORDS.iter().find(|(words, _)| text.contains(words)).map(|&(_, kind)| kind)
 }
 
 /// etcd's texts that are not in [`WORDS`]: those it sends under these codes, it sends instead of carrying out.
@@ -219,7 +223,7 @@ fn chain<'a>(error: Option<&'a (dyn Error + 'static)>) -> impl Iterator<Item = &
 
 /// Whether this is tonic's `ConnectError`: the connection did not come about, so nothing was sent. Its type is not
 /// reachable through etcd-client, but its derived `Debug` names it. (If that ever changed, a refused connection would
-/// count as an unknown outcome: slower, not wrong. A test tells.)
+/// count as an unknown outcome: slower, not wrong. A test checks it.)
 fn is_connect_error(error: &(dyn Error + 'static)) -> bool {
     format!("{error:?}").starts_with("ConnectError(")
 }

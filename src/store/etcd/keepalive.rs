@@ -8,7 +8,7 @@ use super::endpoint::Link;
 use super::fault::{EtcdFault, FaultKind};
 use crate::kv::{FailureClass, LeaseId};
 
-/// The stream that the last renewal used, while nobody uses it.
+/// The stream of the last renewal, while it is idle.
 ///
 /// A renewal takes the stream out and puts it back when it has its answer. So a renewal that is given up drops the
 /// stream with it, and the next one does not wait behind an answer that may never come.
@@ -49,7 +49,7 @@ impl KeepAlive {
                 answered => return answered,
             }
         }
-        // This sends a first renewal and keeps its answer to itself: the one that follows tells TTL and revision.
+        // This sends a first renewal and hides the answer; the next one has TTL and revision.
         let (keeper, answers) = link.leases().keep_alive(lease).await?;
         self.ask(Stream { keeper, answers, opened_on: wanted }).await
     }

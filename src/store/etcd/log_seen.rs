@@ -28,7 +28,7 @@ pub(super) struct LogSeen {
     written: Option<Instant>,
     /// How long its writes take: the longest of late.
     usual: Duration,
-    /// How long one was waited for in vain of late.
+    /// How long the last abandoned request was waited for; decays.
     given_up: Duration,
 }
 

@@ -37,19 +37,18 @@ use endpoints::{Endpoints, Pin};
 use fault::{EtcdFault, FaultKind};
 use keepalive::KeepAlive;
 
-/// A token that is refused again right after authenticating will not get better.
+/// Maximum authentications for one attempt: a fresh token that is refused again will not be accepted later.
 const MAX_REAUTHENTICATIONS: u32 = 3;
 
-/// An attempt that had less time than this says nothing about the endpoint: its caller was in a hurry. Otherwise a call
-/// in the last moment of its patience would take everybody's connection away.
+/// An attempt with less time than this says nothing about the endpoint. Otherwise a call shortly before its deadline would
+/// close the connection that all requests share.
 const FAIR_CHANCE: Duration = Duration::from_millis(100);
 
-/// An endpoint that does not answer for so long is asked for a sign of life, and has as long again to give it. A healthy
-/// cluster's slowest commits take less...
+/// Silence before a health probe, and the probe's own timeout. The slowest commits of a healthy cluster take less...
 const LONGEST_PATIENCE: Duration = Duration::from_millis(500);
-/// ...but where the TTL is short there is no time for them: the next endpoint must be in use within a third of it.
+/// ...but with a short TTL it must be shorter: the next endpoint must be in use within a third of the TTL.
 const PATIENCE_OF_TTL: u32 = 12;
-/// Less says more about this machine than about the endpoint.
+/// A shorter silence can come from this machine rather than from the endpoint.
 const SHORTEST_PATIENCE: Duration = Duration::from_millis(150);
 
 /// An etcd cluster. A clone is one more handle on the same connections.
@@ -59,10 +58,10 @@ pub(crate) struct Etcd {
     origin: Origin,
 }
 
-/// Whose requests these are.
+/// Whether requests belong to a session.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Origin {
-    /// They are refused where the session cannot be any more.
+    /// Refused once its session cannot exist any more.
     Session,
     Admin,
 }
@@ -72,7 +71,7 @@ struct Shared {
     agreement: Agreement,
     keep_alive: KeepAlive,
     request_timeout: Duration,
-    /// How long an endpoint may be silent before it is asked for a sign of life.
+    /// Silence of an endpoint before a health probe.
     patience: Duration,
 }
 
@@ -90,7 +89,7 @@ impl Etcd {
         Ok(etcd)
     }
 
-    /// The same, but contacts nobody: the first request does.
+    /// The same, but opens no connection: the first request does.
     pub(crate) async fn connect_lazy_for_leases(
         endpoints: &[String],
         options: &LockManagerOptions,
@@ -102,7 +101,7 @@ impl Etcd {
 
     /// Connects to the cluster behind these endpoints. Must be called in the runtime that will carry out the requests.
     ///
-    /// Is done as soon as one endpoint answers that belongs to a cluster with a leader and lets us in.
+    /// Returns as soon as one endpoint answers that accepts our credentials and whose cluster has a leader.
     pub(crate) async fn connect(
         endpoints: &[String],
         options: &LockManagerOptions,
@@ -210,7 +209,7 @@ impl Shared {
                     if let Answer::LeaseGranted { lease, .. } = response.answer {
                         self.agreement.granted(lease, era);
                     }
-                    // Here is a leader. The one in use was tried first, and is told last: the pin moves once.
+                    // This endpoint has a leader. The pinned one was tried first and is reported last, so the pin moves once.
                     for (pin, fault) in leaderless.into_iter().rev() {
                         self.endpoints.failed(pin, &fault);
                     }
@@ -310,13 +309,13 @@ impl Shared {
     }
 }
 
-/// Whether an attempt that begins now has enough time to tell something about the endpoint. What counts is the time that
-/// it is given: an attempt that this machine slept through took long, and tells nothing either.
+/// Whether an attempt that begins now has enough time for its failure to say something about the endpoint. Decided at the
+/// start: the time that an attempt took is long, too, when this machine was suspended.
 fn has_fair_chance(deadline: Instant) -> bool {
     deadline.saturating_duration_since(Instant::now()) >= FAIR_CHANCE
 }
 
-/// What a request is about, for who is not allowed to do it.
+/// The subject of a request, for the error of a user without permission.
 fn subject(request: &Request) -> Option<String> {
     fn of_ops(ops: &[Op]) -> Option<&Key> {
         ops.iter().find_map(|op| match op {

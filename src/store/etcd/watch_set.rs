@@ -9,21 +9,16 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::convert::WatchMessage;
-use crate::kv::{Revision, Span, WatchEvent, WatchId, WatchSpec};
+use super::fault::{FaultKind, kind_of_words};
+use crate::kv::{FailureClass, Revision, Span, WatchEvent, WatchId, WatchSpec};
+use crate::protocol;
 use crate::store::WatchOrder;
 
 const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
-const MAX_BACK_OFF: Duration = Duration::from_secs(2);
 
-/// What etcd says of a token that it does not take.
-const TOKEN_REASONS: [&str; 4] =
-    ["invalid auth token", "auth store is old", "header is old", "user name is empty"];
-
-/// The pause before the next attempt, after so many failures in a row; jittered, so that managers do not come together.
+/// The pause before the next attempt to open the stream or a watch, after so many failures in a row.
 pub(super) fn back_off(failures: u32) -> Duration {
-    let doublings = failures.saturating_sub(1).min(16);
-    let pause = FIRST_BACK_OFF.saturating_mul(1 << doublings).min(MAX_BACK_OFF);
-    pause.mul_f64(0.75 + fastrand::f64() * 0.5)
+    protocol::back_off(FIRST_BACK_OFF, failures, &mut fastrand::Rng::new())
 }
 
 /// What to say next on the stream.
@@ -39,7 +34,7 @@ pub(super) enum Say {
 pub(super) enum Trouble {
     /// The token that the stream was opened with is refused.
     Token,
-    /// A watch is not permitted. etcd up to 3.4 also says this for a refused token.
+    /// A watch is not permitted. Some releases of etcd (of 3.4) also say this for a refused token.
     Permission,
 }
 
@@ -61,7 +56,7 @@ pub(super) struct WatchSet {
 struct Watch {
     spec: WatchSpec,
     wire: Option<i64>,
-    /// Whether etcd was told of `wire`.
+    /// Whether the create request with `wire` was sent.
     sent: bool,
     failures: u32,
 }
@@ -157,7 +152,7 @@ impl WatchSet {
         }
     }
 
-    /// Wants a sign of life from the stream.
+    /// Asks the stream for a progress message.
     pub(super) fn ask_progress(&mut self) {
         self.queue.push_back(Queued::Progress);
     }
@@ -189,7 +184,7 @@ impl WatchSet {
     ) -> Option<Trouble> {
         let wire = if message.created { self.answered(message.wire) } else { message.wire };
         if let Some(&watch) = self.by_wire.get(&wire) {
-            // etcd tells all of a revision in one message, unless fragments are asked for.
+            // etcd sends all events of a revision in one message, unless fragments are requested.
             for of_one in message.deletions.chunk_by(|(_, one), (_, next)| one == next) {
                 let keys = of_one.iter().map(|(key, _)| key.clone()).collect();
                 let revision = of_one.first().map_or(0, |&(_, revision)| revision);
@@ -228,8 +223,8 @@ impl WatchSet {
         let id = self.by_wire.remove(&wire)?;
         let watch = self.open.get_mut(&id)?;
         watch.wire = None;
-        let reason = &message.reason;
-        if message.compact_revision > 0 || reason.contains("has been compacted") {
+        let (reason, kind) = (&message.reason, kind_of_words(&message.reason));
+        if message.compact_revision > 0 || kind == Some(FaultKind::Class(FailureClass::Compacted)) {
             // The past is gone. From now on, then: the later revision in `Created` makes its owner look again.
             watch.spec.from_revision = 0;
             self.enqueue(id);
@@ -237,13 +232,11 @@ impl WatchSet {
         }
         watch.failures += 1;
         self.backing_off.insert((now + back_off(watch.failures), id));
-        let trouble = if TOKEN_REASONS.iter().any(|words| reason.contains(words)) {
-            // Tokens expire, and a new one mends it: nothing to warn of.
-            return Some(Trouble::Token);
-        } else if reason.contains("permission denied") {
-            Some(Trouble::Permission)
-        } else {
-            None
+        let trouble = match kind {
+            // Tokens expire, and a new one is fetched: no warning.
+            Some(FaultKind::Token) => return Some(Trouble::Token),
+            Some(FaultKind::Class(FailureClass::PermissionDenied)) => Some(Trouble::Permission),
+            _ => None,
         };
         let what = format!("{:?}", watch.spec.span);
         self.warn_once(reason, &what);

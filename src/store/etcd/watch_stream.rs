@@ -16,9 +16,9 @@ use super::watch_set::{Say, Trouble, WatchSet, back_off};
 use crate::kv::{FailureClass, WatchEvent};
 use crate::store::WatchOrder;
 
-/// A stream that says nothing for this long is asked for a sign of life...
+/// Silence of the stream before a progress request...
 const QUIET: Duration = Duration::from_secs(2);
-/// ...and is dead if it says nothing for this long after that.
+/// ...and the silence after it that means the stream is dead.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 /// etcd does not answer before it has served the watches that begin in the past: 512 of them in 100 ms.
 const SIGN_OF_LIFE_PER_WATCH: Duration = Duration::from_micros(200);
@@ -29,25 +29,16 @@ const OVERSLEPT: Duration = Duration::from_secs(1);
 /// A stream that lived this long was a good one: the next is opened at once.
 const GOOD_STREAM: Duration = Duration::from_secs(2);
 
-/// A watch that is not permitted makes the token suspect: etcd up to 3.4 says so for a refused token too. But
-/// authenticating costs etcd 100 ms of CPU, and a new token takes a new stream. So a token is suspected once it is this
-/// old, twice as old the next time...
-const FIRST_SUSPICION: Duration = Duration::from_secs(1);
-/// ...up to this,
-const LAST_SUSPICION: Duration = Duration::from_secs(60);
-/// and from the beginning after this long without a suspicion.
-const TRUST_RETURNS: Duration = Duration::from_secs(300);
-
-/// Serves watches until `orders` is closed, or nobody listens to `events` any more.
+/// Serves watches until `orders` or `events` is closed.
 pub(super) async fn run(
     endpoints: Arc<Endpoints>,
     open_timeout: Duration,
     orders: UnboundedReceiver<WatchOrder>,
     events: UnboundedSender<WatchEvent>,
 ) {
-    let (watches, suspicion) = (WatchSet::default(), Suspicion { count: 0, last: Instant::now() });
+    let watches = WatchSet::default();
     // The end is an `Err`, so that `?` leads there from every depth.
-    let Err(Closed) = WatchTask { endpoints, open_timeout, orders, events, watches, suspicion }.run().await;
+    let Err(Closed) = WatchTask { endpoints, open_timeout, orders, events, watches }.run().await;
 }
 
 /// Nobody wants watches any more.
@@ -61,33 +52,9 @@ struct WatchTask {
     orders: UnboundedReceiver<WatchOrder>,
     events: UnboundedSender<WatchEvent>,
     watches: WatchSet,
-    suspicion: Suspicion,
 }
 
-/// Whether a refused watch is the fault of the token.
-struct Suspicion {
-    count: u32,
-    last: Instant,
-}
-
-impl Suspicion {
-    fn falls_on(&mut self, endpoint: &Endpoint, link: &Link) -> bool {
-        if endpoint.has_newer_token(link) {
-            return true;
-        }
-        if self.last.elapsed() > TRUST_RETURNS {
-            self.count = 0;
-        }
-        let age = FIRST_SUSPICION.saturating_mul(1 << self.count.min(16)).min(LAST_SUSPICION);
-        if link.token_since.elapsed() < age {
-            return false;
-        }
-        *self = Self { count: self.count + 1, last: Instant::now() };
-        true
-    }
-}
-
-/// An open stream. Its two ends are used independently: whoever waited to send while not reading could wait for ever.
+/// An open stream. Its two ends are used independently: sending without reading could block for ever.
 struct Stream {
     sender: WatchRequestSender,
     messages: WatchResponseStream,
@@ -111,7 +78,7 @@ impl WatchTask {
                 continue;
             }
             let Some((pin, endpoint)) = self.endpoints.choose(&[]) else {
-                // All endpoints belong to other clusters; requests say so to whoever asks.
+                // All endpoints belong to other clusters; requests report that.
                 failures += 1;
                 continue;
             };
@@ -203,7 +170,7 @@ impl WatchTask {
                 biased;
                 order = self.orders.recv() => {
                     if self.watches.is_empty() {
-                        // Nobody has listened for a sign of life until now.
+                        // Without watches, the stream was not monitored until now.
                         (heard, asked) = (Instant::now(), None);
                     }
                     self.watches.apply(order.ok_or(Closed)?);
@@ -231,7 +198,7 @@ impl WatchTask {
                     Ok(()) => self.watches.said(),
                     Err(fault) => return Ok(fault),
                 },
-                // Requests fail there: what they wait for is not told there either.
+                // Requests to this endpoint fail, so watch events may be missing as well.
                 () = &mut left => return Ok(its_endpoint_failed()),
                 () = sleep_until_some(heartbeat) => {
                     if heartbeat.is_some_and(|due| due.elapsed() > OVERSLEPT) {
@@ -250,7 +217,7 @@ impl WatchTask {
         }
     }
 
-    /// When to ask for a sign of life, or to stop waiting for it. Without any watch, it does not matter.
+    /// When to request progress, or to stop waiting for it; `None` without any watch.
     fn heartbeat(&self, heard: Instant, asked: Option<Instant>) -> Option<Instant> {
         if self.watches.is_empty() {
             return None;
@@ -290,7 +257,8 @@ impl WatchTask {
         let refused = match trouble {
             None => false,
             Some(Trouble::Token) => true,
-            Some(Trouble::Permission) => self.suspicion.falls_on(&stream.endpoint, &stream.link),
+            // It may be the old token that was refused: some releases of etcd report both alike.
+            Some(Trouble::Permission) => stream.endpoint.has_newer_token(&stream.link),
         };
         if refused {
             // The token rides in the stream's opening: a new one needs a new stream.

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use crate::kv::{Key, Revision, Span, WatchEvent, WatchId, WatchSpec};
 use crate::store::WatchOrder;
 use crate::store::etcd::convert::WatchMessage;
-use crate::store::etcd::watch_set::{Say, Trouble, WatchSet, back_off};
+use crate::store::etcd::watch_set::{Say, Trouble, WatchSet};
 
 fn open(watches: &mut WatchSet, id: u64, from_revision: Revision) {
     let spec = WatchSpec { span: Span::Key(Key::from(format!("k{id}"))), from_revision };
@@ -147,16 +147,4 @@ fn a_sign_of_life_is_no_event() {
     assert_eq!(say_all(&mut watches), ["+1 k1@0", "?"]);
     let progress = WatchMessage { wire: -1, revision: 9, ..WatchMessage::default() };
     assert_eq!(hear(&mut watches, progress), (vec![], None));
-}
-
-#[test]
-fn the_back_off_doubles_up_to_its_limit() {
-    let within = |failures, millis: u64| {
-        let pause = back_off(failures).as_millis() as f64;
-        let expected = millis as f64;
-        assert!((expected * 0.74..=expected * 1.26).contains(&pause), "{failures}: {pause}");
-    };
-    for (failures, millis) in [(0, 100), (1, 100), (2, 200), (5, 1600), (6, 2000), (u32::MAX, 2000)] {
-        within(failures, millis);
-    }
 }

@@ -290,7 +290,6 @@ async fn a_watch_that_is_not_permitted_stands_as_soon_as_it_is() {
     watcher.created(3).await;
     cluster.etcdctl(&["--user=root:root", "role", "grant-permission", "app", "readwrite", "/secret"]);
     loop {
-        // The suspected token may cost the others a new stream.
         if let WatchEvent::Created { watch: WatchId(2), .. } = watcher.next().await {
             break;
         }
