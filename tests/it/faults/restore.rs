@@ -129,3 +129,28 @@ fn another_cluster_is_used_once_all_endpoints_are_of_it() {
     drop((lock, manager));
     assert_nothing_left(etcd.access(), &root, TTL);
 }
+
+/// Purpose: the raft term of a young cluster stays as it is with a restore (a new etcd and a restored one are both at their
+/// second), and the session and its lease are in the backup. A hold that the backup lacks is reported as lost all the
+/// same.
+#[test]
+fn a_hold_that_the_backup_lacks_is_lost_although_the_term_stays() {
+    let etcd = Etcd::start();
+    let root = fresh_root("young");
+    let manager = connect(etcd.access(), &root, TTL);
+    let backup = back_up(&etcd);
+    let guard = manager.new_lock("x").unwrap().lock().unwrap();
+    // Revisions that the restored etcd does not reach by itself.
+    (0..20).for_each(|_| manager.new_lock("y").unwrap().lock().unwrap().unlock().unwrap());
+    etcd.restore(&backup, None);
+    let restored = Instant::now();
+    let other = connect(etcd.access(), &root, TTL);
+    let next =
+        eventually_some(SOON, "another holder", || other.new_lock("x").unwrap().lock_timeout(TTL).ok());
+    assert!(guard.done().recv_timeout(SOON).is_err_and(|error| error.is_disconnected()));
+    println!("lost {:?} after the restore", assert_within(restored, TTL * 2, "the report of the loss"));
+    assert_eq!(guard.loss(), Some(LossReason::SessionRevoked));
+    assert!(next.is_held() && !guard.is_held());
+    drop((guard, next, other, manager));
+    assert_nothing_left(etcd.access(), &root, TTL);
+}
