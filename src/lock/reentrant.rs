@@ -270,4 +270,43 @@ mod tests {
         let (_guard, _hold) = take(&lock, &mut io);
         assert!(lock.is_locked());
     }
+
+    /// A guard that a thread-local owns, whose destructor acquires the lock again.
+    struct LastWill {
+        guard: ReentrantGuard,
+        lock: ReentrantLock,
+        report: crossbeam_channel::Sender<(bool, Option<bool>, Result<bool, LockError>)>,
+    }
+
+    impl Drop for LastWill {
+        fn drop(&mut self) {
+            let tried = self.lock.try_lock().ok().map(|again| again.is_some());
+            let waited = self.lock.lock_timeout(Duration::from_millis(500)).map(|again| again.is_held());
+            self.report.send((self.guard.is_held(), tried, waited)).unwrap();
+        }
+    }
+
+    thread_local! {
+        static LAST_WILL: std::cell::RefCell<Option<LastWill>> = const { std::cell::RefCell::new(None) };
+    }
+
+    #[test]
+    fn a_thread_that_still_has_a_guard_gets_another_in_its_thread_local_destructors_too() {
+        let store = crate::memory::MemoryStore::new();
+        let manager = crate::LockManager::in_memory(&store, "/app", Default::default()).unwrap();
+        let lock = manager.new_reentrant_lock("a").unwrap();
+        let (report, reported) = crossbeam_channel::bounded(1);
+        thread::spawn(move || {
+            LAST_WILL.set(None);
+            let guard = lock.lock().unwrap();
+            assert!(lock.try_lock().unwrap().is_some());
+            LAST_WILL.set(Some(LastWill { guard, lock, report }));
+        })
+        .join()
+        .unwrap();
+        let (held, tried, waited) = reported.recv().unwrap();
+        assert!(held, "the thread still has its guard");
+        assert_eq!(tried, Some(true), "this thread has the lock; and lock_timeout: {waited:?}");
+        assert!(matches!(waited, Ok(true)), "{waited:?}");
+    }
 }

@@ -1,8 +1,9 @@
 //! Guards of a lock that the holding thread can acquire again.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -52,14 +53,17 @@ struct Seat {
 
 thread_local! {
     /// The holds of which this thread has a guard, by the address of the state that the lock's handles share.
-    static SEATS: RefCell<HashMap<usize, Weak<Seat>>> = RefCell::default();
+    ///
+    /// Never destroyed, so that the destructors of other thread-locals can re-enter. Nothing leaks: each entry is removed
+    /// with its seat, and an empty map owns no memory.
+    static SEATS: ManuallyDrop<RefCell<BTreeMap<usize, Weak<Seat>>>> =
+        const { ManuallyDrop::new(RefCell::new(BTreeMap::new())) };
 }
 
 /// Another guard, if this thread has one of this lock.
 pub(crate) fn reenter(lock: &Arc<Holds>) -> Result<Option<ReentrantGuard>, LockError> {
-    // While the thread's local values are being destroyed there is no re-entry.
-    let seat = SEATS.try_with(|seats| seats.borrow().get(&address(lock)).and_then(Weak::upgrade));
-    let Some(seat) = seat.ok().flatten() else { return Ok(None) };
+    let seat = SEATS.with(|seats| seats.borrow().get(&address(lock)).and_then(Weak::upgrade));
+    let Some(seat) = seat else { return Ok(None) };
     seat.hold.check()?;
     Ok(Some(ReentrantGuard { seat }))
 }
@@ -74,11 +78,7 @@ impl ReentrantGuard {
     /// The first guard of this hold on this thread.
     pub(crate) fn new(guard: LockGuard) -> Self {
         let seat = Rc::new(Seat { hold: guard.into_hold() });
-        let _ = SEATS.try_with(|seats| {
-            let mut seats = seats.borrow_mut();
-            seats.retain(|_, seat| seat.strong_count() > 0);
-            seats.insert(address(seat.hold.lock()), Rc::downgrade(&seat));
-        });
+        SEATS.with(|seats| seats.borrow_mut().insert(address(seat.hold.lock()), Rc::downgrade(&seat)));
         Self { seat }
     }
 
@@ -100,9 +100,19 @@ impl ReentrantGuard {
     /// As [`LockGuard::unlock`].
     pub fn unlock(self) -> Result<(), LockError> {
         match Rc::try_unwrap(self.seat) {
-            Ok(Seat { hold }) => Hold::unlock(hold),
+            Ok(seat) => {
+                let hold = Arc::clone(&seat.hold);
+                drop(seat);
+                Hold::unlock(hold)
+            }
             Err(seat) => seat.hold.check(),
         }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        SEATS.with(|seats| seats.borrow_mut().remove(&address(self.hold.lock())));
     }
 }
 
