@@ -37,6 +37,17 @@ impl<S: Store> Driver<S> {
         }
     }
 
+    fn end_session(&mut self, reason: LossReason) {
+        if reason == LossReason::Closed {
+            self.closing_session = self.report.session.info(self.settings.clock.now()).lease_id;
+        }
+        self.report.session.down(reason);
+        let ended = self.report.holds.end_session(reason);
+        self.lines.push(Line::SessionDown(reason));
+        self.lines.extend(ended.into_iter().map(Line::Ended));
+        self.drop_queued();
+    }
+
     fn perform_one(&mut self, action: Action) {
         match action {
             Action::Send { id, request, timeout, urgent } => {
@@ -82,16 +93,7 @@ impl<S: Store> Driver<S> {
                 let slow = SlowWait { name, waited, holder, waiting_here, own_lease };
                 self.lines.push(Line::SlowWait(slow));
             }
-            Action::SessionDown { reason } => {
-                if reason == LossReason::Closed {
-                    self.closing_session = self.report.session.info(self.settings.clock.now()).lease_id;
-                }
-                self.report.session.down(reason);
-                let ended = self.report.holds.end_session(reason);
-                self.lines.push(Line::SessionDown(reason));
-                self.lines.extend(ended.into_iter().map(Line::Ended));
-                self.drop_queued();
-            }
+            Action::SessionDown { reason } => self.end_session(reason),
             Action::Grant { ticket, hold, name, key, token } => {
                 if let Some(state) = self.report.holds.get(hold) {
                     self.report.tickets.granted(ticket, state);

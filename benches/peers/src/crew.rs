@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 
-use crate::rows::Shape;
+use crate::part::Part;
 use crate::window::{Figures, Sheet, Window};
 use crate::{Setting, Who, ours, tasks};
 
@@ -41,29 +41,13 @@ pub(crate) fn of_this_program(who: Who, setting: &Setting) -> Command {
     command
 }
 
-/// The work of such a process.
-#[derive(Clone, Debug)]
-pub(crate) struct Part {
-    pub(crate) who: Who,
-    pub(crate) shape: Shape,
-    pub(crate) endpoints: Vec<String>,
-    pub(crate) prefix: String,
-}
-
-impl Part {
-    pub(crate) fn play(&self) {
-        let sheet = match self.who {
-            Who::LockClient => tasks::lock_client(self),
-            Who::Puts => tasks::puts(self),
-            // Go's processes run another program.
-            Who::Ours | Who::Go => ours::run(self),
-        };
-        println!("{}", serde_json::to_string(&sheet).unwrap());
-    }
-
-    /// The names that a worker locks in turn.
-    pub(crate) fn names(&self, worker: usize) -> Vec<String> {
-        let name = |n| if self.shape.is_shared() { "shared".into() } else { format!("{worker}-{n}") };
-        (0..self.shape.names()).map(name).collect()
-    }
+/// Does the work of such a process.
+pub(crate) fn play(part: &Part) {
+    let sheet = match part.who {
+        Who::LockClient => tasks::lock_client(part),
+        Who::Puts => tasks::puts(part),
+        // Go's processes run another program.
+        Who::Ours | Who::Go => ours::run(part),
+    };
+    println!("{}", serde_json::to_string(&sheet).unwrap());
 }

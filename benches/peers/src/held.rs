@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use etcd_lock::{LockGuard, LockManager, LockManagerOptions};
 use serde::{Deserialize, Serialize};
 
+use crate::numbers::{median, rounded};
 use crate::options::Options;
-use crate::report::{median, rounded};
 
 /// Renewals are sent at a third of it.
 const TTL: Duration = Duration::from_secs(6);

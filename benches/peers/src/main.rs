@@ -9,8 +9,10 @@ mod chart;
 mod crew;
 mod go;
 mod held;
+mod numbers;
 mod options;
 mod ours;
+mod part;
 mod report;
 mod rows;
 mod tasks;
@@ -90,7 +92,7 @@ fn main() {
         return held::hold(endpoints, options.names);
     }
     if let Some(part) = options.part() {
-        return part.play();
+        return crew::play(&part);
     }
     std::fs::create_dir_all(work_dir()).unwrap();
     std::fs::create_dir_all(&options.charts).unwrap();

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::Who;
-use crate::crew::Part;
+use crate::part::Part;
 use crate::rows::{HELD, ROWS};
 
 const USAGE: &str = "\

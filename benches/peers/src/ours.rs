@@ -4,7 +4,7 @@ use std::thread;
 
 use etcd_lock::{DistributedLock, LockManager, Stats};
 
-use crate::crew::Part;
+use crate::part::Part;
 use crate::rows::Shape;
 use crate::window::{Sheet, Turn, Window};
 

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::Who;
 use crate::held::{self, Held};
+use crate::numbers::{median, rounded};
 use crate::rows::{Row, Target};
 use crate::window::Figures;
 
@@ -238,19 +239,4 @@ pub(crate) fn json(rows: &[Measured], held: Option<&Held>, machine: &Value) -> V
 
 fn millis(seconds: Option<f64>) -> String {
     seconds.filter(|seconds| *seconds > 0.0).map_or("".into(), |seconds| format!("{:.2}", seconds * 1e3))
-}
-
-pub(crate) fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => 0.0,
-        length if length % 2 == 1 => values[middle],
-        _ => f64::midpoint(values[middle - 1], values[middle]),
-    }
-}
-
-/// To about five digits: more would suggest precision that is not there.
-pub(crate) fn rounded(value: f64) -> f64 {
-    if value.abs() >= 100.0 { (value * 10.0).round() / 10.0 } else { (value * 10_000.0).round() / 10_000.0 }
 }

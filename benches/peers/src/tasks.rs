@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
 use crate::Setting;
-use crate::crew::Part;
+use crate::part::Part;
 use crate::window::{Sheet, Turn, Window};
 
 /// About the size of a contender's value.

@@ -2,6 +2,7 @@
 
 mod answers;
 mod batching;
+mod contention;
 mod giving_up;
 mod leaving_nothing;
 mod locking;

@@ -14,6 +14,7 @@ const TTL: Duration = Duration::from_secs(2);
 /// In a child no hold is valid, calls fail at once, and drops release nothing. The parent's locks stay held, and the
 /// child may connect on its own.
 #[test]
+#[expect(clippy::too_many_lines, reason = "the two processes share what was set up before the fork")]
 fn a_forked_child_touches_none_of_its_parent_s_locks() {
     let name = "faults::fork::a_forked_child_touches_none_of_its_parent_s_locks";
     alone(name, Duration::from_secs(60), || {

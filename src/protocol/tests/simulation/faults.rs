@@ -102,16 +102,7 @@ impl World {
             InjectedFault::DeleteSessionKey => self.delete_some(true),
             InjectedFault::LeaderChange => self.change_leader(),
             InjectedFault::StaleMemberGone => self.stale_term = None,
-            InjectedFault::TermBack => {
-                self.term = 1;
-                self.stale_term = None;
-                self.model.set_term(self.term);
-                self.model.extend_all_leases(self.now);
-                for node in 0..self.nodes.len() {
-                    self.nodes[node].seen_term = 0;
-                    self.break_stream(node);
-                }
-            }
+            InjectedFault::TermBack => self.reset_term(),
             InjectedFault::Compact => {
                 let _ = self.model.compact(self.model.revision());
             }
@@ -134,6 +125,18 @@ impl World {
                 self.denied = false;
             }
             InjectedFault::Foreign => self.add_foreign(),
+        }
+    }
+
+    /// As a restore from a backup does.
+    fn reset_term(&mut self) {
+        self.term = 1;
+        self.stale_term = None;
+        self.model.set_term(self.term);
+        self.model.extend_all_leases(self.now);
+        for node in 0..self.nodes.len() {
+            self.nodes[node].seen_term = 0;
+            self.break_stream(node);
         }
     }
 
