@@ -49,7 +49,7 @@ impl Agreement {
 
     /// Asks every endpoint which cluster it belongs to; what all of them say is taken for ours. One that does not answer
     /// agrees to nothing.
-    pub(super) async fn seek(&self, endpoints: &Arc<Endpoints>, patience: Duration) {
+    pub(super) async fn seek(&self, endpoints: &Arc<Endpoints>, limit: Duration) {
         let mut asked = self.asked.lock().await;
         if asked.is_some_and(|asked| asked.elapsed() < PAUSE) {
             return;
@@ -57,7 +57,7 @@ impl Agreement {
         let mut questions = JoinSet::new();
         for index in 0..endpoints.len() {
             let Some((_, endpoint)) = endpoints.at(index) else { return };
-            questions.spawn(async move { (index, cluster_of(&endpoint, patience).await) });
+            questions.spawn(async move { (index, cluster_of(&endpoint, limit).await) });
         }
         let mut answers = Vec::new();
         while let Some(answer) = questions.join_next().await {
@@ -78,7 +78,7 @@ impl Agreement {
 }
 
 /// `None`: it does not answer, or does not say.
-async fn cluster_of(endpoint: &Endpoint, patience: Duration) -> Option<u64> {
-    let status = timeout(patience, async { endpoint.link().await.ok()?.status().await.ok() }).await;
+async fn cluster_of(endpoint: &Endpoint, limit: Duration) -> Option<u64> {
+    let status = timeout(limit, async { endpoint.link().await.ok()?.status().await.ok() }).await;
     status.ok().flatten().map(|status| status.cluster).filter(|&cluster| cluster != 0)
 }

@@ -16,11 +16,11 @@ use crate::store::deadline_after;
 
 /// After the first good answer, the others have this long to say that they belong to another cluster. An endpoint that
 /// is alive takes a few milliseconds.
-const SECOND_OPINIONS: Duration = Duration::from_millis(100);
+const CLUSTER_CHECK_LIMIT: Duration = Duration::from_millis(100);
 
 /// After a refused password, the other endpoints have this long to accept it: they share one user database, but a
 /// member that lags behind may not know the user yet.
-const MERCY: Duration = Duration::from_millis(500);
+const CREDENTIALS_LAG_LIMIT: Duration = Duration::from_millis(500);
 
 /// The pause before a member that has no leader is asked again: an election takes about a second.
 const ELECTION_PAUSE: Duration = Duration::from_millis(200);
@@ -49,11 +49,11 @@ pub(super) async fn first_contact(endpoints: &Arc<Endpoints>, limit: Duration) -
                     endpoints.pin(index);
                     good = true;
                 }
-                stop_at = stop_at.min(Instant::now() + SECOND_OPINIONS);
+                stop_at = stop_at.min(Instant::now() + CLUSTER_CHECK_LIMIT);
             }
             Ok((index, Err(fault))) => {
                 if fault.kind == FaultKind::Class(FailureClass::Unauthenticated) {
-                    stop_at = stop_at.min(Instant::now() + MERCY);
+                    stop_at = stop_at.min(Instant::now() + CREDENTIALS_LAG_LIMIT);
                 }
                 if let Some(slot) = faults.get_mut(index) {
                     *slot = Some(fault);
@@ -68,7 +68,7 @@ pub(super) async fn first_contact(endpoints: &Arc<Endpoints>, limit: Duration) -
     }
     let silence = || EtcdFault::new(FaultKind::Elsewhere, format!("no answer within {limit:?}"));
     let faults: Vec<EtcdFault> = faults.into_iter().map(|fault| fault.unwrap_or_else(silence)).collect();
-    Err(most_telling(endpoints, faults))
+    Err(most_useful_error(endpoints, faults))
 }
 
 /// Whether this endpoint can serve us: it lets us in, belongs to the cluster, and answers a read that goes through
@@ -81,7 +81,7 @@ async fn probe(endpoints: &Endpoints, index: usize, deadline: Instant) -> Result
     let mut reauthenticated = false;
     let mut last = None;
     loop {
-        let fault = match timeout_at(deadline, look(endpoints, index, &endpoint)).await {
+        let fault = match timeout_at(deadline, probe_once(endpoints, index, &endpoint)).await {
             Ok(Ok(())) => {
                 endpoints.worked(index);
                 return Ok(());
@@ -115,17 +115,17 @@ async fn probe(endpoints: &Endpoints, index: usize, deadline: Instant) -> Result
     }
 }
 
-async fn look(endpoints: &Endpoints, index: usize, endpoint: &Endpoint) -> Result<(), EtcdFault> {
+async fn probe_once(endpoints: &Endpoints, index: usize, endpoint: &Endpoint) -> Result<(), EtcdFault> {
     let link = endpoint.link().await?;
     log::trace!(target: "etcd_lock", "{}: probing", endpoint.url());
-    let seen = ask(endpoints, index, &link).await;
+    let seen = check_endpoint(endpoints, index, &link).await;
     if matches!(&seen, Err(fault) if fault.kind == FaultKind::Token) {
         endpoint.token_refused(&link);
     }
     seen
 }
 
-async fn ask(endpoints: &Endpoints, index: usize, link: &Link) -> Result<(), EtcdFault> {
+async fn check_endpoint(endpoints: &Endpoints, index: usize, link: &Link) -> Result<(), EtcdFault> {
     let status = link.status().await?;
     endpoints.check_cluster(index, status.cluster)?;
     endpoints.saw_term(index, status.term);
@@ -177,7 +177,7 @@ async fn explain(fault: EtcdFault, endpoint: &Endpoint, deadline: Instant) -> Et
 }
 
 /// The error that says most about what the caller can do.
-fn most_telling(endpoints: &Endpoints, faults: Vec<EtcdFault>) -> LockError {
+fn most_useful_error(endpoints: &Endpoints, faults: Vec<EtcdFault>) -> LockError {
     let text = |class: Option<FailureClass>| {
         let said = faults
             .iter()

@@ -1,6 +1,6 @@
 //! When to stop waiting for an answer: the endpoint is dead, or the request is lost.
 //!
-//! Without `lost`, breaks of 40 ms between a follower and its leader make releases and connects fail after their whole
+//! Without `request_lost`, breaks of 40 ms between a follower and its leader make releases and connects fail after their whole
 //! timeout, on etcd 3.4.23 as on 3.5.30; with it the slowest call takes about a second. Without the canary the same happens.
 
 use std::time::Duration;
@@ -18,27 +18,32 @@ use crate::kv::{Compare, FailureClass, Field, Key, Op, Request, Span, Txn};
 ///
 /// A stopped member, or one behind a broken network, would otherwise cost every request its whole time; and so would
 /// the death of a leader that had a request in hand, or a short break between a follower and its leader.
-pub(super) async fn doubt(
+pub(super) async fn stop_waiting(
     endpoints: &Endpoints,
     (pin, endpoint): (Pin, &Endpoint),
     departure: Departure,
     request: &Request,
-    patience: Duration,
+    silence_limit: Duration,
 ) -> EtcdFault {
     tokio::select! {
-        fault = silent(endpoints, pin, endpoint, patience) => fault,
-        fault = lost(endpoints, pin, endpoint, departure, request, patience) => fault,
+        fault = endpoint_silent(endpoints, pin, endpoint, silence_limit) => fault,
+        fault = request_lost(endpoints, pin, endpoint, departure, request, silence_limit) => fault,
     }
 }
 
 /// Ends when the endpoint does not answer a health probe.
-async fn silent(endpoints: &Endpoints, pin: Pin, endpoint: &Endpoint, patience: Duration) -> EtcdFault {
+async fn endpoint_silent(
+    endpoints: &Endpoints,
+    pin: Pin,
+    endpoint: &Endpoint,
+    silence_limit: Duration,
+) -> EtcdFault {
     loop {
         let since = Instant::now();
-        sleep(patience).await;
+        sleep(silence_limit).await;
         // With a single endpoint there is no other to use.
         if endpoints.len() > 1 && !endpoints.worked_since(pin.index, since) {
-            match endpoint.sign_of_life(patience).await {
+            match endpoint.probe_health(silence_limit).await {
                 Ok(term) => endpoints.saw_term(pin.index, term.unwrap_or_default()),
                 Err(fault) => return fault,
             }
@@ -63,17 +68,17 @@ async fn silent(endpoints: &Endpoints, pin: Pin, endpoint: &Endpoint, patience: 
 ///
 /// That the request is lost is no proof either that it will never be carried out (a message may also be late), so its
 /// outcome is unknown, as it would be seven seconds later.
-async fn lost(
+async fn request_lost(
     endpoints: &Endpoints,
     pin: Pin,
     endpoint: &Endpoint,
     departure: Departure,
     request: &Request,
-    patience: Duration,
+    silence_limit: Duration,
 ) -> EtcdFault {
-    let mut canary_limit = patience;
+    let mut canary_limit = silence_limit;
     loop {
-        sleep(endpoints.log_seen(pin.index).suspicion(patience)).await;
+        sleep(endpoints.log_seen(pin.index).suspicion(silence_limit)).await;
         let mut overtaken = endpoints.log_seen(pin.index).overtaken(departure);
         if overtaken.is_none() && departure.is_write {
             let begun = Instant::now();
@@ -86,12 +91,12 @@ async fn lost(
         }
         match overtaken {
             None => continue,
-            Some(Overtaken::ByElection) => sleep(patience).await,
-            Some(Overtaken::ByWrite) => sleep(endpoints.log_seen(pin.index).on_its_way()).await,
+            Some(Overtaken::ByElection) => sleep(silence_limit).await,
+            Some(Overtaken::ByWrite) => sleep(endpoints.log_seen(pin.index).answer_delay()).await,
         }
         // Its answer was not on the way either.
         endpoints.gave_up(pin.index, departure);
-        return EtcdFault::new(FaultKind::Impatient, "no answer, while later requests have theirs");
+        return EtcdFault::new(FaultKind::Abandoned, "no answer, while later requests have theirs");
     }
 }
 

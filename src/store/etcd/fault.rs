@@ -32,7 +32,7 @@ pub(super) enum FaultKind {
     Token,
     /// Nobody knows whether it was carried out; and it says nothing (new) about the endpoint, which had too little time, or
     /// was given up by others meanwhile.
-    Impatient,
+    Abandoned,
     /// What it means is the same at every endpoint.
     Class(FailureClass),
 }
@@ -121,7 +121,7 @@ impl EtcdFault {
             FaultKind::Foreign => FailureClass::ClusterChanged,
             FaultKind::Misconfigured => FailureClass::Refused,
             FaultKind::Token => FailureClass::Unauthenticated,
-            FaultKind::Impatient => FailureClass::Unknown,
+            FaultKind::Abandoned => FailureClass::Unknown,
             FaultKind::Class(class) => class,
         };
         Failure::new(class, self.message)

@@ -8,16 +8,16 @@ use crate::kv::{Response, Revision};
 
 /// A write that left so much later than another one is behind it in the log. Requests that leave together may change
 /// places on their way through the member's threads.
-const SURELY_LATER: Duration = Duration::from_millis(50);
+const ORDERED_AFTER: Duration = Duration::from_millis(50);
 
 /// An unanswered write is not suspected before this: the answer of a busy member takes as long now and then.
-const SHORTEST_SUSPICION: Duration = Duration::from_millis(100);
+const MIN_SUSPICION: Duration = Duration::from_millis(100);
 /// Nor before it took so many times as long as the writes before it.
 const SLOWER_THAN_USUAL: u32 = 8;
 
 /// The answer to a write that was carried out before another one is this far behind the other's answer at least, before it
 /// is taken for lost.
-const ON_ITS_WAY: Duration = Duration::from_millis(100);
+const MIN_ANSWER_DELAY: Duration = Duration::from_millis(100);
 
 /// What one endpoint's answers have shown.
 #[derive(Clone, Copy, Debug, Default)]
@@ -84,12 +84,12 @@ impl LogSeen {
     }
 
     /// How far behind the answer to a later write this one's may be.
-    pub(super) fn on_its_way(&self) -> Duration {
-        self.usual.max(self.given_up).max(ON_ITS_WAY)
+    pub(super) fn answer_delay(&self) -> Duration {
+        self.usual.max(self.given_up).max(MIN_ANSWER_DELAY)
     }
 
     pub(super) fn overtaken(&self, departure: Departure) -> Option<Overtaken> {
-        let overtaken = |later: Instant| later >= departure.at + SURELY_LATER;
+        let overtaken = |later: Instant| later >= departure.at + ORDERED_AFTER;
         if departure.is_write && self.written.is_some_and(overtaken) {
             return Some(Overtaken::ByWrite);
         }
@@ -98,7 +98,7 @@ impl LogSeen {
 
     /// How long to wait for the answer to a write before it is suspected to be lost.
     pub(super) fn suspicion(&self, longest: Duration) -> Duration {
-        (self.usual * SLOWER_THAN_USUAL).min(longest).max(SHORTEST_SUSPICION)
+        (self.usual * SLOWER_THAN_USUAL).min(longest).max(MIN_SUSPICION)
     }
 }
 
@@ -148,9 +148,9 @@ mod tests {
         let (write, read) = (log.departs(history, true), log.departs(history, false));
         assert!([blind, write, read].iter().all(|&sent| log.overtaken(sent).is_none()));
 
-        log.wrote(Departure { at: write.at + SURELY_LATER / 2, ..write });
+        log.wrote(Departure { at: write.at + ORDERED_AFTER / 2, ..write });
         assert_eq!(log.overtaken(write), None, "they left together");
-        let later = Departure { at: write.at + SURELY_LATER * 2, ..write };
+        let later = Departure { at: write.at + ORDERED_AFTER * 2, ..write };
         log.wrote(Departure { is_write: false, ..later });
         assert_eq!(log.overtaken(write), None, "a read has no place in the log");
         log.wrote(later);
@@ -166,7 +166,7 @@ mod tests {
     fn where_writes_take_long_they_are_suspected_late() {
         let mut log = LogSeen::default();
         let longest = Duration::from_millis(500);
-        assert_eq!(log.suspicion(longest), SHORTEST_SUSPICION);
+        assert_eq!(log.suspicion(longest), MIN_SUSPICION);
         let sent = |ago: u64| {
             let now = LogSeen::default().departs(History::default(), true);
             Departure { at: now.at.checked_sub(Duration::from_millis(ago)).unwrap(), ..now }
@@ -176,10 +176,10 @@ mod tests {
         log.wrote(sent(4000));
         assert_eq!(log.suspicion(longest), longest);
         (0..100).for_each(|_| log.wrote(sent(1)));
-        assert_eq!(log.suspicion(longest), SHORTEST_SUSPICION, "it is quick again");
-        assert_eq!(log.on_its_way(), ON_ITS_WAY);
+        assert_eq!(log.suspicion(longest), MIN_SUSPICION, "it is quick again");
+        assert_eq!(log.answer_delay(), MIN_ANSWER_DELAY);
         log.gave_up(sent(300));
-        assert!(log.on_its_way() >= Duration::from_millis(300), "more time for the next one");
+        assert!(log.answer_delay() >= Duration::from_millis(300), "more time for the next one");
     }
 
     #[test]

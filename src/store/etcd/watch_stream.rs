@@ -19,9 +19,9 @@ use crate::store::WatchOrder;
 /// Silence of the stream before a progress request...
 const QUIET: Duration = Duration::from_secs(2);
 /// ...and the silence after it that means the stream is dead.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(2);
 /// etcd does not answer before it has served the watches that begin in the past: 512 of them in 100 ms.
-const SIGN_OF_LIFE_PER_WATCH: Duration = Duration::from_micros(200);
+const PROGRESS_TIMEOUT_PER_WATCH: Duration = Duration::from_micros(200);
 
 /// A clock that rings so late says that this thread was asleep, not that the stream is dead.
 const OVERSLEPT: Duration = Duration::from_secs(1);
@@ -163,7 +163,7 @@ impl WatchTask {
         loop {
             self.watches.retry_due(Instant::now());
             let next = self.watches.next();
-            let may_speak = next.is_some();
+            let has_next = next.is_some();
             let heartbeat = self.heartbeat(heard, asked);
             tokio::select! {
                 // What has come in is looked at before the clock is.
@@ -194,7 +194,7 @@ impl WatchTask {
                         }
                     }
                 }
-                sent = say(&mut stream.sender, next), if may_speak => match sent {
+                sent = say(&mut stream.sender, next), if has_next => match sent {
                     Ok(()) => self.watches.said(),
                     Err(fault) => return Ok(fault),
                 },
@@ -223,8 +223,8 @@ impl WatchTask {
             return None;
         }
         let watches = u32::try_from(self.watches.len()).unwrap_or(u32::MAX);
-        let patience = SIGN_OF_LIFE + SIGN_OF_LIFE_PER_WATCH.saturating_mul(watches);
-        Some(asked.map_or(heard + QUIET, |asked| asked + patience))
+        let limit = PROGRESS_TIMEOUT + PROGRESS_TIMEOUT_PER_WATCH.saturating_mul(watches);
+        Some(asked.map_or(heard + QUIET, |asked| asked + limit))
     }
 
     /// Takes in a message. The inner error: the stream is of no use any more.
@@ -285,7 +285,7 @@ async fn say(sender: &mut WatchRequestSender, say: Option<Say>) -> Result<(), Et
 
 /// Others have found out, and the pin has moved.
 fn its_endpoint_failed() -> EtcdFault {
-    EtcdFault::new(FaultKind::Impatient, "requests to its endpoint have failed")
+    EtcdFault::new(FaultKind::Abandoned, "requests to its endpoint have failed")
 }
 
 /// Never returns for `None`.
