@@ -14,10 +14,10 @@ use super::fault::{EtcdFault, FaultKind};
 use super::log_seen::{Departure, Overtaken};
 use crate::kv::{Compare, FailureClass, Field, Key, Op, Request, Span, Txn};
 
-/// Ends when waiting longer for the answer makes no sense.
+/// Resolves when there is no point in waiting longer for the answer.
 ///
-/// A stopped member, or one behind a broken network, would otherwise cost every request its whole time; and so would
-/// the death of a leader that had a request in hand, or a short break between a follower and its leader.
+/// Otherwise every request to a stopped or unreachable member would take its whole timeout, and so would a request that is
+/// lost because its leader died or the connection between a follower and its leader broke for a moment.
 pub(super) async fn stop_waiting(
     endpoints: &Endpoints,
     (pin, endpoint): (Pin, &Endpoint),
@@ -31,7 +31,7 @@ pub(super) async fn stop_waiting(
     }
 }
 
-/// Ends when the endpoint does not answer a health probe.
+/// Resolves when the endpoint fails a health probe.
 async fn endpoint_silent(
     endpoints: &Endpoints,
     pin: Pin,
@@ -51,7 +51,7 @@ async fn endpoint_silent(
     }
 }
 
-/// Ends when the request is most likely lost, though the endpoint is well.
+/// Resolves when the request is most likely lost although the endpoint is healthy.
 ///
 /// A follower hands a write to the leader as a message. Where their connection breaks, the message is gone, and nobody
 /// sends it again: the follower answers after seven seconds that it does not know. Later writes go through, and have their
@@ -94,13 +94,13 @@ async fn request_lost(
             Some(Overtaken::ByElection) => sleep(silence_limit).await,
             Some(Overtaken::ByWrite) => sleep(endpoints.log_seen(pin.index).answer_delay()).await,
         }
-        // Its answer was not on the way either.
+        // The answer did not arrive in the extra time either.
         endpoints.gave_up(pin.index, departure);
         return EtcdFault::new(FaultKind::Abandoned, "no answer, while later requests have theirs");
     }
 }
 
-/// Writes nothing into the endpoint's log, and waits for the answer.
+/// Sends a transaction that passes through the log without changing anything, and waits for the answer.
 async fn send_canary(
     endpoints: &Endpoints,
     pin: Pin,
@@ -108,7 +108,7 @@ async fn send_canary(
     request: &Request,
     limit: Duration,
 ) {
-    // One canary is enough for all who wait.
+    // One canary per endpoint serves all waiting requests.
     let Some(_only) = endpoint.try_canary() else { return };
     let Request::Txn(canary) = canary(key_of(request)) else { return };
     let departure = endpoints.departs(pin.index, true);
@@ -121,16 +121,17 @@ async fn send_canary(
                 endpoints.arrived(pin.index, departure, &answered.response);
             }
         }
-        // etcd looks at the permission when the entry comes out of the log.
+        // etcd checks permissions when it applies the entry, so the canary is in the log.
         Ok(Err(EtcdFault { kind: FaultKind::Class(FailureClass::PermissionDenied), .. })) => {
             endpoints.wrote(pin.index, departure);
         }
-        // The request itself finds out.
+        // The canary proves nothing; the request's own outcome decides.
         Ok(Err(_)) | Err(_) => {}
     }
 }
 
-/// Goes through the log, as it has a write in it, and changes nothing: no key was ever created at revision -1.
+/// A transaction that passes through the log because it contains a write, and changes nothing because its comparison
+/// always fails: no key has create revision -1.
 fn canary(key: Key) -> Request {
     let never = Compare { span: Span::Key(key.clone()), field: Field::CreateRevision, equals: -1 };
     Request::Txn(Txn { when: vec![never], then: vec![Op::Delete { key }], otherwise: Vec::new() })
