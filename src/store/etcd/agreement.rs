@@ -1,4 +1,4 @@
-//! Another cluster behind the endpoints, as after a restore from a backup: whether all of them agree on it.
+//! Detects that the endpoints now belong to another cluster, as after a restore from a backup, once all of them agree.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,13 +11,13 @@ use super::endpoint::Endpoint;
 use super::endpoints::Endpoints;
 use crate::kv::{Failure, FailureClass, LeaseId, Request};
 
-/// Every failed request wants to know, and a cluster is not restored more often.
+/// Minimum time between two rounds of status requests: every failed request starts one, and restores are rare.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Which cluster a session was made in, and when the endpoints were asked last.
+/// The cluster of the current session's lease, and the time of the last round of status requests.
 #[derive(Debug, Default)]
 pub(super) struct Agreement {
-    /// The last lease, and the era of the endpoints it is from.
+    /// The last lease granted, and the era it was granted in.
     lease: Mutex<Option<(LeaseId, u64)>>,
     asked: tokio::sync::Mutex<Option<Instant>>,
 }
@@ -27,10 +27,10 @@ impl Agreement {
         *self.lease.lock() = Some((lease, era));
     }
 
-    /// Why this request of a session must not reach the cluster of this era, if so.
+    /// The failure for a session's request whose lease was granted by an earlier cluster; `None` if it may be sent.
     ///
-    /// A restored cluster may know the lease and the session key from its backup, and lack the keys that were put since: a
-    /// session does not outlive its cluster.
+    /// A restored cluster may have the lease and the session key from its backup, but lack keys that were put later. A
+    /// session therefore ends with its cluster.
     pub(super) fn refusal(&self, request: &Request, era: u64) -> Option<Failure> {
         let (lease, of) = (*self.lease.lock())?;
         if of == era {
@@ -47,9 +47,9 @@ impl Agreement {
         of_the_session.then(|| Failure::new(FailureClass::LeaseGone, why))
     }
 
-    /// Asks every endpoint which cluster it belongs to; what all of them say is taken for ours. One that does not answer
-    /// agrees to nothing.
-    pub(super) async fn seek(&self, endpoints: &Arc<Endpoints>, patience: Duration) {
+    /// Asks every endpoint for its cluster. If all report the same one, it becomes ours; an endpoint that does not answer
+    /// prevents this.
+    pub(super) async fn seek(&self, endpoints: &Arc<Endpoints>, limit: Duration) {
         let mut asked = self.asked.lock().await;
         if asked.is_some_and(|asked| asked.elapsed() < PAUSE) {
             return;
@@ -57,14 +57,14 @@ impl Agreement {
         let mut questions = JoinSet::new();
         for index in 0..endpoints.len() {
             let Some((_, endpoint)) = endpoints.at(index) else { return };
-            questions.spawn(async move { (index, cluster_of(&endpoint, patience).await) });
+            questions.spawn(async move { (index, cluster_of(&endpoint, limit).await) });
         }
         let mut answers = Vec::new();
         while let Some(answer) = questions.join_next().await {
             answers.push(answer.ok().and_then(|(index, cluster)| Some((index, cluster?))));
         }
         for &(index, cluster) in answers.iter().flatten() {
-            // One that is of our cluster again is used again.
+            // An endpoint that is back in our cluster becomes usable again.
             let _ = endpoints.check_cluster(index, cluster);
         }
         let clusters: Option<Vec<u64>> = answers.into_iter().map(|answer| Some(answer?.1)).collect();
@@ -77,8 +77,8 @@ impl Agreement {
     }
 }
 
-/// `None`: it does not answer, or does not say.
-async fn cluster_of(endpoint: &Endpoint, patience: Duration) -> Option<u64> {
-    let status = timeout(patience, async { endpoint.link().await.ok()?.status().await.ok() }).await;
+/// The cluster that the endpoint reports; `None` if it does not answer, or reports none.
+async fn cluster_of(endpoint: &Endpoint, limit: Duration) -> Option<u64> {
+    let status = timeout(limit, async { endpoint.link().await.ok()?.status().await.ok() }).await;
     status.ok().flatten().map(|status| status.cluster).filter(|&cluster| cluster != 0)
 }

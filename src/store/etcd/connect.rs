@@ -1,4 +1,4 @@
-//! The first contact: which endpoint works, or the most telling reason why none does.
+//! The first contact: finds a working endpoint, or reports the most useful reason why there is none.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,13 +14,13 @@ use crate::error::{Cause, LockError};
 use crate::kv::FailureClass;
 use crate::store::deadline_after;
 
-/// After the first good answer, the others have this long to say that they belong to another cluster. An endpoint that
-/// is alive takes a few milliseconds.
-const SECOND_OPINIONS: Duration = Duration::from_millis(100);
+/// After the first good answer, how long to wait for other endpoints to report a different cluster. A live endpoint
+/// answers within a few milliseconds.
+const CLUSTER_CHECK_LIMIT: Duration = Duration::from_millis(100);
 
-/// After a refused password, the other endpoints have this long to accept it: they share one user database, but a
-/// member that lags behind may not know the user yet.
-const MERCY: Duration = Duration::from_millis(500);
+/// After a refused password, how long to wait for another endpoint to accept it: a lagging member may not have the user
+/// yet.
+const CREDENTIALS_LAG_LIMIT: Duration = Duration::from_millis(500);
 
 /// The pause before a member that has no leader is asked again: an election takes about a second.
 const ELECTION_PAUSE: Duration = Duration::from_millis(200);
@@ -29,7 +29,7 @@ const ELECTION_PAUSE: Duration = Duration::from_millis(200);
 /// that a fail-over knows where to go.
 pub(super) async fn first_contact(endpoints: &Arc<Endpoints>, limit: Duration) -> Result<(), LockError> {
     let deadline = deadline_after(limit);
-    // A little earlier, so that what a probe has to say at its end is heard.
+    // Probes end slightly earlier, so that their errors arrive before the deadline.
     let probe_deadline = deadline - (deadline - Instant::now()) / 20;
     let mut probes = JoinSet::new();
     for index in 0..endpoints.len() {
@@ -49,11 +49,11 @@ pub(super) async fn first_contact(endpoints: &Arc<Endpoints>, limit: Duration) -
                     endpoints.pin(index);
                     good = true;
                 }
-                stop_at = stop_at.min(Instant::now() + SECOND_OPINIONS);
+                stop_at = stop_at.min(Instant::now() + CLUSTER_CHECK_LIMIT);
             }
             Ok((index, Err(fault))) => {
                 if fault.kind == FaultKind::Class(FailureClass::Unauthenticated) {
-                    stop_at = stop_at.min(Instant::now() + MERCY);
+                    stop_at = stop_at.min(Instant::now() + CREDENTIALS_LAG_LIMIT);
                 }
                 if let Some(slot) = faults.get_mut(index) {
                     *slot = Some(fault);
@@ -68,11 +68,10 @@ pub(super) async fn first_contact(endpoints: &Arc<Endpoints>, limit: Duration) -
     }
     let silence = || EtcdFault::new(FaultKind::Elsewhere, format!("no answer within {limit:?}"));
     let faults: Vec<EtcdFault> = faults.into_iter().map(|fault| fault.unwrap_or_else(silence)).collect();
-    Err(most_telling(endpoints, faults))
+    Err(most_useful_error(endpoints, faults))
 }
 
-/// Whether this endpoint can serve us: it lets us in, belongs to the cluster, and answers a read that goes through
-/// the leader.
+/// Checks that this endpoint accepts our credentials, belongs to the cluster, and answers a linearizable read.
 async fn probe(endpoints: &Endpoints, index: usize, deadline: Instant) -> Result<(), EtcdFault> {
     let Some((_, endpoint)) = endpoints.at(index) else {
         return Err(EtcdFault::class(FailureClass::Refused, "no such endpoint"));
@@ -81,7 +80,7 @@ async fn probe(endpoints: &Endpoints, index: usize, deadline: Instant) -> Result
     let mut reauthenticated = false;
     let mut last = None;
     loop {
-        let fault = match timeout_at(deadline, look(endpoints, index, &endpoint)).await {
+        let fault = match timeout_at(deadline, probe_once(endpoints, index, &endpoint)).await {
             Ok(Ok(())) => {
                 endpoints.worked(index);
                 return Ok(());
@@ -92,7 +91,7 @@ async fn probe(endpoints: &Endpoints, index: usize, deadline: Instant) -> Result
             }),
         };
         log::trace!(target: "etcd_lock", "{}: probe failed: {fault}", endpoint.url());
-        // A member that answers, but has no leader right now, is worth another look.
+        // A member that answers but has no leader at the moment is probed again.
         let passing = fault.is_elsewhere() && fault.message.starts_with("etcdserver:");
         let again = match fault.kind {
             FaultKind::Token if endpoint.has_credentials() && !reauthenticated => {
@@ -102,7 +101,7 @@ async fn probe(endpoints: &Endpoints, index: usize, deadline: Instant) -> Result
             _ => passing && Instant::now() + ELECTION_PAUSE < deadline,
         };
         if !again {
-            // As it stands now: meanwhile, another endpoint may have been pinned.
+            // Take the current pin: another endpoint may have been pinned since the probe began.
             if let Some((pin, _)) = endpoints.at(index) {
                 endpoints.failed(pin, &fault);
             }
@@ -115,17 +114,17 @@ async fn probe(endpoints: &Endpoints, index: usize, deadline: Instant) -> Result
     }
 }
 
-async fn look(endpoints: &Endpoints, index: usize, endpoint: &Endpoint) -> Result<(), EtcdFault> {
+async fn probe_once(endpoints: &Endpoints, index: usize, endpoint: &Endpoint) -> Result<(), EtcdFault> {
     let link = endpoint.link().await?;
     log::trace!(target: "etcd_lock", "{}: probing", endpoint.url());
-    let seen = ask(endpoints, index, &link).await;
+    let seen = check_endpoint(endpoints, index, &link).await;
     if matches!(&seen, Err(fault) if fault.kind == FaultKind::Token) {
         endpoint.token_refused(&link);
     }
     seen
 }
 
-async fn ask(endpoints: &Endpoints, index: usize, link: &Link) -> Result<(), EtcdFault> {
+async fn check_endpoint(endpoints: &Endpoints, index: usize, link: &Link) -> Result<(), EtcdFault> {
     let status = link.status().await?;
     endpoints.check_cluster(index, status.cluster)?;
     endpoints.saw_term(index, status.term);
@@ -135,13 +134,13 @@ async fn ask(endpoints: &Endpoints, index: usize, link: &Link) -> Result<(), Etc
     convert::probe_read(link.kv()).await
 }
 
-/// What becomes of a TLS handshake with a server that does not speak TLS.
+/// The error texts of a TLS handshake with a server that does not speak TLS.
 const NOT_TLS: [&str; 3] = ["handshake eof", "Connection reset", "corrupt message"];
 
-/// What rustls says of a server whose certificate it does not accept.
+/// rustls' error text for a server certificate that it does not accept.
 const NOT_TRUSTED: &str = "invalid peer certificate";
 
-/// The fault in words that lead to its cause. A wrong scheme is not guessed: the server is asked.
+/// Adds a likely cause to the fault's message. A wrong URL scheme is confirmed with a request to the server.
 async fn explain(fault: EtcdFault, endpoint: &Endpoint, deadline: Instant) -> EtcdFault {
     let url = endpoint.url();
     let is_https = url.starts_with("https");
@@ -165,7 +164,7 @@ async fn explain(fault: EtcdFault, endpoint: &Endpoint, deadline: Instant) -> Et
         {
             misconfigured(format!("the server does not speak TLS; use http:// ({})", fault.message))
         }
-        // The server took the connection and dropped it: that is how it shows that it expected something else.
+        // The server accepted the connection and dropped it, as one does that requires a client certificate.
         FaultKind::Class(FailureClass::Unknown) if is_https => {
             EtcdFault::new(fault.kind, format!("{} (does it want a client certificate?)", fault.message))
         }
@@ -176,8 +175,8 @@ async fn explain(fault: EtcdFault, endpoint: &Endpoint, deadline: Instant) -> Et
     }
 }
 
-/// The error that says most about what the caller can do.
-fn most_telling(endpoints: &Endpoints, faults: Vec<EtcdFault>) -> LockError {
+/// The error that tells the caller most about how to fix the problem.
+fn most_useful_error(endpoints: &Endpoints, faults: Vec<EtcdFault>) -> LockError {
     let text = |class: Option<FailureClass>| {
         let said = faults
             .iter()

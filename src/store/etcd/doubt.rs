@@ -1,6 +1,6 @@
 //! When to stop waiting for an answer: the endpoint is dead, or the request is lost.
 //!
-//! Without `lost`, breaks of 40 ms between a follower and its leader make releases and connects fail after their whole
+//! Without `request_lost`, breaks of 40 ms between a follower and its leader make releases and connects fail after their whole
 //! timeout, on etcd 3.4.23 as on 3.5.30; with it the slowest call takes about a second. Without the canary the same happens.
 
 use std::time::Duration;
@@ -14,31 +14,36 @@ use super::fault::{EtcdFault, FaultKind};
 use super::log_seen::{Departure, Overtaken};
 use crate::kv::{Compare, FailureClass, Field, Key, Op, Request, Span, Txn};
 
-/// Ends when waiting longer for the answer makes no sense.
+/// Resolves when there is no point in waiting longer for the answer.
 ///
-/// A stopped member, or one behind a broken network, would otherwise cost every request its whole time; and so would
-/// the death of a leader that had a request in hand, or a short break between a follower and its leader.
-pub(super) async fn doubt(
+/// Otherwise every request to a stopped or unreachable member would take its whole timeout, and so would a request that is
+/// lost because its leader died or the connection between a follower and its leader broke for a moment.
+pub(super) async fn stop_waiting(
     endpoints: &Endpoints,
     (pin, endpoint): (Pin, &Endpoint),
     departure: Departure,
     request: &Request,
-    patience: Duration,
+    silence_limit: Duration,
 ) -> EtcdFault {
     tokio::select! {
-        fault = silent(endpoints, pin, endpoint, patience) => fault,
-        fault = lost(endpoints, pin, endpoint, departure, request, patience) => fault,
+        fault = endpoint_silent(endpoints, pin, endpoint, silence_limit) => fault,
+        fault = request_lost(endpoints, pin, endpoint, departure, request, silence_limit) => fault,
     }
 }
 
-/// Ends when the endpoint does not answer a health probe.
-async fn silent(endpoints: &Endpoints, pin: Pin, endpoint: &Endpoint, patience: Duration) -> EtcdFault {
+/// Resolves when the endpoint fails a health probe.
+async fn endpoint_silent(
+    endpoints: &Endpoints,
+    pin: Pin,
+    endpoint: &Endpoint,
+    silence_limit: Duration,
+) -> EtcdFault {
     loop {
         let since = Instant::now();
-        sleep(patience).await;
+        sleep(silence_limit).await;
         // With a single endpoint there is no other to use.
         if endpoints.len() > 1 && !endpoints.worked_since(pin.index, since) {
-            match endpoint.sign_of_life(patience).await {
+            match endpoint.probe_health(silence_limit).await {
                 Ok(term) => endpoints.saw_term(pin.index, term.unwrap_or_default()),
                 Err(fault) => return fault,
             }
@@ -46,7 +51,7 @@ async fn silent(endpoints: &Endpoints, pin: Pin, endpoint: &Endpoint, patience: 
     }
 }
 
-/// Ends when the request is most likely lost, though the endpoint is well.
+/// Resolves when the request is most likely lost although the endpoint is healthy.
 ///
 /// A follower hands a write to the leader as a message. Where their connection breaks, the message is gone, and nobody
 /// sends it again: the follower answers after seven seconds that it does not know. Later writes go through, and have their
@@ -63,17 +68,17 @@ async fn silent(endpoints: &Endpoints, pin: Pin, endpoint: &Endpoint, patience: 
 ///
 /// That the request is lost is no proof either that it will never be carried out (a message may also be late), so its
 /// outcome is unknown, as it would be seven seconds later.
-async fn lost(
+async fn request_lost(
     endpoints: &Endpoints,
     pin: Pin,
     endpoint: &Endpoint,
     departure: Departure,
     request: &Request,
-    patience: Duration,
+    silence_limit: Duration,
 ) -> EtcdFault {
-    let mut canary_limit = patience;
+    let mut canary_limit = silence_limit;
     loop {
-        sleep(endpoints.log_seen(pin.index).suspicion(patience)).await;
+        sleep(endpoints.log_seen(pin.index).suspicion(silence_limit)).await;
         let mut overtaken = endpoints.log_seen(pin.index).overtaken(departure);
         if overtaken.is_none() && departure.is_write {
             let begun = Instant::now();
@@ -86,16 +91,16 @@ async fn lost(
         }
         match overtaken {
             None => continue,
-            Some(Overtaken::ByElection) => sleep(patience).await,
-            Some(Overtaken::ByWrite) => sleep(endpoints.log_seen(pin.index).on_its_way()).await,
+            Some(Overtaken::ByElection) => sleep(silence_limit).await,
+            Some(Overtaken::ByWrite) => sleep(endpoints.log_seen(pin.index).answer_delay()).await,
         }
-        // Its answer was not on the way either.
+        // The answer did not arrive in the extra time either.
         endpoints.gave_up(pin.index, departure);
-        return EtcdFault::new(FaultKind::Impatient, "no answer, while later requests have theirs");
+        return EtcdFault::new(FaultKind::Abandoned, "no answer, while later requests have theirs");
     }
 }
 
-/// Writes nothing into the endpoint's log, and waits for the answer.
+/// Sends a transaction that passes through the log without changing anything, and waits for the answer.
 async fn send_canary(
     endpoints: &Endpoints,
     pin: Pin,
@@ -103,7 +108,7 @@ async fn send_canary(
     request: &Request,
     limit: Duration,
 ) {
-    // One canary is enough for all who wait.
+    // One canary per endpoint serves all waiting requests.
     let Some(_only) = endpoint.try_canary() else { return };
     let Request::Txn(canary) = canary(key_of(request)) else { return };
     let departure = endpoints.departs(pin.index, true);
@@ -116,16 +121,17 @@ async fn send_canary(
                 endpoints.arrived(pin.index, departure, &answered.response);
             }
         }
-        // etcd looks at the permission when the entry comes out of the log.
+        // etcd checks permissions when it applies the entry, so the canary is in the log.
         Ok(Err(EtcdFault { kind: FaultKind::Class(FailureClass::PermissionDenied), .. })) => {
             endpoints.wrote(pin.index, departure);
         }
-        // The request itself finds out.
+        // The canary proves nothing; the request's own outcome decides.
         Ok(Err(_)) | Err(_) => {}
     }
 }
 
-/// Goes through the log, as it has a write in it, and changes nothing: no key was ever created at revision -1.
+/// A transaction that passes through the log because it contains a write, and changes nothing because its comparison
+/// always fails: no key has create revision -1.
 fn canary(key: Key) -> Request {
     let never = Compare { span: Span::Key(key.clone()), field: Field::CreateRevision, equals: -1 };
     Request::Txn(Txn { when: vec![never], then: vec![Op::Delete { key }], otherwise: Vec::new() })

@@ -17,7 +17,7 @@ const MAX_ANSWER_BYTES: usize = 64 << 20;
 
 /// A password that was refused is not tried again for this long: checking one costs etcd 100 ms of CPU (bcrypt), and
 /// every waiting call would ask for it.
-const REFUSAL_HOLDS: Duration = Duration::from_secs(1);
+const REFUSAL_REMEMBERED: Duration = Duration::from_secs(1);
 
 /// etcd makes greater ones.
 const NO_LEASE: LeaseId = 1;
@@ -37,7 +37,7 @@ pub(super) struct Endpoint {
     /// The number of the last token.
     last_token: AtomicU64,
     /// Held during a health probe; one probe serves all requests that wait.
-    asking: tokio::sync::Mutex<()>,
+    probing: tokio::sync::Mutex<()>,
     /// Held while a canary is in flight.
     canary: tokio::sync::Mutex<()>,
 }
@@ -114,7 +114,7 @@ impl Endpoint {
             broken: AtomicU64::new(0),
             refused_token: AtomicU64::new(0),
             last_token: AtomicU64::new(0),
-            asking: tokio::sync::Mutex::new(()),
+            probing: tokio::sync::Mutex::new(()),
             canary: tokio::sync::Mutex::new(()),
         }
     }
@@ -154,7 +154,7 @@ impl Endpoint {
             && link.token <= self.refused_token.load(Ordering::Relaxed)
         {
             if let Some((at, fault)) = &live.refusal
-                && at.elapsed() < REFUSAL_HOLDS
+                && at.elapsed() < REFUSAL_REMEMBERED
             {
                 let fault = fault.clone();
                 live.link = Some(link);
@@ -177,7 +177,7 @@ impl Endpoint {
 
     /// For a renewal: the connection with the token that was refused, while there is no other. etcd before 3.4.42, 3.5.28
     /// and 3.6.9 renews without one, and a session need not end because a password does not fit for a while.
-    pub(super) async fn link_in_spite_of(&self, fault: EtcdFault) -> Result<Link, EtcdFault> {
+    pub(super) async fn link_despite_refusal(&self, fault: EtcdFault) -> Result<Link, EtcdFault> {
         if fault.kind != FaultKind::Class(FailureClass::Unauthenticated) {
             return Err(fault);
         }
@@ -194,26 +194,26 @@ impl Endpoint {
     /// Asks an endpoint that has not answered for a while whether it is alive; an error says that it is not, or that it
     /// has lost its leader. A member answers this by itself, however long the cluster takes for a commit. Returns its raft
     /// term, if it said so.
-    pub(super) async fn sign_of_life(&self, patience: Duration) -> Result<Option<u64>, EtcdFault> {
+    pub(super) async fn probe_health(&self, limit: Duration) -> Result<Option<u64>, EtcdFault> {
         // One question is enough for all who wait; its answer is for all.
-        let Ok(_asking) = self.asking.try_lock() else { return Ok(None) };
-        let mut asked = None;
-        let answer = Box::pin(timeout(patience, async {
+        let Ok(_probing) = self.probing.try_lock() else { return Ok(None) };
+        let mut used = None;
+        let answer = Box::pin(timeout(limit, async {
             let link = self.link().await?;
-            asked.insert(link).status().await
+            used.insert(link).status().await
         }));
         let dead = |what: &str| Err(EtcdFault::class(FailureClass::Unknown, what));
         match answer.await {
             Ok(Ok(Status { has_leader: true, term, .. })) => Ok(Some(term)),
             Ok(Ok(_) | Err(EtcdFault { kind: FaultKind::Leaderless, .. })) => {
                 // The request may be lost with the leader. Whether another endpoint knows one, the next request finds out.
-                Err(EtcdFault::new(FaultKind::Impatient, "no answer in time, and it knows no leader"))
+                Err(EtcdFault::new(FaultKind::Abandoned, "no answer in time, and it knows no leader"))
             }
             Ok(Err(fault)) if fault.blames_endpoint() => dead(&format!("no answer in time, and {fault}")),
             // Whatever it has against the question, it is alive.
             Ok(Err(_)) => Ok(None),
             Err(_) => {
-                if let Some(link) = &asked {
+                if let Some(link) = &used {
                     self.give_up(link);
                 }
                 dead("no answer in time, and no sign of life")

@@ -147,7 +147,7 @@ impl Endpoints {
     }
 
     /// What that means for a request that was under way there.
-    pub(super) fn given_up(&self, pin: Pin) -> EtcdFault {
+    pub(super) fn abandoned(&self, pin: Pin) -> EtcdFault {
         if self.state.lock().is_foreign(pin.index) {
             // Whatever became of it there, nothing was carried out in our cluster.
             return EtcdFault::new(
@@ -155,7 +155,7 @@ impl Endpoints {
                 "given up, as the endpoint belongs to another etcd cluster",
             );
         }
-        EtcdFault::new(FaultKind::Impatient, "given up, as the endpoint has failed")
+        EtcdFault::new(FaultKind::Abandoned, "given up, as the endpoint has failed")
     }
 
     /// Whether this endpoint has answered something since then.

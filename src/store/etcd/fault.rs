@@ -1,7 +1,7 @@
-//! What etcd and the transport say when something goes wrong, and what it means for a request.
+//! Errors of etcd and of the transport, and what they mean for a request.
 //!
-//! The text comes before the gRPC code: etcd sends several of its errors under the code `Unknown`, and the transport
-//! uses codes that etcd uses too. Whatever is not certain counts as an unknown outcome.
+//! The text takes precedence over the gRPC code: etcd sends several errors under the code `Unknown`, and the transport
+//! uses some of etcd's codes. In case of doubt the outcome is unknown.
 
 use std::error::Error;
 use std::fmt;
@@ -19,25 +19,25 @@ pub(super) struct EtcdFault {
 /// What a [`EtcdFault`] means for the attempt and for the endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FaultKind {
-    /// Not carried out, and the endpoint is to blame: another one may do better, now.
+    /// Not carried out, and the endpoint is to blame: retry at another one immediately.
     Elsewhere,
-    /// Not carried out, as the member knows no leader. It is to blame only if another one knows one: during an election
-    /// none does, and who went elsewhere then would take all watches along for nothing.
+    /// Not carried out, as the member knows no leader. The endpoint is to blame only if another one knows a leader: during
+    /// an election none does, and moving the pin would reopen all watches for nothing.
     Leaderless,
     /// Not carried out: the endpoint belongs to another cluster.
     Foreign,
-    /// Not carried out, and it never will be: the endpoint's scheme, or the certificates, do not fit the server.
+    /// Not carried out, and retrying cannot help: the endpoint's scheme or the certificates do not match the server.
     Misconfigured,
     /// Not carried out: the token was refused. Authenticate, and send the same again.
     Token,
-    /// Nobody knows whether it was carried out; and it says nothing (new) about the endpoint, which had too little time, or
-    /// was given up by others meanwhile.
-    Impatient,
-    /// What it means is the same at every endpoint.
+    /// The attempt was abandoned and its outcome is unknown. This says nothing new about the endpoint: it had too little
+    /// time to answer, or has already been reported as failed.
+    Abandoned,
+    /// Means the same at every endpoint.
     Class(FailureClass),
 }
 
-/// etcd's own words (of 3.3 to 3.6), each with its meaning. Looked for within a message of etcd, first match wins.
+/// Parts of etcd's error messages (3.3 to 3.6), each with its meaning. The first match wins.
 const WORDS: &[(&str, FaultKind)] = &[
     ("invalid auth token", FaultKind::Token),
     ("revision of auth store is old", FaultKind::Token),
@@ -74,17 +74,17 @@ impl EtcdFault {
         Self::new(FaultKind::Class(class), message)
     }
 
-    /// An answer that is not what etcd sends: the outcome is unknown.
+    /// An answer that etcd would not send: the outcome is unknown.
     pub(super) fn malformed(what: &str) -> Self {
         Self::class(FailureClass::Unknown, format!("malformed answer: {what}"))
     }
 
-    /// Certainly not carried out here, while another endpoint may carry it out.
+    /// Certainly not carried out here, but another endpoint may accept it.
     pub(super) fn is_elsewhere(&self) -> bool {
         matches!(self.kind, FaultKind::Elsewhere | FaultKind::Leaderless | FaultKind::Foreign)
     }
 
-    /// Speaks against going on with this endpoint.
+    /// Whether this endpoint should no longer be used.
     pub(super) fn blames_endpoint(&self) -> bool {
         matches!(self.kind, FaultKind::Elsewhere | FaultKind::Foreign)
             || self.kind == FaultKind::Class(FailureClass::Unknown)
@@ -96,7 +96,7 @@ impl EtcdFault {
         self
     }
 
-    /// The same fault, with who was refused, and what. Not for secrets.
+    /// Adds the refused user and the subject of the request to the message. Must not be given secrets.
     pub(super) fn about(mut self, user: Option<&str>, subject: impl FnOnce() -> Option<String>) -> Self {
         let kind = self.kind;
         let refused = kind == FaultKind::Token || kind == FaultKind::Class(FailureClass::Unauthenticated);
@@ -121,7 +121,7 @@ impl EtcdFault {
             FaultKind::Foreign => FailureClass::ClusterChanged,
             FaultKind::Misconfigured => FailureClass::Refused,
             FaultKind::Token => FailureClass::Unauthenticated,
-            FaultKind::Impatient => FailureClass::Unknown,
+            FaultKind::Abandoned => FailureClass::Unknown,
             FaultKind::Class(class) => class,
         };
         Failure::new(class, self.message)
@@ -147,7 +147,7 @@ impl From<etcd_client::Error> for EtcdFault {
                 let kind = kind_of(code::UNKNOWN, "", Some(transport));
                 Self::new(kind, describe(None, Some(transport)))
             }
-            // What `keep_alive` makes of an answer with ttl <= 0.
+            // `keep_alive` returns this for an answer with ttl <= 0.
             E::LeaseKeepAliveError(text) if text == "lease not found" => {
                 Self::class(FailureClass::LeaseGone, "the lease does not exist")
             }
@@ -159,7 +159,7 @@ impl From<etcd_client::Error> for EtcdFault {
     }
 }
 
-/// The gRPC codes that mean something to us.
+/// The gRPC codes with a meaning of their own here.
 mod code {
     pub(super) const UNKNOWN: i32 = 2;
     pub(super) const INVALID_ARGUMENT: i32 = 3;
@@ -174,14 +174,14 @@ mod code {
 
 /// What a gRPC status means.
 fn kind_of(code: i32, message: &str, source: Option<&(dyn Error + 'static)>) -> FaultKind {
-    // The texts in etcd's error tables begin so; others are internal errors that it lets through as they are.
+    // All texts of etcd's error tables have these prefixes; other texts are internal errors passed through unchanged.
     if message.starts_with("etcdserver:") || message.starts_with("auth:") {
         return kind_of_words(message).unwrap_or_else(|| kind_of_other_words(code));
     }
     if message.starts_with("raft proposal dropped") {
         return FaultKind::Leaderless;
     }
-    // gRPC refused the request's size before etcd saw it.
+    // gRPC rejected the request for its size before etcd received it.
     if message.contains("received message larger than max") {
         return FaultKind::Class(FailureClass::Refused);
     }
@@ -192,7 +192,7 @@ fn kind_of(code: i32, message: &str, source: Option<&(dyn Error + 'static)>) -> 
         code::UNAUTHENTICATED => FaultKind::Token,
         // No etcd, or one too old for the call.
         code::UNIMPLEMENTED => FaultKind::Class(FailureClass::Refused),
-        // Everything else may have come after the request left: a reset, a timeout, a proxy's opinion.
+        // Anything else may have happened after the request was sent: a reset, a timeout, a proxy's error.
         _ => FaultKind::Class(FailureClass::Unknown),
     }
 }
@@ -202,7 +202,7 @@ pub(super) fn kind_of_words(text: &str) -> Option<FaultKind> {
     WORDS.iter().find(|(words, _)| text.contains(words)).map(|&(_, kind)| kind)
 }
 
-/// etcd's texts that are not in [`WORDS`]: those it sends under these codes, it sends instead of carrying out.
+/// The meaning of an etcd error that is not in [`WORDS`]: with these codes, the request was rejected.
 fn kind_of_other_words(code: i32) -> FaultKind {
     FaultKind::Class(match code {
         code::PERMISSION_DENIED => FailureClass::PermissionDenied,
@@ -221,7 +221,7 @@ fn chain<'a>(error: Option<&'a (dyn Error + 'static)>) -> impl Iterator<Item = &
     std::iter::successors(error, |&error| error.source())
 }
 
-/// Whether this is tonic's `ConnectError`: the connection did not come about, so nothing was sent. Its type is not
+/// Whether this is tonic's `ConnectError`: the connection could not be established, so nothing was sent. Its type is not
 /// reachable through etcd-client, but its derived `Debug` names it. (If that ever changed, a refused connection would
 /// count as an unknown outcome: slower, not wrong. A test checks it.)
 fn is_connect_error(error: &(dyn Error + 'static)) -> bool {

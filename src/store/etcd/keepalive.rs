@@ -10,8 +10,8 @@ use crate::kv::{FailureClass, LeaseId};
 
 /// The stream of the last renewal, while it is idle.
 ///
-/// A renewal takes the stream out and puts it back when it has its answer. So a renewal that is given up drops the
-/// stream with it, and the next one does not wait behind an answer that may never come.
+/// A renewal takes the stream out and puts it back once answered. A cancelled renewal therefore drops its stream, and the
+/// next one does not wait behind an answer that may never come.
 #[derive(Default)]
 pub(super) struct KeepAlive {
     idle: Mutex<Option<Stream>>,
@@ -23,8 +23,8 @@ struct Stream {
     opened_on: OpenedOn,
 }
 
-/// A stream sends the token it was opened with, over the connection it was opened on, for one lease; where one of them
-/// has changed, it is of no use.
+/// What a stream is bound to: one lease, the connection it was opened on and the token it was opened with. When any of
+/// them changes, a new stream is needed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct OpenedOn {
     lease: LeaseId,
@@ -44,19 +44,19 @@ impl KeepAlive {
         let idle = self.idle.lock().take().filter(|stream| stream.opened_on == wanted);
         if let Some(stream) = idle {
             match self.ask(stream).await {
-                // It may have broken long ago, unnoticed. Renewing twice is harmless, and a fresh stream knows.
+                // The idle stream may have broken unnoticed. Renewing twice is harmless, so retry on a new stream.
                 Err(EtcdFault { kind: FaultKind::Class(FailureClass::Unknown), .. }) => {}
                 answered => return answered,
             }
         }
-        // This sends a first renewal and hides the answer; the next one has TTL and revision.
+        // `keep_alive` sends a first renewal and hides its answer. The second renewal's answer has the TTL and revision.
         let (keeper, answers) = link.leases().keep_alive(lease).await?;
         self.ask(Stream { keeper, answers, opened_on: wanted }).await
     }
 
     async fn ask(&self, mut stream: Stream) -> Result<Answered, EtcdFault> {
         stream.keeper.keep_alive().await?;
-        // An error comes once, and then the end for ever: both mean that the stream is lost.
+        // After an error the stream only reports its end. Either way the stream is not put back.
         let Some(answer) = stream.answers.message().await? else {
             return Err(EtcdFault::class(FailureClass::Unknown, "the keep-alive stream has ended"));
         };

@@ -1,4 +1,4 @@
-//! What answers have shown of the cluster's log, and whether a request without an answer is lost.
+//! Tracks the cluster's log through the answers seen, to decide whether an unanswered request is lost.
 
 use std::time::Duration;
 
@@ -6,42 +6,42 @@ use tokio::time::Instant;
 
 use crate::kv::{Response, Revision};
 
-/// A write that left so much later than another one is behind it in the log. Requests that leave together may change
-/// places on their way through the member's threads.
-const SURELY_LATER: Duration = Duration::from_millis(50);
+/// A write sent this much later than another one comes after it in the log. Requests sent closer together may be
+/// reordered by the member's threads.
+const ORDERED_AFTER: Duration = Duration::from_millis(50);
 
-/// An unanswered write is not suspected before this: the answer of a busy member takes as long now and then.
-const SHORTEST_SUSPICION: Duration = Duration::from_millis(100);
-/// Nor before it took so many times as long as the writes before it.
+/// Minimum wait before an unanswered write is suspected lost: a busy member occasionally takes this long to answer.
+const MIN_SUSPICION: Duration = Duration::from_millis(100);
+/// A write is also not suspected before it has taken this many times as long as recent writes.
 const SLOWER_THAN_USUAL: u32 = 8;
 
-/// The answer to a write that was carried out before another one is this far behind the other's answer at least, before it
-/// is taken for lost.
-const ON_ITS_WAY: Duration = Duration::from_millis(100);
+/// Minimum wait after a later write's answer before the earlier write is presumed lost: the answers may arrive out of
+/// order.
+const MIN_ANSWER_DELAY: Duration = Duration::from_millis(100);
 
-/// What one endpoint's answers have shown.
+/// What is known of the log from one endpoint's answers.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct LogSeen {
-    /// The highest term of its answers; 0: none yet.
+    /// The highest raft term in its answers; 0 before the first answer.
     term: u64,
     /// When the latest of the answered writes was sent.
     written: Option<Instant>,
-    /// How long its writes take: the longest of late.
+    /// How long its writes take: the recent maximum, which decays.
     usual: Duration,
-    /// How long the last abandoned request was waited for; decays.
+    /// How long requests waited before they were abandoned: the recent maximum, which decays.
     given_up: Duration,
 }
 
-/// The highest revision and term that any endpoint has shown.
+/// The highest revision and term in any endpoint's answers.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct History {
     revision: Revision,
     term: u64,
-    /// How often it went back.
+    /// How often the log went back, or the cluster changed.
     resets: u32,
 }
 
-/// What was known when a request left.
+/// What was known when a request was sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Departure {
     at: Instant,
@@ -53,9 +53,9 @@ pub(super) struct Departure {
 /// Why a request without an answer is most likely lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Overtaken {
-    /// There was an election since it left. What the old leader had in hand may yet be committed by the new one.
+    /// There was an election since it was sent. The new leader may still commit entries of the old one.
     ByElection,
-    /// A later write has its answer, and the log keeps to the order.
+    /// A later write was answered, and the log preserves their order.
     ByWrite,
 }
 
@@ -68,7 +68,7 @@ impl LogSeen {
         self.term = self.term.max(term);
     }
 
-    /// The write that left then is in the log, or was refused on its way out of it.
+    /// The write with this departure was committed to the log, even if it was refused when applied.
     pub(super) fn wrote(&mut self, departure: Departure) {
         if departure.is_write {
             self.written = self.written.max(Some(departure.at));
@@ -77,19 +77,19 @@ impl LogSeen {
         }
     }
 
-    /// A request that left then is given up. If its answer is large and the network slow, it may have been on its way all the
-    /// same: the next one is given more time, until it is enough.
+    /// The request with this departure was abandoned. Its answer may have been in transit (a large answer on a slow
+    /// network), so the next request is given more time.
     pub(super) fn gave_up(&mut self, departure: Departure) {
         self.given_up = self.given_up.max(departure.at.elapsed());
     }
 
-    /// How far behind the answer to a later write this one's may be.
-    pub(super) fn on_its_way(&self) -> Duration {
-        self.usual.max(self.given_up).max(ON_ITS_WAY)
+    /// How long to wait for a write's answer after a later write has been answered.
+    pub(super) fn answer_delay(&self) -> Duration {
+        self.usual.max(self.given_up).max(MIN_ANSWER_DELAY)
     }
 
     pub(super) fn overtaken(&self, departure: Departure) -> Option<Overtaken> {
-        let overtaken = |later: Instant| later >= departure.at + SURELY_LATER;
+        let overtaken = |later: Instant| later >= departure.at + ORDERED_AFTER;
         if departure.is_write && self.written.is_some_and(overtaken) {
             return Some(Overtaken::ByWrite);
         }
@@ -98,15 +98,15 @@ impl LogSeen {
 
     /// How long to wait for the answer to a write before it is suspected to be lost.
     pub(super) fn suspicion(&self, longest: Duration) -> Duration {
-        (self.usual * SLOWER_THAN_USUAL).min(longest).max(SHORTEST_SUSPICION)
+        (self.usual * SLOWER_THAN_USUAL).min(longest).max(MIN_SUSPICION)
     }
 }
 
 impl History {
-    /// Takes in an answer. Where the log has gone back, the words for it, once.
+    /// Records an answer. Returns the message to log if the log has gone back; later answers do not repeat it.
     ///
-    /// The answer to a write shows at least what was known when it left. (That of a read may not: a member that is behind
-    /// answers from the past before 3.4.42 and 3.5.28, and renewals are answered from there always.)
+    /// A write's answer has at least the revision and term that were known when the write was sent. (A read's may not:
+    /// before 3.4.42 and 3.5.28 a lagging member answers from its old state, and it always answers renewals so.)
     pub(super) fn saw(&mut self, departure: Departure, response: &Response) -> Option<String> {
         if departure.history.resets != self.resets {
             return None;
@@ -125,7 +125,7 @@ impl History {
         None
     }
 
-    /// Another cluster has another history.
+    /// Forgets the history: the endpoints now belong to another cluster.
     pub(super) fn restart(&mut self) {
         *self = Self { resets: self.resets + 1, ..Self::default() };
     }
@@ -148,9 +148,9 @@ mod tests {
         let (write, read) = (log.departs(history, true), log.departs(history, false));
         assert!([blind, write, read].iter().all(|&sent| log.overtaken(sent).is_none()));
 
-        log.wrote(Departure { at: write.at + SURELY_LATER / 2, ..write });
+        log.wrote(Departure { at: write.at + ORDERED_AFTER / 2, ..write });
         assert_eq!(log.overtaken(write), None, "they left together");
-        let later = Departure { at: write.at + SURELY_LATER * 2, ..write };
+        let later = Departure { at: write.at + ORDERED_AFTER * 2, ..write };
         log.wrote(Departure { is_write: false, ..later });
         assert_eq!(log.overtaken(write), None, "a read has no place in the log");
         log.wrote(later);
@@ -166,7 +166,7 @@ mod tests {
     fn where_writes_take_long_they_are_suspected_late() {
         let mut log = LogSeen::default();
         let longest = Duration::from_millis(500);
-        assert_eq!(log.suspicion(longest), SHORTEST_SUSPICION);
+        assert_eq!(log.suspicion(longest), MIN_SUSPICION);
         let sent = |ago: u64| {
             let now = LogSeen::default().departs(History::default(), true);
             Departure { at: now.at.checked_sub(Duration::from_millis(ago)).unwrap(), ..now }
@@ -176,10 +176,10 @@ mod tests {
         log.wrote(sent(4000));
         assert_eq!(log.suspicion(longest), longest);
         (0..100).for_each(|_| log.wrote(sent(1)));
-        assert_eq!(log.suspicion(longest), SHORTEST_SUSPICION, "it is quick again");
-        assert_eq!(log.on_its_way(), ON_ITS_WAY);
+        assert_eq!(log.suspicion(longest), MIN_SUSPICION, "it is quick again");
+        assert_eq!(log.answer_delay(), MIN_ANSWER_DELAY);
         log.gave_up(sent(300));
-        assert!(log.on_its_way() >= Duration::from_millis(300), "more time for the next one");
+        assert!(log.answer_delay() >= Duration::from_millis(300), "more time for the next one");
     }
 
     #[test]

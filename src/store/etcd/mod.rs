@@ -31,7 +31,7 @@ use crate::store::{Store, WatchOrder, deadline_after};
 use address::Address;
 use agreement::Agreement;
 use convert::Answered;
-use doubt::doubt;
+use doubt::stop_waiting;
 use endpoint::{Endpoint, Link};
 use endpoints::{Endpoints, Pin};
 use fault::{EtcdFault, FaultKind};
@@ -45,11 +45,11 @@ const MAX_REAUTHENTICATIONS: u32 = 3;
 const FAIR_CHANCE: Duration = Duration::from_millis(100);
 
 /// Silence before a health probe, and the probe's own timeout. The slowest commits of a healthy cluster take less...
-const LONGEST_PATIENCE: Duration = Duration::from_millis(500);
+const MAX_SILENCE: Duration = Duration::from_millis(500);
 /// ...but with a short TTL it must be shorter: the next endpoint must be in use within a third of the TTL.
-const PATIENCE_OF_TTL: u32 = 12;
+const SILENCES_PER_TTL: u32 = 12;
 /// A shorter silence can come from this machine rather than from the endpoint.
-const SHORTEST_PATIENCE: Duration = Duration::from_millis(150);
+const MIN_SILENCE: Duration = Duration::from_millis(150);
 
 /// An etcd cluster. A clone is one more handle on the same connections.
 #[derive(Clone)]
@@ -72,7 +72,7 @@ struct Shared {
     keep_alive: KeepAlive,
     request_timeout: Duration,
     /// Silence of an endpoint before a health probe.
-    patience: Duration,
+    silence_limit: Duration,
 }
 
 /// etcd checkpoints the rest of a lease this often, where it is set to do so; a shorter lease never has a checkpoint.
@@ -122,8 +122,8 @@ impl Etcd {
         }
         let (agreement, keep_alive) = (Agreement::default(), KeepAlive::default());
         let request_timeout = options.request_timeout;
-        let patience = (options.ttl / PATIENCE_OF_TTL).clamp(SHORTEST_PATIENCE, LONGEST_PATIENCE);
-        let shared = Shared { endpoints, agreement, keep_alive, request_timeout, patience };
+        let silence_limit = (options.ttl / SILENCES_PER_TTL).clamp(MIN_SILENCE, MAX_SILENCE);
+        let shared = Shared { endpoints, agreement, keep_alive, request_timeout, silence_limit };
         Ok(Self { shared: Arc::new(shared), origin: Origin::Session })
     }
 }
@@ -199,8 +199,8 @@ impl Shared {
             let result = tokio::select! {
                 biased;
                 result = self.call_at(pin, &endpoint, request, deadline) => result,
-                () = self.endpoints.left(pin) => Err(self.endpoints.given_up(pin)),
-                fault = doubt(&self.endpoints, (pin, &endpoint), departure, request, self.patience) => Err(fault),
+                () = self.endpoints.left(pin) => Err(self.endpoints.abandoned(pin)),
+                fault = stop_waiting(&self.endpoints, (pin, &endpoint), departure, request, self.silence_limit) => Err(fault),
             };
             match result {
                 Ok(response) => {
@@ -236,7 +236,7 @@ impl Shared {
         // During an election, it is too early to say so.
         if let Some(changed) = self.endpoints.changed().filter(|_| leaderless.is_empty()) {
             // Where there is no time for all answers, there is no agreement.
-            let seek = Box::pin(self.agreement.seek(&self.endpoints, self.patience));
+            let seek = Box::pin(self.agreement.seek(&self.endpoints, self.silence_limit));
             let _ = timeout_at(deadline, seek).await;
             if self.endpoints.era() == era {
                 return Err(Failure::new(FailureClass::ClusterChanged, changed));
@@ -267,7 +267,7 @@ impl Shared {
             };
             let link = match link {
                 Err(fault) if matches!(request, Request::RenewLease { .. }) => {
-                    endpoint.link_in_spite_of(fault).await?
+                    endpoint.link_despite_refusal(fault).await?
                 }
                 link => link?,
             };
@@ -275,7 +275,7 @@ impl Shared {
             let fair = has_fair_chance(deadline);
             let Ok(result) = timeout_at(deadline, self.send(pin, &link, request)).await else {
                 if !fair {
-                    return Err(EtcdFault::new(FaultKind::Impatient, "no answer in time"));
+                    return Err(EtcdFault::new(FaultKind::Abandoned, "no answer in time"));
                 }
                 endpoint.give_up(&link);
                 return Err(EtcdFault::class(FailureClass::Unknown, "no answer in time"));

@@ -1,7 +1,7 @@
-//! The watches of one manager, and what has to be said to etcd about them: a state machine without I/O.
+//! The watches of one manager and the requests to send to etcd for them: a state machine without I/O.
 //!
-//! A watch goes through: waiting (no stream, or backing off) -> queued -> sent -> standing, and from each of them to
-//! closed. A new stream takes all of them back to queued.
+//! The states of a watch: waiting (no stream, or backing off) -> queued -> sent -> confirmed. It can be closed in any
+//! state. A new stream returns all watches to queued.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub(super) fn back_off(failures: u32) -> Duration {
     protocol::back_off(FIRST_BACK_OFF, failures, &mut fastrand::Rng::new())
 }
 
-/// What to say next on the stream.
+/// The next request to send on the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Say {
     Create { wire: i64, span: Span, from_revision: Revision },
@@ -29,7 +29,7 @@ pub(super) enum Say {
     Progress,
 }
 
-/// What a message of the stream asks for beyond the events it brings.
+/// A problem reported by a message that the stream's owner must handle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
     /// The token that the stream was opened with is refused.
@@ -41,15 +41,15 @@ pub(super) enum Trouble {
 #[derive(Default)]
 pub(super) struct WatchSet {
     open: HashMap<WatchId, Watch>,
-    /// The watches that etcd knows, or will, by their ids on the stream.
+    /// Watches that were sent or are queued, by their ids on the stream.
     by_wire: HashMap<i64, WatchId>,
-    /// Creates that were sent and not answered, in the order that their answers come in.
+    /// Creates that were sent and not yet answered, in the order in which etcd answers them.
     unanswered: VecDeque<i64>,
     queue: VecDeque<Queued>,
     backing_off: BTreeSet<(Instant, WatchId)>,
-    /// The last id given out. An id is never used again: an answer to an old one cannot be taken for another's.
+    /// The last id assigned. Ids are never reused, so a late answer cannot be matched to another watch.
     last_wire: i64,
-    /// The reasons of refusals that were logged.
+    /// The refusal reasons that were already logged.
     warned: HashSet<String>,
 }
 
@@ -110,7 +110,7 @@ impl WatchSet {
         }
     }
 
-    /// Begins a new stream, which knows nothing yet.
+    /// Starts over for a new stream: queues every open watch.
     pub(super) fn restart(&mut self) {
         self.by_wire.clear();
         self.unanswered.clear();
@@ -124,7 +124,7 @@ impl WatchSet {
         }
     }
 
-    /// What to say next; it stays next until [`said`](Self::said).
+    /// The next request to send; returned again until [`said`](Self::said) is called.
     pub(super) fn next(&mut self) -> Option<Say> {
         loop {
             match self.queue.front()? {
@@ -142,7 +142,7 @@ impl WatchSet {
         }
     }
 
-    /// What was next is on its way.
+    /// The request returned by [`next`](Self::next) was sent.
     pub(super) fn said(&mut self) {
         if let Some(Queued::Create { wire }) = self.queue.pop_front() {
             self.unanswered.push_back(wire);
@@ -157,7 +157,7 @@ impl WatchSet {
         self.queue.push_back(Queued::Progress);
     }
 
-    /// When the next backed-off watch wants to be opened again.
+    /// When the next backed-off watch is due to be opened again.
     pub(super) fn next_retry(&self) -> Option<Instant> {
         self.backing_off.first().map(|&(at, _)| at)
     }
@@ -175,7 +175,7 @@ impl WatchSet {
         }
     }
 
-    /// Takes in a message of the stream.
+    /// Handles a message of the stream.
     pub(super) fn hear(
         &mut self,
         message: WatchMessage,
@@ -205,7 +205,7 @@ impl WatchSet {
         None
     }
 
-    /// The watch whose create is answered. A refusal can come without the id; but answers come in the order of the
+    /// The id of the watch whose create was answered. A refusal may lack the id, but answers arrive in the order of the
     /// creates.
     fn answered(&mut self, wire: i64) -> i64 {
         if wire < 1 {
@@ -217,15 +217,15 @@ impl WatchSet {
         wire
     }
 
-    /// etcd will say no more about this watch.
+    /// Handles the cancellation of a watch by etcd.
     fn lost(&mut self, wire: i64, message: &WatchMessage, now: Instant) -> Option<Trouble> {
-        // Not known: it is the answer to our own cancel.
+        // An unknown id: this is the answer to our own cancel.
         let id = self.by_wire.remove(&wire)?;
         let watch = self.open.get_mut(&id)?;
         watch.wire = None;
         let (reason, kind) = (&message.reason, kind_of_words(&message.reason));
         if message.compact_revision > 0 || kind == Some(FaultKind::Class(FailureClass::Compacted)) {
-            // The past is gone. From now on, then: the later revision in `Created` makes its owner look again.
+            // The start revision is compacted, so watch from now on. The later revision in `Created` makes the owner re-read.
             watch.spec.from_revision = 0;
             self.enqueue(id);
             return None;
@@ -243,7 +243,7 @@ impl WatchSet {
         trouble
     }
 
-    /// Says that a watch is refused, once for each reason.
+    /// Logs that a watch is refused, once per reason.
     pub(super) fn warn_once(&mut self, reason: &str, what: &str) {
         if self.warned.insert(reason.to_owned()) {
             log::warn!(target: "etcd_lock", "etcd refuses the watch of {what} ({reason}); going on trying");

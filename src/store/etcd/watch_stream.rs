@@ -1,4 +1,4 @@
-//! The one watch stream of a manager: opened at the first watch, and opened anew elsewhere whenever it breaks.
+//! The watch stream shared by all watches of a manager: opened for the first watch, reopened whenever it breaks.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -18,15 +18,15 @@ use crate::store::WatchOrder;
 
 /// Silence of the stream before a progress request...
 const QUIET: Duration = Duration::from_secs(2);
-/// ...and the silence after it that means the stream is dead.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
-/// etcd does not answer before it has served the watches that begin in the past: 512 of them in 100 ms.
-const SIGN_OF_LIFE_PER_WATCH: Duration = Duration::from_micros(200);
+/// ...and how long to wait for its answer before the stream counts as dead.
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(2);
+/// Extra time per watch: etcd answers only after it has synchronised the watches that start in the past, 512 per 100 ms.
+const PROGRESS_TIMEOUT_PER_WATCH: Duration = Duration::from_micros(200);
 
-/// A clock that rings so late says that this thread was asleep, not that the stream is dead.
+/// A timer this late means that this process was suspended, not that the stream is dead.
 const OVERSLEPT: Duration = Duration::from_secs(1);
 
-/// A stream that lived this long was a good one: the next is opened at once.
+/// After a stream that lasted this long, the next one is opened without a back-off.
 const GOOD_STREAM: Duration = Duration::from_secs(2);
 
 /// Serves watches until `orders` or `events` is closed.
@@ -37,11 +37,11 @@ pub(super) async fn run(
     events: UnboundedSender<WatchEvent>,
 ) {
     let watches = WatchSet::default();
-    // The end is an `Err`, so that `?` leads there from every depth.
+    // Shutdown is an `Err`, so that `?` propagates it from any depth.
     let Err(Closed) = WatchTask { endpoints, open_timeout, orders, events, watches }.run().await;
 }
 
-/// Nobody wants watches any more.
+/// `orders` or `events` is closed: the task ends.
 struct Closed;
 
 enum Never {}
@@ -88,7 +88,7 @@ impl WatchTask {
                 Err(fault) => fault,
             };
             log::debug!(target: "etcd_lock", "{}: the watch stream is lost: {fault}", endpoint.url());
-            // Without a leader a stream is given up by etcd after three seconds: nothing is lost by looking elsewhere.
+            // etcd closes a stream after three seconds without a leader, so trying another endpoint loses nothing.
             if fault.blames_endpoint() || fault.kind == FaultKind::Leaderless {
                 self.endpoints.failed(pin, &fault);
             }
@@ -96,7 +96,7 @@ impl WatchTask {
         }
     }
 
-    /// Waits, and takes orders meanwhile.
+    /// Sleeps, while still applying orders.
     async fn pause(&mut self, pause: Duration) -> Result<(), Closed> {
         let until = Instant::now() + pause;
         loop {
@@ -107,7 +107,7 @@ impl WatchTask {
         }
     }
 
-    /// Opens a stream, and takes orders meanwhile.
+    /// Opens a stream, while still applying orders.
     async fn open(
         &mut self,
         pin: Pin,
@@ -155,7 +155,7 @@ impl WatchTask {
         })
     }
 
-    /// Speaks and listens until the stream breaks; says why it did.
+    /// Sends requests and handles messages until the stream breaks; returns why it did.
     async fn serve(&mut self, mut stream: Stream) -> Result<EtcdFault, Closed> {
         let mut heard = Instant::now();
         let mut asked: Option<Instant> = None;
@@ -163,10 +163,10 @@ impl WatchTask {
         loop {
             self.watches.retry_due(Instant::now());
             let next = self.watches.next();
-            let may_speak = next.is_some();
+            let has_next = next.is_some();
             let heartbeat = self.heartbeat(heard, asked);
             tokio::select! {
-                // What has come in is looked at before the clock is.
+                // Messages that have arrived are handled before timers.
                 biased;
                 order = self.orders.recv() => {
                     if self.watches.is_empty() {
@@ -194,7 +194,7 @@ impl WatchTask {
                         }
                     }
                 }
-                sent = say(&mut stream.sender, next), if may_speak => match sent {
+                sent = say(&mut stream.sender, next), if has_next => match sent {
                     Ok(()) => self.watches.said(),
                     Err(fault) => return Ok(fault),
                 },
@@ -223,11 +223,11 @@ impl WatchTask {
             return None;
         }
         let watches = u32::try_from(self.watches.len()).unwrap_or(u32::MAX);
-        let patience = SIGN_OF_LIFE + SIGN_OF_LIFE_PER_WATCH.saturating_mul(watches);
-        Some(asked.map_or(heard + QUIET, |asked| asked + patience))
+        let limit = PROGRESS_TIMEOUT + PROGRESS_TIMEOUT_PER_WATCH.saturating_mul(watches);
+        Some(asked.map_or(heard + QUIET, |asked| asked + limit))
     }
 
-    /// Takes in a message. The inner error: the stream is of no use any more.
+    /// Handles a message. The inner error means that the stream must be replaced.
     fn hear(
         &mut self,
         message: &etcd_client::WatchResponse,
@@ -257,11 +257,11 @@ impl WatchTask {
         let refused = match trouble {
             None => false,
             Some(Trouble::Token) => true,
-            // It may be the old token that was refused: some releases of etcd report both alike.
+            // The old token may have been refused: some releases of etcd report this as a missing permission.
             Some(Trouble::Permission) => stream.endpoint.has_newer_token(&stream.link),
         };
         if refused {
-            // The token rides in the stream's opening: a new one needs a new stream.
+            // The token is sent when the stream is opened, so a new token needs a new stream.
             stream.endpoint.token_refused(&stream.link);
             return Ok(Err(EtcdFault::new(FaultKind::Token, reason)));
         }
@@ -269,7 +269,7 @@ impl WatchTask {
     }
 }
 
-/// Sends, or is dropped before it has sent: then the same is said again.
+/// Sends the next request. Cancel-safe: if dropped before it has sent, the caller sends the same request again.
 async fn say(sender: &mut WatchRequestSender, say: Option<Say>) -> Result<(), EtcdFault> {
     match say {
         None => pending().await,
@@ -283,9 +283,9 @@ async fn say(sender: &mut WatchRequestSender, say: Option<Say>) -> Result<(), Et
     Ok(())
 }
 
-/// Others have found out, and the pin has moved.
+/// The fault of a stream whose endpoint was abandoned because requests failed there.
 fn its_endpoint_failed() -> EtcdFault {
-    EtcdFault::new(FaultKind::Impatient, "requests to its endpoint have failed")
+    EtcdFault::new(FaultKind::Abandoned, "requests to its endpoint have failed")
 }
 
 /// Never returns for `None`.
