@@ -1,4 +1,4 @@
-//! The store's vocabulary in etcd's words, and etcd's answers in the store's.
+//! Converts the store's requests to etcd's types, and etcd's answers to the store's types.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -44,7 +44,7 @@ pub(super) fn lease_granted(response: &etcd_client::LeaseGrantResponse) -> Resul
         return Err(EtcdFault::class(FailureClass::Refused, response.error()));
     }
     match (response.id(), u64::try_from(response.ttl())) {
-        // 0 would be no lease: keys would stay for ever.
+        // Lease 0 means no lease: keys would never expire.
         (lease @ 1.., Ok(ttl @ 1..)) => {
             answered(response.header(), Answer::LeaseGranted { lease, ttl: Duration::from_secs(ttl) })
         }
@@ -77,7 +77,7 @@ pub(super) fn lease_renewed(response: &etcd_client::LeaseKeepAliveResponse) -> R
     }
 }
 
-/// etcd counts leases in whole seconds; less than was asked for would be a broken promise.
+/// etcd's TTLs are whole seconds. Rounds up, so that a lease is never shorter than requested.
 fn whole_seconds(ttl: Duration) -> i64 {
     let seconds = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0));
     i64::try_from(seconds).unwrap_or(i64::MAX)
@@ -101,7 +101,7 @@ fn unsigned(count: i64) -> u64 {
 fn bounds(span: &Span) -> (Vec<u8>, Option<Vec<u8>>) {
     match span {
         Span::Key(key) => (key.as_bytes().to_vec(), None),
-        // etcd takes no empty key; `\0` is the first one.
+        // etcd rejects empty keys; `\0` is the smallest key.
         Span::Prefix(key) if key.as_bytes().is_empty() => (vec![0], Some(vec![0])),
         Span::Prefix(key) => (key.as_bytes().to_vec(), Some(key.prefix_end())),
         Span::Between(from, to) => (from.as_bytes().to_vec(), Some(to.as_bytes().to_vec())),
@@ -155,7 +155,7 @@ fn to_get(range: &Range) -> (Vec<u8>, GetOptions) {
         options = options.with_keys_only();
     }
     options = match range.order {
-        // etcd's own order.
+        // etcd's default order.
         Order::ByKey => options,
         Order::OldestFirst => options.with_sort(SortTarget::Create, SortOrder::Ascend),
         Order::NewestFirst => options.with_sort(SortTarget::Create, SortOrder::Descend),
@@ -166,7 +166,7 @@ fn to_get(range: &Range) -> (Vec<u8>, GetOptions) {
 fn from_txn(txn: &Txn, response: &TxnResponse) -> Result<TxnAnswer, EtcdFault> {
     let succeeded = response.succeeded();
     let ops = if succeeded { &txn.then } else { &txn.otherwise };
-    // `op_responses` unwraps what a broken answer may lack; that must not bring the I/O thread down.
+    // `op_responses` panics if a field is missing from the answer; that must not end the I/O thread.
     let responses = catch_unwind(AssertUnwindSafe(|| response.op_responses()))
         .map_err(|_| EtcdFault::malformed("an empty operation in a transaction"))?;
     if responses.len() != ops.len() {
@@ -251,14 +251,14 @@ pub(super) fn from_watch(response: &etcd_client::WatchResponse) -> Result<WatchM
 /// The key and the revision of a deletion; `None` for anything else.
 fn deletion(event: &etcd_client::Event) -> Option<(Key, Revision)> {
     let kv = event.kv()?;
-    // `event_type` panics at types it does not know; but only a deleted key has version 0.
+    // `event_type` panics on unknown types, so check the version: only a deleted key has version 0.
     (kv.version() == 0).then(|| (Key::from(kv.key().to_vec()), kv.mod_revision()))
 }
 
-/// The plain read behind a health check: it goes through the leader, and needs a valid token.
+/// The linearizable read of a health check: it needs a leader and a valid token.
 pub(super) async fn probe_read(mut kv: KvClient) -> Result<(), EtcdFault> {
     match kv.get("health", Some(GetOptions::new().with_count_only())).await.map_err(EtcdFault::from) {
-        // Authenticated, and answered by the store: that is all a probe asks for.
+        // The endpoint authenticated the user and answered, which is all the probe checks.
         Err(EtcdFault { kind: FaultKind::Class(FailureClass::PermissionDenied), .. }) => Ok(()),
         other => other.map(|_| ()),
     }

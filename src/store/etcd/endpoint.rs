@@ -15,20 +15,20 @@ use crate::options::Credentials;
 /// A page of 1,000 locks with long names and foreign values is more than tonic's 4 MiB.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 
-/// A password that was refused is not tried again for this long: checking one costs etcd 100 ms of CPU (bcrypt), and
-/// every waiting call would ask for it.
+/// A refused password is not sent again for this long: checking it costs etcd 100 ms of CPU (bcrypt), and every waiting
+/// call would send it.
 const REFUSAL_REMEMBERED: Duration = Duration::from_secs(1);
 
-/// etcd makes greater ones.
+/// A lease id that etcd never assigns: its ids are larger.
 const NO_LEASE: LeaseId = 1;
 
 /// One endpoint of the cluster.
 ///
-/// The user is not given to etcd-client at connect, as it would authenticate there and then: a connection is made
-/// without I/O, and authenticated by the first call that needs it, under that call's timeout.
+/// The user is not passed to etcd-client's `connect`, which would authenticate at once. Creating a connection does no I/O;
+/// the first call that needs it authenticates, within that call's timeout.
 pub(super) struct Endpoint {
     address: Address,
-    /// The lock is held while authenticating, so calls that find their token refused authenticate once, not each.
+    /// Locked while authenticating, so that concurrent calls with a refused token authenticate only once.
     live: tokio::sync::Mutex<Live>,
     /// Links up to this number are not used any more.
     broken: AtomicU64,
@@ -81,7 +81,7 @@ impl Link {
         self.client.watch_client().max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
-    /// What the endpoint says of itself.
+    /// Requests the endpoint's status.
     pub(super) async fn status(&self) -> Result<Status, EtcdFault> {
         let status = match self.client.maintenance_client().status().await.map_err(EtcdFault::from) {
             // Later releases (3.5.30 is one) permit it to root only.
@@ -98,8 +98,8 @@ impl Link {
         })
     }
 
-    /// The same from an answer that every user may have, and that no member gives without a leader: how long a lease
-    /// lasts that does not exist.
+    /// The same from a request that every user may send and that needs a leader: the time to live of a lease that does not
+    /// exist.
     async fn status_for_everybody(&self) -> Result<Status, EtcdFault> {
         let answered = convert::lease_time_to_live(self.leases(), NO_LEASE).await?;
         Ok(Status { cluster: answered.cluster, term: answered.response.term, has_leader: true })
@@ -131,21 +131,21 @@ impl Endpoint {
         self.address.credentials.is_some()
     }
 
-    /// Makes a connection without contacting anything: an error is one of the address or of the TLS options.
+    /// Creates a connection without any I/O: an error means that the address or the TLS options are invalid.
     pub(super) async fn check(&self) -> Result<(), EtcdFault> {
         self.open().await.map(|_| ())
     }
 
-    /// The connection, authenticated where there are credentials. Made anew after [`give_up`](Self::give_up).
+    /// The connection, authenticated if there are credentials. A new one is made after [`give_up`](Self::give_up).
     pub(super) async fn link(&self) -> Result<Link, EtcdFault> {
         let mut live = self.live.lock().await;
-        // Taken out, so that a call that times out while it authenticates leaves no half-dead connection behind.
+        // Taken out, so that a call that times out while authenticating does not leave a broken connection here.
         let link = live.link.take().filter(|link| link.id > self.broken.load(Ordering::Relaxed));
         let mut link = match link {
             Some(link) => link,
             None => {
                 live.links += 1;
-                // Boxed, as all that is rare here: the futures of the client are large, and every request's holds this one.
+                // Boxed because it is rare: the client's futures are large, and every request's future contains this one.
                 let (client, kv) = Box::pin(self.open()).await?;
                 Link { client, kv, id: live.links, token: 0 }
             }
@@ -164,7 +164,7 @@ impl Endpoint {
             if let Err(fault) = Box::pin(self.authenticate(&mut link, credentials)).await {
                 if fault.kind == FaultKind::Class(FailureClass::Unauthenticated) {
                     live.refusal = Some((Instant::now(), fault.clone()));
-                    // There is nothing wrong with the connection.
+                    // The connection itself still works.
                     live.link = Some(link);
                 }
                 return Err(fault);
@@ -175,8 +175,8 @@ impl Endpoint {
         Ok(link)
     }
 
-    /// For a renewal: the connection with the token that was refused, while there is no other. etcd before 3.4.42, 3.5.28
-    /// and 3.6.9 renews without one, and a session need not end because a password does not fit for a while.
+    /// For a renewal: the existing connection, although its token was refused. etcd before 3.4.42, 3.5.28 and 3.6.9 renews
+    /// leases without a token, so a session need not end because the password is wrong for a while.
     pub(super) async fn link_despite_refusal(&self, fault: EtcdFault) -> Result<Link, EtcdFault> {
         if fault.kind != FaultKind::Class(FailureClass::Unauthenticated) {
             return Err(fault);
@@ -185,17 +185,16 @@ impl Endpoint {
         link.filter(|link| link.id > self.broken.load(Ordering::Relaxed)).ok_or(fault)
     }
 
-    /// Says that this connection does not answer: the next call gets a new one. A connection that lost its way in the
-    /// network would otherwise swallow requests until the kernel gives up, minutes later.
+    /// Marks this connection as broken: the next call gets a new one. Otherwise a connection whose packets are dropped
+    /// would take requests until the kernel closes it, minutes later.
     pub(super) fn give_up(&self, link: &Link) {
         self.broken.fetch_max(link.id, Ordering::Relaxed);
     }
 
-    /// Asks an endpoint that has not answered for a while whether it is alive; an error says that it is not, or that it
-    /// has lost its leader. A member answers this by itself, however long the cluster takes for a commit. Returns its raft
-    /// term, if it said so.
+    /// Probes the health of an endpoint that has not answered for a while. An error means that it is dead or has no leader.
+    /// A member answers the probe itself, however slow the cluster's commits are. Returns its raft term, if known.
     pub(super) async fn probe_health(&self, limit: Duration) -> Result<Option<u64>, EtcdFault> {
-        // One question is enough for all who wait; its answer is for all.
+        // One probe at a time serves all waiting requests.
         let Ok(_probing) = self.probing.try_lock() else { return Ok(None) };
         let mut used = None;
         let answer = Box::pin(timeout(limit, async {
@@ -210,7 +209,7 @@ impl Endpoint {
                 Err(EtcdFault::new(FaultKind::Abandoned, "no answer in time, and it knows no leader"))
             }
             Ok(Err(fault)) if fault.blames_endpoint() => dead(&format!("no answer in time, and {fault}")),
-            // Whatever it has against the question, it is alive.
+            // The probe was refused, so the endpoint is alive.
             Ok(Err(_)) => Ok(None),
             Err(_) => {
                 if let Some(link) = &used {
@@ -221,17 +220,17 @@ impl Endpoint {
         }
     }
 
-    /// `None`: somebody else has a canary under way here.
+    /// `None`: another request has a canary in flight at this endpoint.
     pub(super) fn try_canary(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
         self.canary.try_lock().ok()
     }
 
-    /// Says that this token was refused: the next call authenticates first, unless another one has done so.
+    /// Marks this token as refused: the next call authenticates first, unless another one already has.
     pub(super) fn token_refused(&self, link: &Link) {
         self.refused_token.fetch_max(link.token, Ordering::Relaxed);
     }
 
-    /// Whether somebody has authenticated since this link was handed out.
+    /// Whether another call has authenticated since this link was returned.
     pub(super) fn has_newer_token(&self, link: &Link) -> bool {
         self.last_token.load(Ordering::Relaxed) > link.token
     }
@@ -259,7 +258,7 @@ impl Endpoint {
             return Ok(());
         }
         match fault.kind {
-            // Whatever etcd has against the user, it is for the caller to mend.
+            // The caller must fix the user or the password.
             FaultKind::Token | FaultKind::Class(FailureClass::Refused) => {
                 Err(EtcdFault::class(FailureClass::Unauthenticated, fault.message))
             }

@@ -1,7 +1,7 @@
 //! The endpoints of the cluster: which one is in use, and which one comes next when it fails.
 //!
-//! All traffic goes to one pinned endpoint. (A balancer that spreads it would lose its share of the requests to a dead
-//! member, for ever.) A failure there moves the pin to the endpoint that most likely works.
+//! All traffic uses one pinned endpoint. (A balancer that spreads it would keep sending a share of the requests to a dead
+//! member.) A failure moves the pin to the endpoint that most likely works.
 
 use std::future::{Future, pending};
 use std::sync::Arc;
@@ -29,11 +29,11 @@ pub(super) struct Endpoints {
 
 struct State {
     pinned: usize,
-    /// Grows with every move of the pin.
+    /// Incremented whenever the pin moves.
     turn: u64,
-    /// The cluster that this manager belongs to, and the endpoint that said so first.
+    /// The cluster that this manager belongs to, and the endpoint that reported it first.
     cluster: Option<(u64, usize)>,
-    /// How often another cluster took its place.
+    /// How often another cluster has replaced it.
     era: u64,
     history: History,
     health: Vec<Health>,
@@ -107,8 +107,8 @@ impl Endpoints {
         }
     }
 
-    /// An attempt at this endpoint failed through the endpoint's fault. If it is the one in use, and has been since
-    /// the attempt began, the pin moves on. So the many attempts that fail together move it once.
+    /// An attempt failed and the endpoint is to blame. The pin moves on if it is on this endpoint and has not moved since
+    /// the attempt began, so many attempts that fail together move it only once.
     pub(super) fn failed(&self, pin: Pin, fault: &EtcdFault) {
         let mut state = self.state.lock();
         if pin.turn != state.turn {
@@ -121,7 +121,7 @@ impl Endpoints {
             return;
         }
         let next = state.best(|index| index != pin.index && !state.is_foreign(index));
-        // With a single endpoint there is nowhere to go; but what fails later is a new failure.
+        // A single endpoint stays pinned, but the new turn makes a later failure count again.
         state.turn += 1;
         if let Some(next) = next {
             state.pinned = next;
@@ -146,10 +146,10 @@ impl Endpoints {
         }
     }
 
-    /// What that means for a request that was under way there.
+    /// The fault of a request that was in flight when its endpoint was abandoned.
     pub(super) fn abandoned(&self, pin: Pin) -> EtcdFault {
         if self.state.lock().is_foreign(pin.index) {
-            // Whatever became of it there, nothing was carried out in our cluster.
+            // The request may have reached another cluster, but certainly not ours.
             return EtcdFault::new(
                 FaultKind::Foreign,
                 "given up, as the endpoint belongs to another etcd cluster",
@@ -158,20 +158,20 @@ impl Endpoints {
         EtcdFault::new(FaultKind::Abandoned, "given up, as the endpoint has failed")
     }
 
-    /// Whether this endpoint has answered something since then.
+    /// Whether this endpoint has answered any request since this time.
     pub(super) fn worked_since(&self, index: usize, since: Instant) -> bool {
         let health = self.state.lock().health.get(index).copied().unwrap_or_default();
         health.worked_at.is_some_and(|at| at >= since)
     }
 
-    /// A request leaves for this endpoint now.
+    /// Records what is known as a request is sent to this endpoint.
     pub(super) fn departs(&self, index: usize, is_write: bool) -> Departure {
         let state = self.state.lock();
         let log = state.health.get(index).map(|health| health.log).unwrap_or_default();
         log.departs(state.history, is_write)
     }
 
-    /// The endpoint has answered a request that left then.
+    /// The endpoint has answered the request with this departure.
     pub(super) fn arrived(&self, index: usize, departure: Departure, response: &Response) {
         let mut state = self.state.lock();
         let went_back = state.history.saw(departure, response);
@@ -188,36 +188,36 @@ impl Endpoints {
         }
     }
 
-    /// The endpoint has answered a write that left then, without saying where its log stands.
+    /// The endpoint has answered the write with this departure, without a revision and term.
     pub(super) fn wrote(&self, index: usize, departure: Departure) {
         if let Some(health) = self.state.lock().health.get_mut(index) {
             health.log.wrote(departure);
         }
     }
 
-    /// A request that left then is given up as lost.
+    /// The request with this departure is abandoned as lost.
     pub(super) fn gave_up(&self, index: usize, departure: Departure) {
         if let Some(health) = self.state.lock().health.get_mut(index) {
             health.log.gave_up(departure);
         }
     }
 
-    /// The endpoint has shown this raft term.
+    /// The endpoint has reported this raft term.
     pub(super) fn saw_term(&self, index: usize, term: u64) {
         if let Some(health) = self.state.lock().health.get_mut(index) {
             health.log.saw_term(term);
         }
     }
 
-    /// What the endpoint's answers have shown of its log.
+    /// What is known of the log from the endpoint's answers.
     pub(super) fn log_seen(&self, index: usize) -> LogSeen {
         self.state.lock().health.get(index).map(|health| health.log).unwrap_or_default()
     }
 
-    /// Holds an answer's cluster against the one this manager belongs to; the first answer decides which that is.
+    /// Compares an answer's cluster with the one this manager belongs to, which the first answer determines.
     pub(super) fn check_cluster(&self, index: usize, cluster: u64) -> Result<(), EtcdFault> {
         let mut state = self.state.lock();
-        // 0: a proxy that does not say.
+        // 0: a proxy that does not report the cluster.
         if cluster == 0 {
             return Ok(());
         }
@@ -244,7 +244,7 @@ impl Endpoints {
         Err(EtcdFault::new(FaultKind::Foreign, message))
     }
 
-    /// An endpoint that has belonged to our cluster belongs to another one: in what words.
+    /// The error message if an endpoint that belonged to our cluster now belongs to another one.
     pub(super) fn changed(&self) -> Option<String> {
         let state = self.state.lock();
         let (own, _) = state.cluster?;
@@ -258,8 +258,8 @@ impl Endpoints {
         ))
     }
 
-    /// All endpoints were asked just now and belong to this cluster. If it is not ours, it is from now on: what was made
-    /// in the one before it is lost.
+    /// All endpoints have just reported this cluster. If it is not ours yet, it replaces ours, and everything in the old
+    /// cluster is lost.
     pub(super) fn all_belong_to(&self, cluster: u64) {
         let mut state = self.state.lock();
         let Some((own, first)) = state.cluster.filter(|&(own, _)| own != cluster) else { return };
@@ -276,7 +276,7 @@ impl Endpoints {
         );
     }
 
-    /// Grows when another cluster takes the place of ours.
+    /// Incremented when another cluster replaces ours.
     pub(super) fn era(&self) -> u64 {
         self.state.lock().era
     }

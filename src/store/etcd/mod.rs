@@ -37,7 +37,7 @@ use endpoints::{Endpoints, Pin};
 use fault::{EtcdFault, FaultKind};
 use keepalive::KeepAlive;
 
-/// Maximum authentications for one attempt: a fresh token that is refused again will not be accepted later.
+/// Maximum authentications per attempt: if new tokens keep being refused, another one will be refused as well.
 const MAX_REAUTHENTICATIONS: u32 = 3;
 
 /// An attempt with less time than this says nothing about the endpoint. Otherwise a call shortly before its deadline would
@@ -180,8 +180,8 @@ impl Store for Etcd {
 }
 
 impl Shared {
-    /// Carries out a request at the pinned endpoint. What is certainly not carried out there goes to the next one at
-    /// once, to each at most once.
+    /// Carries out a request at the pinned endpoint. If it was certainly not carried out there, it is sent to the next
+    /// endpoint at once, and to each endpoint at most once.
     async fn call(&self, origin: Origin, request: &Request, timeout: Duration) -> Result<Response, Failure> {
         let deadline = deadline_after(timeout);
         let era = self.endpoints.era();
@@ -233,9 +233,9 @@ impl Shared {
                 }
             }
         }
-        // During an election, it is too early to say so.
+        // During an election it is too early to report a changed cluster.
         if let Some(changed) = self.endpoints.changed().filter(|_| leaderless.is_empty()) {
-            // Where there is no time for all answers, there is no agreement.
+            // If the deadline passes before all have answered, the cluster does not change.
             let seek = Box::pin(self.agreement.seek(&self.endpoints, self.silence_limit));
             let _ = timeout_at(deadline, seek).await;
             if self.endpoints.era() == era {
