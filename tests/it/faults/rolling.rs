@@ -14,14 +14,31 @@ const MANAGERS: usize = 3;
 const THREADS: usize = 4;
 const NAMES: usize = 5;
 
-/// The load runs for a second before, between and after the restarts.
-fn restart_each_member(cluster: &Cluster) {
+/// The number of holds that the workers take before, between and after the restarts.
+const LOAD: usize = 200;
+
+/// Restarts the members one after the other under the load of workers, which are stopped at the end; also if a step
+/// fails, since their scope waits for them.
+fn restart_each_member(cluster: &Cluster, referee: &Referee, stop: &AtomicBool) {
+    let _stopping = StopWorkers(stop);
+    let under_load = || {
+        let before = referee.holds();
+        eventually(Duration::from_secs(30), "the workers take locks", || referee.holds() >= before + LOAD);
+    };
     for member in cluster.members() {
-        std::thread::sleep(Duration::from_secs(1));
+        under_load();
         member.restart();
         eventually(Duration::from_secs(30), "the cluster has a leader", || cluster.leader().is_some());
     }
-    std::thread::sleep(Duration::from_secs(1));
+    under_load();
+}
+
+struct StopWorkers<'a>(&'a AtomicBool);
+
+impl Drop for StopWorkers<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Three members restarted one after the other under load: no `done()` closes, no call fails.
@@ -62,8 +79,7 @@ fn a_rolling_restart_is_not_noticed() {
                 })
             })
             .collect();
-        restart_each_member(&cluster);
-        stop.store(true, Ordering::Relaxed);
+        restart_each_member(&cluster, &referee, &stop);
         let longest = workers.into_iter().map(|worker| worker.join().unwrap().expect("no call fails"));
         let longest = longest.max().unwrap_or_default();
         println!("row 19: {} holds, the longest wait for one {longest:?}", referee.holds());
@@ -103,8 +119,7 @@ fn a_rolling_restart_with_authentication_is_not_noticed() {
                 })
             })
             .collect();
-        restart_each_member(&cluster);
-        stop.store(true, Ordering::Relaxed);
+        restart_each_member(&cluster, &referee, &stop);
         for worker in workers {
             worker.join().unwrap().expect("no call fails");
         }
