@@ -79,7 +79,7 @@ fn a_rolling_restart_is_not_noticed() {
                 })
             })
             .collect();
-        restart_each_member(&cluster, &referee, &stop);
+        restart_each_member(&cluster, referee, &stop);
         let longest = workers.into_iter().map(|worker| worker.join().unwrap().expect("no call fails"));
         let longest = longest.max().unwrap_or_default();
         println!("row 19: {} holds, the longest wait for one {longest:?}", referee.holds());
@@ -119,7 +119,7 @@ fn a_rolling_restart_with_authentication_is_not_noticed() {
                 })
             })
             .collect();
-        restart_each_member(&cluster, &referee, &stop);
+        restart_each_member(&cluster, referee, &stop);
         for worker in workers {
             worker.join().unwrap().expect("no call fails");
         }
