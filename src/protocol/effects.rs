@@ -68,8 +68,9 @@ pub(super) struct Effects {
     /// The queue of each ticket that waits, gives up or holds.
     pub(super) tickets: HashMap<Ticket, QueueId>,
     actions: VecDeque<Action>,
-    /// The requests in flight: what each is for, and the newest revision known when it was sent.
-    requests: HashMap<RequestId, (Purpose, Revision)>,
+    /// The requests in flight: what each is for, and the newest revision known when it was sent; `None` for those of a
+    /// session that is over.
+    requests: HashMap<RequestId, (Purpose, Option<Revision>)>,
     watches: HashMap<WatchId, Watched>,
     last_id: u64,
     rng: Rng,
@@ -124,21 +125,27 @@ impl Effects {
 
     pub(super) fn send_within(&mut self, purpose: Purpose, request: Request, timeout: Duration) -> RequestId {
         let id = RequestId(self.next_id());
-        self.requests.insert(id, (purpose, self.history.newest()));
+        self.requests.insert(id, (purpose, Some(self.history.newest())));
         self.contact.sent(self.now);
         self.act(Action::Send { id, request, timeout, urgent: purpose.is_of_session() });
         id
     }
 
-    /// What the request was for, and the newest revision known when it was sent; `None` if its reply is of no interest
-    /// any more.
-    pub(super) fn take_request(&mut self, id: RequestId) -> Option<(Purpose, Revision)> {
+    /// What the request was for, and the newest revision known when it was sent, unless its session is over. `None` if
+    /// its reply is of no interest any more.
+    pub(super) fn take_request(&mut self, id: RequestId) -> Option<(Purpose, Option<Revision>)> {
         self.requests.remove(&id)
     }
 
     /// The replies to these requests are of no interest any more.
     pub(super) fn forget_requests(&mut self, which: impl Fn(Purpose) -> bool) {
         self.requests.retain(|_, &mut (purpose, _)| !which(purpose));
+    }
+
+    /// The session is over: what the answers to its requests show does not concern the next one.
+    pub(super) fn forget_history(&mut self) {
+        self.history.forget();
+        self.requests.values_mut().for_each(|(_, known)| *known = None);
     }
 
     pub(super) fn forget_request(&mut self, id: RequestId) {

@@ -106,9 +106,10 @@ impl Protocol {
         let Some((purpose, known)) = self.effects.take_request(id) else {
             return;
         };
-        let age = reply
-            .as_ref()
-            .map_or(Age::Current, |answer| self.effects.history.answered(answer.revision, known));
+        let age =
+            reply.as_ref().ok().zip(known).map_or(Age::Current, |(answer, known)| {
+                self.effects.history.answered(answer.revision, known)
+            });
         if age == Age::Old && purpose == Purpose::Writes && !self.session.is_closing() {
             // What this session has put was lost in a restore.
             return self.apply(Verdict::Lost(LossReason::SessionRevoked));
@@ -117,7 +118,7 @@ impl Protocol {
         let (session, effects) = (&mut self.session, &mut self.effects);
         let verdict = match purpose {
             Purpose::GrantLease { sent } => session.handle_granted(now, sent, reply, effects),
-            Purpose::PutSession => session.handle_put(now, reply, known, effects),
+            Purpose::PutSession => session.handle_put(now, reply, known.unwrap_or_default(), effects),
             Purpose::Renew { sent } => session.handle_renewed(now, sent, reply, stale, effects),
             Purpose::CheckSession if age == Age::Old => Verdict::Nothing,
             Purpose::CheckSession => session.handle_checked(reply),
@@ -149,7 +150,11 @@ impl Protocol {
         };
         match (watched, event) {
             (Watched::Session, WatchEvent::Created { .. }) => {
-                self.session.handle_watch_created(&mut self.effects);
+                if self.session.handle_watch_created(&mut self.effects) {
+                    for id in self.queue_ids() {
+                        self.contend(id, Contender::stream_reopened);
+                    }
+                }
             }
             (Watched::Session, WatchEvent::Deleted { .. }) => {
                 self.apply(Verdict::Lost(LossReason::SessionRevoked));
@@ -308,7 +313,7 @@ impl Protocol {
                 }
             }
             Verdict::Lost(reason) => {
-                self.effects.history.forget();
+                self.effects.forget_history();
                 self.batches.clear();
                 self.effects.forget_requests(|purpose| purpose == Purpose::Writes);
                 self.session.announce_end(reason, &mut self.effects);

@@ -229,6 +229,15 @@ impl Contender {
         Fact::Nothing
     }
 
+    /// The watch stream was reopened, perhaps because the store was restored from a backup. A young hold has no watch of its
+    /// own key yet, and one that begins now reports no deletion of a key that never existed in the restored store.
+    pub(in crate::protocol) fn stream_reopened(&mut self, cx: &mut Surroundings<'_>) -> Fact {
+        if self.held().is_some() {
+            self.check_position(cx);
+        }
+        Fact::Nothing
+    }
+
     /// Our key was deleted by somebody else. A hold is over, but if the session ended at the same time, that is the reason
     /// to report; a read finds out.
     pub(in crate::protocol) fn own_key_deleted(

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Context, Queue};
 use crate::clock::Time;
-use crate::kv::{Failure, FailureClass, Request, Response};
+use crate::kv::{Failure, FailureClass, LeaseId, Request, Response};
 use crate::protocol::effects::Purpose;
 use crate::protocol::messages::{Action, CurrentHolder, Refusal, Ticket};
 use crate::protocol::read;
@@ -45,6 +45,14 @@ enum GiveUpReason {
     Deadline,
     /// The retries ran out.
     Budget,
+}
+
+/// A read of the holder that is in flight.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SentHolderRead {
+    sent: Time,
+    /// The lease of the session at that time.
+    lease: Option<LeaseId>,
 }
 
 impl GivingUp {
@@ -100,8 +108,9 @@ impl Queue {
 
     /// Reads the holder of the lock; at most one such read is in flight.
     fn read_holder(&mut self, cx: &mut Context<'_>) {
-        if self.holder_read_sent.is_none() {
-            self.holder_read_sent = Some(cx.now);
+        if self.sent_holder_read.is_none() {
+            let lease = cx.session.lease().map(|lease| lease.id);
+            self.sent_holder_read = Some(SentHolderRead { sent: cx.now, lease });
             cx.effects.send(Purpose::ReadHolder(self.id), Request::Txn(read::holder(&self.name)));
         }
     }
@@ -111,13 +120,16 @@ impl Queue {
         reply: Result<Response, Failure>,
         cx: &mut Context<'_>,
     ) {
-        let sent = self.holder_read_sent.take().unwrap_or(cx.now);
+        let Some(SentHolderRead { sent, lease }) = self.sent_holder_read.take() else {
+            return;
+        };
         let holder_read = reply.map(|response| read::holder_answer(response.answer).unwrap_or_default());
-        // A first key of this session that has no hold is about to be deleted, so it is not a holder.
-        let own_lease = cx.session.lease().map(|lease| lease.id);
+        // A first key of this manager that has no hold is about to be deleted, so it is not a holder. The session may have
+        // ended since the read was sent.
+        let own_leases = [lease, cx.session.lease().map(|lease| lease.id)];
         let stays = |holder: &CurrentHolder| {
             let held = self.contender.as_ref().is_some_and(|own| own.holds(&holder.kv));
-            Some(holder.kv.lease) != own_lease || held
+            !own_leases.contains(&Some(holder.kv.lease)) || held
         };
         let holder_read = holder_read.map(|holder| holder.filter(stays));
         for giving_up in self.giving_up.iter_mut().filter(|giving_up| giving_up.wants_holder()) {

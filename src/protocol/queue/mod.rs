@@ -13,7 +13,7 @@ mod writes;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use self::giving_up::GivingUp;
+use self::giving_up::{GivingUp, SentHolderRead};
 use self::waiter::Waiter;
 use self::writes::SentWrite;
 use super::contender::Contender;
@@ -56,8 +56,8 @@ pub(super) struct Queue {
     last_failure: Option<Failure>,
     /// Tickets that have given up and are answered within a short grace period.
     giving_up: Vec<GivingUp>,
-    /// When the read of the holder that is in flight was sent.
-    holder_read_sent: Option<Time>,
+    /// The read of the holder that is in flight.
+    sent_holder_read: Option<SentHolderRead>,
     /// Tickets whose long wait is reported once the holder has been read.
     slow: Vec<Ticket>,
 }
@@ -85,7 +85,7 @@ impl Queue {
             failures: 0,
             last_failure: None,
             giving_up: Vec::new(),
-            holder_read_sent: None,
+            sent_holder_read: None,
             slow: Vec::new(),
         }
     }

@@ -341,13 +341,16 @@ impl Session {
         }
     }
 
-    pub(super) fn handle_watch_created(&mut self, effects: &mut Effects) {
-        if let State::Up(Lease { watch: Some(watch), epoch, .. }) = &mut self.state {
-            if watch.confirmed {
-                effects.send(Purpose::CheckSession, Request::Txn(read::check_session(epoch)));
-            }
-            watch.confirmed = true;
+    /// Returns whether the watch stream was reopened.
+    pub(super) fn handle_watch_created(&mut self, effects: &mut Effects) -> bool {
+        let State::Up(Lease { watch: Some(watch), epoch, .. }) = &mut self.state else {
+            return false;
+        };
+        let reopened = std::mem::replace(&mut watch.confirmed, true);
+        if reopened {
+            effects.send(Purpose::CheckSession, Request::Txn(read::check_session(epoch)));
         }
+        reopened
     }
 
     pub(super) fn handle_checked(&mut self, reply: Result<Response, Failure>) -> Verdict {

@@ -237,3 +237,22 @@ fn a_holder_that_was_read_before_a_ticket_asked_is_not_named_to_it() {
     );
     assert!(matches!(world.refusal(0, late), Some(Refusal::Unavailable(_))), "{:?}", world.refusal(0, late));
 }
+
+/// Only this caller has ever asked for the lock. The session ends between the read of the holder and its answer.
+#[test]
+fn the_own_key_of_a_session_that_ended_meanwhile_is_not_named_as_the_holder() {
+    let mut world = World::with(1);
+    let late = world.lock_within(0, "a", 1, Duration::from_millis(20));
+    // Executed, but not answered.
+    let _put = world.execute_oldest(0);
+    world.pass_alone(Duration::from_millis(20));
+    let (read, reply) = world.execute_oldest(0);
+    // The session ends.
+    let key = world.session_keys()[0].key.clone();
+    world.delete(key);
+    world.deliver_events(0);
+    world.deliver(0, read, reply);
+    world.pass_alone(Duration::from_millis(50));
+    let refusal = world.refusal(0, late);
+    assert!(matches!(refusal, Some(Refusal::Unavailable(_))), "{refusal:?}");
+}

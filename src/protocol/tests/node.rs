@@ -17,6 +17,8 @@ pub(super) struct Node {
     /// The number of requests sent, by kind.
     pub(super) count: BTreeMap<&'static str, usize>,
     pub(super) watches: HashMap<WatchId, Watcher>,
+    /// The watches that a restore has closed.
+    pub(super) watches_before: Vec<WatchId>,
     pub(super) outcomes: HashMap<Ticket, Outcome>,
     pub(super) confirms: HashMap<Ticket, Result<(), ReleaseFailure>>,
     pub(super) holds: HashMap<HoldId, Option<LossReason>>,
@@ -53,6 +55,7 @@ impl Node {
             sent: VecDeque::new(),
             count: BTreeMap::new(),
             watches: HashMap::new(),
+            watches_before: Vec::new(),
             outcomes: HashMap::new(),
             confirms: HashMap::new(),
             holds: HashMap::new(),

@@ -154,3 +154,33 @@ fn a_hold_that_the_backup_lacks_is_lost_although_the_term_stays() {
     drop((guard, next, other, manager));
     assert_nothing_left(etcd.access(), &root, TTL);
 }
+
+/// Purpose: the restored etcd has passed the revisions of the old one before the manager reaches it again, and the hold was
+/// too young to have a watch of its own key.
+#[test]
+fn a_young_hold_that_the_backup_lacks_is_lost_although_later_revisions_hide_the_restore() {
+    const TTL: Duration = Duration::from_secs(12);
+    let etcd = Etcd::start();
+    let door = Proxy::of(&etcd);
+    let access = etcd.access().at([door.endpoint()]);
+    let root = fresh_root("overtaken");
+    let manager = connect(&access, &root, TTL);
+    let backup = back_up(&etcd);
+    let guard = manager.new_lock("x").unwrap().lock().unwrap();
+    door.refuse();
+    etcd.restore(&backup, None);
+    let other = connect(etcd.access(), &root, TTL);
+    (0..20).for_each(|_| other.new_lock("y").unwrap().lock().unwrap().unlock().unwrap());
+    door.pass();
+    let next = other.new_lock("x").unwrap().lock_timeout(TTL).unwrap();
+    let reached = Instant::now();
+    assert!(guard.done().recv_timeout(SOON).is_err_and(|error| error.is_disconnected()));
+    println!(
+        "lost {:?} after etcd could be reached",
+        assert_within(reached, TTL / 2, "the report of the loss")
+    );
+    assert_eq!(guard.loss(), Some(LossReason::ForceUnlocked));
+    assert!(next.is_held() && !guard.is_held());
+    drop((guard, next, other, manager));
+    assert_nothing_left(etcd.access(), &root, TTL);
+}
