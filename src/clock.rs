@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use crate::mutex::Mutex;
 use tokio::sync::watch;
 
 /// An instant on [`now`]'s clock. The protocol takes it as an argument and never reads a clock itself.

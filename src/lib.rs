@@ -132,6 +132,7 @@ mod client;
 mod clock;
 mod contender_value;
 mod log_target;
+mod mutex;
 mod name;
 mod shared;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use crate::mutex::Mutex;
 
 use crate::clock::Time;
 use crate::error::LossReason;

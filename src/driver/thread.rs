@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::Duration;
 
+use crate::mutex::Mutex;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use parking_lot::Mutex;
 use tokio::runtime::{Builder, Runtime};
 
 use super::query_loop::QueryLoop;

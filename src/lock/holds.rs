@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use parking_lot::{Mutex, MutexGuard};
+use crate::mutex::{Mutex, MutexGuard};
 
 use crate::client::Client;
 use crate::name::LockName;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
+use crate::mutex::Mutex;
 
 use super::holds::Holds;
 use crate::client::Client;

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::mutex::Mutex;
 use crossbeam_channel::Sender;
 use oneshot::{Receiver, RecvTimeoutError};
-use parking_lot::Mutex;
 
 use super::caller_thread::CallerThread;
 use super::guard::LockGuard;

@@ -182,12 +182,10 @@ impl HoldTable {
     pub(crate) fn watch(&self, now: impl Fn() -> Time) {
         let mut table = self.table.lock();
         while table.shut.is_none() {
-            match self.look(&mut table, now()) {
-                Some(pause) => {
-                    self.sooner.wait_for(&mut table, pause);
-                }
-                None => self.sooner.wait(&mut table),
-            }
+            table = match self.look(&mut table, now()) {
+                Some(pause) => self.sooner.wait_for(table, pause),
+                None => self.sooner.wait(table),
+            };
         }
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use crate::mutex::Mutex;
 
 use crate::clock::Time;
 use crate::error::LossReason;

@@ -2,4 +2,4 @@
 
 pub(crate) use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-pub(crate) use parking_lot::{Condvar, Mutex};
+pub(crate) use crate::mutex::{Condvar, Mutex};

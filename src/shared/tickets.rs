@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::mutex::Mutex;
 use oneshot::Sender;
-use parking_lot::Mutex;
 
 use super::hold_state::HoldState;
 use crate::error::LossReason;

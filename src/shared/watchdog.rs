@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use parking_lot::Mutex;
+use crate::mutex::Mutex;
 
 use crate::clock::Clock;
 use crate::error::LockError;

@@ -21,7 +21,7 @@ const LAYERS: &[&[&str]] = &[
     &["options", "stats"],
     &["error"],
     &["info", "name"],
-    &["clock", "contender_value", "kv", "log_target", "tls"],
+    &["clock", "contender_value", "kv", "log_target", "mutex", "tls"],
 ];
 
 /// The parts of a queue are methods of it, and it has their types.

@@ -20,16 +20,13 @@ mod message_queue;
 
 /// Loom's primitives with the interface of those in `shared/sync.rs`.
 mod sync {
-    use std::ops::{Deref, DerefMut};
     use std::time::Duration;
 
+    use loom::sync::MutexGuard;
     pub(crate) use loom::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
     #[derive(Debug)]
     pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
-
-    /// `None` only while a condition variable has released the mutex.
-    pub(crate) struct Guard<'a, T>(Option<loom::sync::MutexGuard<'a, T>>);
 
     #[derive(Debug)]
     pub(crate) struct Condvar(loom::sync::Condvar);
@@ -39,26 +36,12 @@ mod sync {
             Self(loom::sync::Mutex::new(value))
         }
 
-        pub(crate) fn lock(&self) -> Guard<'_, T> {
-            Guard(Some(self.0.lock().unwrap()))
+        pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+            self.0.lock().unwrap()
         }
 
-        pub(crate) fn try_lock(&self) -> Option<Guard<'_, T>> {
-            self.0.try_lock().ok().map(|guard| Guard(Some(guard)))
-        }
-    }
-
-    impl<T> Deref for Guard<'_, T> {
-        type Target = T;
-
-        fn deref(&self) -> &T {
-            self.0.as_ref().unwrap()
-        }
-    }
-
-    impl<T> DerefMut for Guard<'_, T> {
-        fn deref_mut(&mut self) -> &mut T {
-            self.0.as_mut().unwrap()
+        pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+            self.0.try_lock().ok()
         }
     }
 
@@ -67,13 +50,12 @@ mod sync {
             Self(loom::sync::Condvar::new())
         }
 
-        pub(crate) fn wait<T>(&self, guard: &mut Guard<'_, T>) {
-            let waiting = guard.0.take().unwrap();
-            guard.0 = Some(self.0.wait(waiting).unwrap());
+        pub(crate) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+            self.0.wait(guard).unwrap()
         }
 
-        pub(crate) fn wait_for<T>(&self, guard: &mut Guard<'_, T>, _: Duration) {
-            self.wait(guard);
+        pub(crate) fn wait_for<'a, T>(&self, guard: MutexGuard<'a, T>, _: Duration) -> MutexGuard<'a, T> {
+            self.wait(guard)
         }
 
         pub(crate) fn notify_all(&self) {

@@ -7,7 +7,7 @@ use std::future::{Future, pending};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use crate::mutex::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 

@@ -1,7 +1,7 @@
 //! Renewing a lease over one long-lived stream.
 
+use crate::mutex::Mutex;
 use etcd_client::{LeaseKeepAliveStream, LeaseKeeper};
-use parking_lot::Mutex;
 
 use super::convert::{self, Answered};
 use super::endpoint::Link;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use crate::mutex::Mutex;
 use tokio::sync::watch;
 
 #[cfg(test)]

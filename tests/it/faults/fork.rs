@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use etcd_lock::{LockError, LockViewer, LossReason};
+use etcd_lock::memory::MemoryStore;
+use etcd_lock::{LockError, LockManager, LockViewer, LossReason};
 
 use crate::faults::ground::connect;
 use crate::support::process::alone;
@@ -90,4 +91,38 @@ fn a_forked_child_touches_none_of_its_parent_s_locks() {
         drop((lock, again, manager, blocked));
         nothing_left(&raw, &root, TTL);
     });
+}
+
+/// Purpose: the threads of the parent do not exist in a forked child, but what a lock implementation has recorded about
+/// them in this process's memory does. Managers that the child starts must not read it.
+#[test]
+fn managers_of_a_forked_child_are_not_disturbed_by_its_parent_s_threads() {
+    let name = "faults::fork::managers_of_a_forked_child_are_not_disturbed_by_its_parent_s_threads";
+    // Where the records are read, one child in five crashes.
+    alone(name, Duration::from_secs(120), || (0..25).for_each(|_| start_managers_in_a_child()));
+}
+
+fn start_managers_in_a_child() {
+    let manager = || LockManager::in_memory(&MemoryStore::new(), "/fork", Default::default()).unwrap();
+    // Each has a watchdog thread that sleeps.
+    let parents: Vec<_> = (0..50).map(|_| manager()).collect();
+    match fork::fork().unwrap() {
+        fork::Fork::Child => {
+            let calm = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                // Their memory can be used again.
+                drop(parents);
+                for _ in 0..50 {
+                    let own = manager();
+                    own.new_lock("x").unwrap().lock().unwrap().unlock().unwrap();
+                    own.close().unwrap();
+                }
+            }));
+            std::process::exit(i32::from(calm.is_err()));
+        }
+        fork::Fork::Parent(child) => {
+            let status = within(Duration::from_secs(30), "the child", move || fork::waitpid(child));
+            assert_eq!(status.unwrap(), 0, "the child failed");
+            drop(parents);
+        }
+    }
 }
