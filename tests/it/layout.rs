@@ -21,7 +21,8 @@ const LAYERS: &[&[&str]] = &[
     &["options", "stats"],
     &["error"],
     &["info", "name"],
-    &["clock", "contender_value", "kv", "log_target", "mutex", "tls"],
+    &["clock", "contender_value", "kv", "log_target", "tls"],
+    &["mutex"],
 ];
 
 /// The parts of a queue are methods of it, and it has their types.
