@@ -158,6 +158,11 @@ impl Contender {
         matches!(&self.stage, Stage::Queued(position) if position.was_behind && position.read_sent >= since)
     }
 
+    /// It is queued, and the last read of its position was sent before `since`.
+    pub(super) fn was_read_before(&self, since: Time) -> bool {
+        matches!(&self.stage, Stage::Queued(position) if position.read_sent < since)
+    }
+
     /// The put of the key, as long as that is not known to be carried out.
     pub(super) fn put(&self, name: &LockName) -> Option<ContenderPut> {
         self.is_entering().then(|| ContenderPut {

@@ -22,7 +22,7 @@ impl Queue {
         }
     }
 
-    fn ask_contender<T>(
+    pub(super) fn ask_contender<T>(
         &mut self,
         cx: &mut Context<'_>,
         question: impl FnOnce(&mut Contender, &mut Surroundings<'_>) -> T,

@@ -177,8 +177,20 @@ impl Queue {
     pub(super) fn advance(&mut self, cx: &mut Context<'_>) {
         self.contend(cx, |contender, _| contender.settle());
         self.drop_unwanted_contender(cx);
+        self.read_position_for_heir(cx);
         self.fence_stale_keys(cx);
         self.answer_given_up(cx);
+    }
+
+    /// A waiter that takes over a queued contender needs a read of its own: an older one does not say whether somebody has
+    /// kept it out since it asked. Read once for each waiter, because the contender goes on reading by itself.
+    fn read_position_for_heir(&mut self, cx: &mut Context<'_>) {
+        let (Some(front), Some(contender)) = (self.waiters.front_mut(), &self.contender) else {
+            return;
+        };
+        if contender.was_read_before(front.since) && !std::mem::replace(&mut front.position_read, true) {
+            self.ask_contender(cx, Contender::check_position);
+        }
     }
 
     /// Refuses `try_only` tickets: the lock is held or others are queued.

@@ -12,11 +12,13 @@ pub(super) struct Waiter {
     pub(super) came_behind: bool,
     /// A hold of this process has kept it out since it asked.
     pub(super) kept_out: bool,
+    /// It has taken over a contender that was put for an earlier waiter, and the position has been read for it since.
+    pub(super) position_read: bool,
 }
 
 impl Waiter {
     pub(super) fn new(acquire: Acquire, came_behind: bool) -> Self {
-        Self { acquire, came_behind, kept_out: false }
+        Self { acquire, came_behind, kept_out: false, position_read: false }
     }
 }
 

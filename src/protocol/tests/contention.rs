@@ -79,6 +79,25 @@ fn a_waiter_that_took_over_its_process_s_contender_ends_in_contention() {
 }
 
 #[test]
+fn a_waiter_that_took_over_a_contender_ends_in_contention_even_if_the_read_of_the_holder_is_too_late() {
+    let mut world = World::with(2);
+    world.lock(1, "a", 1);
+    world.settle();
+    let first = world.lock(0, "a", 1);
+    // Until the watch is confirmed and no read is in flight.
+    world.pass(Duration::from_millis(300));
+    let mut heir = None;
+    world.together(0, |world| {
+        world.abandon(0, first);
+        heir = Some(world.lock_within(0, "a", 2, Duration::from_millis(500)));
+    });
+    world.settle();
+    world.pass_alone(Duration::from_millis(600));
+    let refusal = world.refusal(0, heir.unwrap());
+    assert!(matches!(refusal, Some(Refusal::Timeout { holder: None, .. })), "{refusal:?}");
+}
+
+#[test]
 fn a_waiter_that_asks_after_the_only_other_one_of_its_process_gave_up_was_not_kept_out_by_it() {
     let mut world = World::with(2);
     let elsewhere = world.lock(1, "a", 1);
