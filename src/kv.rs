@@ -118,13 +118,32 @@ pub(crate) struct Txn {
     pub(crate) otherwise: Vec<Op>,
 }
 
-/// Holds if the field equals the revision for every key of the span. A missing key, and a span without keys, compare as
-/// a key whose revisions are 0 (etcd's `applyCompare`).
+/// Holds if the field of every key of the span has this relation to the revision. A missing key, and a span without keys,
+/// compare as a key whose revisions are 0 (etcd's `applyCompare`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Compare {
     pub(crate) span: Span,
     pub(crate) field: Field,
-    pub(crate) equals: Revision,
+    pub(crate) relation: Relation,
+    pub(crate) revision: Revision,
+}
+
+impl Compare {
+    pub(crate) fn equal(span: Span, field: Field, revision: Revision) -> Self {
+        Self { span, field, relation: Relation::Equal, revision }
+    }
+
+    pub(crate) fn less(span: Span, field: Field, revision: Revision) -> Self {
+        Self { span, field, relation: Relation::Less, revision }
+    }
+}
+
+/// How a [`Compare`] compares a field with its revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Relation {
+    Equal,
+    /// The field is less than the revision.
+    Less,
 }
 
 /// The field of a key that a [`Compare`] examines.

@@ -132,6 +132,7 @@ mod client;
 mod clock;
 mod contender_value;
 mod log_target;
+mod mode;
 mod mutex;
 mod name;
 mod shared;
@@ -153,6 +154,7 @@ pub use lock::pending::PendingLock;
 pub use lock::reentrant::ReentrantLock;
 pub use lock::reentrant_guard::ReentrantGuard;
 pub use manager::LockManager;
+pub use mode::Mode;
 pub use options::{LockManagerOptions, LockOptions};
 pub use stats::{LossCounts, RpcCounts, Stats};
 #[cfg(feature = "tls")]

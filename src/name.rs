@@ -1,16 +1,20 @@
 //! Lock names, and the keys of contenders and sessions in etcd.
 //!
 //! ```text
-//! <root>/<name>/<lease id, hex>-<seq, hex>   one contender for the lock
-//! <root>/~session/<lease id, hex>            one session
+//! <root>/<name>/<lease id, hex>-<seq, hex>                     one exclusive contender for the lock
+//! <root>/<name>/~r.<lease id, hex>-<seq, hex>                  a shared one
+//! <root>/<name>/~<take>of<limit>.<lease id, hex>-<seq, hex>    one for some permits of a semaphore
+//! <root>/~session/<lease id, hex>                              one session
 //! ```
 //!
-//! This is the layout of Go's `concurrency.Mutex` and of `etcdctl lock`, which name a contender by its lease alone.
+//! This is the layout of Go's `concurrency.Mutex` and of `etcdctl lock`, which name a contender by its lease alone and
+//! are exclusive.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::kv::{Key, LeaseId, Span};
+use crate::mode::Mode;
 
 /// The longest lock name, in bytes before encoding: it fits etcd's limits and keeps log lines readable.
 const MAX_NAME_BYTES: usize = 512;
@@ -112,15 +116,25 @@ impl LockName {
         Span::Prefix(self.0.prefix.clone())
     }
 
+    /// The keys of all contenders for this name but the shared ones: those before them, and those after them.
+    pub(crate) fn contenders_but_shared(&self) -> [Span; 2] {
+        let shared = Key::from(format!("{}{}", self.0.prefix, Mode::Shared.marker()));
+        let end = |key: &Key| Key::from(key.prefix_end());
+        [
+            Span::Between(self.0.prefix.clone(), shared.clone()),
+            Span::Between(end(&shared), end(&self.0.prefix)),
+        ]
+    }
+
     /// Whether the key is a [`contender_key`](Self::contender_key) of this name and lease.
     pub(crate) fn is_key_of(&self, key: &Key, lease: LeaseId) -> bool {
-        let of_lease = format!("{}{lease:x}-", self.0.prefix);
+        let of_lease = format!("{}{}{lease:x}-", self.0.prefix, Mode::of(key).marker());
         key.as_bytes().starts_with(of_lease.as_bytes())
     }
 
     /// The key of a contender. `seq` distinguishes the contenders of one session.
-    pub(crate) fn contender_key(&self, lease: LeaseId, seq: u64) -> Key {
-        Key::from(format!("{}{lease:x}-{seq:x}", self.0.prefix))
+    pub(crate) fn contender_key(&self, mode: Mode, lease: LeaseId, seq: u64) -> Key {
+        Key::from(format!("{}{}{lease:x}-{seq:x}", self.0.prefix, mode.marker()))
     }
 }
 
@@ -187,7 +201,7 @@ mod tests {
     fn every_name_survives_a_round_trip_through_its_key() {
         for name in ["a", "a/b", "a/", "%2F", "~session", "naïve/锁\u{1}", "~", " ", "a~b"] {
             let parsed = LockName::parse(&root(), name).unwrap();
-            assert_eq!(root().name_of(&parsed.contender_key(0x1f, 3)).as_deref(), Some(name));
+            assert_eq!(root().name_of(&parsed.contender_key(Mode::Shared, 0x1f, 3)).as_deref(), Some(name));
         }
     }
 
@@ -206,9 +220,31 @@ mod tests {
     #[test]
     fn keys_are_those_of_go_s_mutex_plus_a_sequence_number() {
         let name = LockName::parse(&root(), "jobs").unwrap();
-        assert_eq!(name.contender_key(0x694d_71ad, 0x1a).to_string(), "/app/locks/jobs/694d71ad-1a");
+        assert_eq!(
+            name.contender_key(Mode::Exclusive, 0x694d_71ad, 0x1a).to_string(),
+            "/app/locks/jobs/694d71ad-1a"
+        );
         assert_eq!(root().session_key(0x694d_71ad).to_string(), "/app/locks/~session/694d71ad");
         assert_eq!(root().name_of(&root().session_key(7)), None);
+    }
+
+    #[test]
+    fn the_spans_around_the_shared_contenders_hold_every_other_one() {
+        let name = LockName::parse(&root(), "jobs").unwrap();
+        let within = |key: &Key| {
+            name.contenders_but_shared().iter().any(|span| match span {
+                Span::Between(from, end) => from <= key && key < end,
+                _ => false,
+            })
+        };
+        let permits = Mode::Permits { take: 2, limit: 8 };
+        for (mode, other) in [(Mode::Exclusive, true), (permits, true), (Mode::Shared, false)] {
+            let key = name.contender_key(mode, 0x1f, 3);
+            assert_eq!((within(&key), name.is_key_of(&key, 0x1f)), (other, true), "{key}");
+        }
+        for foreign in ["694d71ad", "~r", "~r/", "~s", "\u{7f}", "z"] {
+            assert!(within(&Key::from(format!("{}{foreign}", name.0.prefix))), "{foreign}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::holds::Holds;
 use crate::clock::Time;
 use crate::error::{Cause, LockError, lock_error};
 use crate::info::LockInfo;
+use crate::mode::Mode;
 use crate::options::LockOptions;
 use crate::protocol::{Acquire, CurrentHolder, Refusal, Ticket, WaitLimits};
 use crate::shared::async_hint::about_to_block;
@@ -63,6 +64,7 @@ impl Waiter {
         let acquire = Acquire {
             ticket,
             name: lock.name.clone(),
+            mode: Mode::Exclusive,
             thread: CallerThread::current().0,
             limits,
             retry_interval: options.retry_interval,

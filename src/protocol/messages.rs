@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::clock::Time;
 use crate::error::LossReason;
 use crate::kv::{Failure, Key, KeyValue, LeaseId, Request, Revision, WatchId, WatchSpec};
+use crate::mode::Mode;
 use crate::name::{LockName, Root};
 
 /// The settings of one [`Protocol`](super::Protocol).
@@ -57,6 +58,7 @@ pub(crate) enum Command {
 pub(crate) struct Acquire {
     pub(crate) ticket: Ticket,
     pub(crate) name: LockName,
+    pub(crate) mode: Mode,
     /// The calling thread's number; stored in the key's value, for people to read.
     pub(crate) thread: u64,
     pub(crate) limits: WaitLimits,

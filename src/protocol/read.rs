@@ -106,7 +106,7 @@ pub(super) fn epoch_unchanged(epoch: &Epoch) -> Vec<Compare> {
         return Vec::new();
     }
     let span = Span::Key(epoch.session_key.clone());
-    vec![Compare { span, field: Field::ModRevision, equals: epoch.revision }]
+    vec![Compare::equal(span, Field::ModRevision, epoch.revision)]
 }
 
 pub(super) fn contenders(name: &LockName, order: Order, limit: u32) -> Op {

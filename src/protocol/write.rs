@@ -41,7 +41,7 @@ impl Deletion {
         let created = self.created.filter(|_| !mutant!(DeletedByNameAlone))?;
         let span = Span::Key(self.key.clone());
         Some(Txn {
-            when: vec![Compare { span, field: Field::CreateRevision, equals: created }],
+            when: vec![Compare::equal(span, Field::CreateRevision, created)],
             then: vec![Op::Delete { key: self.key.clone() }],
             otherwise: Vec::new(),
         })
@@ -98,7 +98,7 @@ impl ContenderPut {
     /// earlier copy of the request was carried out.
     fn absent(&self) -> Compare {
         let span = if self.try_only { self.name.contenders() } else { Span::Key(self.key.clone()) };
-        Compare { span, field: Field::CreateRevision, equals: 0 }
+        Compare::equal(span, Field::CreateRevision, 0)
     }
 
     fn put_ops(&self) -> Vec<Op> {

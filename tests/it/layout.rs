@@ -21,6 +21,7 @@ const LAYERS: &[&[&str]] = &[
     &["options", "stats"],
     &["error"],
     &["info", "name"],
+    &["mode"],
     &["clock", "contender_value", "kv", "log_target", "tls"],
     &["mutex"],
 ];

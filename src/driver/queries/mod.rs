@@ -216,8 +216,7 @@ impl<'a> Locks<'a> {
 
 /// Deletes this very key, and not one that was created under the same name since.
 fn delete_exactly(kv: &KeyValue) -> Request {
-    let same =
-        Compare { span: Span::Key(kv.key.clone()), field: Field::CreateRevision, equals: kv.create_revision };
+    let same = Compare::equal(Span::Key(kv.key.clone()), Field::CreateRevision, kv.create_revision);
     Request::Txn(Txn {
         when: vec![same],
         then: vec![Op::Delete { key: kv.key.clone() }],

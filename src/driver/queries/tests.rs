@@ -15,6 +15,7 @@ use crate::driver::queries;
 use crate::error::LockError;
 use crate::info::{ForceUnlock, LockState};
 use crate::kv::{Failure, FailureClass, Op, Request, Response, Span, WatchEvent};
+use crate::mode::Mode;
 use crate::name::{LockName, Root};
 use crate::store::etcd::Etcd;
 use crate::store::etcd::tests::cluster::{
@@ -34,7 +35,7 @@ fn name(name: &str) -> LockName {
 /// A contender as this library makes one; its create revision.
 async fn contend(etcd: &Etcd, lock: &str, lease: i64, seq: u64, owner: &str) -> i64 {
     let value = ContenderValue::new(owner, "main", 1, Duration::from_millis(1_700_000_000_000)).encode();
-    let put = Op::Put { key: name(lock).contender_key(lease, seq), value, lease };
+    let put = Op::Put { key: name(lock).contender_key(Mode::Exclusive, lease, seq), value, lease };
     call(etcd, always(vec![put])).await.unwrap().revision
 }
 
@@ -115,7 +116,7 @@ async fn a_list_pages_through_ten_thousand_locks() {
             let seq = batch * 100 + i;
             let lease = leases[(seq % 2) as usize];
             Op::Put {
-                key: name(&format!("lock-{seq:05}")).contender_key(lease, seq),
+                key: name(&format!("lock-{seq:05}")).contender_key(Mode::Exclusive, lease, seq),
                 value: Vec::new(),
                 lease,
             }
@@ -167,7 +168,7 @@ async fn a_lock_that_changes_hands_meanwhile_is_followed() {
     contend(&etcd, "a", one, 1, "one").await;
     contend(&etcd, "a", two, 1, "two").await;
     // After the look (a range and a lease), the holder goes and queues again, under the same key.
-    let holder = name("a").contender_key(one, 1);
+    let holder = name("a").contender_key(Mode::Exclusive, one, 1);
     let again = always(vec![Op::Put { key: holder.clone(), value: Vec::new(), lease: one }]);
     let meddling = Meddling::Before(vec![Request::Delete { key: holder.clone() }, again]);
     let plan = [Meddling::Nothing, Meddling::Nothing, meddling];
@@ -344,7 +345,7 @@ async fn a_queue_of_many_pages_is_in_the_order_of_turns() {
     // Later ones have smaller keys; those of one transaction share a create revision, and go by their keys.
     for batch in (0..25_u64).rev() {
         let put = |i| Op::Put {
-            key: name("a").contender_key(lease, 0x1000 + batch * 100 + i),
+            key: name("a").contender_key(Mode::Exclusive, lease, 0x1000 + batch * 100 + i),
             value: Vec::new(),
             lease,
         };

@@ -155,8 +155,9 @@ impl Queue {
             if try_only && !self.stale_keys.is_empty() && !mutant!(TryBesideOwnDelete) {
                 return None;
             }
-            let key =
-                lease.contender_key(&self.name, |key| self.stale_keys.iter().any(|stale| stale.key == *key));
+            let key = lease.contender_key(&self.name, front.mode, |key| {
+                self.stale_keys.iter().any(|stale| stale.key == *key)
+            });
             let value = contender_value(front, cx.now, cx.effects);
             self.contender = Some(Contender::new(key, value, lease.id, try_only));
         }

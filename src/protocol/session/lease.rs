@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::clock::Time;
 use crate::kv::{Key, LeaseId, Request, WatchId};
+use crate::mode::Mode;
 use crate::name::LockName;
 use crate::protocol::effects::{Effects, Purpose};
 use crate::protocol::messages::QueueId;
@@ -82,11 +83,12 @@ impl Lease {
     pub(in crate::protocol) fn contender_key(
         &mut self,
         name: &LockName,
+        mode: Mode,
         in_use: impl Fn(&Key) -> bool,
     ) -> Key {
         let id = self.id;
-        let seq = self.keys.take(|seq| in_use(&name.contender_key(id, seq)));
-        name.contender_key(id, seq)
+        let seq = self.keys.take(|seq| in_use(&name.contender_key(mode, id, seq)));
+        name.contender_key(mode, id, seq)
     }
 
     /// Puts the session key, unless that is under way.

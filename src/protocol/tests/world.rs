@@ -9,6 +9,7 @@ use crate::kv::{
     Failure, FailureClass, Key, KeyValue, Op, Order, Range, Request, Response, Revision, Span, Txn,
     WatchEvent,
 };
+use crate::mode::Mode;
 use crate::name::{LockName, Root};
 use crate::protocol::{Acquire, Action, Command, Refusal, RequestId, Ticket, WaitLimits};
 use crate::store::memory::model::{Model, Notice};
@@ -280,6 +281,7 @@ impl World {
         let acquire = Acquire {
             ticket,
             name: name(lock),
+            mode: Mode::Exclusive,
             thread,
             limits,
             retry_interval: Duration::from_millis(100),

@@ -11,7 +11,7 @@ use etcd_client::{
 use super::fault::{EtcdFault, FaultKind};
 use crate::kv::{
     Answer, Compare, FailureClass, Field, Key, KeyValue, LeaseId, Op, OpResult, Order, Range, RangeResult,
-    Response, Revision, Span, Txn, TxnAnswer,
+    Relation, Response, Revision, Span, Txn, TxnAnswer,
 };
 
 /// An answer, and the cluster it came from.
@@ -118,9 +118,13 @@ fn to_txn(txn: &Txn) -> etcd_client::Txn {
 
 fn to_compare(compare: &Compare) -> etcd_client::Compare {
     let (key, end) = bounds(&compare.span);
+    let relation = match compare.relation {
+        Relation::Equal => CompareOp::Equal,
+        Relation::Less => CompareOp::Less,
+    };
     let compare = match compare.field {
-        Field::CreateRevision => etcd_client::Compare::create_revision(key, CompareOp::Equal, compare.equals),
-        Field::ModRevision => etcd_client::Compare::mod_revision(key, CompareOp::Equal, compare.equals),
+        Field::CreateRevision => etcd_client::Compare::create_revision(key, relation, compare.revision),
+        Field::ModRevision => etcd_client::Compare::mod_revision(key, relation, compare.revision),
     };
     match end {
         Some(end) => compare.with_range(end),

@@ -133,7 +133,7 @@ async fn send_canary(
 /// A transaction that passes through the log because it contains a write, and changes nothing because its comparison
 /// always fails: no key has create revision -1.
 fn canary(key: Key) -> Request {
-    let never = Compare { span: Span::Key(key.clone()), field: Field::CreateRevision, equals: -1 };
+    let never = Compare::equal(Span::Key(key.clone()), Field::CreateRevision, -1);
     Request::Txn(Txn { when: vec![never], then: vec![Op::Delete { key }], otherwise: Vec::new() })
 }
 

@@ -42,7 +42,7 @@ impl World {
         };
         let key = Key::from(format!("{prefix}{lease:x}"));
         let enter = Txn {
-            when: vec![Compare { span: Span::Key(key.clone()), field: Field::CreateRevision, equals: 0 }],
+            when: vec![Compare::equal(Span::Key(key.clone()), Field::CreateRevision, 0)],
             then: vec![Op::Put { key: key.clone(), value: Vec::new(), lease }],
             otherwise: Vec::new(),
         };

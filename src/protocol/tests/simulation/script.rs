@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::world::{Event, World};
+use crate::mode::Mode;
 use crate::protocol::{Acquire, Command, Ticket, WaitLimits};
 
 /// A thread of a manager. Its script continues when a call returns, and after pauses.
@@ -81,6 +82,7 @@ impl World {
         let acquire = Acquire {
             ticket,
             name: name.clone(),
+            mode: Mode::Exclusive,
             thread: worker as u64,
             limits,
             retry_interval: Duration::from_millis(100),

@@ -110,7 +110,7 @@ async fn a_key_comes_back_as_it_is() {
 async fn a_transaction_answers_for_the_branch_it_took_at_every_depth() {
     let cluster = TestCluster::start(1);
     let etcd = connect(&cluster.urls()).await;
-    let free = Compare { span: prefix("/l/"), field: Field::CreateRevision, equals: 0 };
+    let free = Compare::equal(prefix("/l/"), Field::CreateRevision, 0);
     let inner = Txn {
         when: vec![free.clone()],
         then: vec![Op::Delete { key: key("/other") }],
@@ -132,10 +132,18 @@ async fn a_transaction_answers_for_the_branch_it_took_at_every_depth() {
     };
     assert!(matches!(&results[..], [OpResult::Range(RangeResult { kvs, count: 1 })] if kvs.len() == 1));
 
-    let epoch = |equals| Compare { span: Span::Key(key("/l/1")), field: Field::ModRevision, equals };
+    let epoch = |revision| Compare::equal(Span::Key(key("/l/1")), Field::ModRevision, revision);
     let at = call(&etcd, always(vec![put("/l/1", "", 0)])).await.unwrap().revision;
-    for (equals, holds) in [(at, true), (at - 1, false)] {
-        let txn = Txn { when: vec![epoch(equals)], ..Txn::default() };
+    let older_than = |revision| Compare::less(prefix("/l/"), Field::ModRevision, revision);
+    for (compare, holds) in [
+        (epoch(at), true),
+        (epoch(at - 1), false),
+        (older_than(at + 1), true),
+        (older_than(at), false),
+        (Compare::less(prefix("/none/"), Field::CreateRevision, 1), true),
+        (Compare::less(prefix("/none/"), Field::CreateRevision, 0), false),
+    ] {
+        let txn = Txn { when: vec![compare], ..Txn::default() };
         assert_eq!(txn_answer(call(&etcd, Request::Txn(txn)).await.unwrap()).succeeded, holds);
     }
 }

@@ -4,7 +4,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::kv::{
-    Compare, Failure, FailureClass, Field, Key, KeyValue, LeaseId, Order, Range, RangeResult, Revision, Span,
+    Compare, Failure, FailureClass, Field, Key, KeyValue, LeaseId, Order, Range, RangeResult, Relation,
+    Revision, Span,
 };
 
 /// An empty etcd is at revision 1: the first write makes revision 2.
@@ -118,16 +119,17 @@ impl Keys {
 
     /// Whether the compare holds now. A span without keys compares as one key whose revisions are 0.
     pub(super) fn satisfies(&self, compare: &Compare) -> bool {
+        let holds = |revision: Revision| match compare.relation {
+            Relation::Equal => revision == compare.revision,
+            Relation::Less => revision < compare.revision,
+        };
         let mut records = self.in_span(&compare.span).peekable();
         if records.peek().is_none() {
-            return compare.equals == 0;
+            return holds(0);
         }
-        records.all(|(_, record)| {
-            compare.equals
-                == match compare.field {
-                    Field::CreateRevision => record.create_revision,
-                    Field::ModRevision => record.mod_revision,
-                }
+        records.all(|(_, record)| match compare.field {
+            Field::CreateRevision => holds(record.create_revision),
+            Field::ModRevision => holds(record.mod_revision),
         })
     }
 

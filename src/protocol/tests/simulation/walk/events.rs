@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::state::{Caller, Checked, Choice, InFlight, State, TTL, contenders, name};
 use crate::kv::{Failure, FailureClass, WatchEvent};
+use crate::mode::Mode;
 use crate::protocol::{Acquire, Command, Ticket, WaitLimits};
 use crate::store::memory::model::Notice;
 
@@ -78,6 +79,7 @@ impl State {
         let acquire = Acquire {
             ticket,
             name: name(),
+            mode: Mode::Exclusive,
             thread: thread as u64,
             limits: WaitLimits { try_only, deadline: None, budget: None },
             retry_interval: Duration::from_millis(100),

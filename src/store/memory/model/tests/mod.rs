@@ -46,8 +46,8 @@ fn read(range: Range) -> Op {
 }
 
 /// Compares the create revision of one key.
-fn created(key: &str, equals: Revision) -> Compare {
-    Compare { span: Span::Key(key.into()), field: Field::CreateRevision, equals }
+fn created(key: &str, revision: Revision) -> Compare {
+    Compare::equal(Span::Key(key.into()), Field::CreateRevision, revision)
 }
 
 fn always(then: Vec<Op>) -> Txn {

@@ -6,8 +6,8 @@ fn nested(then: Vec<Op>) -> Op {
     Op::Txn(always(then))
 }
 
-fn prefix(text: &str, field: Field, equals: Revision) -> Compare {
-    Compare { span: Span::Prefix(text.into()), field, equals }
+fn prefix(text: &str, field: Field, revision: Revision) -> Compare {
+    Compare::equal(Span::Prefix(text.into()), field, revision)
 }
 
 /// Whether the compares hold.

@@ -6,7 +6,7 @@ use fastrand::Rng;
 
 use crate::clock;
 use crate::kv::{
-    Answer, Compare, Field, Key, LeaseId, Op, Order, Range, Request, Revision, Span, Txn, WatchSpec,
+    Answer, Compare, Field, Key, LeaseId, Op, Order, Range, Relation, Request, Revision, Span, Txn, WatchSpec,
 };
 use crate::store::memory::model::Model;
 
@@ -138,13 +138,19 @@ impl Generator {
         let field = if self.rng.bool() { Field::CreateRevision } else { Field::ModRevision };
         let range = Range { span: span.clone(), ..self.plain_range() };
         let kvs = model.read(&range).map(|found| found.kvs).unwrap_or_default();
-        let equals = match self.rng.choice(&kvs) {
+        let revision = match self.rng.choice(&kvs) {
             Some(kv) if self.rng.u32(..3) > 0 && field == Field::CreateRevision => kv.create_revision,
             Some(kv) if self.rng.u32(..3) > 0 => kv.mod_revision,
             _ if self.rng.u32(..3) > 0 => 0,
             _ => self.revision(model),
         };
-        Compare { span, field, equals }
+        let relation = if self.rng.bool() { Relation::Equal } else { Relation::Less };
+        Compare {
+            span,
+            field,
+            relation,
+            revision: revision + i64::from(relation == Relation::Less && self.rng.bool()),
+        }
     }
 
     fn plain_range(&self) -> Range {
@@ -214,8 +220,7 @@ impl Generator {
         if self.rng.bool() {
             Txn { then, ..Txn::default() }
         } else {
-            let compare =
-                Compare { span: range.span.clone(), field: Field::ModRevision, equals: Revision::MAX };
+            let compare = Compare::equal(range.span.clone(), Field::ModRevision, Revision::MAX);
             Txn { when: vec![compare; self.rng.usize(..130)], then: reads(1, &range), otherwise: then }
         }
     }

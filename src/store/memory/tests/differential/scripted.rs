@@ -146,7 +146,7 @@ async fn the_same_transactions_are_refused_for_their_length() {
     let mut pair = Pair::begun().await;
     let batch =
         |count: u32, each: fn(u32) -> Vec<Op>| (0..count).map(|n| nested(each(n))).collect::<Vec<_>>();
-    let compare = Compare { span: everything(), field: Field::ModRevision, equals: 0 };
+    let compare = Compare::equal(everything(), Field::ModRevision, 0);
     let compares = |count| Txn { when: vec![compare.clone(); count], ..Txn::default() };
 
     pair.done(Request::Txn(compares(128))).await;
