@@ -1,13 +1,15 @@
 //! Who holds the lock: the one rule, and what the answers and events of etcd say by it.
 //!
-//! The contenders of a name are ordered by create revision, then by key, and a contender holds the lock if no other one
-//! is before it. The contenders before it can only vanish, never appear, so one that is admitted stays admitted. All
-//! functions here are pure; whether an answer or an event is recent enough to be believed is for the caller to know.
+//! The contenders of a name are ordered by create revision, then by key, and a contender holds the lock if those before it
+//! leave room for it: its [`Load`] says so. An exclusive one holds it if no other one is before it. The contenders before
+//! it can only vanish, never appear, so one that is admitted stays admitted. All functions here are pure; whether an
+//! answer or an event is recent enough to be believed is for the caller to know.
 
 use std::time::Duration;
 
 use super::mutants::mutant;
-use crate::kv::{Key, KeyValue, Revision};
+use crate::kv::{Key, KeyValue, RangeResult, Revision};
+use crate::mode::{Load, Mode};
 
 /// With at most this many predecessors, a contender watches the whole prefix of the name.
 pub(super) const WATCH_ALL_UP_TO: usize = 7;
@@ -28,6 +30,8 @@ pub(super) enum Admission {
     Admitted,
     /// It waits for these; `None` if it is not known who they are.
     Behind(Option<Predecessors>),
+    /// A shared one: permits are taken before it, so that the shared ones before it count, too, which were not read.
+    Uncounted,
     /// Its key does not exist.
     Gone,
 }
@@ -35,9 +39,11 @@ pub(super) enum Admission {
 /// The predecessors of a contender, as far as it has to know them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Predecessors {
-    /// All of them, at most [`WATCH_ALL_UP_TO`].
+    /// All that count for its mode.
     All(Vec<Key>),
-    /// There are more.
+    /// The newest ones, which leave no room for it. There are more.
+    Nearest(Vec<Key>),
+    /// There are more than [`WATCH_ALL_UP_TO`].
     Milestone(Milestone),
 }
 
@@ -50,21 +56,52 @@ pub(super) struct Milestone {
     pub(super) others: u64,
 }
 
-/// From the contenders that one answer showed, newest first: our own, if it exists, and at least the newest
-/// `WATCH_ALL_UP_TO + 1` of those before it. In all, the name has `count` contenders.
-pub(super) fn by_nearest<'a>(
-    own: Rank<'a>,
-    shown: impl IntoIterator<Item = Rank<'a>>,
-    count: u64,
-) -> Admission {
-    let (mut exists, mut before) = (false, Vec::new());
-    for contender in shown {
-        if contender < own {
-            before.push(contender);
-        }
-        exists |= contender.is_same_as(own);
+/// The contenders of one range, newest first, of which some may have been cut off: those older than the last one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shown<'a> {
+    range: &'a RangeResult,
+    cut: bool,
+}
+
+impl<'a> Shown<'a> {
+    /// The answer to a range with this limit; 0: none.
+    pub(super) fn within(range: &'a RangeResult, limit: u32) -> Self {
+        Self { range, cut: limit != 0 && range.kvs.len() >= limit as usize }
     }
-    if exists { decide(Predecessors::nearest(&before, count.saturating_sub(1))) } else { Admission::Gone }
+
+    /// The answer to a read of our own key.
+    pub(super) fn own(range: &'a RangeResult) -> Self {
+        Self { range, cut: false }
+    }
+
+    pub(super) fn contenders(self) -> impl Iterator<Item = Rank<'a>> {
+        self.range.kvs.iter().map(Rank::from)
+    }
+
+    /// Older contenders than ours may have been cut off, and none of them is shown.
+    fn hides_all_before(self, own: Rank<'_>) -> bool {
+        self.cut && !self.contenders().any(|it| it < own)
+    }
+}
+
+/// From ranges that one answer showed: our own key, if it exists, and the newest of those before it.
+pub(super) fn by_nearest(own: Rank<'_>, counted: bool, shown: &[Shown<'_>]) -> Admission {
+    let contenders = || shown.iter().flat_map(|shown| shown.contenders());
+    if !contenders().any(|it| it.is_same_as(own)) {
+        return Admission::Gone;
+    }
+    if shown.iter().any(|shown| shown.hides_all_before(own)) {
+        return Admission::Behind(None);
+    }
+    let mut before: Vec<Rank<'_>> = contenders().filter(|&it| it < own).collect();
+    before.sort_unstable_by(|one, other| other.cmp(one));
+    let mode = own.mode();
+    if mode == Mode::Shared && !counted && before.iter().any(|it| it.mode() != Mode::Exclusive) {
+        return Admission::Uncounted;
+    }
+    let cut = shown.iter().any(|shown| shown.cut);
+    let count = shown.iter().map(|shown| shown.range.count).max().unwrap_or_default();
+    decide(mode, Predecessors::nearest(mode, &before, cut, count.saturating_sub(1)))
 }
 
 /// From what there is under our own key and under that of the milestone, as one answer showed them.
@@ -91,22 +128,32 @@ pub(super) fn by_oldest(own: Option<Rank<'_>>, oldest: Option<Rank<'_>>) -> Admi
     }
 }
 
-/// From all predecessors that there were, and the keys that have been deleted since, maybe our own.
-pub(super) fn by_deletions(own: &Key, before: &[Key], deleted: &[Key]) -> Admission {
+/// From the predecessors that there were, and the keys that have been deleted since, maybe our own.
+pub(super) fn by_deletions(own: &Key, before: &Predecessors, deleted: &[Key]) -> Admission {
     if deleted.contains(own) && !mutant!(OwnEndOverlooked) {
         return Admission::Gone;
     }
-    let mut left = Predecessors::All(before.to_vec());
+    let mut left = before.clone();
     left.remove(|key| deleted.contains(key));
-    decide(left)
+    decide(Mode::of(own), left)
 }
 
 /// The rule.
-fn decide(before: Predecessors) -> Admission {
-    if before.is_empty() { Admission::Admitted } else { Admission::Behind(Some(before)) }
+pub(super) fn decide(own: Mode, before: Predecessors) -> Admission {
+    let admits = |keys: &[Key]| Load::of(keys.iter().map(Mode::of)).admits(own);
+    match &before {
+        Predecessors::All(keys) if admits(keys) => Admission::Admitted,
+        // Those that were not read decide.
+        Predecessors::Nearest(keys) if admits(keys) => Admission::Behind(None),
+        _ => Admission::Behind(Some(before)),
+    }
 }
 
 impl<'a> Rank<'a> {
+    pub(super) fn mode(self) -> Mode {
+        Mode::of(self.key)
+    }
+
     /// Never the mere existence of the key counts: one that was deleted and put again is another contender.
     fn is_same_as(self, own: Self) -> bool {
         self == own || self.key == own.key && mutant!(ExistenceForCreateRevision)
@@ -120,13 +167,16 @@ impl<'a> From<&'a KeyValue> for Rank<'a> {
 }
 
 impl Predecessors {
-    /// From the newest `WATCH_ALL_UP_TO + 1` contenders before ours, which has so many others beside it.
-    fn nearest(newest_first: &[Rank<'_>], others: u64) -> Self {
+    /// From the contenders before ours, newest first, of which some may have been cut off. Ours has so many others beside
+    /// it.
+    fn nearest(own: Mode, newest_first: &[Rank<'_>], cut: bool, others: u64) -> Self {
+        let keys = || newest_first.iter().map(|it| it.key.clone()).collect();
         match newest_first.get(LEFT_BY_MILESTONE) {
-            Some(&Rank { created, key }) if newest_first.len() > WATCH_ALL_UP_TO => {
+            _ if !cut => Self::All(keys()),
+            Some(&Rank { created, key }) if !matches!(own, Mode::Permits { .. }) => {
                 Self::Milestone(Milestone { key: key.clone(), created, others })
             }
-            _ => Self::All(newest_first.iter().map(|it| it.key.clone()).collect()),
+            _ => Self::Nearest(keys()),
         }
     }
 
@@ -137,7 +187,7 @@ impl Predecessors {
 
     /// Removes those that have been deleted since they were read.
     pub(super) fn remove(&mut self, deleted: impl Fn(&Key) -> bool) {
-        if let Self::All(keys) = self {
+        if let Self::All(keys) | Self::Nearest(keys) = self {
             keys.retain(|key| !deleted(key));
         }
     }
@@ -145,7 +195,7 @@ impl Predecessors {
     /// Whether the same watch reports the deletions of both.
     pub(super) fn has_same_watch_as(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::All(_), Self::All(_)) => true,
+            (Self::All(_) | Self::Nearest(_), Self::All(_) | Self::Nearest(_)) => true,
             (Self::Milestone(one), Self::Milestone(other)) => one.rank() == other.rank(),
             _ => false,
         }

@@ -19,7 +19,8 @@ use crate::clock::Time;
 use crate::kv::{Key, Revision, Span, WatchId};
 use crate::protocol::admission::{self, Admission, Milestone, Predecessors};
 use crate::protocol::effects::{Effects, Watched};
-use crate::protocol::messages::QueueId;
+use crate::mode::Mode;
+use crate::protocol::messages::ContenderId;
 use crate::protocol::mutants::mutant;
 
 /// With few predecessors, a queued contender reads its position this long after the last read (less up to half of it, at
@@ -160,7 +161,7 @@ impl Position {
         &mut self,
         mut predecessors: Predecessors,
         revision: Revision,
-        queue: QueueId,
+        (contender, own): (ContenderId, &Key),
         prefix: Span,
         effects: &mut Effects,
     ) {
@@ -173,8 +174,10 @@ impl Position {
         });
         let last_deletion = self.deleted_meanwhile.iter().map(|&(at, _)| at).max();
         self.deleted_meanwhile.clear();
-        self.watch_predecessors(predecessors, queue, prefix, effects);
-        let first = self.is_live() && matches!(&self.watch, Some(watch) if watch.predecessors.is_empty());
+        self.watch_predecessors(predecessors, contender, prefix, effects);
+        let before = self.watch.as_ref().map(|watch| watch.predecessors.clone());
+        let admitted = before.is_some_and(|it| admission::decide(Mode::of(own), it) == Admission::Admitted);
+        let first = self.is_live() && admitted;
         self.first_as_of = first.then_some(last_deletion.map_or(self.read_at, |at| at.max(self.read_at)));
     }
 
@@ -182,7 +185,7 @@ impl Position {
     pub(super) fn watch_predecessors(
         &mut self,
         predecessors: Predecessors,
-        queue: QueueId,
+        contender: ContenderId,
         prefix: Span,
         effects: &mut Effects,
     ) {
@@ -194,11 +197,11 @@ impl Position {
         }
         self.unwatch_predecessors(effects);
         let span = match &predecessors {
-            Predecessors::All(_) => prefix,
+            Predecessors::All(_) | Predecessors::Nearest(_) => prefix,
             Predecessors::Milestone(milestone) => Span::Key(milestone.key.clone()),
         };
         // From the current revision on, not from a past one: etcd serves only a watch that need not catch up at once.
-        let id = effects.watch(Watched::Predecessors(queue), span, 0);
+        let id = effects.watch(Watched::Predecessors(contender), span, 0);
         let trust = WatchTrust::Unconfirmed;
         self.watch = Some(PredecessorWatch { id, trust, confirmed_at: 0, predecessors, early_checks: 0 });
     }
@@ -223,7 +226,9 @@ impl Position {
             Predecessors::Milestone(milestone) if !reopened => {
                 Confirmed::CheckAfter(milestone.times(FIRST_EARLY_CHECK))
             }
-            Predecessors::All(keys) if complete && !keys.is_empty() => Confirmed::AsPlanned,
+            Predecessors::All(keys) | Predecessors::Nearest(keys) if complete && !keys.is_empty() => {
+                Confirmed::AsPlanned
+            }
             _ => Confirmed::CheckNow,
         }
     }
@@ -239,8 +244,9 @@ impl Position {
     /// When to read the position again if the watch reports nothing.
     pub(super) fn recheck_after(&mut self) -> Duration {
         match &mut self.watch {
-            Some(PredecessorWatch { predecessors: Predecessors::All(_), early_checks, .. })
-                if *early_checks < EARLY_CHECKS =>
+            Some(PredecessorWatch {
+                predecessors: Predecessors::All(_) | Predecessors::Nearest(_), early_checks, ..
+            }) if *early_checks < EARLY_CHECKS =>
             {
                 *early_checks += 1;
                 FIRST_EARLY_CHECK * (1 << (*early_checks - 1))
@@ -259,8 +265,9 @@ impl Position {
     /// needed any more. Returns whether they were needed until now.
     pub(super) fn note_watch_served(&mut self, revision: Revision) -> bool {
         match &mut self.watch {
-            Some(PredecessorWatch { predecessors: Predecessors::All(_), early_checks, .. })
-                if revision > self.read_at =>
+            Some(PredecessorWatch {
+                predecessors: Predecessors::All(_) | Predecessors::Nearest(_), early_checks, ..
+            }) if revision > self.read_at =>
             {
                 std::mem::replace(early_checks, EARLY_CHECKS) < EARLY_CHECKS
             }
@@ -290,10 +297,11 @@ impl Position {
         };
         match predecessors {
             Predecessors::Milestone(_) => DeletionEffect::MilestoneDeleted,
-            Predecessors::All(keys) => match admission::by_deletions(own, keys, deleted) {
+            Predecessors::All(_) | Predecessors::Nearest(_) => match admission::by_deletions(own, predecessors, deleted) {
                 Admission::Gone => DeletionEffect::OwnKeyDeleted,
-                admission if live && !keys.is_empty() => {
-                    keys.retain(|key| !deleted.contains(key));
+                Admission::Behind(None) if !checking => DeletionEffect::CheckPosition,
+                admission if live && !predecessors.is_empty() => {
+                    predecessors.remove(|key| deleted.contains(key));
                     self.first_as_of = (admission == Admission::Admitted).then_some(revision);
                     DeletionEffect::Nothing
                 }
