@@ -36,9 +36,17 @@ fn every_text_names_the_operation_the_endpoint_and_the_reason() {
     let table = [
         (
             LockError::Timeout { key: key(), waited, holder: holder(Some("billing/7")) },
-            "lock \"a\" not acquired within 2s, held by billing/7",
+            "lock \"a\" not acquired after 2s, held by billing/7",
         ),
-        (LockError::Timeout { key: key(), waited, holder: None }, "lock \"a\" not acquired within 2s"),
+        (LockError::Timeout { key: key(), waited, holder: None }, "lock \"a\" not acquired after 2s"),
+        (
+            LockError::Timeout { key: key(), waited: Duration::from_micros(304_512), holder: None },
+            "lock \"a\" not acquired after 304ms",
+        ),
+        (
+            LockError::Timeout { key: key(), waited: Duration::from_nanos(90), holder: None },
+            "lock \"a\" not acquired after 0ms",
+        ),
         (LockError::NotHeld { key: key() }, "lock \"a\" is not held"),
         (
             LockError::AlreadyHeld { key: key(), holder: holder(None) },

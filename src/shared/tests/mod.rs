@@ -2,3 +2,4 @@ mod deadline;
 mod hold_table;
 mod message_queue;
 mod models;
+mod tickets;

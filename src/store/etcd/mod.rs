@@ -260,17 +260,19 @@ impl Shared {
         let mut reauthentications = 0;
         loop {
             let fair = has_fair_chance(deadline);
-            let Ok(link) = timeout_at(deadline, endpoint.link()).await else {
+            let is_renewal = matches!(request, Request::RenewLease { .. });
+            let link = async {
+                match endpoint.link().await {
+                    Err(fault) if is_renewal => endpoint.link_despite_refusal(fault).await,
+                    link => link,
+                }
+            };
+            let Ok(link) = timeout_at(deadline, link).await else {
                 // Certainly not sent.
                 let kind = if fair { FaultKind::Elsewhere } else { FaultKind::Class(FailureClass::NotDone) };
                 return Err(EtcdFault::new(kind, "no answer to the authentication in time"));
             };
-            let link = match link {
-                Err(fault) if matches!(request, Request::RenewLease { .. }) => {
-                    endpoint.link_despite_refusal(fault).await?
-                }
-                link => link?,
-            };
+            let link = link?;
             log::trace!(target: "etcd_lock", "{}: {}", endpoint.url(), kind_of(request));
             let fair = has_fair_chance(deadline);
             let Ok(result) = timeout_at(deadline, self.send(pin, &link, request)).await else {
