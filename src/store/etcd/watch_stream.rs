@@ -208,7 +208,7 @@ impl WatchTask {
                     }
                     if probed.is_some() {
                         stream.endpoint.give_up(&stream.link);
-                        return Ok(EtcdFault::class(FailureClass::Unknown, "the watch stream shows no sign of life"));
+                        return Ok(EtcdFault::class(FailureClass::Unknown, "the watch stream does not answer a progress request"));
                     }
                     probed = Some(Instant::now());
                     self.watches.ask_progress();

@@ -95,6 +95,11 @@ impl TestCluster {
         vec![self.members[member].endpoint()]
     }
 
+    /// The member that carries this store's requests.
+    pub(crate) fn member_of(&self, etcd: &Etcd) -> usize {
+        self.urls().iter().position(|url| *url == etcd.pinned()).expect("the endpoint is of another cluster")
+    }
+
     /// Kills the member, as a power failure would.
     pub(crate) fn kill(&mut self, member: usize) {
         self.members[member].kill();

@@ -173,7 +173,7 @@ async fn watches_move_on_when_their_member_is_killed() {
     watcher.created(1).await;
     watcher.open_key(2, "/b");
     watcher.created(2).await;
-    let pinned = cluster.urls().iter().position(|url| *url == etcd.pinned()).unwrap();
+    let pinned = cluster.member_of(&etcd);
     cluster.kill(pinned);
     watcher.created(1).await;
     watcher.created(2).await;
@@ -206,7 +206,7 @@ async fn watches_leave_a_frozen_member() {
     let mut watcher = Watcher::start(&etcd);
     watcher.open_key(1, "/a");
     watcher.created(1).await;
-    let pinned = cluster.urls().iter().position(|url| *url == etcd.pinned()).unwrap();
+    let pinned = cluster.member_of(&etcd);
     cluster.freeze(pinned);
     let begun = Instant::now();
     watcher.created(1).await;
