@@ -7,7 +7,7 @@ use crossbeam_channel::Receiver;
 
 use super::guard::LockGuard;
 use super::holds::Holds;
-use super::waiter::Waiter;
+use super::waiting_call::WaitingCall;
 use crate::error::LockError;
 use crate::options::LockOptions;
 use crate::protocol::WaitLimits;
@@ -36,7 +36,7 @@ use crate::shared::process;
 /// ```
 #[must_use = "if unused the place in the queue is given up at once"]
 pub struct PendingLock {
-    waiter: Waiter,
+    call: WaitingCall,
     ready: Receiver<()>,
 }
 
@@ -47,8 +47,8 @@ impl PendingLock {
         limits: WaitLimits,
     ) -> Result<Self, LockError> {
         let (decided, ready) = crossbeam_channel::bounded(0);
-        let waiter = Waiter::ask(lock, options, limits, Some(decided))?;
-        Ok(Self { waiter, ready })
+        let call = WaitingCall::ask(lock, options, limits, Some(decided))?;
+        Ok(Self { call, ready })
     }
 
     /// Returns a channel that carries no messages and disconnects when the outcome is known; [`wait`](Self::wait) then
@@ -68,7 +68,7 @@ impl PendingLock {
     /// # }
     /// ```
     pub fn ready(&self) -> &Receiver<()> {
-        if self.waiter.is_here() { &self.ready } else { process::disconnected() }
+        if self.call.is_here() { &self.ready } else { process::disconnected() }
     }
 
     /// Waits until the lock is granted or refused.
@@ -96,7 +96,7 @@ impl PendingLock {
     /// # }
     /// ```
     pub fn wait(self) -> Result<LockGuard, LockError> {
-        let guard = self.waiter.wait()?;
+        let guard = self.call.wait()?;
         guard.check()?;
         Ok(guard)
     }
@@ -104,7 +104,7 @@ impl PendingLock {
 
 impl fmt::Debug for PendingLock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PendingLock").field("key", &self.waiter.key()).finish_non_exhaustive()
+        f.debug_struct("PendingLock").field("key", &self.call.key()).finish_non_exhaustive()
     }
 }
 

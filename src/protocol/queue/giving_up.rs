@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use super::sent::SentHolderRead;
+use super::waiter::{Contention, GiveUpReason, GivingUp};
 use super::{Context, Queue};
-use crate::clock::Time;
-use crate::kv::{Failure, FailureClass, LeaseId, Request, Response};
+use crate::kv::{Failure, FailureClass, Request, Response};
 use crate::protocol::effects::Purpose;
 use crate::protocol::messages::{Action, CurrentHolder, Refusal, Ticket};
 use crate::protocol::read;
@@ -13,68 +14,6 @@ use crate::protocol::timers::Timer;
 /// How long a ticket that has given up waits for the deletion of its key and the name of the holder: a few round trips.
 /// A call must not exceed its own limit by more than 50 ms.
 const GRACE: Duration = Duration::from_millis(30);
-
-/// A ticket that has given up, and is answered soon.
-#[derive(Clone, Debug)]
-pub(super) struct GivingUp {
-    pub(super) ticket: Ticket,
-    /// When its caller made the call.
-    since: Time,
-    reason: GiveUpReason,
-    contention: Contention,
-    /// The answer of the read of the holder, once it is there.
-    holder_read: Option<Result<Option<CurrentHolder>, Failure>>,
-}
-
-/// What was known, when the ticket gave up, about others that kept it out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Contention {
-    Unknown,
-    /// Callers of this process were waiting before it; whether the store answers is not known.
-    LocalWaiters,
-    /// Our contender had a predecessor when the store was last read, or a hold of this process kept the ticket out.
-    Contended,
-    /// The lock is held by this process.
-    HeldHere,
-}
-
-#[derive(Clone, Debug)]
-enum GiveUpReason {
-    Cancelled,
-    /// The deadline passed.
-    Deadline,
-    /// The retries ran out.
-    Budget,
-}
-
-/// A read of the holder that is in flight.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct SentHolderRead {
-    sent: Time,
-    /// The lease of the session at that time.
-    lease: Option<LeaseId>,
-}
-
-impl GivingUp {
-    pub(super) fn cancelled(ticket: Ticket) -> Self {
-        Self {
-            ticket,
-            since: Time::default(),
-            reason: GiveUpReason::Cancelled,
-            contention: Contention::Unknown,
-            holder_read: None,
-        }
-    }
-
-    /// The caller does not want the name of the holder any more.
-    pub(super) fn cancel(&mut self) {
-        self.reason = GiveUpReason::Cancelled;
-    }
-
-    fn wants_holder(&self) -> bool {
-        !matches!(self.reason, GiveUpReason::Cancelled) && self.holder_read.is_none()
-    }
-}
 
 impl Queue {
     /// The ticket has reached its deadline or used up its retries.

@@ -7,15 +7,15 @@
 mod facts;
 mod giving_up;
 mod replies;
+mod sent;
 mod waiter;
 mod writes;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use self::giving_up::{GivingUp, SentHolderRead};
-use self::waiter::Waiter;
-use self::writes::SentWrite;
+use self::sent::{SentHolderRead, SentWrite};
+use self::waiter::{GivingUp, Waiter};
 use super::contender::Contender;
 use super::contender::stale_key::StaleKey;
 use super::effects::Effects;

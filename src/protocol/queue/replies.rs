@@ -1,6 +1,6 @@
 //! How a queue handles the answers to its writes.
 
-use super::writes::{SentDelete, SentWrite};
+use super::sent::{SentDelete, SentWrite};
 use super::{Context, Queue, WriteState};
 use crate::error::LossReason;
 use crate::kv::{Failure, FailureClass, KeyValue, Revision};

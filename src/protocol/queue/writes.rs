@@ -1,40 +1,17 @@
 //! Which write a queue sends next: deletes of stale keys, the put of a contender.
 
+use super::sent::{SentDelete, SentWrite};
 use super::waiter::Waiter;
 use super::{Context, Queue, WriteState};
 use crate::clock::Time;
 use crate::contender_value::ContenderValue;
-use crate::kv::{Failure, Key, Revision};
+use crate::kv::{Failure, Revision};
 use crate::protocol::contender::Contender;
 use crate::protocol::effects::Effects;
-use crate::protocol::messages::{Acquire, Refusal, Ticket};
+use crate::protocol::messages::{Acquire, Refusal};
 use crate::protocol::mutants::mutant;
 use crate::protocol::read::Epoch;
 use crate::protocol::write::{ContenderPut, Deletion, Write};
-
-/// A write that is in flight.
-#[derive(Clone, Debug)]
-pub(super) struct SentWrite {
-    pub(super) epoch: Revision,
-    pub(super) sent: Time,
-    pub(super) deletes: Vec<SentDelete>,
-    pub(super) puts_contender: bool,
-    /// The tries that were waiting when it was sent: its answer is an answer to them, not to later ones.
-    pub(super) tries: Vec<Ticket>,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct SentDelete {
-    pub(super) key: Key,
-    /// No request can put the key again after this delete.
-    pub(super) for_good: bool,
-}
-
-impl SentWrite {
-    pub(super) fn deletes(&self, key: &Key) -> bool {
-        self.deletes.iter().any(|delete| delete.key == *key)
-    }
-}
 
 impl Queue {
     /// Discards a contender that no waiter can use. One that holds the lock stays, and one whose put is in flight stays

@@ -28,7 +28,7 @@ const GIVE_UP_GRACE: Duration = Duration::from_millis(75);
 const CANCEL_GRACE: Duration = Duration::from_millis(25);
 
 /// A waiting ticket. Dropping it leaves the queue.
-pub(crate) struct Waiter {
+pub(crate) struct WaitingCall {
     lock: Arc<Holds>,
     ticket: Ticket,
     /// In a mutex only because a oneshot receiver is not `Sync`; the mutex is never locked.
@@ -50,7 +50,7 @@ enum WaitEnd {
     Gone,
 }
 
-impl Waiter {
+impl WaitingCall {
     /// Takes a ticket for the current thread. `ready` is dropped when the outcome is known.
     pub(crate) fn ask(
         lock: &Arc<Holds>,
@@ -162,7 +162,7 @@ impl Waiter {
     }
 }
 
-impl Drop for Waiter {
+impl Drop for WaitingCall {
     fn drop(&mut self) {
         if !self.settled {
             // On an error the I/O thread has ended, and the queue with it.
