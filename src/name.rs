@@ -199,8 +199,9 @@ mod tests {
 
     #[test]
     fn a_leading_slash_makes_another_root_and_a_trailing_one_does_not() {
-        let [slash, bare, trailing] = ["/app", "app", "app/"]
-            .map(|root| LockName::parse(&Root::parse(root).unwrap(), "jobs").unwrap().contender_key(7, 1));
+        let [slash, bare, trailing] = ["/app", "app", "app/"].map(|root| {
+            LockName::parse(&Root::parse(root).unwrap(), "jobs").unwrap().contender_key(Mode::Exclusive, 7, 1)
+        });
         assert_ne!(slash, bare);
         assert_eq!(bare, trailing);
     }

@@ -234,12 +234,25 @@ mod tests {
         (0..MOST).filter(move |number| set & (1 << number) != 0)
     }
 
+    fn range<'a>(contenders: impl IntoIterator<Item = Rank<'a>>, count: u64) -> RangeResult {
+        let kv = |it: Rank<'_>| KeyValue {
+            key: it.key.clone(),
+            value: Vec::new(),
+            create_revision: it.created,
+            mod_revision: it.created,
+            lease: 1,
+        };
+        RangeResult { kvs: contenders.into_iter().map(kv).collect(), count }
+    }
+
     /// What the put or a read of the position of this contender shows.
     fn read(keys: &[Key], set: usize, own: usize) -> Admission {
         let before = members(set).rev().filter(|&it| it < own).take(WATCH_ALL_UP_TO + 1);
         let exists = members(set).find(|&it| it == own);
-        let shown = exists.into_iter().chain(before).map(|it| rank(keys, it));
-        by_nearest(rank(keys, own), shown, members(set).count() as u64)
+        let exists = range(exists.map(|it| rank(keys, it)), 1);
+        let before = range(before.map(|it| rank(keys, it)), members(set).count() as u64);
+        let shown = [Shown::own(&exists), Shown::within(&before, WATCH_ALL_UP_TO as u32 + 1)];
+        by_nearest(rank(keys, own), false, &shown)
     }
 
     #[test]
@@ -269,7 +282,7 @@ mod tests {
         for set in 1_usize..1 << MOST {
             let (first, own) = (members(set).next().unwrap(), members(set).next_back().unwrap());
             let before = match read(&keys, set, own) {
-                Admission::Behind(Some(Predecessors::All(before))) => before,
+                Admission::Behind(Some(before @ Predecessors::All(_))) => before,
                 Admission::Behind(Some(Predecessors::Milestone(milestone))) => {
                     let nearer =
                         members(set).rev().skip(1).take_while(|&it| rank(&keys, it) != milestone.rank());
@@ -278,10 +291,11 @@ mod tests {
                     assert!(members(set).count() > WATCH_ALL_UP_TO + 1);
                     continue;
                 }
-                Admission::Admitted => Vec::new(),
+                Admission::Admitted => Predecessors::All(Vec::new()),
                 other => panic!("{set:b}: {other:?}"),
             };
-            assert_eq!(before.len() + 1, members(set).count(), "{set:b}");
+            let Predecessors::All(keys_before) = &before else { unreachable!() };
+            assert_eq!(keys_before.len() + 1, members(set).count(), "{set:b}");
             for left in subsets(set) {
                 let gone = members(set & !left).map(|it| rank(&keys, it).key.clone());
                 let by_deletions = by_deletions(rank(&keys, own).key, &before, &gone.collect::<Vec<_>>());
@@ -303,7 +317,8 @@ mod tests {
         let keys = keys();
         let own = Rank { created: 5, key: &keys[0] };
         let again = Rank { created: 9, key: &keys[0] };
-        assert_eq!(by_nearest(own, [again], 1), Admission::Gone);
+        let shown = range([again], 1);
+        assert_eq!(by_nearest(own, false, &[Shown::own(&shown)]), Admission::Gone);
     }
 
     #[test]
@@ -324,7 +339,9 @@ mod tests {
     fn contenders_of_one_commit_are_ordered_by_their_keys() {
         let keys = keys();
         let [low, high] = [&keys[0], &keys[1]].map(|key| Rank { created: 5, key });
-        assert_eq!(by_nearest(low, [high, low], 2), Admission::Admitted);
-        assert_ne!(by_nearest(high, [high, low], 2), Admission::Admitted);
+        let shown = range([high, low], 2);
+        let shown = [Shown::within(&shown, 0)];
+        assert_eq!(by_nearest(low, false, &shown), Admission::Admitted);
+        assert_ne!(by_nearest(high, false, &shown), Admission::Admitted);
     }
 }

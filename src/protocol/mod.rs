@@ -13,6 +13,7 @@ mod queue;
 
 mod admission;
 mod batch;
+mod put;
 mod read;
 mod write;
 

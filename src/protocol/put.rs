@@ -52,7 +52,9 @@ impl ContenderPut {
         match self.try_only {
             None => vec![own],
             Some(_) if self.look.mode == Mode::Exclusive => vec![absent(self.name.contenders())],
-            Some(Try { as_of: 0 }) => self.look.spans(&self.name).into_iter().map(absent).chain([own]).collect(),
+            Some(Try { as_of: 0 }) => {
+                self.look.spans(&self.name).into_iter().map(absent).chain([own]).collect()
+            }
             Some(Try { as_of }) => {
                 let no_later = |span| Compare::less(span, Field::CreateRevision, as_of + 1);
                 self.look.spans(&self.name).into_iter().map(no_later).chain([own]).collect()
@@ -136,7 +138,7 @@ impl ContenderPut {
     }
 
     /// From our own key, if it exists, and the contenders that its mode has to know of.
-    fn looked(&self, own: &RangeResult, mut shown: Vec<Shown<'_>>) -> PutOutcome {
+    fn looked<'a>(&self, own: &'a RangeResult, mut shown: Vec<Shown<'a>>) -> PutOutcome {
         if let Some(rank) = own.kvs.first().map(Rank::from) {
             shown.push(Shown::own(own));
             let admission = admission::by_nearest(rank, self.look.counted, &shown);
@@ -151,7 +153,7 @@ impl ContenderPut {
         let others = || shown.iter().flat_map(|shown| shown.contenders()).map(Rank::mode);
         let load = Load::of(others());
         let counted = self.look.mode != Mode::Shared || self.look.counted || load == Load::NONE;
-        if counted && !load.admits(self.look.mode) || load.admits_none() && others().any(|it| it == Mode::Exclusive) {
+        if load.is_exclusive() || counted && !load.admits(self.look.mode) {
             PutOutcome::Taken
         } else {
             PutOutcome::Room { counted: !counted }

@@ -40,7 +40,7 @@ pub(super) struct Look {
 }
 
 impl Look {
-    fn spans(self, name: &LockName) -> Vec<Span> {
+    pub(super) fn spans(self, name: &LockName) -> Vec<Span> {
         match self.mode {
             Mode::Shared if !self.counted => name.contenders_but_shared().into(),
             _ => vec![name.contenders()],

@@ -1,12 +1,11 @@
 //! The writes of the queues (deletes of stale keys, puts of contenders), as a request of their own or grouped.
 
-use super::admission::{self, Admission, Rank, WATCH_ALL_UP_TO};
 use super::messages::QueueId;
 use super::mutants::mutant;
-use super::put::{self, ContenderPut, PutOutcome};
+use super::put::{ContenderPut, PutOutcome};
 use super::read::{Epoch, epoch_unchanged, read_key};
 use crate::kv::{
-    Answer, Compare, Field, Key, KeyValue, Op, OpResult, Request, Response, Revision, Span, Txn, TxnAnswer,
+    Answer, Compare, Field, Key, Op, OpResult, Request, Response, Revision, Span, Txn, TxnAnswer,
 };
 
 /// What one queue wants written.
@@ -103,10 +102,9 @@ fn grouped(epoch: &Epoch, writes: &[Write]) -> Txn {
     let enter = |put: &ContenderPut| {
         Op::Txn(Txn { when: put.compares(), then: put.put_ops(), otherwise: put.read_ops() })
     };
-    let operations =
-        |write: &Write| -> Vec<Op> {
-            write.delete_ops().chain(write.puts.iter().map(enter)).chain(write.look_ops()).collect()
-        };
+    let operations = |write: &Write| -> Vec<Op> {
+        write.delete_ops().chain(write.puts.iter().map(enter)).chain(write.look_ops()).collect()
+    };
     let then = writes.iter().flat_map(operations).collect();
     if writes.iter().all(|write| write.puts.is_empty()) {
         // Deletes do not depend on the epoch.

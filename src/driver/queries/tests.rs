@@ -10,12 +10,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
-use crate::mode::Mode;
 use crate::contender_value::ContenderValue;
 use crate::driver::queries;
 use crate::error::LockError;
 use crate::info::{ForceUnlock, LockState};
 use crate::kv::{Failure, FailureClass, Op, Request, Response, Span, WatchEvent};
+use crate::mode::Mode;
 use crate::name::{LockName, Root};
 use crate::store::etcd::Etcd;
 use crate::store::etcd::tests::cluster::{

@@ -17,9 +17,9 @@ use std::time::Duration;
 
 use crate::clock::Time;
 use crate::kv::{Key, Revision, Span, WatchId};
+use crate::mode::Mode;
 use crate::protocol::admission::{self, Admission, Milestone, Predecessors};
 use crate::protocol::effects::{Effects, Watched};
-use crate::mode::Mode;
 use crate::protocol::messages::ContenderId;
 use crate::protocol::mutants::mutant;
 
@@ -236,7 +236,9 @@ impl Position {
     /// The milestone that it waits for, far back in the queue.
     pub(super) fn milestone(&self) -> Option<&Milestone> {
         match &self.watch {
-            Some(PredecessorWatch { predecessors: Predecessors::Milestone(milestone), .. }) => Some(milestone),
+            Some(PredecessorWatch { predecessors: Predecessors::Milestone(milestone), .. }) => {
+                Some(milestone)
+            }
             _ => None,
         }
     }
@@ -245,18 +247,17 @@ impl Position {
     pub(super) fn recheck_after(&mut self) -> Duration {
         match &mut self.watch {
             Some(PredecessorWatch {
-                predecessors: Predecessors::All(_) | Predecessors::Nearest(_), early_checks, ..
-            }) if *early_checks < EARLY_CHECKS =>
-            {
+                predecessors: Predecessors::All(_) | Predecessors::Nearest(_),
+                early_checks,
+                ..
+            }) if *early_checks < EARLY_CHECKS => {
                 *early_checks += 1;
                 FIRST_EARLY_CHECK * (1 << (*early_checks - 1))
             }
             // Until it is confirmed, nobody finds out that the stream is dead.
-            Some(PredecessorWatch { predecessors: Predecessors::Milestone(milestone), confirmed_at, .. })
-                if *confirmed_at != 0 =>
-            {
-                milestone.times(RECHECK_INTERVAL_PER_CONTENDER)
-            }
+            Some(PredecessorWatch {
+                predecessors: Predecessors::Milestone(milestone), confirmed_at, ..
+            }) if *confirmed_at != 0 => milestone.times(RECHECK_INTERVAL_PER_CONTENDER),
             _ => RECHECK_INTERVAL,
         }
     }
@@ -266,11 +267,10 @@ impl Position {
     pub(super) fn note_watch_served(&mut self, revision: Revision) -> bool {
         match &mut self.watch {
             Some(PredecessorWatch {
-                predecessors: Predecessors::All(_) | Predecessors::Nearest(_), early_checks, ..
-            }) if revision > self.read_at =>
-            {
-                std::mem::replace(early_checks, EARLY_CHECKS) < EARLY_CHECKS
-            }
+                predecessors: Predecessors::All(_) | Predecessors::Nearest(_),
+                early_checks,
+                ..
+            }) if revision > self.read_at => std::mem::replace(early_checks, EARLY_CHECKS) < EARLY_CHECKS,
             _ => false,
         }
     }
@@ -297,18 +297,20 @@ impl Position {
         };
         match predecessors {
             Predecessors::Milestone(_) => DeletionEffect::MilestoneDeleted,
-            Predecessors::All(_) | Predecessors::Nearest(_) => match admission::by_deletions(own, predecessors, deleted) {
-                Admission::Gone => DeletionEffect::OwnKeyDeleted,
-                Admission::Behind(None) if !checking => DeletionEffect::CheckPosition,
-                admission if live && !predecessors.is_empty() => {
-                    predecessors.remove(|key| deleted.contains(key));
-                    self.first_as_of = (admission == Admission::Admitted).then_some(revision);
-                    DeletionEffect::Nothing
+            Predecessors::All(_) | Predecessors::Nearest(_) => {
+                match admission::by_deletions(own, predecessors, deleted) {
+                    Admission::Gone => DeletionEffect::OwnKeyDeleted,
+                    Admission::Behind(None) if !checking => DeletionEffect::CheckPosition,
+                    admission if live && !predecessors.is_empty() => {
+                        predecessors.remove(|key| deleted.contains(key));
+                        self.first_as_of = (admission == Admission::Admitted).then_some(revision);
+                        DeletionEffect::Nothing
+                    }
+                    // The answer will be combined with the deletions reported meanwhile.
+                    _ if checking => DeletionEffect::Nothing,
+                    _ => DeletionEffect::CheckPosition,
                 }
-                // The answer will be combined with the deletions reported meanwhile.
-                _ if checking => DeletionEffect::Nothing,
-                _ => DeletionEffect::CheckPosition,
-            },
+            }
         }
     }
 }

@@ -25,7 +25,7 @@ impl Queue {
         let Some(waiter) = self.waiters.remove(at) else {
             return;
         };
-        let (limits, since) = (waiter.limits, waiter.since);
+        let (limits, since, mode) = (waiter.limits, waiter.since, waiter.mode);
         if limits.try_only {
             let failure = self.why_unavailable(cx);
             cx.effects.refuse(ticket, Refusal::Unavailable(failure));
@@ -33,7 +33,7 @@ impl Queue {
         }
         let timed_out = limits.deadline.is_some_and(|deadline| deadline <= cx.now);
         let reason = if timed_out { GiveUpReason::Deadline } else { GiveUpReason::Budget };
-        self.give_up(GivingUp { ticket, since, reason, contention, holder_read: None }, cx);
+        self.give_up(GivingUp { ticket, since, mode, reason, contention, holder_read: None }, cx);
     }
 
     pub(super) fn give_up(&mut self, giving_up: GivingUp, cx: &mut Context<'_>) {
@@ -67,7 +67,7 @@ impl Queue {
         // ended since the read was sent.
         let own_leases = [lease, cx.session.lease().map(|lease| lease.id)];
         let stays = |holder: &CurrentHolder| {
-            let held = self.contender.as_ref().is_some_and(|own| own.holds(&holder.kv));
+            let held = self.contenders.iter().any(|own| own.holds(&holder.kv));
             !own_leases.contains(&Some(holder.kv.lease)) || held
         };
         let holder_read = holder_read.map(|holder| holder.filter(stays));
@@ -85,8 +85,9 @@ impl Queue {
 
     /// Answers the tickets whose key is deleted and whose holder is known.
     pub(super) fn answer_given_up(&mut self, cx: &mut Context<'_>) {
+        // The key of a hold that was released is not one of theirs.
         let key_gone =
-            self.stale_keys.is_empty() && self.contender.as_ref().is_none_or(|own| self.is_wanted(own));
+            !self.in_flight_for_nobody && self.stale_keys.iter().all(|stale| stale.released.is_some());
         let (done, waiting) = std::mem::take(&mut self.giving_up)
             .into_iter()
             .partition(|giving_up| key_gone && !giving_up.wants_holder());
@@ -106,22 +107,26 @@ impl Queue {
     }
 
     fn answer(&self, giving_up: GivingUp, cx: &mut Context<'_>) {
-        let GivingUp { ticket, since, reason, contention, holder_read } = giving_up;
-        if let GiveUpReason::Cancelled = reason {
-            cx.effects.refuse(ticket, Refusal::Cancelled);
+        if let GiveUpReason::Cancelled = giving_up.reason {
+            cx.effects.refuse(giving_up.ticket, Refusal::Cancelled);
             return;
         }
-        let held = match (contention, holder_read) {
-            (_, Some(Ok(holder @ Some(_)))) => Ok(holder),
+        let keeps_out = |holder: &CurrentHolder| giving_up.is_kept_out_by(holder);
+        let held = match (giving_up.contention, giving_up.holder_read.clone()) {
+            (_, Some(Ok(Some(holder)))) if keeps_out(&holder) => Ok(Some(holder)),
+            (Contention::HeldHere, Some(Ok(holder))) => Ok(holder),
             (Contention::HeldHere, _) => Ok(None),
             (_, Some(Err(failure))) => Err(failure),
-            (Contention::Contended, Some(Ok(None)) | None) | (Contention::LocalWaiters, Some(Ok(None))) => {
-                cx.effects.contact.trouble(cx.now).map_or(Ok(None), Err)
+            // A holder that leaves room for it is one of several.
+            (Contention::Contended | Contention::LocalWaiters, Some(Ok(holder))) => {
+                cx.effects.contact.trouble(cx.now).map_or(Ok(holder), Err)
             }
-            (Contention::Unknown, Some(Ok(None)) | None) | (Contention::LocalWaiters, None) => {
+            (Contention::Contended, None) => cx.effects.contact.trouble(cx.now).map_or(Ok(None), Err),
+            (Contention::Unknown, Some(Ok(_)) | None) | (Contention::LocalWaiters, None) => {
                 Err(self.why_unavailable(cx))
             }
         };
+        let GivingUp { ticket, since, reason, .. } = giving_up;
         let refusal = match (held, reason) {
             (Err(failure), _) => Refusal::Unavailable(failure),
             (Ok(holder), GiveUpReason::Deadline) => Refusal::Timeout { waited: cx.now.since(since), holder },
@@ -135,12 +140,12 @@ impl Queue {
         let since = self.waiters.get(at).map(|waiter| waiter.since);
         let local = self.waiters.get(at).is_some_and(|waiter| waiter.came_behind);
         let kept_out = self.waiters.get(at).is_some_and(|waiter| waiter.kept_out);
-        let contender = self.contender.as_ref();
-        if contender.is_some_and(|own| own.held().is_some()) {
+        let mode = self.waiters.get(at).map(|waiter| waiter.mode).unwrap_or_default();
+        if !self.held_load().admits(mode) {
             return Contention::HeldHere;
         }
         // A read sent before this ticket's call says nothing about its wait.
-        let queued = since.zip(contender).is_some_and(|(since, own)| own.was_behind_since(since));
+        let queued = since.is_some_and(|since| self.contenders.iter().any(|own| own.was_behind_since(since)));
         match self.last_failure {
             Some(_) => Contention::Unknown,
             None if kept_out || queued => Contention::Contended,

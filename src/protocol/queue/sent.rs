@@ -2,7 +2,7 @@
 
 use crate::clock::Time;
 use crate::kv::{Key, LeaseId, Revision};
-use crate::protocol::messages::Ticket;
+use crate::protocol::messages::{ContenderId, Ticket};
 
 /// A write that is in flight.
 #[derive(Clone, Debug)]
@@ -10,7 +10,7 @@ pub(super) struct SentWrite {
     pub(super) epoch: Revision,
     pub(super) sent: Time,
     pub(super) deletes: Vec<SentDelete>,
-    pub(super) puts_contender: bool,
+    pub(super) puts: Vec<ContenderId>,
     /// The tries that were waiting when it was sent: its answer is an answer to them, not to later ones.
     pub(super) tries: Vec<Ticket>,
 }

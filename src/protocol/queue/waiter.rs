@@ -4,6 +4,7 @@ use std::ops::Deref;
 
 use crate::clock::Time;
 use crate::kv::Failure;
+use crate::mode::{Load, Mode};
 use crate::protocol::messages::{Acquire, CurrentHolder, Ticket};
 
 /// A ticket that waits, and what is known about its wait.
@@ -38,6 +39,7 @@ pub(super) struct GivingUp {
     pub(super) ticket: Ticket,
     /// When its caller made the call.
     pub(super) since: Time,
+    pub(super) mode: Mode,
     pub(super) reason: GiveUpReason,
     pub(super) contention: Contention,
     /// The answer of the read of the holder, once it is there.
@@ -70,6 +72,7 @@ impl GivingUp {
         Self {
             ticket,
             since: Time::default(),
+            mode: Mode::default(),
             reason: GiveUpReason::Cancelled,
             contention: Contention::Unknown,
             holder_read: None,
@@ -79,6 +82,11 @@ impl GivingUp {
     /// The caller does not want the name of the holder any more.
     pub(super) fn cancel(&mut self) {
         self.reason = GiveUpReason::Cancelled;
+    }
+
+    /// Whether this holder alone keeps it out.
+    pub(super) fn is_kept_out_by(&self, holder: &CurrentHolder) -> bool {
+        !Load::of([Mode::of(&holder.kv.key)]).admits(self.mode)
     }
 
     pub(super) fn wants_holder(&self) -> bool {
