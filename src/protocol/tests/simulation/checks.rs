@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use super::reading::{everything, keys_within, oldest_within, sessions};
+use super::reading::{everything, keys_within, sessions};
+use super::rule::{Part, is_holder, may_hold_together};
 use super::world::World;
 use crate::clock::Time;
 use crate::kv::{Key, LeaseId, Revision};
+use crate::mode::Mode;
 use crate::name::LockName;
 use crate::protocol::{HoldId, Refusal, Ticket, WaitLimits};
 use crate::store::memory::model::Model;
@@ -36,7 +38,7 @@ impl fmt::Display for Violation {
 pub(super) struct Checks {
     holds: BTreeMap<(usize, HoldId), GrantedHold>,
     asked: BTreeMap<Ticket, Asked>,
-    last_token: BTreeMap<String, Revision>,
+    last_token: BTreeMap<String, LastTokens>,
     /// Keys that an administrator deleted, and when.
     taken: BTreeMap<Key, Time>,
     /// When the store executed the request whose answer the manager is handling.
@@ -47,9 +49,17 @@ pub(super) struct Checks {
     checked: Revision,
 }
 
+/// The greatest tokens of a name so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct LastTokens {
+    of_writers: Revision,
+    of_all: Revision,
+}
+
 #[derive(Debug)]
 struct GrantedHold {
     name: LockName,
+    part: Part,
     key: Key,
     token: Revision,
     worker: usize,
@@ -62,6 +72,7 @@ struct Asked {
     node: usize,
     worker: usize,
     name: LockName,
+    part: Part,
     limits: WaitLimits,
     at: Time,
     abandoned: bool,
@@ -79,11 +90,12 @@ impl Checks {
         ticket: Ticket,
         node: usize,
         worker: usize,
-        name: &LockName,
+        (name, mode): (&LockName, Mode),
         limits: WaitLimits,
         at: Time,
     ) {
-        self.asked.insert(ticket, Asked { node, worker, name: name.clone(), limits, at, abandoned: false });
+        let (name, part) = (name.clone(), Part::of_mode(mode));
+        self.asked.insert(ticket, Asked { node, worker, name, part, limits, at, abandoned: false });
     }
 
     pub(super) fn abandoned(&mut self, ticket: Ticket) {
@@ -125,7 +137,8 @@ fn keys_of(model: &Model, lease: LeaseId) -> Vec<Key> {
 }
 
 impl World {
-    /// P1, P3, P4: a grant goes to the first contender in etcd, and to the first waiter in the process.
+    /// P1, P3, P4: a grant goes to a contender in etcd for which all earlier ones leave room, and to a waiter in the
+    /// process for which all earlier ones leave room.
     pub(super) fn check_grant(
         &mut self,
         node: usize,
@@ -151,21 +164,39 @@ impl World {
         // start.
         let taken = taken || !self.is_assured(node);
         if !taken {
-            let first = self.first(name);
-            if first.as_ref() != Some(&(key.clone(), token)) {
+            let queue = keys_within(&self.model, name.contenders());
+            if !is_holder(&queue, &key, token) {
+                let queue: Vec<_> = queue.iter().map(|kv| (&kv.key, kv.create_revision)).collect();
                 return Err(Violation::new(format!(
-                    "P1: {key} is granted, but the first contender is {first:?}"
+                    "P1: {key} is granted, but the contenders are {queue:?}"
                 )));
             }
             let last = self.checks.last_token.entry(name.as_str().to_owned()).or_default();
-            if token <= *last {
-                return Err(Violation::new(format!("P4: token {token} of {name:?} after {last}")));
+            let earlier = if asked.part == Part::Writer { last.of_all } else { last.of_writers };
+            if token <= earlier {
+                return Err(Violation::new(format!("P4: token {token} of {name:?} after {last:?}")));
             }
-            *last = token;
+            last.of_all = last.of_all.max(token);
+            if asked.part == Part::Writer {
+                last.of_writers = token;
+            }
         }
-        let held = GrantedHold { name: name.clone(), key, token, worker: asked.worker, forfeited: taken };
+        let (name, part, worker) = (name.clone(), asked.part, asked.worker);
+        let held = GrantedHold { name: name.clone(), part, key, token, worker, forfeited: taken };
         self.checks.holds.insert((node, hold), held);
-        Ok(())
+        self.check_held_together(&name)
+    }
+
+    /// P1: those who hold the lock now may hold it together.
+    fn check_held_together(&self, name: &LockName) -> Result<(), Violation> {
+        let holds = self.checks.holds.iter();
+        let assured =
+            holds.filter(|((node, _), held)| held.name == *name && !held.forfeited && self.is_assured(*node));
+        let parts: Vec<Part> = assured.map(|(_, held)| held.part).collect();
+        if may_hold_together(&parts) {
+            return Ok(());
+        }
+        Err(Violation::new(format!("P1: {name:?} is held by {parts:?}")))
     }
 
     /// Whether a guard of this manager that reads the clock now reports that it holds the lock.
@@ -176,7 +207,7 @@ impl World {
 
     fn check_local_order(&self, node: usize, granted: &Asked) -> Result<(), Violation> {
         let local = self.local(node);
-        let overtaken = self.checks.asked.iter().find(|(_, other)| {
+        let waiting = self.checks.asked.iter().filter(|(_, other)| {
             let limit = [other.limits.deadline, other.limits.budget].into_iter().flatten().min();
             other.node == node
                 && other.name == granted.name
@@ -185,19 +216,17 @@ impl World {
                 && !other.abandoned
                 && limit.is_none_or(|limit| local < limit)
         });
-        match overtaken {
-            Some((ticket, _)) => {
-                Err(Violation::new(format!("P3: {ticket:?} asked earlier and is still waiting")))
-            }
-            None => Ok(()),
+        let earlier: Vec<_> = waiting.map(|(ticket, other)| (*ticket, other.part)).collect();
+        let parts: Vec<Part> = earlier.iter().map(|&(_, part)| part).chain([granted.part]).collect();
+        if may_hold_together(&parts) {
+            return Ok(());
         }
+        let granted = granted.part;
+        Err(Violation::new(format!("P3: {earlier:?} asked before {granted:?} and are still waiting")))
     }
 
-    fn first(&self, name: &LockName) -> Option<(Key, Revision)> {
-        oldest_within(&self.model, name.contenders()).map(|kv| (kv.key, kv.create_revision))
-    }
-
-    /// P1 and P2: every hold's key is the first contender in the store, unless an administrator deleted it.
+    /// P1 and P2: every hold's key stands in the store, and the earlier contenders leave room for it, unless an
+    /// administrator deleted it.
     pub(super) fn check_holds(&mut self) -> Result<(), Violation> {
         // Between revisions holds only end by themselves, and each new grant is checked separately.
         let revision = self.model.revision();
@@ -208,10 +237,10 @@ impl World {
             if !self.is_assured(node) || held.forfeited {
                 continue;
             }
-            let first = self.first(&held.name);
-            if !first.is_some_and(|(first, created)| first == held.key && created == held.token) {
+            let queue = keys_within(&self.model, held.name.contenders());
+            if !is_holder(&queue, &held.key, held.token) {
                 return Err(Violation::new(format!(
-                    "P2: manager {node} reports {hold:?} of {}, which is not first in the store",
+                    "P2: manager {node} reports {hold:?} of {}, which does not hold the lock in the store",
                     held.key
                 )));
             }

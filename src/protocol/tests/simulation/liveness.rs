@@ -1,8 +1,10 @@
-//! No caller waits for a free lock: without faults, the next waiter gets a released lock within a few round trips.
+//! No caller waits for a free lock: without faults, the next waiter gets a released lock within a few round trips, and
+//! so does everyone for whom the holders leave room.
 
 use std::time::Duration;
 
 use super::checks::Violation;
+use super::truth::Due;
 use super::world::World;
 use crate::clock::Time;
 use crate::store::memory::model::Space;
@@ -15,9 +17,9 @@ pub(super) const SETTLED: Duration = Duration::from_secs(6);
 /// watch that was opened during a write.
 const BOUND: Duration = Duration::from_millis(300);
 
-/// For each name, since when it has been free and wanted.
+/// For each name, what should be taken, and since when.
 #[derive(Debug, Default)]
-pub(super) struct Liveness(Vec<Option<Time>>);
+pub(super) struct Liveness(Vec<Option<(Due, Time)>>);
 
 impl World {
     pub(super) fn check_free_locks_are_taken(&mut self) -> Result<(), Violation> {
@@ -34,15 +36,17 @@ impl World {
         }
         let late = self.nodes.iter().map(|node| node.turns.lateness).max().unwrap_or_default();
         for name in 0..self.names.len() {
-            let free = self.is_free_and_wanted(name);
-            let since = self.liveness.0[name];
-            if since.is_some_and(|since| self.now.since(since) > BOUND + late * 10) {
+            if let Some((due, since)) = &self.liveness.0[name]
+                && self.now.since(*since) > BOUND + late * 10
+            {
                 return Err(Violation::new(format!(
-                    "P7: {:?} was free since {since:?}, with a waiter until {:?}",
+                    "P7: {:?} was to be taken by {due:?} since {since:?}, and was not until {:?}",
                     self.names[name], self.now
                 )));
             }
-            self.liveness.0[name] = since.filter(|_| free).or(free.then_some(self.now));
+            let due = self.is_due(name);
+            let same = self.liveness.0[name].take().filter(|(was, _)| Some(was) == due.as_ref());
+            self.liveness.0[name] = same.or_else(|| Some((due?, self.now)));
         }
         Ok(())
     }

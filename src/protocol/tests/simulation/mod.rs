@@ -7,12 +7,14 @@
 mod checks;
 mod faults;
 mod foreign;
+mod kinds;
 mod liveness;
 mod mutants;
 mod network;
 mod node;
 mod past;
 mod reading;
+mod rule;
 mod script;
 mod streams;
 mod truth;

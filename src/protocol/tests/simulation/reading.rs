@@ -4,14 +4,11 @@ use super::world::root;
 use crate::kv::{Key, KeyValue, Order, Range, Span};
 use crate::store::memory::model::Model;
 
-/// The keys of a span without their values, oldest first.
+/// The keys of a span without their values, by create revision and then by key.
 pub(super) fn keys_within(model: &Model, span: Span) -> Vec<KeyValue> {
-    oldest_of(model, span, 0)
-}
-
-/// The oldest key of a span.
-pub(super) fn oldest_within(model: &Model, span: Span) -> Option<KeyValue> {
-    oldest_of(model, span, 1).pop()
+    let mut keys = all_of(model, span);
+    keys.sort_by(|one, other| (one.create_revision, &one.key).cmp(&(other.create_revision, &other.key)));
+    keys
 }
 
 /// Every key of the library.
@@ -24,12 +21,11 @@ pub(super) fn sessions() -> Span {
     Span::Prefix(Key::from(format!("{}/~session/", root().as_str())))
 }
 
-/// The first keys of a span; 0 is no limit.
-fn oldest_of(model: &Model, span: Span, limit: u32) -> Vec<KeyValue> {
+fn all_of(model: &Model, span: Span) -> Vec<KeyValue> {
     let range = Range {
         span,
         order: Order::OldestFirst,
-        limit,
+        limit: 0,
         max_create_revision: 0,
         at_revision: 0,
         keys_only: true,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::world::{Event, World};
 use crate::mode::Mode;
+use crate::name::LockName;
 use crate::protocol::{Acquire, Command, Ticket, WaitLimits};
 
 /// A thread of a manager. Its script continues when a call returns, and after pauses.
@@ -51,7 +52,8 @@ impl World {
     }
 
     fn ask(&mut self, node: usize, worker: usize) {
-        let name = self.names[self.rng.usize(..self.names.len())].clone();
+        let which = self.rng.usize(..self.names.len());
+        let (name, mode) = (self.names[which].clone(), self.kinds.pick(which, node));
         let local = self.local(node);
         let after = |limit: Duration| Some(local + limit);
         let limit = self.below(Duration::from_secs(4));
@@ -63,7 +65,7 @@ impl World {
             _ => WaitLimits::default(),
         };
         let gives_up = self.chance(0.15);
-        self.acquire(node, worker, &name, limits);
+        self.acquire(node, worker, (&name, mode), limits);
         if gives_up && !limits.try_only {
             // Half of the time, about when the grant arrives.
             let after = if self.rng.bool() { Duration::from_millis(3) } else { Duration::from_secs(3) };
@@ -72,17 +74,19 @@ impl World {
         }
     }
 
-    fn acquire(&mut self, node: usize, worker: usize, name: &crate::name::LockName, limits: WaitLimits) {
+    fn acquire(&mut self, node: usize, worker: usize, (name, mode): (&LockName, Mode), limits: WaitLimits) {
         let ticket = self.next_ticket();
         let since = self.local(node);
-        self.note(|| format!("manager {node} thread {worker} asks for {name:?} as {ticket:?}: {limits:?}"));
-        self.checks.asked(ticket, node, worker, name, limits, self.now);
-        self.truth.asked(ticket, node, name, limits.try_only, self.now);
+        self.note(|| {
+            format!("manager {node} thread {worker} asks for {name:?} as {ticket:?}: {mode}, {limits:?}")
+        });
+        self.checks.asked(ticket, node, worker, (name, mode), limits, self.now);
+        self.truth.asked(ticket, node, (name, mode), limits.try_only, self.now);
         self.nodes[node].workers[worker].state = State::Waiting(ticket);
         let acquire = Acquire {
             ticket,
             name: name.clone(),
-            mode: Mode::Exclusive,
+            mode,
             thread: worker as u64,
             limits,
             retry_interval: Duration::from_millis(100),

@@ -7,10 +7,12 @@ use std::time::Duration;
 use super::checks::Violation;
 use super::liveness::SETTLED;
 use super::reading::keys_within;
+use super::rule::{Part, may_hold_together};
 use super::world::World;
 use crate::clock::Time;
 use crate::error::LossReason;
 use crate::kv::{Key, LeaseId, Revision};
+use crate::mode::Mode;
 use crate::name::LockName;
 use crate::protocol::{CurrentHolder, HoldId, Refusal, ReleaseFailure, Ticket};
 
@@ -44,6 +46,7 @@ pub(super) struct Truth {
 struct Claim {
     node: usize,
     name: LockName,
+    mode: Mode,
     try_only: bool,
     asked: u64,
     asked_at: Time,
@@ -76,13 +79,14 @@ impl Truth {
         &mut self,
         ticket: Ticket,
         node: usize,
-        name: &LockName,
+        (name, mode): (&LockName, Mode),
         try_only: bool,
         asked_at: Time,
     ) {
         let asked = self.stamp();
         let name = name.clone();
-        let claim = Claim { node, name, try_only, asked, asked_at, granted: None, ended: None, lost: false };
+        let claim =
+            Claim { node, name, mode, try_only, asked, asked_at, granted: None, ended: None, lost: false };
         self.claims.insert(ticket, claim);
         self.open.insert(ticket);
     }
@@ -162,6 +166,15 @@ impl Claim {
     fn keeps_tries_out(&self) -> bool {
         !self.try_only || self.granted.is_some()
     }
+
+    /// From when on it may keep the other one out: from its call, or from its grant if it came later.
+    fn keeps_out_since(&self, other: &Self) -> u64 {
+        match &self.granted {
+            _ if self.asked < other.asked && !self.try_only => self.asked,
+            Some((granted, ..)) => *granted,
+            None => u64::MAX,
+        }
+    }
 }
 
 impl World {
@@ -223,7 +236,7 @@ impl World {
         let true_so_far = match refusal {
             Refusal::Held => kept_out,
             Refusal::Timeout { holder: Some(holder), .. } | Refusal::AlreadyHeld { holder: Some(holder) } => {
-                self.was_holder(ticket, claim, holder)
+                (kept_out || self.weather.stale_reads) && self.was_holder(ticket, claim, holder)
             }
             Refusal::Timeout { holder: None, .. } | Refusal::AlreadyHeld { holder: None } => kept_out,
             // A wait that ends right after another thread's release, before etcd has answered who is next, cannot know
@@ -249,14 +262,29 @@ impl World {
         self.names.iter().position(|other| other == name).unwrap_or(usize::MAX)
     }
 
-    /// Whether another contender had the lock or was queued for it at some time of the call. A key of this manager's
-    /// session counts only through the ticket that it belongs to.
+    /// Whether others that had the lock or were queued for it left no room for this ticket at some instant of the call.
+    /// A key of this manager's session counts only through the ticket that it belongs to. Other calls of this process
+    /// that came later count only if they got the lock.
     fn was_kept_out(&self, ticket: Ticket, claim: &Claim) -> bool {
         let mine = self.nodes[claim.node].lease;
-        let mut here = self.truth.others(claim.node, &claim.name, ticket, claim.asked);
-        let mut there = self.truth.queues(self.index_of(&claim.name), claim.asked).iter();
-        here.any(Claim::keeps_tries_out)
-            || there.any(|queue| queue.contenders.iter().any(|contender| Some(contender.lease) != mine))
+        let here: Vec<&Claim> = self.truth.others(claim.node, &claim.name, ticket, claim.asked).collect();
+        let there = self.truth.queues(self.index_of(&claim.name), claim.asked);
+        let begins =
+            there.iter().map(|queue| queue.stamp).chain(here.iter().map(|it| it.keeps_out_since(claim)));
+        let instants: BTreeSet<u64> = begins.map(|at| at.max(claim.asked)).collect();
+        instants.into_iter().any(|at| {
+            let queue = there.iter().rev().find(|queue| queue.stamp <= at);
+            let foreign = queue.into_iter().flat_map(|queue| &queue.contenders);
+            let foreign = foreign.filter(|it| Some(it.lease) != mine).map(|it| Part::of_key(&it.key));
+            let here = here.iter().filter(|it| {
+                it.keeps_tries_out()
+                    && it.keeps_out_since(claim) <= at
+                    && it.ended.is_none_or(|ended| ended > at)
+            });
+            let here = here.map(|it| Part::of_mode(it.mode));
+            let all: Vec<Part> = foreign.chain(here).chain([Part::of_mode(claim.mode)]).collect();
+            !may_hold_together(&all)
+        })
     }
 
     /// Whether the reported holder was first at some time of the call and, if it is of this manager, had been granted
@@ -349,20 +377,45 @@ impl World {
         Ok(())
     }
 
-    /// Whether a ticket waits for the name although no manager holds it and no key in its queue belongs to a dead or
-    /// foreign client.
-    pub(super) fn is_free_and_wanted(&self, name: usize) -> bool {
+    /// What of the name should be taken soon: a contender of a live manager that holds the lock by the rule, but is no
+    /// hold of it; or the longest waiting ticket, if the holders leave room for every ticket that waits.
+    pub(super) fn is_due(&self, name: usize) -> Option<Due> {
         let leases: Vec<LeaseId> = self.nodes.iter().filter_map(|node| node.lease).collect();
-        let mut wanted = false;
-        for claim in self.truth.open.iter().map(|ticket| &self.truth.claims[ticket]) {
-            if claim.name == self.names[name] {
-                if claim.granted.is_some() {
-                    return false;
-                }
-                wanted = true;
-            }
-        }
+        let open = self.truth.open.iter().map(|ticket| (ticket, &self.truth.claims[ticket]));
+        let open: Vec<_> = open.filter(|(_, claim)| claim.name == self.names[name]).collect();
+        let is_held = |it: &ObservedContender| {
+            open.iter().any(|(_, claim)| {
+                matches!(&claim.granted, Some((_, _, key, token)) if *key == it.key && *token == it.created)
+            })
+        };
         let queue = self.truth.queues.get(name).and_then(|queues| queues.last());
-        wanted && queue.is_none_or(|queue| queue.contenders.iter().all(|it| leases.contains(&it.lease)))
+        let queue = queue.map(|queue| &queue.contenders[..]).unwrap_or_default();
+        let parts: Vec<Part> = queue.iter().map(|it| Part::of_key(&it.key)).collect();
+        let holders = (1..=parts.len()).take_while(|&first| may_hold_together(&parts[..first])).count();
+        let idle = queue[..holders].iter().find(|it| leases.contains(&it.lease) && !is_held(it));
+        if let Some(idle) = idle {
+            return Some(Due::Contender(idle.key.clone(), idle.created));
+        }
+        let held: Vec<Part> = open.iter().filter(|(_, claim)| claim.granted.is_some()).map(part).collect();
+        let waiting = || open.iter().filter(|(_, claim)| claim.granted.is_none());
+        let room = waiting().all(|it| may_hold_together(&[&held[..], &[part(it)]].concat()));
+        if !room || !queue.iter().all(|it| leases.contains(&it.lease)) {
+            return None;
+        }
+        let &(&longest, _) = waiting().min_by_key(|(_, claim)| claim.asked)?;
+        // Whoever waits gets a free lock.
+        Some(Due::Waiting((!held.is_empty()).then_some(longest)))
     }
+}
+
+fn part((_, claim): &(&Ticket, &Claim)) -> Part {
+    Part::of_mode(claim.mode)
+}
+
+/// What should be taken soon; see [`World::is_due`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    Contender(Key, Revision),
+    /// The ticket that has waited longest beside holders; `None`: there is no holder.
+    Waiting(Option<Ticket>),
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::checks::{Checks, Violation};
 use super::faults::InjectedFault;
 use super::foreign::Foreign;
+use super::kinds::Kinds;
 use super::liveness::Liveness;
 use super::network::LONGEST_PARKED;
 use super::node::{Node, Tally};
@@ -104,6 +105,7 @@ pub(super) struct World {
     pub(super) nodes: Vec<Node>,
     pub(super) foreign: Vec<Foreign>,
     pub(super) names: Vec<LockName>,
+    pub(super) kinds: Kinds,
     pub(super) checks: Checks,
     pub(super) truth: Truth,
     pub(super) liveness: Liveness,
@@ -136,6 +138,7 @@ impl World {
         let weather = Weather::choose(&mut rng);
         let (managers, threads, names) = weather.size(&mut rng);
         let ttl = weather.ttl(&mut rng);
+        let kinds = Kinds::choose(seed, names, managers);
         let names = (0..names)
             .map(|i| LockName::parse(&root(), ["a", "b", "c", "d"][i]).expect("a valid name"))
             .collect();
@@ -153,6 +156,7 @@ impl World {
             nodes,
             foreign: Vec::new(),
             names,
+            kinds,
             checks: Checks::default(),
             truth: Truth::default(),
             liveness: Liveness::default(),
