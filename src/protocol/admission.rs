@@ -66,7 +66,8 @@ pub(super) struct Shown<'a> {
 impl<'a> Shown<'a> {
     /// The answer to a range with this limit; 0: none.
     pub(super) fn within(range: &'a RangeResult, limit: u32) -> Self {
-        Self { range, cut: limit != 0 && range.kvs.len() >= limit as usize }
+        let cut = limit != 0 && range.kvs.len() >= limit as usize && !mutant!(CutLookBelieved);
+        Self { range, cut }
     }
 
     /// The answer to a read of our own key.
@@ -94,6 +95,8 @@ pub(super) fn by_nearest(own: Rank<'_>, counted: bool, shown: &[Shown<'_>]) -> A
         return Admission::Behind(None);
     }
     let mut before: Vec<Rank<'_>> = contenders().filter(|&it| it < own).collect();
+    before.retain(|it| it.created < own.created || !mutant!(SiblingsOverlooked));
+    before.retain(|it| it.mode() == Mode::Exclusive || !mutant!(OthersOverlooked));
     before.sort_unstable_by(|one, other| other.cmp(one));
     let mode = own.mode();
     if mode == Mode::Shared && !counted && before.iter().any(|it| it.mode() != Mode::Exclusive) {
@@ -140,7 +143,14 @@ pub(super) fn by_deletions(own: &Key, before: &Predecessors, deleted: &[Key]) ->
 
 /// The rule.
 pub(super) fn decide(own: Mode, before: Predecessors) -> Admission {
-    let admits = |keys: &[Key]| Load::of(keys.iter().map(Mode::of)).admits(own);
+    let admits = |keys: &[Key]| {
+        let overtakes = |it: &Mode| own == Mode::Shared && *it == Mode::Exclusive && mutant!(WriterOvertaken);
+        let known = |it| match it {
+            Mode::Permits { take, .. } if mutant!(OwnLimitOnly) => Mode::Permits { take, limit: u32::MAX },
+            other => other,
+        };
+        Load::of(keys.iter().map(Mode::of).filter(|it| !overtakes(it)).map(known)).admits(own)
+    };
     match &before {
         Predecessors::All(keys) if admits(keys) => Admission::Admitted,
         // Those that were not read decide.

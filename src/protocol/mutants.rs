@@ -85,6 +85,22 @@ mod listed {
         DeletedKeyForgotten,
         /// The highest raft term of earlier sessions counts for the next session.
         TermOutlivesSession,
+        /// A shared contender does not wait for the exclusive ones before it.
+        WriterOvertaken,
+        /// Shared contenders that one commit put do not count each other where permits are taken before them.
+        SiblingsOverlooked,
+        /// A look at others covers exclusive contenders only.
+        OthersOverlooked,
+        /// The watch of the predecessors covers exclusive ones only.
+        OthersUnwatched,
+        /// Only the own limit of a contender counts, not those of the others.
+        OwnLimitOnly,
+        /// A try of a permit is put whoever came after the look.
+        TryPutWithoutCompare,
+        /// The answer to a look with a limit is regarded as all there is.
+        CutLookBelieved,
+        /// A released shared key is deleted by the name of an exclusive one.
+        SharedReleasedAsExclusive,
         /// The session key is watched from a future revision.
         SessionWatchedFromFuture,
     }

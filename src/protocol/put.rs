@@ -1,6 +1,7 @@
 //! The put of a contender's key, and what its answer says about the contender.
 
 use super::admission::{self, Admission, Rank, Shown, WATCH_ALL_UP_TO};
+use super::mutants::mutant;
 use super::read::{Look, contenders, read_key};
 use crate::kv::{Compare, Field, Key, KeyValue, LeaseId, Op, OpResult, Order, RangeResult, Revision, Span};
 use crate::mode::{Load, Mode};
@@ -55,6 +56,7 @@ impl ContenderPut {
             Some(Try { as_of: 0 }) => {
                 self.look.spans(&self.name).into_iter().map(absent).chain([own]).collect()
             }
+            Some(Try { .. }) if mutant!(TryPutWithoutCompare) => vec![own],
             Some(Try { as_of }) => {
                 let no_later = |span| Compare::less(span, Field::CreateRevision, as_of + 1);
                 self.look.spans(&self.name).into_iter().map(no_later).chain([own]).collect()

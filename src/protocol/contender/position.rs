@@ -197,7 +197,13 @@ impl Position {
         }
         self.unwatch_predecessors(effects);
         let span = match &predecessors {
-            Predecessors::All(_) | Predecessors::Nearest(_) => prefix,
+            Predecessors::All(_) | Predecessors::Nearest(_) => match prefix {
+                Span::Prefix(all) if mutant!(OthersUnwatched) => {
+                    let end = Key::from([all.as_bytes(), b"~"].concat());
+                    Span::Between(all, end)
+                }
+                prefix => prefix,
+            },
             Predecessors::Milestone(milestone) => Span::Key(milestone.key.clone()),
         };
         // From the current revision on, not from a past one: etcd serves only a watch that need not catch up at once.

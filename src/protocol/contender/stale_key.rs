@@ -48,7 +48,11 @@ impl StaleKey {
         // compare the create revision; a key named in an unanswered request is never reused.
         let last = self.unanswered_epoch.is_some() && self.is_fenced(epoch);
         let created = self.created.filter(|_| !self.plain && !last);
-        Deletion { key: self.key.clone(), created }
+        let mut key = self.key.clone();
+        if mutant!(SharedReleasedAsExclusive) {
+            key = Key::from(key.as_str().replace("~r.", ""));
+        }
+        Deletion { key, created }
     }
 
     /// A delete was answered: it found `count` keys. Returns whether the key is deleted for good.
