@@ -86,7 +86,7 @@ impl fmt::Debug for Root {
 pub(crate) struct LockName(Arc<NameParts>);
 
 struct NameParts {
-    name: Box<str>,
+    name: String,
     /// `<root>/<encoded name>/`
     prefix: Key,
 }
@@ -109,6 +109,11 @@ impl LockName {
 
     pub(crate) fn as_str(&self) -> &str {
         &self.0.name
+    }
+
+    /// The name, as the only one of a list.
+    pub(crate) fn as_list(&self) -> &[String] {
+        std::slice::from_ref(&self.0.name)
     }
 
     /// The keys of all contenders for this name, and no other keys.

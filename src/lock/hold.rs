@@ -11,6 +11,7 @@ use super::holds::Holds;
 use crate::clock::Time;
 use crate::error::{Cause, LockError, LossReason, lock_error};
 use crate::info::FencingToken;
+use crate::mode::Mode;
 use crate::protocol::{ReleaseFailure, Ticket};
 use crate::shared::hold_state::HoldState;
 use crate::shared::message::{Left, Message};
@@ -175,7 +176,9 @@ impl Hold {
         }
     }
 
-    /// Returns the fencing token, which is greater than that of every earlier holder of this lock in any process.
+    /// Returns the fencing token, which is greater than that of every earlier exclusive holder of this lock in any
+    /// process. What a receiver of tokens compares when several hold a lock together is in
+    /// [the guide](crate::docs::guide).
     ///
     /// # Examples
     ///
@@ -196,6 +199,40 @@ impl Hold {
     /// The key of the lock, as passed to [`new_lock`](crate::LockManager::new_lock).
     pub fn key(&self) -> &str {
         self.state.name.as_str()
+    }
+
+    /// The keys of the lock: one, [`key`](Self::key).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+    /// let guard = manager.new_lock("jobs")?.lock()?;
+    /// assert_eq!(guard.keys(), ["jobs"]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn keys(&self) -> &[String] {
+        self.state.name.as_list()
+    }
+
+    /// Returns who may hold the lock together with this hold.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+    /// use etcd_lock::Mode;
+    ///
+    /// assert_eq!(manager.new_lock("a")?.lock()?.mode(), Mode::Exclusive);
+    /// assert_eq!(manager.new_read_lock("b")?.lock()?.mode(), Mode::Shared);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn mode(&self) -> Mode {
+        self.state.mode()
     }
 
     /// Returns this hold's key in etcd. The key exists as long as the lock is held in etcd.
@@ -275,6 +312,7 @@ impl Hold {
     pub(super) fn describe(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct(name)
             .field("key", &self.key())
+            .field("mode", &self.mode())
             .field("token", &self.token())
             .field("held", &self.is_held())
             .finish_non_exhaustive()
@@ -286,7 +324,7 @@ impl Hold {
         let (reply, answer) = oneshot::channel();
         let sent = self.leave(Some(reply));
         let key = self.state.name.as_str();
-        let doing = || format!("releasing lock {key:?}");
+        let doing = || format!("releasing lock {key:?}{}", self.mode().remark());
         // If the end of the I/O thread ended this hold, or the manager is being closed, `Expired` says more than how
         // the thread ended.
         let gone = |error| match error {

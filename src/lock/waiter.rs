@@ -31,6 +31,7 @@ const CANCEL_GRACE: Duration = Duration::from_millis(25);
 pub(crate) struct Waiter {
     lock: Arc<Holds>,
     ticket: Ticket,
+    mode: Mode,
     /// In a mutex only because a oneshot receiver is not `Sync`; the mutex is never locked.
     outcome: Mutex<Receiver<Outcome>>,
     asked: Time,
@@ -64,7 +65,7 @@ impl Waiter {
         let acquire = Acquire {
             ticket,
             name: lock.name.clone(),
-            mode: Mode::Exclusive,
+            mode: options.mode,
             thread: CallerThread::current().0,
             limits,
             retry_interval: options.retry_interval,
@@ -79,6 +80,7 @@ impl Waiter {
         Ok(Self {
             lock: Arc::clone(lock),
             ticket,
+            mode: options.mode,
             outcome: Mutex::new(outcome),
             asked,
             give_up,
@@ -129,7 +131,7 @@ impl Waiter {
                 Ok(LockGuard::new(Arc::new(hold)))
             }
             WaitEnd::Outcome(Err(refusal)) => {
-                let error = error_of_refusal(refusal, self.key());
+                let error = self.error_of(refusal);
                 self.settled = true;
                 Err(error)
             }
@@ -153,10 +155,31 @@ impl Waiter {
         }
     }
 
+    /// What the call does, for errors.
+    fn doing(&self) -> String {
+        format!("acquiring lock {:?}{}", self.key(), self.mode.remark())
+    }
+
+    fn error_of(&self, refusal: Refusal) -> LockError {
+        let key = self.key().to_owned();
+        let info = |holder: Option<CurrentHolder>| {
+            let info = |CurrentHolder { kv, waiters }| LockInfo::from_holder(self.key(), &kv, waiters, None);
+            holder.map(|holder| Box::new(info(holder)))
+        };
+        match refusal {
+            Refusal::Held => LockError::AlreadyHeld { key, holder: None },
+            Refusal::Timeout { waited, holder } => LockError::Timeout { key, waited, holder: info(holder) },
+            Refusal::AlreadyHeld { holder } => LockError::AlreadyHeld { key, holder: info(holder) },
+            Refusal::Unavailable(failure) | Refusal::Failed(failure) => lock_error(failure, &self.doing()),
+            Refusal::Cancelled => LockError::Cancelled { key },
+            Refusal::Closed => LockError::Closed,
+        }
+    }
+
     /// The error of a call that the I/O thread left without an answer: whether the lock is held is not known.
     fn overdue(&self) -> LockError {
         LockError::Unavailable {
-            doing: acquiring(self.key()),
+            doing: self.doing(),
             source: Cause::new("the I/O thread did not answer in time"),
         }
     }
@@ -168,26 +191,5 @@ impl Drop for Waiter {
             // On an error the I/O thread has ended, and the queue with it.
             let _ = self.lock.client.mailbox.send(Message::Leave { ticket: self.ticket, reply: None });
         }
-    }
-}
-
-fn acquiring(key: &str) -> String {
-    format!("acquiring lock {key:?}")
-}
-
-fn error_of_refusal(refusal: Refusal, key: &str) -> LockError {
-    let info = |holder: Option<CurrentHolder>| {
-        holder.map(|CurrentHolder { kv, waiters }| Box::new(LockInfo::from_holder(key, &kv, waiters, None)))
-    };
-    let key_text = key.to_owned();
-    match refusal {
-        Refusal::Held => LockError::AlreadyHeld { key: key_text, holder: None },
-        Refusal::Timeout { waited, holder } => {
-            LockError::Timeout { key: key_text, waited, holder: info(holder) }
-        }
-        Refusal::AlreadyHeld { holder } => LockError::AlreadyHeld { key: key_text, holder: info(holder) },
-        Refusal::Unavailable(failure) | Refusal::Failed(failure) => lock_error(failure, &acquiring(key)),
-        Refusal::Cancelled => LockError::Cancelled { key: key_text },
-        Refusal::Closed => LockError::Closed,
     }
 }
