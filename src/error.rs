@@ -85,7 +85,7 @@ pub enum LockError {
         key: String,
         /// How long the call waited.
         waited: Duration,
-        /// The holder at the end of the wait, if the look-up succeeded.
+        /// The first holder at the end of the wait, if the look-up succeeded.
         holder: Option<Box<LockInfo>>,
     },
     /// Returned by [`force_unlock`](crate::LockManager::force_unlock): the lock is free.
@@ -100,7 +100,7 @@ pub enum LockError {
     AlreadyHeld {
         /// The key of the lock.
         key: String,
-        /// The holder at the end of the wait, if the look-up succeeded.
+        /// The first holder at the end of the wait, if the look-up succeeded.
         holder: Option<Box<LockInfo>>,
     },
     /// The hold was lost: another holder may have the lock by now.
@@ -251,13 +251,12 @@ fn in_millis(duration: &Duration) -> Duration {
     Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// The text ` by <owner>`, which follows "held".
+/// The text ` by <owner>`, which follows "held", with the mode if it is not exclusive.
 fn by(holder: Option<&LockInfo>) -> String {
-    match holder.map(|info| info.owner.as_deref()) {
-        None => String::new(),
-        Some(None) => " by a foreign client".into(),
-        Some(Some(owner)) => format!(" by {owner}"),
-    }
+    let by = |info: &LockInfo| {
+        format!(" by {}{}", info.owner.as_deref().unwrap_or("a foreign client"), info.mode.remark())
+    };
+    holder.map(by).unwrap_or_default()
 }
 
 impl LockError {

@@ -106,7 +106,8 @@ impl LockViewer {
         Ok(Self { shared: Arc::new(Shared { root, mailbox, io, request_timeout }) })
     }
 
-    /// Returns the current holder of this lock in any process; `None` if the lock is free.
+    /// Returns the current holder of this lock in any process; `None` if the lock is free. If several hold it together, the
+    /// first of them; [`queue`](Self::queue) returns all.
     ///
     /// # Blocking
     ///
@@ -141,7 +142,7 @@ impl LockViewer {
         self.ask(&format!("looking at lock {key:?}"), |reply| Query::LockInfo { name, reply })
     }
 
-    /// Returns every held lock whose key begins with `prefix`, with its current holder in any process, sorted by key.
+    /// Returns every held lock whose key begins with `prefix`, with its first holder in any process, sorted by key.
     /// `""` matches all locks.
     ///
     /// # Blocking
@@ -171,7 +172,7 @@ impl LockViewer {
         self.ask("listing locks", |reply| Query::ListLocks { prefix, reply })
     }
 
-    /// Returns the queue of this lock in admission order: the holder, then the waiters, in any process. The list is
+    /// Returns the queue of this lock in admission order: the holders, then the waiters, in any process. The list is
     /// empty if the lock is free.
     ///
     /// # Blocking

@@ -284,7 +284,7 @@ impl<S: Store> Driver<S> {
             return;
         }
         if ::log::max_level() >= ::log::LevelFilter::Debug {
-            self.lines.push(Line::Asked(acquire.name.clone(), acquire.ticket));
+            self.lines.push(Line::Asked(acquire.name.clone(), acquire.mode, acquire.ticket));
         }
         self.report.tickets.wait(acquire.ticket, reply);
         self.protocol.handle_command(now, Command::Acquire(acquire));

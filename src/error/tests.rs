@@ -10,10 +10,14 @@ fn unavailable(said: &str) -> LockError {
 }
 
 fn holder(owner: Option<&str>) -> Option<Box<LockInfo>> {
+    holder_under("1f-1", owner)
+}
+
+fn holder_under(last: &str, owner: Option<&str>) -> Option<Box<LockInfo>> {
     let info = LockInfo::from_holder(
         "a",
         &crate::kv::KeyValue {
-            key: "/app/a/1f-1".into(),
+            key: format!("/app/a/{last}").into(),
             value: owner.map_or_else(Vec::new, |owner| {
                 crate::contender_value::ContenderValue::new(owner, "main", 7, Duration::from_secs(1)).encode()
             }),
@@ -37,6 +41,14 @@ fn every_text_names_the_operation_the_endpoint_and_the_reason() {
         (
             LockError::Timeout { key: key(), waited, holder: holder(Some("billing/7")) },
             "lock \"a\" not acquired within 2s, held by billing/7",
+        ),
+        (
+            LockError::Timeout { key: key(), waited, holder: holder_under("~2of8.1f-1", Some("billing/7")) },
+            "lock \"a\" not acquired within 2s, held by billing/7 (2 of 8 permits)",
+        ),
+        (
+            LockError::AlreadyHeld { key: key(), holder: holder_under("~r.1f-1", Some("billing/7")) },
+            "lock \"a\" is already held by billing/7 (shared)",
         ),
         (LockError::Timeout { key: key(), waited, holder: None }, "lock \"a\" not acquired within 2s"),
         (LockError::NotHeld { key: key() }, "lock \"a\" is not held"),

@@ -6,7 +6,8 @@ use crate::info::{ForceUnlock, LockInfo};
 use crate::shared::message::Query;
 
 impl LockManager {
-    /// Returns the current holder of this lock in any process; `None` if the lock is free.
+    /// Returns the current holder of this lock in any process; `None` if the lock is free. If several hold it together, the
+    /// first of them; [`queue`](Self::queue) returns all.
     ///
     /// # Blocking
     ///
@@ -41,7 +42,7 @@ impl LockManager {
         self.client.ask(&doing, |reply| Query::LockInfo { name, reply })
     }
 
-    /// Returns every held lock whose key begins with `prefix`, with its current holder in any process, sorted by key.
+    /// Returns every held lock whose key begins with `prefix`, with its first holder in any process, sorted by key.
     /// `""` matches all locks.
     ///
     /// # Blocking
@@ -71,10 +72,11 @@ impl LockManager {
         self.client.ask("listing locks", |reply| Query::ListLocks { prefix, reply })
     }
 
-    /// Returns the queue of this lock in admission order: the holder, then the waiters, in any process. The list is
+    /// Returns the queue of this lock in admission order: the holders, then the waiters, in any process. The list is
     /// empty if the lock is free.
     ///
-    /// A process appears at most once for each lock, however many of its threads wait.
+    /// Not every waiting thread is in it: a process has in etcd those of its waiters that can hold the lock together, at
+    /// least the first, and the next one.
     ///
     /// # Blocking
     ///
@@ -111,7 +113,8 @@ impl LockManager {
         self.client.ask(&doing, |reply| Query::Queue { name, reply })
     }
 
-    /// Takes the lock away from its current holder, in any process, and returns the evicted holder.
+    /// Takes the lock away from its current holder, in any process, and returns the evicted holder. If several hold the
+    /// lock together, the first of them is evicted, and the others keep it.
     ///
     /// If the holder uses this library it detects the loss within milliseconds, but after the fact: until then both the
     /// evicted and the next holder may believe that they hold the lock. The next waiter acquires the lock at once.

@@ -1,20 +1,22 @@
 //! The queries about locks, and the forced unlock, over any store.
 
 mod asker;
+mod contenders;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use asker::Asker;
+use contenders::{Contenders, Locks};
 
 use crate::error::{Cause, LockError, lock_error};
 use crate::info::{ForceUnlock, LockInfo, LockState};
 use crate::kv::{
-    Answer, Compare, Failure, FailureClass, Field, Key, KeyValue, Op, Request, Response, Span, Txn, TxnAnswer,
+    Answer, Compare, Failure, FailureClass, Field, KeyValue, Op, Request, Response, Span, Txn, TxnAnswer,
 };
 use crate::log_target::LOG;
+use crate::mode::Mode;
 use crate::name::{LockName, Root};
 use crate::protocol::{self, CurrentHolder};
 use crate::shared::message::Query;
@@ -39,7 +41,7 @@ pub(crate) async fn answer<S: Store>(store: S, root: Root, timeout: Duration, qu
     };
 }
 
-/// The holder of the lock; `None` if it is free.
+/// The first holder of the lock; `None` if it is free.
 pub(crate) async fn lock_info<S: Store>(
     store: &S,
     name: &LockName,
@@ -65,18 +67,19 @@ pub(crate) async fn list_locks<S: Store>(
 ) -> Result<Vec<LockInfo>, LockError> {
     let asker = Asker::new(store, timeout);
     let infos = async {
-        let holders = asker.holders(root, prefix).await?;
-        let ttls = asker.times_to_live(holders.values().map(|holder| holder.kv.lease)).await?;
-        let info = |(name, holder): (&String, &CurrentHolder)| {
-            let ttl = ttls.get(&holder.kv.lease).copied().flatten();
-            LockInfo::from_holder(name, &holder.kv, holder.waiters, ttl)
+        let span = root.locks_beginning_with(prefix);
+        let locks = asker.scan(&span, || Locks::new(root), Locks::add).await?.into_holders();
+        let ttls = asker.times_to_live(locks.values().map(|holder| holder.kv.lease)).await?;
+        let info = |(name, CurrentHolder { kv, waiters }): (&String, &CurrentHolder)| {
+            let ttl = ttls.get(&kv.lease).copied().flatten();
+            LockInfo::from_holder(name, kv, *waiters, ttl)
         };
-        Ok(holders.iter().map(info).collect())
+        Ok(locks.iter().map(info).collect())
     };
     infos.await.map_err(|failure| lock_error(failure, "listing locks"))
 }
 
-/// The whole queue of the lock, in order: the holder, then the waiters.
+/// The whole queue of the lock, in order: the holders, then the waiters.
 pub(crate) async fn queue<S: Store>(
     store: &S,
     name: &LockName,
@@ -84,24 +87,20 @@ pub(crate) async fn queue<S: Store>(
 ) -> Result<Vec<LockInfo>, LockError> {
     let asker = Asker::new(store, timeout);
     let infos = async {
-        let mut kvs = asker.scan(&name.contenders(), Vec::new, Vec::push).await?;
-        // Two keys of one transaction share their create revision.
-        kvs.sort_by(|a: &KeyValue, b| (a.create_revision, &a.key).cmp(&(b.create_revision, &b.key)));
-        let ttls = asker.times_to_live(kvs.iter().map(|kv| kv.lease)).await?;
-        let behind = (0..kvs.len() as u64).rev();
-        let infos = kvs.iter().zip(behind).enumerate().map(|(place, (kv, behind))| {
+        let contenders = asker.contenders(name).await?;
+        let ttls = asker.times_to_live(contenders.leases()).await?;
+        let info = |(kv, state, waiters): (&KeyValue, LockState, u64)| {
             let ttl = ttls.get(&kv.lease).copied().flatten();
-            let state = if place == 0 { LockState::Held } else { LockState::Waiting };
-            LockInfo { state, ..LockInfo::from_holder(name.as_str(), kv, behind, ttl) }
-        });
-        Ok(infos.collect())
+            LockInfo { state, ..LockInfo::from_holder(name.as_str(), kv, waiters, ttl) }
+        };
+        Ok(contenders.iter().map(info).collect())
     };
     infos
         .await
         .map_err(|failure| lock_error(failure, &format!("looking at the queue of lock {:?}", name.as_str())))
 }
 
-/// Takes the lock away from its holder, and returns who that was.
+/// Takes the lock away from its first holder, and returns who that was.
 pub(crate) async fn force_unlock<S: Store>(
     store: &S,
     name: &LockName,
@@ -118,8 +117,8 @@ pub(crate) async fn force_unlock<S: Store>(
                 info.lease_id.map_or_else(|| "no lease".to_owned(), |lease| format!("lease {lease:x}"));
             log::warn!(
                 target: LOG,
-                "lock {:?} force-unlocked by us ({scope:?}): {owner} had it ({lease}, token {})",
-                info.key, info.token
+                "lock {:?}{} force-unlocked by us ({scope:?}): {owner} had it ({lease}, token {})",
+                info.key, info.mode.remark(), info.token
             );
             Ok(info)
         }
@@ -139,14 +138,20 @@ enum Eviction {
 }
 
 impl<S: Store> Asker<S> {
+    /// The first holder, with the number of those that wait. One read if it is exclusive or alone.
     async fn holder(&self, name: &LockName) -> Result<Option<CurrentHolder>, Failure> {
         let read = Request::Txn(protocol::holder(name));
-        protocol::holder_answer(self.ask(read).await.0?.answer)
+        match protocol::holder_answer(self.ask(read).await.0?.answer)? {
+            // Others may hold the lock with it.
+            Some(CurrentHolder { kv, waiters: 1.. }) if Mode::of(&kv.key) != Mode::Exclusive => {
+                Ok(self.contenders(name).await?.into_first())
+            }
+            first => Ok(first),
+        }
     }
 
-    async fn holders(&self, root: &Root, prefix: &str) -> Result<BTreeMap<String, CurrentHolder>, Failure> {
-        let locks = self.scan(&root.locks_beginning_with(prefix), || Locks::new(root), Locks::add).await?;
-        Ok(locks.holders)
+    async fn contenders(&self, name: &LockName) -> Result<Contenders, Failure> {
+        Ok(Contenders::of(self.scan(&name.contenders(), Vec::new, Vec::push).await?))
     }
 
     async fn evict(&self, name: &LockName, scope: ForceUnlock) -> Result<Eviction, Failure> {
@@ -173,44 +178,6 @@ impl<S: Store> Asker<S> {
             }
         }
         Ok(Eviction::Missed)
-    }
-}
-
-/// The holders of locks, gathered from keys in their order.
-struct Locks<'a> {
-    root: &'a Root,
-    holders: BTreeMap<String, CurrentHolder>,
-}
-
-impl<'a> Locks<'a> {
-    fn new(root: &'a Root) -> Self {
-        Self { root, holders: BTreeMap::new() }
-    }
-
-    fn add(&mut self, kv: KeyValue) {
-        let Some(name) = self.name_of(&kv.key) else {
-            return;
-        };
-        match self.holders.get_mut(&name) {
-            None => {
-                self.holders.insert(name, CurrentHolder { kv, waiters: 0 });
-            }
-            Some(holder) => {
-                holder.waiters += 1;
-                if kv.create_revision < holder.kv.create_revision {
-                    holder.kv = kv;
-                }
-            }
-        }
-    }
-
-    /// The lock that this is a contender of; `None` for sessions, and for keys that no lock's name leads to.
-    fn name_of(&self, key: &Key) -> Option<String> {
-        let name = self.root.name_of(key)?;
-        match LockName::parse(self.root, &name).ok()?.contenders() {
-            Span::Prefix(prefix) if key.as_bytes().starts_with(prefix.as_bytes()) => Some(name),
-            _ => None,
-        }
     }
 }
 

@@ -34,8 +34,12 @@ fn name(name: &str) -> LockName {
 
 /// A contender as this library makes one; its create revision.
 async fn contend(etcd: &Etcd, lock: &str, lease: i64, seq: u64, owner: &str) -> i64 {
+    contend_in(Mode::Exclusive, etcd, lock, lease, seq, owner).await
+}
+
+async fn contend_in(mode: Mode, etcd: &Etcd, lock: &str, lease: i64, seq: u64, owner: &str) -> i64 {
     let value = ContenderValue::new(owner, "main", 1, Duration::from_millis(1_700_000_000_000)).encode();
-    let put = Op::Put { key: name(lock).contender_key(Mode::Exclusive, lease, seq), value, lease };
+    let put = Op::Put { key: name(lock).contender_key(mode, lease, seq), value, lease };
     call(etcd, always(vec![put])).await.unwrap().revision
 }
 
@@ -56,6 +60,69 @@ async fn a_lock_shows_its_holder_and_its_waiters() {
     assert_eq!(info.created_at, Some(UNIX_EPOCH + Duration::from_secs(1_700_000_000)));
     assert!(info.ttl_remaining.is_some_and(|ttl| ttl.as_secs() >= 50));
     assert!(info.created_at < Some(SystemTime::now()));
+}
+
+/// Contenders of these modes, in this order, and the number of them that hold the lock.
+async fn holders_and_waiters_of(modes: &[Mode], holders: usize) {
+    let cluster = TestCluster::start(1);
+    let etcd = connect(&cluster.urls()).await;
+    let lease = grant(&etcd, 60).await;
+    let mut tokens = Vec::new();
+    for (&mode, seq) in modes.iter().zip((1..=modes.len() as u64).rev()) {
+        tokens.push(contend_in(mode, &etcd, "a", lease, seq, "host/1").await);
+    }
+    let queue = queries::queue(&etcd, &name("a"), LONG).await.unwrap();
+    assert!(queue.iter().map(|info| info.mode).eq(modes.iter().copied()), "{queue:#?}");
+    assert!(queue.iter().map(|info| info.token.as_u64() as i64).eq(tokens.iter().copied()));
+    for (place, info) in queue.iter().enumerate() {
+        let state = if place < holders { LockState::Held } else { LockState::Waiting };
+        assert_eq!(info.state, state, "{place} of {modes:?}");
+        assert_eq!(info.waiters, modes.len() - holders.max(place + 1), "{place} of {modes:?}");
+    }
+    let info = queries::lock_info(&etcd, &name("a"), LONG).await.unwrap().unwrap();
+    assert_eq!(info, queue[0], "the first holder");
+    assert_eq!(queries::list_locks(&etcd, &root(), "", LONG).await.unwrap(), queue[..1]);
+
+    let evicted = queries::force_unlock(&etcd, &name("a"), ForceUnlock::Lock, LONG).await.unwrap();
+    assert_eq!(evicted, queue[0]);
+    let left = queries::queue(&etcd, &name("a"), LONG).await.unwrap();
+    assert!(left.iter().map(|info| info.token).eq(queue[1..].iter().map(|info| info.token)));
+}
+
+#[tokio::test]
+async fn several_contenders_are_shown_as_holders_by_the_rule_and_the_first_of_them_is_evicted() {
+    let permits = |take, limit| Mode::Permits { take, limit };
+    let (shared, exclusive) = (Mode::Shared, Mode::Exclusive);
+    for (modes, holders) in [
+        (vec![shared, shared, shared], 3),
+        (vec![shared, shared, exclusive, shared], 2),
+        (vec![exclusive, shared, shared], 1),
+        (vec![permits(1, 3), permits(2, 3), permits(1, 3)], 2),
+        (vec![permits(1, 3), permits(3, 3), permits(1, 3)], 1),
+        (vec![permits(1, 4), permits(1, 1), permits(1, 4)], 1),
+        (vec![permits(1, 2), shared, shared], 2),
+    ] {
+        holders_and_waiters_of(&modes, holders).await;
+    }
+}
+
+/// Their create revisions are equal, so their keys decide.
+#[tokio::test]
+async fn contenders_of_one_transaction_are_in_the_order_of_their_keys() {
+    let cluster = TestCluster::start(1);
+    let etcd = connect(&cluster.urls()).await;
+    let lease = grant(&etcd, 60).await;
+    let put =
+        |mode, seq| Op::Put { key: name("a").contender_key(mode, lease, seq), value: Vec::new(), lease };
+    call(&etcd, always(vec![put(Mode::Shared, 2), put(Mode::Exclusive, 3), put(Mode::Shared, 1)]))
+        .await
+        .unwrap();
+    let queue = queries::queue(&etcd, &name("a"), LONG).await.unwrap();
+    let shown: Vec<_> = queue.iter().map(|info| (info.mode, info.state)).collect();
+    let waiting = (Mode::Shared, LockState::Waiting);
+    assert_eq!(shown, [(Mode::Exclusive, LockState::Held), waiting, waiting]);
+    let listed = queries::list_locks(&etcd, &root(), "", LONG).await.unwrap();
+    assert_eq!((listed[0].mode, listed[0].waiters), (Mode::Exclusive, 2));
 }
 
 #[tokio::test]
