@@ -133,13 +133,13 @@ impl fmt::Display for SlowWait {
         if !about.is_empty() {
             write!(f, " ({})", about.join(", "))?;
         }
-        // Of the contenders behind a holder that is not exclusive, some may hold the lock with it.
-        let others = if info.mode == Mode::Exclusive { "waiting" } else { "others holding it or waiting" };
-        write!(
-            f,
-            ", token {}; {waiters} {others} in etcd, and {waiting_here} waiting in this process",
-            info.token
-        )
+        write!(f, ", token {}; ", info.token)?;
+        if info.mode == Mode::Exclusive {
+            write!(f, "{waiters} waiting in etcd, and {waiting_here} in this process")
+        } else {
+            // Some of those behind it may hold the lock with it.
+            write!(f, "{waiters} others hold it or wait in etcd, and {waiting_here} wait in this process")
+        }
     }
 }
 
@@ -181,7 +181,7 @@ mod tests {
     fn a_long_wait_names_the_holder_with_its_age_and_its_process() {
         assert_eq!(
             slow(ours(), 0x1f, 0x2f),
-            r#"waiting for lock "jobs" for 30.0s; held by billing/7 (pid 7, asked for it 45s ago), token 9; 3 waiting in etcd, and 2 waiting in this process"#
+            r#"waiting for lock "jobs" for 30.0s; held by billing/7 (pid 7, asked for it 45s ago), token 9; 3 waiting in etcd, and 2 in this process"#
         );
     }
 
@@ -195,7 +195,7 @@ mod tests {
     fn a_wait_behind_several_holders_names_the_first_one_and_its_mode() {
         assert_eq!(
             slow_behind("~2of8.1f-1", ours(), 0x1f, 0x2f),
-            r#"waiting for lock "jobs" for 30.0s; held by billing/7 (2 of 8 permits, pid 7, asked for it 45s ago), token 9; 3 others holding it or waiting in etcd, and 2 waiting in this process"#
+            r#"waiting for lock "jobs" for 30.0s; held by billing/7 (2 of 8 permits, pid 7, asked for it 45s ago), token 9; 3 others hold it or wait in etcd, and 2 wait in this process"#
         );
         let line = slow_behind("~r.1f-1", ours(), 0x1f, 0x1f);
         assert!(line.contains("(shared, this process, thread 4, asked for it 45s ago)"), "{line}");

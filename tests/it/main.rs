@@ -28,6 +28,7 @@ mod connecting;
 mod etcd_suites;
 mod growth;
 mod interop;
+mod kinds;
 mod lazy;
 mod names;
 mod one_session;
