@@ -12,7 +12,7 @@ use etcd_lock::{ForceUnlock, LockManager, LockManagerOptions};
 
 fn main() -> Result<(), Box<dyn Error>> {
     support::show_logs();
-    let memory = std::env::args().any(|arg| arg == "--memory");
+    let memory = wants_memory()?;
     let (store, etcd) = (MemoryStore::new(), (!memory).then(support::etcd));
     // Each manager stands for a program: it has its own session.
     let connect = |owner: &str| {
@@ -69,6 +69,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     alice.close()?;
     bob.close()?;
     Ok(())
+}
+
+/// Whether `--memory`, the only argument, is given.
+fn wants_memory() -> Result<bool, String> {
+    match std::env::args().skip(1).find(|arg| arg != "--memory") {
+        Some(unknown) => Err(format!("unknown argument {unknown:?}; the only one is --memory")),
+        None => Ok(std::env::args().len() > 1),
+    }
 }
 
 fn ms(start: Instant) -> String {

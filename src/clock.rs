@@ -11,8 +11,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use crate::mutex::Mutex;
+use crossbeam_channel::{Receiver, Sender, bounded};
 use tokio::sync::watch;
+
+use crate::mutex::Mutex;
 
 /// An instant on [`now`]'s clock. The protocol takes it as an argument and never reads a clock itself.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -101,6 +103,8 @@ struct Movable {
 struct Moves {
     /// How far the clock is ahead of the machine's; written by the thread that calls `advance`.
     ahead: watch::Sender<Duration>,
+    /// Has a message if a manager may have caught up since the last one was received.
+    progress: (Sender<()>, Receiver<()>),
     /// The watchdogs to wake when the clock is advanced.
     sleepers: Mutex<Vec<Weak<dyn Sleeper + Send + Sync>>>,
 }
@@ -114,8 +118,11 @@ pub(crate) trait Sleeper {
 impl Clock {
     /// A clock that can be advanced.
     pub(crate) fn movable() -> Self {
-        let shared = Moves { ahead: watch::Sender::new(Duration::ZERO), sleepers: Mutex::default() };
-        Self::of(Arc::new(shared))
+        Self::of(Arc::new(Moves {
+            ahead: watch::Sender::new(Duration::ZERO),
+            progress: bounded(1),
+            sleepers: Mutex::default(),
+        }))
     }
 
     fn of(shared: Arc<Moves>) -> Self {
@@ -170,6 +177,22 @@ impl Clock {
             if waiting == 0 {
                 own.answered.store(now.as_nanos(), Ordering::Release);
             }
+            self.note_progress();
+        }
+    }
+
+    /// Wakes the thread in [`wait_for_progress`](Self::wait_for_progress).
+    pub(crate) fn note_progress(&self) {
+        if let Some(own) = &self.0 {
+            // It fails if there is a message already, which serves as well.
+            let _ = own.shared.progress.0.try_send(());
+        }
+    }
+
+    /// Waits until a manager may have caught up, for up to `limit`.
+    pub(crate) fn wait_for_progress(&self, limit: Duration) {
+        if let Some(own) = &self.0 {
+            let _ = own.shared.progress.1.recv_timeout(limit);
         }
     }
 

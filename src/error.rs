@@ -197,7 +197,7 @@ impl fmt::Display for LockError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Timeout { key, waited, holder } => {
-                write!(f, "lock {key:?} not acquired within {:?}", in_millis(waited))?;
+                write!(f, "lock {key:?} not acquired after {}", in_millis(waited))?;
                 if holder.is_some() { write!(f, ", held{}", by(holder.as_deref())) } else { Ok(()) }
             }
             Self::NotHeld { key } => write!(f, "lock {key:?} is not held"),
@@ -207,7 +207,7 @@ impl fmt::Display for LockError {
             Self::Expired { key, reason } => write!(f, "lock {key:?} was lost: {reason}"),
             Self::InsufficientTime { key, remaining, needed } => write!(
                 f,
-                "lock {key:?} is held, but assured for only {:?}, not {needed:?}",
+                "lock {key:?} is held, but assured for only {}, not {needed:?}",
                 in_millis(remaining)
             ),
             Self::InvalidKey { key, why } => write!(f, "invalid key {key:?}: {why}"),
@@ -246,9 +246,13 @@ impl std::error::Error for LockError {
     }
 }
 
-/// Cuts the digits below a millisecond.
-fn in_millis(duration: &Duration) -> Duration {
-    Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+/// The text of a duration, without the digits below a millisecond.
+fn in_millis(duration: &Duration) -> String {
+    match u64::try_from(duration.as_millis()).unwrap_or(u64::MAX) {
+        // `Debug` shows zero in nanoseconds.
+        0 => "0ms".into(),
+        millis => format!("{:?}", Duration::from_millis(millis)),
+    }
 }
 
 /// The text ` by <owner>`, which follows "held", with the mode if it is not exclusive.

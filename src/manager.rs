@@ -62,6 +62,9 @@ impl LockManager {
     /// No other keys may be below `root`, and no other manager's root either: the keys of a manager with the root
     /// `/app/jobs` would be contenders for the lock `jobs` of a manager with the root `/app`.
     ///
+    /// A `/` at the beginning is part of the root: managers with the roots `/app` and `app` do not exclude each other, and
+    /// nothing warns of it.
+    ///
     /// An endpoint is `http://host:port`, `https://host:port` or `host:port`. One working endpoint is enough; when it
     /// fails, the manager switches to another. Each endpoint must be an etcd member or a proxy that forwards
     /// connections unchanged. `etcd grpc-proxy` is not supported: it answers renewals from the results of its own

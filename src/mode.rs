@@ -146,9 +146,10 @@ impl Load {
         in_order.into_iter().take_while(admitted).count()
     }
 
-    /// Whether no contender of any mode could hold the lock beside these.
-    pub(crate) fn is_full(self) -> bool {
-        !self.admits(Mode::Shared)
+    /// Whether an exclusive one is among them, or the only permit of one is taken: nobody else can hold the lock before
+    /// that is given back.
+    pub(crate) fn is_exclusive(self) -> bool {
+        self.limit == 1 && self.taken > 0
     }
 }
 

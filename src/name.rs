@@ -203,6 +203,15 @@ mod tests {
     }
 
     #[test]
+    fn a_leading_slash_makes_another_root_and_a_trailing_one_does_not() {
+        let [slash, bare, trailing] = ["/app", "app", "app/"].map(|root| {
+            LockName::parse(&Root::parse(root).unwrap(), "jobs").unwrap().contender_key(Mode::Exclusive, 7, 1)
+        });
+        assert_ne!(slash, bare);
+        assert_eq!(bare, trailing);
+    }
+
+    #[test]
     fn every_name_survives_a_round_trip_through_its_key() {
         for name in ["a", "a/b", "a/", "%2F", "~session", "naïve/锁\u{1}", "~", " ", "a~b"] {
             let parsed = LockName::parse(&root(), name).unwrap();

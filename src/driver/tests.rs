@@ -1,4 +1,4 @@
-//! Whole managers on an in-process store: the I/O thread, its loop and the protocol as callers meet them.
+//! Whole managers on an in-process store: the I/O thread, its loop and the protocol, as callers see them.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -50,7 +50,7 @@ fn closes(guard: &LockGuard) -> bool {
     guard.done().recv_timeout(SOON).is_err_and(|error| error.is_disconnected())
 }
 
-/// Waits until somebody other than the holder waits for the lock.
+/// Waits until a call waits for a lock of this manager.
 fn wait_for_waiter(manager: &LockManager) {
     let begun = Instant::now();
     while manager.stats().waiting == 0 {
@@ -59,14 +59,14 @@ fn wait_for_waiter(manager: &LockManager) {
     }
 }
 
-/// A store that goes wrong when it is told to.
+/// A store whose requests panic once `panics` is set.
 #[derive(Clone)]
-struct Treacherous {
+struct PanickingStore {
     store: MemoryClient,
     panics: Arc<AtomicBool>,
 }
 
-impl Store for Treacherous {
+impl Store for PanickingStore {
     fn call(
         &self,
         request: Request,
@@ -129,7 +129,7 @@ fn managers_and_their_threads_exclude_each_other_and_tokens_grow() {
 }
 
 #[test]
-fn a_try_a_timeout_and_retries_end_when_they_should() {
+fn a_try_a_timeout_and_retries_end_at_their_limits() {
     let store = MemoryCluster::new();
     let ((holder, _), (other, _)) = (manager(&store), manager(&store));
     let _guard = lock(&holder).lock().unwrap();
@@ -146,7 +146,7 @@ fn a_try_a_timeout_and_retries_end_when_they_should() {
 }
 
 #[test]
-fn a_cancelled_call_ends_at_once_and_leaves_nothing_held() {
+fn a_cancelled_call_ends_at_once_and_leaves_the_lock_free() {
     let store = MemoryCluster::new();
     let ((holder, _), (other, _)) = (manager(&store), manager(&store));
     for _ in 0..100 {
@@ -155,7 +155,7 @@ fn a_cancelled_call_ends_at_once_and_leaves_nothing_held() {
         thread::scope(|scope| {
             let waiting = scope.spawn(|| lock(&other).lock_or_cancel(&cancelled));
             wait_for_waiter(&other);
-            // Both at once: whichever comes first, nobody holds the lock in the end.
+            // The cancellation races with the release. In either order the lock is free afterwards.
             let release = scope.spawn(|| drop(guard));
             drop(cancel);
             let outcome = waiting.join().unwrap();
@@ -167,7 +167,7 @@ fn a_cancelled_call_ends_at_once_and_leaves_nothing_held() {
 }
 
 #[test]
-fn a_lost_session_ends_its_holds_and_is_replaced_by_itself() {
+fn a_lost_session_ends_its_holds_and_is_replaced() {
     let store = MemoryCluster::new();
     let (manager, client) = manager(&store);
     let lease = manager.session().lease_id;
@@ -181,10 +181,10 @@ fn a_lost_session_ends_its_holds_and_is_replaced_by_itself() {
             assert_eq!(guard.loss(), Some(LossReason::SessionRevoked));
         }
         let inherited = waiting.join().unwrap().unwrap();
-        assert!(inherited.is_held(), "who waits waits on under the next session");
+        assert!(inherited.is_held(), "a waiter goes on waiting under the next session");
         assert!(inherited.token() > other.token());
     });
-    assert!(lock(&manager).lock().unwrap().is_held(), "a lost guard keeps nobody from the lock");
+    assert!(lock(&manager).lock().unwrap().is_held(), "a lost guard does not block the lock");
     drop(lost);
     assert_ne!(manager.session().lease_id, lease);
     let stats = manager.stats();
@@ -210,36 +210,36 @@ fn a_flood_of_callers_outlives_its_session() {
     assert_eq!((stats.sessions, stats.waiting, stats.held), (2, 0, 0));
 }
 
-/// A partition: the hold must be over before the store can give the lock to anybody else.
+/// A partition: the hold must end before the store can grant the lock to another manager.
 #[test]
-fn a_partitioned_holder_is_told_before_the_next_one_has_the_lock() {
+fn a_partitioned_holder_is_notified_before_the_next_grant() {
     let store = MemoryCluster::new();
     let ((cut, client), (other, _)) = (manager(&store), manager(&store));
     let guard = lock(&cut).lock().unwrap();
     store.disconnect_client(client);
-    let told = thread::scope(|scope| {
-        let told = scope.spawn(|| {
+    let (notified, granted) = thread::scope(|scope| {
+        let notified = scope.spawn(|| {
             assert!(closes(&guard));
             Instant::now()
         });
         let next = lock(&other).lock().unwrap();
-        let taken = Instant::now();
+        let granted = Instant::now();
         assert!(!guard.is_held());
         assert!(next.token() > guard.token());
-        (told.join().unwrap(), taken)
+        (notified.join().unwrap(), granted)
     });
-    assert!(told.0 < told.1, "{:?} late", told.0 - told.1);
+    assert!(notified < granted, "{:?} late", notified - granted);
     assert_eq!(guard.loss(), Some(LossReason::SessionExpired));
     assert!(!cut.session().is_alive());
 }
 
 #[test]
-fn the_last_handle_to_go_ends_the_manager() {
+fn dropping_the_last_handle_ends_the_manager() {
     let store = MemoryCluster::new();
     let ((manager, _), (other, _)) = (manager(&store), self::manager(&store));
     let guard = lock(&manager).lock().unwrap();
     drop(manager);
-    assert!(guard.is_held(), "a guard keeps its manager");
+    assert!(guard.is_held(), "a guard keeps its manager alive");
     assert!(lock(&other).try_lock().unwrap().is_none());
     let done = guard.done().clone();
     drop(guard);
@@ -247,11 +247,12 @@ fn the_last_handle_to_go_ends_the_manager() {
     assert!(lock(&other).try_lock().unwrap().is_some());
 }
 
-/// The I/O thread dies: nobody may go on believing, and nobody may hang.
+/// The I/O thread dies: every hold ends, and no call hangs.
 #[test]
 fn a_crash_closes_every_done_and_fails_every_call() {
     let panics = Arc::new(AtomicBool::new(false));
-    let store = Treacherous { store: MemoryClient::new(&MemoryCluster::new()), panics: Arc::clone(&panics) };
+    let store =
+        PanickingStore { store: MemoryClient::new(&MemoryCluster::new()), panics: Arc::clone(&panics) };
     let manager = connect(store, &options()).unwrap();
     let held = lock(&manager).lock().unwrap();
     let pending = thread::scope(|scope| scope.spawn(|| lock(&manager).enqueue().unwrap()).join().unwrap());
@@ -275,7 +276,7 @@ fn a_crash_closes_every_done_and_fails_every_call() {
 }
 
 #[test]
-fn connecting_is_refused_at_once_when_waiting_does_not_help() {
+fn connecting_fails_at_once_on_a_permanent_error() {
     let store = MemoryCluster::new();
     let client = MemoryClient::new(&store);
     store.fail_next_of(client.id(), Fault::PermissionDenied);
@@ -286,7 +287,7 @@ fn connecting_is_refused_at_once_when_waiting_does_not_help() {
 }
 
 #[test]
-fn connecting_goes_on_while_waiting_may_help() {
+fn connecting_is_retried_after_temporary_errors() {
     let store = MemoryCluster::new();
     let client = MemoryClient::new(&store);
     store.fail_next_of(client.id(), Fault::NoLeader);
@@ -296,7 +297,7 @@ fn connecting_goes_on_while_waiting_may_help() {
 }
 
 #[test]
-fn connecting_to_silence_ends_in_time() {
+fn connecting_to_a_silent_store_ends_within_its_timeout() {
     let store = MemoryCluster::new();
     let client = MemoryClient::new(&store);
     store.disconnect_client(client.id());
@@ -313,7 +314,7 @@ fn connecting_to_silence_ends_in_time() {
 }
 
 #[test]
-fn an_i_o_thread_that_dies_at_its_start_is_an_error() {
+fn an_i_o_thread_that_dies_during_start_up_is_an_error() {
     async fn die() -> Result<MemoryClient, LockError> {
         panic!("a panic on purpose")
     }

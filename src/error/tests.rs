@@ -40,17 +40,17 @@ fn every_text_names_the_operation_the_endpoint_and_the_reason() {
     let table = [
         (
             LockError::Timeout { key: key(), waited, holder: holder(Some("billing/7")) },
-            "lock \"a\" not acquired within 2s, held by billing/7",
+            "lock \"a\" not acquired after 2s, held by billing/7",
         ),
         (
             LockError::Timeout { key: key(), waited, holder: holder_under("~2of8.1f-1", Some("billing/7")) },
-            "lock \"a\" not acquired within 2s, held by billing/7 (2 of 8 permits)",
+            "lock \"a\" not acquired after 2s, held by billing/7 (2 of 8 permits)",
         ),
         (
             LockError::AlreadyHeld { key: key(), holder: holder_under("~r.1f-1", Some("billing/7")) },
             "lock \"a\" is already held by billing/7 (shared)",
         ),
-        (LockError::Timeout { key: key(), waited, holder: None }, "lock \"a\" not acquired within 2s"),
+        (LockError::Timeout { key: key(), waited, holder: None }, "lock \"a\" not acquired after 2s"),
         (LockError::NotHeld { key: key() }, "lock \"a\" is not held"),
         (
             LockError::AlreadyHeld { key: key(), holder: holder(None) },
@@ -110,6 +110,13 @@ fn every_text_names_the_operation_the_endpoint_and_the_reason() {
     for (error, text) in table {
         assert_eq!(error.to_string(), text);
     }
+}
+
+#[test]
+fn times_are_shown_in_whole_milliseconds() {
+    let shown = |waited| LockError::Timeout { key: "a".into(), waited, holder: None }.to_string();
+    assert_eq!(shown(Duration::from_micros(304_512)), "lock \"a\" not acquired after 304ms");
+    assert_eq!(shown(Duration::from_nanos(90)), "lock \"a\" not acquired after 0ms");
 }
 
 #[test]

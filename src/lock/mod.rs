@@ -9,7 +9,7 @@ pub(crate) mod reentrant_guard;
 mod caller_thread;
 mod holds;
 pub(crate) mod registry;
-mod waiter;
+mod waiting_call;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -22,7 +22,7 @@ use crossbeam_channel::{Receiver, TryRecvError};
 
 use guard::LockGuard;
 use holds::Holds;
-use waiter::Waiter;
+use waiting_call::WaitingCall;
 
 use crate::clock::Time;
 use crate::error::LockError;
@@ -341,7 +341,7 @@ impl DistributedLock {
             return Err(LockError::Cancelled { key: self.key().into() });
         }
         loop {
-            let ask = |ready| Waiter::ask(&self.shared, &self.options, limits, ready);
+            let ask = |ready| WaitingCall::ask(&self.shared, &self.options, limits, ready);
             let guard = match cancel {
                 None => ask(None)?.wait()?,
                 Some(cancel) => {

@@ -6,7 +6,7 @@ use crossbeam_channel::Receiver;
 
 use super::DistributedLock;
 use super::guard::LockGuard;
-use super::waiter::Waiter;
+use super::waiting_call::WaitingCall;
 use crate::error::LockError;
 use crate::shared::process;
 
@@ -33,7 +33,7 @@ use crate::shared::process;
 /// ```
 #[must_use = "if unused the place in the queue is given up at once"]
 pub struct PendingLock {
-    waiter: Waiter,
+    call: WaitingCall,
     ready: Receiver<()>,
 }
 
@@ -71,8 +71,8 @@ impl DistributedLock {
     pub fn enqueue(&self) -> Result<PendingLock, LockError> {
         let (decided, ready) = crossbeam_channel::bounded(0);
         let limits = self.limits(self.shared.client.now(), None);
-        let waiter = Waiter::ask(&self.shared, &self.options, limits, Some(decided))?;
-        Ok(PendingLock { waiter, ready })
+        let call = WaitingCall::ask(&self.shared, &self.options, limits, Some(decided))?;
+        Ok(PendingLock { call, ready })
     }
 }
 
@@ -94,7 +94,7 @@ impl PendingLock {
     /// # }
     /// ```
     pub fn ready(&self) -> &Receiver<()> {
-        if self.waiter.is_here() { &self.ready } else { process::disconnected() }
+        if self.call.is_here() { &self.ready } else { process::disconnected() }
     }
 
     /// Waits until the lock is granted or refused.
@@ -122,7 +122,7 @@ impl PendingLock {
     /// # }
     /// ```
     pub fn wait(self) -> Result<LockGuard, LockError> {
-        let guard = self.waiter.wait()?;
+        let guard = self.call.wait()?;
         guard.check()?;
         Ok(guard)
     }
@@ -130,7 +130,7 @@ impl PendingLock {
 
 impl fmt::Debug for PendingLock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PendingLock").field("key", &self.waiter.key()).finish_non_exhaustive()
+        f.debug_struct("PendingLock").field("key", &self.call.key()).finish_non_exhaustive()
     }
 }
 

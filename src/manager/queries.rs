@@ -119,6 +119,9 @@ impl LockManager {
     /// If the holder uses this library it detects the loss within milliseconds, but after the fact: until then both the
     /// evicted and the next holder may believe that they hold the lock. The next waiter acquires the lock at once.
     ///
+    /// If an answer of etcd is lost, the request is repeated for the same hold only, so that it never evicts two holders. If
+    /// that hold has ended by then, its holder is returned, although it may have released the lock by itself.
+    ///
     /// # Blocking
     ///
     /// Up to [`request_timeout`](crate::LockManagerOptions::request_timeout).

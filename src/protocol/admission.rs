@@ -1,11 +1,15 @@
 //! Who holds the lock: the one rule, and what the answers and events of etcd say by it.
 //!
-//! The contenders of a name are ordered by create revision, then by key, and a contender holds the lock if no other one
-//! is before it. The contenders before it can only vanish, never appear, so one that is admitted stays admitted. All
-//! functions here are pure; whether an answer or an event is recent enough to be believed is for the caller to know.
+//! The contenders of a name are ordered by create revision, then by key, and a contender holds the lock if those before it
+//! leave room for it: its [`Load`] says so. An exclusive one holds it if no other one is before it. The contenders before
+//! it can only vanish, never appear, so one that is admitted stays admitted. All functions here are pure; whether an
+//! answer or an event is recent enough to be believed is for the caller to know.
+
+use std::time::Duration;
 
 use super::mutants::mutant;
-use crate::kv::{Key, KeyValue, Revision};
+use crate::kv::{Key, KeyValue, RangeResult, Revision};
+use crate::mode::{Load, Mode};
 
 /// With at most this many predecessors, a contender watches the whole prefix of the name.
 pub(super) const WATCH_ALL_UP_TO: usize = 7;
@@ -26,6 +30,8 @@ pub(super) enum Admission {
     Admitted,
     /// It waits for these; `None` if it is not known who they are.
     Behind(Option<Predecessors>),
+    /// A shared one: permits are taken before it, so that the shared ones before it count, too, which were not read.
+    Uncounted,
     /// Its key does not exist.
     Gone,
 }
@@ -33,23 +39,84 @@ pub(super) enum Admission {
 /// The predecessors of a contender, as far as it has to know them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Predecessors {
-    /// All of them, at most [`WATCH_ALL_UP_TO`].
+    /// All that count for its mode.
     All(Vec<Key>),
-    /// There are more. Once this one is deleted, [`LEFT_BY_MILESTONE`] remain, or fewer if some of those gave up.
-    Milestone(Key),
+    /// The newest ones, which leave no room for it. There are more.
+    Nearest(Vec<Key>),
+    /// There are more than [`WATCH_ALL_UP_TO`].
+    Milestone(Milestone),
 }
 
-/// From the contenders that one answer showed, newest first: our own, if it exists, and at least the newest
-/// `WATCH_ALL_UP_TO + 1` of those before it.
-pub(super) fn by_nearest<'a>(own: Rank<'a>, shown: impl IntoIterator<Item = Rank<'a>>) -> Admission {
-    let (mut exists, mut before) = (false, Vec::new());
-    for contender in shown {
-        if contender < own {
-            before.push(contender.key);
-        }
-        exists |= contender.is_same_as(own);
+/// A predecessor to wait for. Once it is deleted, [`LEFT_BY_MILESTONE`] remain, or fewer if some of those gave up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Milestone {
+    pub(super) key: Key,
+    pub(super) created: Revision,
+    /// How many contenders there were beside our own, so at most as many are before it.
+    pub(super) others: u64,
+}
+
+/// The contenders of one range, newest first, of which some may have been cut off: those older than the last one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shown<'a> {
+    range: &'a RangeResult,
+    cut: bool,
+}
+
+impl<'a> Shown<'a> {
+    /// The answer to a range with this limit; 0: none.
+    pub(super) fn within(range: &'a RangeResult, limit: u32) -> Self {
+        Self { range, cut: limit != 0 && range.kvs.len() >= limit as usize }
     }
-    if exists { decide(Predecessors::nearest(&before)) } else { Admission::Gone }
+
+    /// The answer to a read of our own key.
+    pub(super) fn own(range: &'a RangeResult) -> Self {
+        Self { range, cut: false }
+    }
+
+    pub(super) fn contenders(self) -> impl Iterator<Item = Rank<'a>> {
+        self.range.kvs.iter().map(Rank::from)
+    }
+
+    /// Older contenders than ours may have been cut off, and none of them is shown.
+    fn hides_all_before(self, own: Rank<'_>) -> bool {
+        self.cut && !self.contenders().any(|it| it < own)
+    }
+}
+
+/// From ranges that one answer showed: our own key, if it exists, and the newest of those before it.
+pub(super) fn by_nearest(own: Rank<'_>, counted: bool, shown: &[Shown<'_>]) -> Admission {
+    let contenders = || shown.iter().flat_map(|shown| shown.contenders());
+    if !contenders().any(|it| it.is_same_as(own)) {
+        return Admission::Gone;
+    }
+    if shown.iter().any(|shown| shown.hides_all_before(own)) {
+        return Admission::Behind(None);
+    }
+    let mut before: Vec<Rank<'_>> = contenders().filter(|&it| it < own).collect();
+    before.sort_unstable_by(|one, other| other.cmp(one));
+    let mode = own.mode();
+    if mode == Mode::Shared && !counted && before.iter().any(|it| it.mode() != Mode::Exclusive) {
+        return Admission::Uncounted;
+    }
+    let cut = shown.iter().any(|shown| shown.cut);
+    let count = shown.iter().map(|shown| shown.range.count).max().unwrap_or_default();
+    decide(mode, Predecessors::nearest(mode, &before, cut, count.saturating_sub(1)))
+}
+
+/// From what there is under our own key and under that of the milestone, as one answer showed them.
+pub(super) fn by_milestone(
+    own: Rank<'_>,
+    exists: Option<Rank<'_>>,
+    milestone: &Milestone,
+    stands: Option<Rank<'_>>,
+) -> Admission {
+    let is_there = |wanted: Rank<'_>, found: Option<Rank<'_>>| found.is_some_and(|it| it.is_same_as(wanted));
+    if !is_there(own, exists) {
+        return Admission::Gone;
+    }
+    let waits = is_there(milestone.rank(), stands);
+    Admission::Behind(waits.then(|| Predecessors::Milestone(milestone.clone())))
 }
 
 /// From the oldest contender of the name and our own, as one answer showed them.
@@ -61,22 +128,32 @@ pub(super) fn by_oldest(own: Option<Rank<'_>>, oldest: Option<Rank<'_>>) -> Admi
     }
 }
 
-/// From all predecessors that there were, and the keys that have been deleted since, maybe our own.
-pub(super) fn by_deletions(own: &Key, before: &[Key], deleted: &[Key]) -> Admission {
+/// From the predecessors that there were, and the keys that have been deleted since, maybe our own.
+pub(super) fn by_deletions(own: &Key, before: &Predecessors, deleted: &[Key]) -> Admission {
     if deleted.contains(own) && !mutant!(OwnEndOverlooked) {
         return Admission::Gone;
     }
-    let mut left = Predecessors::All(before.to_vec());
+    let mut left = before.clone();
     left.remove(|key| deleted.contains(key));
-    decide(left)
+    decide(Mode::of(own), left)
 }
 
 /// The rule.
-fn decide(before: Predecessors) -> Admission {
-    if before.is_empty() { Admission::Admitted } else { Admission::Behind(Some(before)) }
+pub(super) fn decide(own: Mode, before: Predecessors) -> Admission {
+    let admits = |keys: &[Key]| Load::of(keys.iter().map(Mode::of)).admits(own);
+    match &before {
+        Predecessors::All(keys) if admits(keys) => Admission::Admitted,
+        // Those that were not read decide.
+        Predecessors::Nearest(keys) if admits(keys) => Admission::Behind(None),
+        _ => Admission::Behind(Some(before)),
+    }
 }
 
 impl<'a> Rank<'a> {
+    pub(super) fn mode(self) -> Mode {
+        Mode::of(self.key)
+    }
+
     /// Never the mere existence of the key counts: one that was deleted and put again is another contender.
     fn is_same_as(self, own: Self) -> bool {
         self == own || self.key == own.key && mutant!(ExistenceForCreateRevision)
@@ -90,11 +167,16 @@ impl<'a> From<&'a KeyValue> for Rank<'a> {
 }
 
 impl Predecessors {
-    /// From the newest `WATCH_ALL_UP_TO + 1` contenders before ours.
-    fn nearest(newest_first: &[&Key]) -> Self {
+    /// From the contenders before ours, newest first, of which some may have been cut off. Ours has so many others beside
+    /// it.
+    fn nearest(own: Mode, newest_first: &[Rank<'_>], cut: bool, others: u64) -> Self {
+        let keys = || newest_first.iter().map(|it| it.key.clone()).collect();
         match newest_first.get(LEFT_BY_MILESTONE) {
-            Some(&milestone) if newest_first.len() > WATCH_ALL_UP_TO => Self::Milestone(milestone.clone()),
-            _ => Self::All(newest_first.iter().map(|&key| key.clone()).collect()),
+            _ if !cut => Self::All(keys()),
+            Some(&Rank { created, key }) if !matches!(own, Mode::Permits { .. }) => {
+                Self::Milestone(Milestone { key: key.clone(), created, others })
+            }
+            _ => Self::Nearest(keys()),
         }
     }
 
@@ -105,14 +187,29 @@ impl Predecessors {
 
     /// Removes those that have been deleted since they were read.
     pub(super) fn remove(&mut self, deleted: impl Fn(&Key) -> bool) {
-        if let Self::All(keys) = self {
+        if let Self::All(keys) | Self::Nearest(keys) = self {
             keys.retain(|key| !deleted(key));
         }
     }
 
     /// Whether the same watch reports the deletions of both.
     pub(super) fn has_same_watch_as(&self, other: &Self) -> bool {
-        self == other || matches!((self, other), (Self::All(_), Self::All(_)))
+        match (self, other) {
+            (Self::All(_) | Self::Nearest(_), Self::All(_) | Self::Nearest(_)) => true,
+            (Self::Milestone(one), Self::Milestone(other)) => one.rank() == other.rank(),
+            _ => false,
+        }
+    }
+}
+
+impl Milestone {
+    fn rank(&self) -> Rank<'_> {
+        Rank { created: self.created, key: &self.key }
+    }
+
+    /// So long for each of the other contenders.
+    pub(super) fn times(&self, each: Duration) -> Duration {
+        each.saturating_mul(u32::try_from(self.others).unwrap_or(u32::MAX))
     }
 }
 
@@ -137,11 +234,25 @@ mod tests {
         (0..MOST).filter(move |number| set & (1 << number) != 0)
     }
 
+    fn range<'a>(contenders: impl IntoIterator<Item = Rank<'a>>, count: u64) -> RangeResult {
+        let kv = |it: Rank<'_>| KeyValue {
+            key: it.key.clone(),
+            value: Vec::new(),
+            create_revision: it.created,
+            mod_revision: it.created,
+            lease: 1,
+        };
+        RangeResult { kvs: contenders.into_iter().map(kv).collect(), count }
+    }
+
     /// What the put or a read of the position of this contender shows.
     fn read(keys: &[Key], set: usize, own: usize) -> Admission {
         let before = members(set).rev().filter(|&it| it < own).take(WATCH_ALL_UP_TO + 1);
         let exists = members(set).find(|&it| it == own);
-        by_nearest(rank(keys, own), exists.into_iter().chain(before).map(|it| rank(keys, it)))
+        let exists = range(exists.map(|it| rank(keys, it)), 1);
+        let before = range(before.map(|it| rank(keys, it)), members(set).count() as u64);
+        let shown = [Shown::own(&exists), Shown::within(&before, WATCH_ALL_UP_TO as u32 + 1)];
+        by_nearest(rank(keys, own), false, &shown)
     }
 
     #[test]
@@ -171,18 +282,20 @@ mod tests {
         for set in 1_usize..1 << MOST {
             let (first, own) = (members(set).next().unwrap(), members(set).next_back().unwrap());
             let before = match read(&keys, set, own) {
-                Admission::Behind(Some(Predecessors::All(before))) => before,
+                Admission::Behind(Some(before @ Predecessors::All(_))) => before,
                 Admission::Behind(Some(Predecessors::Milestone(milestone))) => {
                     let nearer =
-                        members(set).rev().skip(1).take_while(|&it| *rank(&keys, it).key != milestone);
+                        members(set).rev().skip(1).take_while(|&it| rank(&keys, it) != milestone.rank());
                     assert_eq!(nearer.count(), LEFT_BY_MILESTONE);
+                    assert_eq!(milestone.others, members(set).count() as u64 - 1);
                     assert!(members(set).count() > WATCH_ALL_UP_TO + 1);
                     continue;
                 }
-                Admission::Admitted => Vec::new(),
+                Admission::Admitted => Predecessors::All(Vec::new()),
                 other => panic!("{set:b}: {other:?}"),
             };
-            assert_eq!(before.len() + 1, members(set).count(), "{set:b}");
+            let Predecessors::All(keys_before) = &before else { unreachable!() };
+            assert_eq!(keys_before.len() + 1, members(set).count(), "{set:b}");
             for left in subsets(set) {
                 let gone = members(set & !left).map(|it| rank(&keys, it).key.clone());
                 let by_deletions = by_deletions(rank(&keys, own).key, &before, &gone.collect::<Vec<_>>());
@@ -204,14 +317,31 @@ mod tests {
         let keys = keys();
         let own = Rank { created: 5, key: &keys[0] };
         let again = Rank { created: 9, key: &keys[0] };
-        assert_eq!(by_nearest(own, [again]), Admission::Gone);
+        let shown = range([again], 1);
+        assert_eq!(by_nearest(own, false, &[Shown::own(&shown)]), Admission::Gone);
+    }
+
+    #[test]
+    fn a_milestone_is_passed_once_the_contender_that_it_was_is_gone() {
+        let keys = keys();
+        let [own, other] = [(9, &keys[0]), (5, &keys[1])].map(|(created, key)| Rank { created, key });
+        let milestone = Milestone { key: other.key.clone(), created: 5, others: 20 };
+        let read = |exists, stands| by_milestone(own, exists, &milestone, stands);
+        let waits = Admission::Behind(Some(Predecessors::Milestone(milestone.clone())));
+        assert_eq!(read(Some(own), Some(other)), waits);
+        assert_eq!(read(Some(own), None), Admission::Behind(None));
+        assert_eq!(read(Some(own), Some(Rank { created: 11, ..other })), Admission::Behind(None));
+        assert_eq!(read(None, Some(other)), Admission::Gone);
+        assert_eq!(read(Some(Rank { created: 11, ..own }), Some(other)), Admission::Gone);
     }
 
     #[test]
     fn contenders_of_one_commit_are_ordered_by_their_keys() {
         let keys = keys();
         let [low, high] = [&keys[0], &keys[1]].map(|key| Rank { created: 5, key });
-        assert_eq!(by_nearest(low, [high, low]), Admission::Admitted);
-        assert_ne!(by_nearest(high, [high, low]), Admission::Admitted);
+        let shown = range([high, low], 2);
+        let shown = [Shown::within(&shown, 0)];
+        assert_eq!(by_nearest(low, false, &shown), Admission::Admitted);
+        assert_ne!(by_nearest(high, false, &shown), Admission::Admitted);
     }
 }

@@ -7,7 +7,7 @@ use fastrand::Rng;
 
 use super::contact::Contact;
 use super::history::History;
-use super::messages::{Action, Config, QueueId, Refusal, RequestId, Ticket};
+use super::messages::{Action, Config, ContenderId, QueueId, Refusal, RequestId, Ticket};
 use super::timers::{Timer, Timers};
 use crate::clock::Time;
 use crate::kv::{LeaseId, Request, Revision, Span, WatchId, WatchSpec};
@@ -29,7 +29,7 @@ pub(super) enum Purpose {
     },
     /// Writes of one or more queues; `Batches` knows which.
     Writes,
-    CheckPosition(QueueId),
+    CheckPosition(ContenderId),
     ReadHolder(QueueId),
 }
 
@@ -51,10 +51,10 @@ impl Purpose {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Watched {
     Session,
-    /// The predecessors of the queue's contender.
-    Predecessors(QueueId),
-    /// The key of the queue's contender.
-    OwnKey(QueueId),
+    /// The predecessors of the contender.
+    Predecessors(ContenderId),
+    /// The key of the contender.
+    OwnKey(ContenderId),
 }
 
 /// Everything that the session and the queues cause outside of themselves.

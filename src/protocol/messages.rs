@@ -40,6 +40,13 @@ pub(crate) struct RequestId(pub(crate) u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct QueueId(pub(super) u64);
 
+/// Identifies one contender of a queue; never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct ContenderId {
+    pub(super) queue: QueueId,
+    pub(super) number: u64,
+}
+
 /// A request of a caller.
 #[derive(Clone, Debug)]
 pub(crate) enum Command {

@@ -13,6 +13,7 @@ mod queue;
 
 mod admission;
 mod batch;
+mod put;
 mod read;
 mod write;
 
@@ -42,7 +43,7 @@ use batch::Batches;
 use contender::{Contender, Fact, Surroundings};
 use effects::{Effects, Purpose, Watched};
 use history::Age;
-use messages::QueueId;
+use messages::{ContenderId, QueueId};
 use mutants::mutant;
 use queue::{Context, Queue};
 use session::{Session, Verdict};
@@ -127,7 +128,9 @@ impl Protocol {
                 Verdict::Nothing
             }
             Purpose::Writes => return self.handle_writes(id, reply),
-            Purpose::CheckPosition(id) => self.in_queue(id, |queue, cx| queue.position_answered(reply, cx)),
+            Purpose::CheckPosition(id) => {
+                self.in_queue(id.queue, |queue, cx| queue.position_answered(id, reply, cx))
+            }
             Purpose::ReadHolder(id) => self.in_queue(id, |queue, cx| {
                 let reply = if age == Age::Old { Err(read::stale()) } else { reply };
                 queue.handle_holder_read(reply, cx);
@@ -152,7 +155,7 @@ impl Protocol {
             (Watched::Session, WatchEvent::Created { .. }) => {
                 if self.session.handle_watch_created(&mut self.effects) {
                     for id in self.queue_ids() {
-                        self.contend(id, Contender::stream_reopened);
+                        self.change_queue(id, Queue::stream_reopened);
                     }
                 }
             }
@@ -352,9 +355,13 @@ impl Protocol {
         self.apply(verdict);
     }
 
-    /// Passes an event to the contender of a queue.
-    fn contend(&mut self, id: QueueId, event: impl FnOnce(&mut Contender, &mut Surroundings<'_>) -> Fact) {
-        self.change_queue(id, |queue, cx| queue.contend(cx, event));
+    /// Passes an event to a contender.
+    fn contend(
+        &mut self,
+        id: ContenderId,
+        event: impl FnOnce(&mut Contender, &mut Surroundings<'_>) -> Fact,
+    ) {
+        self.change_queue(id.queue, |queue, cx| queue.contend(id, cx, event));
     }
 
     fn in_queue(

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::messages::{QueueId, Ticket};
+use super::messages::{ContenderId, QueueId, Ticket};
 use crate::clock::Time;
 use crate::kv::LeaseId;
 
@@ -30,11 +30,11 @@ pub(super) enum Timer {
     /// Retry the queue's write.
     Retry(QueueId),
     /// Read the position of the contender, even if its watch has reported nothing.
-    Recheck(QueueId),
+    Recheck(ContenderId),
     /// End the hold whose key was deleted; no other reason has been reported in time.
-    AwaitLossReason(QueueId),
+    AwaitLossReason(ContenderId),
     /// Watch the contender's own key, which is old enough to be worth it.
-    OwnWatch(QueueId),
+    OwnWatch(ContenderId),
 }
 
 /// The timers that are set, in order of time.

@@ -1,14 +1,12 @@
-//! The writes of the queues (deletes of stale keys, the put of a contender), as a request of their own or grouped.
+//! The writes of the queues (deletes of stale keys, puts of contenders), as a request of their own or grouped.
 
-use super::admission::{self, Admission, Rank, WATCH_ALL_UP_TO};
 use super::messages::QueueId;
 use super::mutants::mutant;
-use super::read::{Epoch, contenders, epoch_unchanged, read_key};
+use super::put::{ContenderPut, PutOutcome};
+use super::read::{Epoch, epoch_unchanged, read_key};
 use crate::kv::{
-    Answer, Compare, Field, Key, KeyValue, LeaseId, Op, OpResult, Order, RangeResult, Request, Response,
-    Revision, Span, Txn, TxnAnswer,
+    Answer, Compare, Field, Key, Op, OpResult, Request, Response, Revision, Span, Txn, TxnAnswer,
 };
-use crate::name::LockName;
 
 /// What one queue wants written.
 #[derive(Clone, Debug)]
@@ -16,8 +14,8 @@ pub(super) struct Write {
     pub(super) queue: QueueId,
     /// Carried out whatever the epoch is.
     pub(super) deletes: Vec<Deletion>,
-    /// Carried out if the epoch has not changed.
-    pub(super) put: Option<ContenderPut>,
+    /// Carried out if the epoch has not changed: one put, or several of shared contenders.
+    pub(super) puts: Vec<ContenderPut>,
 }
 
 /// A key to be deleted.
@@ -48,78 +46,42 @@ impl Deletion {
     }
 }
 
-/// The put of a contender's key.
-#[derive(Clone, Debug)]
-pub(super) struct ContenderPut {
-    pub(super) name: LockName,
-    pub(super) key: Key,
-    pub(super) value: Vec<u8>,
-    pub(super) lease: LeaseId,
-    /// Put the key only if the name has no contender.
-    pub(super) try_only: bool,
-}
-
 /// The answer to a [`Write`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct WriteAnswer {
     pub(super) revision: Revision,
     /// How many keys each delete found.
     pub(super) deleted: Vec<u64>,
-    pub(super) put: Option<PutOutcome>,
-}
-
-/// The answer to a [`ContenderPut`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum PutOutcome {
-    /// The epoch has changed, so nothing was put; this is the session key now.
-    StaleEpoch { session: Option<KeyValue> },
-    /// The contender's key exists, and this is what the rule says about it. Who its predecessors are is not known if this
-    /// answers a repeated request.
-    Put { created: Revision, admission: Admission },
-    /// A `try_only` contender was not put, because the name has another one.
-    Taken,
-    /// The answer does not have the form of the request.
-    Malformed,
+    pub(super) puts: Vec<PutOutcome>,
 }
 
 impl Write {
     /// The number of operations that it adds to a grouped transaction.
     pub(super) fn operations(&self) -> usize {
-        self.deletes.len() + usize::from(self.put.is_some())
+        self.deletes.len() + self.puts.len() + self.look_ops().len()
     }
 
     fn delete_ops(&self) -> impl Iterator<Item = Op> {
         self.deletes.iter().map(Deletion::op)
     }
-}
 
-impl ContenderPut {
-    /// A try compares that the name has no contender; otherwise, that our own key does not exist, which it does if an
-    /// earlier copy of the request was carried out.
-    fn absent(&self) -> Compare {
-        let span = if self.try_only { self.name.contenders() } else { Span::Key(self.key.clone()) };
-        Compare::equal(span, Field::CreateRevision, 0)
-    }
-
-    fn put_ops(&self) -> Vec<Op> {
-        let put = Op::Put { key: self.key.clone(), value: self.value.clone(), lease: self.lease };
-        vec![put, contenders(&self.name, Order::NewestFirst, WATCH_ALL_UP_TO as u32 + 2)]
-    }
-
-    fn read_ops(&self) -> Vec<Op> {
-        vec![contenders(&self.name, Order::OldestFirst, 1), read_key(&self.key)]
+    /// What is read once for all of its puts, after them.
+    fn look_ops(&self) -> Vec<Op> {
+        self.puts.first().map(ContenderPut::look_ops).unwrap_or_default()
     }
 }
 
 /// The request for these writes.
 pub(super) fn request(epoch: &Epoch, writes: &[Write]) -> Request {
     match writes {
-        [Write { deletes, put: None, .. }] if deletes.len() == 1 => match deletes[0].conditional() {
-            Some(txn) => Request::Txn(txn),
-            // A plain delete is carried out even when the store has run out of space.
-            None => Request::Delete { key: deletes[0].key.clone() },
-        },
-        [write @ Write { put: Some(put), .. }] => Request::Txn(lone(epoch, write, put)),
+        [Write { deletes, puts, .. }] if deletes.len() == 1 && puts.is_empty() => {
+            match deletes[0].conditional() {
+                Some(txn) => Request::Txn(txn),
+                // A plain delete is carried out even when the store has run out of space.
+                None => Request::Delete { key: deletes[0].key.clone() },
+            }
+        }
+        [write] if write.puts.len() == 1 => Request::Txn(lone(epoch, write, &write.puts[0])),
         _ => Request::Txn(grouped(epoch, writes)),
     }
 }
@@ -128,20 +90,23 @@ pub(super) fn request(epoch: &Epoch, writes: &[Write]) -> Request {
 /// of space, and before 3.4.42, 3.5.28 and 3.6.9 it does not check permissions for them.
 fn lone(epoch: &Epoch, write: &Write, put: &ContenderPut) -> Txn {
     let mut when = epoch_unchanged(epoch);
-    when.push(put.absent());
-    let then = write.delete_ops().chain(put.put_ops()).collect();
-    let otherwise = write.delete_ops().chain([read_key(&epoch.session_key)]).chain(put.read_ops()).collect();
+    when.extend(put.compares());
+    let then = write.delete_ops().chain(put.put_ops()).chain(write.look_ops()).collect();
+    let otherwise = write.delete_ops().chain([read_key(&epoch.session_key)]);
+    let otherwise = otherwise.chain(put.read_ops()).chain(write.look_ops()).collect();
     Txn { when, then, otherwise }
 }
 
 /// One commit for many names: each put is a nested transaction under one compare of the epoch.
 fn grouped(epoch: &Epoch, writes: &[Write]) -> Txn {
     let enter = |put: &ContenderPut| {
-        Op::Txn(Txn { when: vec![put.absent()], then: put.put_ops(), otherwise: put.read_ops() })
+        Op::Txn(Txn { when: put.compares(), then: put.put_ops(), otherwise: put.read_ops() })
     };
-    let then =
-        writes.iter().flat_map(|write| write.delete_ops().chain(write.put.as_ref().map(enter))).collect();
-    if writes.iter().all(|write| write.put.is_none()) {
+    let operations = |write: &Write| -> Vec<Op> {
+        write.delete_ops().chain(write.puts.iter().map(enter)).chain(write.look_ops()).collect()
+    };
+    let then = writes.iter().flat_map(operations).collect();
+    if writes.iter().all(|write| write.puts.is_empty()) {
         // Deletes do not depend on the epoch.
         return Txn { then, ..Txn::default() };
     }
@@ -155,19 +120,35 @@ pub(super) fn answers(epoch: Revision, writes: &[Write], response: &Response) ->
     let revision = response.revision;
     match (&response.answer, writes) {
         (Answer::Deleted { count }, [_]) => {
-            vec![WriteAnswer { revision, deleted: vec![*count], put: None }]
+            vec![WriteAnswer { revision, deleted: vec![*count], puts: Vec::new() }]
         }
-        (Answer::Txn(answer), [Write { deletes, put: None, .. }]) if deletes.len() == 1 => {
-            vec![WriteAnswer { revision, deleted: vec![deleted_by(answer)], put: None }]
+        (Answer::Txn(answer), [Write { deletes, puts, .. }]) if deletes.len() == 1 && puts.is_empty() => {
+            vec![WriteAnswer { revision, deleted: vec![deleted_by(answer)], puts: Vec::new() }]
         }
-        (Answer::Txn(answer), [write @ Write { put: Some(put), .. }]) => {
+        (Answer::Txn(answer), [write]) if write.puts.len() == 1 => {
             let (deleted, rest) = split_deletes(write, &answer.results);
-            let put = Some(lone_put(put, epoch, answer.succeeded, rest));
-            vec![WriteAnswer { revision, deleted, put }]
+            let put = lone_put(&write.puts[0], epoch, answer.succeeded, rest);
+            vec![WriteAnswer { revision, deleted, puts: vec![put] }]
         }
         (Answer::Txn(answer), _) => grouped_answers(writes, revision, answer),
         _ => writes.iter().map(|write| malformed(write, revision)).collect(),
     }
+}
+
+fn lone_put(put: &ContenderPut, epoch: Revision, succeeded: bool, results: &[OpResult]) -> PutOutcome {
+    if succeeded {
+        let (own, look) = put.split_look(results);
+        return put.outcome(true, own, look);
+    }
+    let Some((OpResult::Range(session), rest)) = results.split_first() else {
+        return PutOutcome::Malformed;
+    };
+    let session = session.kvs.first();
+    if session.is_none_or(|session| session.mod_revision != epoch) {
+        return PutOutcome::StaleEpoch { session: session.cloned() };
+    }
+    let (own, look) = put.split_look(rest);
+    put.outcome(false, own, look)
 }
 
 fn grouped_answers(writes: &[Write], revision: Revision, answer: &TxnAnswer) -> Vec<WriteAnswer> {
@@ -180,63 +161,22 @@ fn grouped_answers(writes: &[Write], revision: Revision, answer: &TxnAnswer) -> 
     for write in writes {
         let (deleted, after) = split_deletes(write, rest);
         rest = after;
-        let put = write.put.as_ref().map(|put| {
-            if !answer.succeeded {
-                return PutOutcome::StaleEpoch { session: session.clone() };
-            }
-            let Some((OpResult::Txn(own), after)) = rest.split_first() else {
-                return PutOutcome::Malformed;
-            };
+        let puts = if answer.succeeded {
+            let (nested, after) = rest.split_at(write.puts.len().min(rest.len()));
+            let (look, after) = after.split_at(write.look_ops().len().min(after.len()));
             rest = after;
-            nested_put(put, own)
-        });
-        answers.push(WriteAnswer { revision, deleted, put });
+            write.puts.iter().enumerate().map(|(at, put)| nested_put(put, nested.get(at), look)).collect()
+        } else {
+            write.puts.iter().map(|_| PutOutcome::StaleEpoch { session: session.clone() }).collect()
+        };
+        answers.push(WriteAnswer { revision, deleted, puts });
     }
     answers
 }
 
-fn lone_put(put: &ContenderPut, epoch: Revision, succeeded: bool, results: &[OpResult]) -> PutOutcome {
-    match (succeeded, results) {
-        (true, [OpResult::Put, OpResult::Range(newest)]) => put_answer(put, newest),
-        (false, [OpResult::Range(session), OpResult::Range(first), OpResult::Range(own)]) => {
-            let session = session.kvs.first();
-            if session.is_none_or(|session| session.mod_revision != epoch) {
-                return PutOutcome::StaleEpoch { session: session.cloned() };
-            }
-            not_put_answer(put, first, own)
-        }
-        _ => PutOutcome::Malformed,
-    }
-}
-
-fn nested_put(put: &ContenderPut, own: &TxnAnswer) -> PutOutcome {
-    match (own.succeeded, &own.results[..]) {
-        (true, [OpResult::Put, OpResult::Range(newest)]) => put_answer(put, newest),
-        (false, [OpResult::Range(first), OpResult::Range(own)]) => not_put_answer(put, first, own),
-        _ => PutOutcome::Malformed,
-    }
-}
-
-/// Our key was just put, so it is the newest.
-fn put_answer(put: &ContenderPut, newest: &RangeResult) -> PutOutcome {
-    match newest.kvs.first().map(Rank::from) {
-        Some(own) if *own.key == put.key => {
-            let admission = admission::by_nearest(own, newest.kvs.iter().map(Rank::from));
-            PutOutcome::Put { created: own.created, admission }
-        }
-        _ => PutOutcome::Malformed,
-    }
-}
-
-/// Nothing was put: a try found another contender, or an earlier copy of the request had put our key already.
-fn not_put_answer(put: &ContenderPut, oldest: &RangeResult, own: &RangeResult) -> PutOutcome {
-    let [own, oldest] = [own, oldest].map(|range| range.kvs.first().map(Rank::from));
-    match (admission::by_oldest(own, oldest), own) {
-        (Admission::Admitted, Some(own)) => {
-            PutOutcome::Put { created: own.created, admission: Admission::Admitted }
-        }
-        _ if put.try_only => PutOutcome::Taken,
-        (admission @ Admission::Behind(_), Some(own)) => PutOutcome::Put { created: own.created, admission },
+fn nested_put(put: &ContenderPut, nested: Option<&OpResult>, look: &[OpResult]) -> PutOutcome {
+    match nested {
+        Some(OpResult::Txn(own)) => put.outcome(own.succeeded, &own.results, look),
         _ => PutOutcome::Malformed,
     }
 }
@@ -261,6 +201,6 @@ fn deleted_by(answer: &TxnAnswer) -> u64 {
 }
 
 fn malformed(write: &Write, revision: Revision) -> WriteAnswer {
-    let put = write.put.as_ref().map(|_| PutOutcome::Malformed);
-    WriteAnswer { revision, deleted: Vec::new(), put }
+    let puts = write.puts.iter().map(|_| PutOutcome::Malformed).collect();
+    WriteAnswer { revision, deleted: Vec::new(), puts }
 }

@@ -72,7 +72,8 @@ impl Tickets {
     pub(crate) fn refused(&self, ticket: Ticket, refusal: Refusal) {
         match self.remove(ticket) {
             Some(State::Waiting(reply)) => {
-                if matches!(refusal, Refusal::Timeout { .. }) {
+                // A caller that gave up by itself returned another error.
+                if matches!(refusal, Refusal::Timeout { .. }) && !reply.outcome.is_closed() {
                     self.stats.record(|stats| stats.timed_out += 1);
                 }
                 reply.answer(Err(refusal));

@@ -124,6 +124,8 @@ fn the_holding_thread_waits_its_turn_like_everybody_else(backend: &Backend) {
                 Some(std::process::id()),
                 "the error shows that the process waits for itself"
             );
+            assert_eq!(holder.lease_id, manager.session().lease_id, "and that it is this manager");
+            assert!(holder.thread.is_some(), "{holder:?}");
         }
         other => panic!("{other:?}"),
     }

@@ -172,7 +172,8 @@ impl<S: Store> Asker<S> {
                 Err(Failure { class: FailureClass::LeaseGone, .. }) if revokes => false,
                 Err(failure) => return Err(failure),
             };
-            // If an earlier attempt had no answer, most likely that attempt did it.
+            // Without an answer to an earlier attempt it is unknown whether that attempt or the holder itself ended the hold.
+            // It is over in either case, and going on could evict a second holder.
             if gone || maybe_done {
                 return Ok(Eviction::Done(info));
             }

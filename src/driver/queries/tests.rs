@@ -1,4 +1,4 @@
-//! Looking at locks and breaking them, our own and those of others.
+//! Queries and forced unlocks, of our own locks and of foreign ones.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -44,12 +44,12 @@ async fn contend_in(mode: Mode, etcd: &Etcd, lock: &str, lease: i64, seq: u64, o
 }
 
 #[tokio::test]
-async fn a_lock_shows_its_holder_and_its_waiters() {
+async fn lock_info_returns_the_holder_and_the_number_of_waiters() {
     let cluster = TestCluster::start(1);
     let etcd = connect(&cluster.urls()).await;
     assert_eq!(queries::lock_info(&etcd, &name("a/b"), LONG).await.unwrap(), None);
     let (one, two) = (grant(&etcd, 60).await, grant(&etcd, 60).await);
-    // The younger key sorts first: the order is that of creation.
+    // The newer key sorts first, but the queue is ordered by creation.
     let token = contend(&etcd, "a/b", one, 9, "host/1").await;
     contend(&etcd, "a/b", two, 1, "host/2").await;
     contend(&etcd, "a/b", two, 2, "host/3").await;
@@ -126,7 +126,7 @@ async fn contenders_of_one_transaction_are_in_the_order_of_their_keys() {
 }
 
 #[tokio::test]
-async fn a_key_without_a_lease_is_a_lock_that_stays() {
+async fn a_key_without_a_lease_holds_the_lock_until_it_is_deleted() {
     let cluster = TestCluster::start(1);
     let etcd = connect(&cluster.urls()).await;
     put_key(&etcd, "/app/a/by-hand", 0).await;
@@ -141,7 +141,7 @@ async fn a_key_without_a_lease_is_a_lock_that_stays() {
 }
 
 #[tokio::test]
-async fn a_list_has_every_lock_once_in_the_order_of_names() {
+async fn list_locks_returns_every_lock_once_ordered_by_name() {
     let cluster = TestCluster::start(1);
     let etcd = connect(&cluster.urls()).await;
     let lease = grant(&etcd, 60).await;
@@ -152,7 +152,7 @@ async fn a_list_has_every_lock_once_in_the_order_of_names() {
     }
     put_key(&etcd, "/app/~session/1f", 0).await;
     put_key(&etcd, "/app/no-contender", 0).await;
-    // No name of ours is encoded like this, so it is no lock that one could ask for.
+    // No lock name is encoded like this, so it is not a lock.
     put_key(&etcd, "/app/%61/1", 0).await;
     put_key(&etcd, "/apps/c/1", 0).await;
 
@@ -174,7 +174,7 @@ async fn a_list_has_every_lock_once_in_the_order_of_names() {
 }
 
 #[tokio::test]
-async fn a_list_pages_through_ten_thousand_locks() {
+async fn list_locks_pages_through_ten_thousand_locks() {
     let cluster = TestCluster::start(1);
     let etcd = connect(&cluster.urls()).await;
     let leases = [grant(&etcd, 60).await, grant(&etcd, 60).await];
@@ -190,7 +190,7 @@ async fn a_list_pages_through_ten_thousand_locks() {
         });
         call(&etcd, always(puts.collect())).await.unwrap();
     }
-    // A contender whose keys lie on two pages.
+    // A lock whose contenders lie on two pages.
     for seq in 20_000..20_010 {
         contend(&etcd, "lock-00999", leases[0], seq, "late").await;
     }
@@ -204,7 +204,7 @@ async fn a_list_pages_through_ten_thousand_locks() {
 }
 
 #[tokio::test]
-async fn force_unlock_takes_exactly_what_it_says() {
+async fn force_unlock_ends_exactly_the_lock_or_the_session() {
     let cluster = TestCluster::start(1);
     let etcd = connect(&cluster.urls()).await;
     let lock = |lock: &str| name(lock);
@@ -228,25 +228,25 @@ async fn force_unlock_takes_exactly_what_it_says() {
 }
 
 #[tokio::test]
-async fn a_lock_that_changes_hands_meanwhile_is_followed() {
+async fn force_unlock_follows_a_lock_that_changes_hands() {
     let cluster = TestCluster::start(1);
     let etcd = connect(&cluster.urls()).await;
     let (one, two) = (grant(&etcd, 60).await, grant(&etcd, 60).await);
     contend(&etcd, "a", one, 1, "one").await;
     contend(&etcd, "a", two, 1, "two").await;
-    // After the look (a range and a lease), the holder goes and queues again, under the same key.
+    // After it was read (a range and a lease), the holder releases the lock and queues again under the same key.
     let holder = name("a").contender_key(Mode::Exclusive, one, 1);
     let again = always(vec![Op::Put { key: holder.clone(), value: Vec::new(), lease: one }]);
     let meddling = Meddling::Before(vec![Request::Delete { key: holder.clone() }, again]);
     let plan = [Meddling::Nothing, Meddling::Nothing, meddling];
     let meddled = Meddled::new(&etcd, plan);
     let evicted = queries::force_unlock(&meddled, &name("a"), ForceUnlock::Lock, LONG).await.unwrap();
-    assert_eq!(evicted.owner.as_deref(), Some("two"), "whoever holds it by then");
+    assert_eq!(evicted.owner.as_deref(), Some("two"), "the holder by then");
     assert_eq!(keys(&etcd, range(Span::Prefix(key("/app/")))).await, [holder.to_string()]);
 }
 
 #[tokio::test]
-async fn a_lost_answer_does_not_evict_the_next_one_too() {
+async fn a_lost_answer_does_not_evict_the_next_holder_too() {
     let cluster = TestCluster::start(1);
     let etcd = connect(&cluster.urls()).await;
     for scope in [ForceUnlock::Lock, ForceUnlock::Session] {
@@ -264,14 +264,14 @@ async fn a_lost_answer_does_not_evict_the_next_one_too() {
 }
 
 #[tokio::test]
-async fn a_list_that_a_compaction_overtakes_begins_again() {
+async fn list_locks_starts_again_when_its_revision_is_compacted() {
     let cluster = TestCluster::start(1);
     let etcd = connect(&cluster.urls()).await;
     for batch in 0..11 {
         let puts = (0..100).map(|i| put(&format!("/app/l-{batch:02}-{i:02}/1"), "", 0));
         call(&etcd, always(puts.collect())).await.unwrap();
     }
-    // Between the first page and the second, a lock goes; and then the first page's revision.
+    // Between the first page and the second a lock is released; later the first page's revision is compacted.
     let gone = key("/app/l-10-99/1");
     let revision = put_key(&etcd, "/other", 0).await;
     let plan = [Meddling::Nothing, Meddling::Before(vec![Request::Delete { key: gone.clone() }])];
@@ -284,10 +284,13 @@ async fn a_list_that_a_compaction_overtakes_begins_again() {
     let compacting = Compacting { etcd: etcd.clone(), cluster: Arc::new(cluster), calls: Arc::default() };
     let listed = queries::list_locks(&compacting, &root(), "", LONG).await.unwrap();
     assert_eq!(listed.len(), 1100);
-    assert!(compacting.calls.load(Ordering::Relaxed) >= 4, "page, refusal, and both pages again");
+    assert!(
+        compacting.calls.load(Ordering::Relaxed) >= 4,
+        "the first page, a refusal, then both pages again"
+    );
 }
 
-/// Compacts everything away before the second call.
+/// Compacts all earlier revisions before the second call.
 #[derive(Clone)]
 struct Compacting {
     etcd: Etcd,
@@ -321,7 +324,7 @@ impl Store for Compacting {
 }
 
 #[tokio::test]
-async fn nothing_hangs_without_a_server() {
+async fn queries_fail_within_their_limit_without_a_server() {
     let mut cluster = TestCluster::start(1);
     let etcd = connect(&[cluster.urls(), vec![dead_url()]].concat()).await;
     cluster.kill(0);
@@ -337,7 +340,7 @@ async fn nothing_hangs_without_a_server() {
 }
 
 #[tokio::test]
-async fn a_short_outage_is_waited_out() {
+async fn a_query_survives_a_short_outage() {
     let mut cluster = TestCluster::start(1);
     let etcd = connect(&cluster.urls()).await;
     let lease = grant(&etcd, 60).await;
@@ -374,7 +377,7 @@ impl Drop for Etcdctl {
 }
 
 #[tokio::test]
-async fn locks_of_etcdctl_are_seen_and_can_be_broken() {
+async fn locks_of_etcdctl_are_listed_and_can_be_force_unlocked() {
     let cluster = TestCluster::start(1);
     let etcd = connect(&cluster.urls()).await;
     let mut holder = Etcdctl::lock(&cluster, "/app/jobs");
@@ -402,14 +405,14 @@ async fn locks_of_etcdctl_are_seen_and_can_be_broken() {
     assert_eq!(gone.class, FailureClass::LeaseGone);
 }
 
-/// A queue of more than one page, whose keys are in another order than their turns.
+/// A queue of more than one page, whose keys sort in another order than they were created.
 #[tokio::test]
-async fn a_queue_of_many_pages_is_in_the_order_of_turns() {
+async fn a_queue_of_many_pages_is_ordered_by_create_revision() {
     let cluster = TestCluster::start(1);
     let etcd = connect(&cluster.urls()).await;
     let lease = grant(&etcd, 60).await;
     assert!(queries::queue(&etcd, &name("a"), LONG).await.unwrap().is_empty());
-    // Later ones have smaller keys; those of one transaction share a create revision, and go by their keys.
+    // Later keys sort first. Those of one transaction share a create revision and are ordered by key.
     for batch in (0..25_u64).rev() {
         let put = |i| Op::Put {
             key: name("a").contender_key(Mode::Exclusive, lease, 0x1000 + batch * 100 + i),

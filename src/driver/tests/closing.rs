@@ -23,17 +23,17 @@ fn closing_ends_everything_for_every_handle() {
     assert!(matches!(clone.list_locks(""), Err(LockError::Closed)));
     assert!(!clone.session().is_alive());
     assert_eq!(clone.stats().lost.closed, 1);
-    assert!(lock(&other).try_lock().unwrap().is_some(), "the keys are gone");
+    assert!(lock(&other).try_lock().unwrap().is_some(), "the keys are deleted");
     clone.close().unwrap();
 }
 
 #[test]
-fn closing_right_after_a_loss_gives_the_lost_lease_back() {
+fn closing_right_after_a_loss_revokes_the_lost_lease() {
     let store = MemoryCluster::new();
     let ((manager, client), (other, _)) = (manager(&store), self::manager(&store));
     let guard = lock(&manager).lock().unwrap();
     store.disconnect_client(client);
-    // Beyond the deadline, and not beyond the lease.
+    // Past the deadline, but before the lease expires.
     store.advance(manager.session().remaining + 100 * MS);
     assert!(closes(&guard));
     store.reconnect_client(client);
@@ -42,7 +42,7 @@ fn closing_right_after_a_loss_gives_the_lost_lease_back() {
 }
 
 #[test]
-fn closing_a_partitioned_manager_is_bounded_and_says_so() {
+fn closing_a_partitioned_manager_fails_within_its_timeout() {
     let store = MemoryCluster::new();
     let (manager, client) = manager_with(&store, &options().close_timeout(200 * MS));
     let guard = lock(&manager).lock().unwrap();

@@ -1,14 +1,14 @@
-//! Requests that wait for their turn.
+//! Requests queued because the maximum number is in flight.
 
 use super::*;
 use crate::clock::Clock;
 use crate::protocol::Config;
 use crate::shared::mailbox::{Mailbox, mailbox};
 
-/// Told when the session is up, or could not be set up.
+/// Receives whether the session could be set up.
 type Started = crossbeam_channel::Receiver<Result<(), LockError>>;
 
-/// A driver whose inflight is full: nothing of it is ever answered.
+/// A driver with more requests than may be in flight, none of which is ever answered.
 fn crowded() -> (Driver<MemoryClient>, Mailbox, Started) {
     let root = Root::parse("/test").unwrap();
     let settings =
@@ -37,19 +37,19 @@ fn crowded() -> (Driver<MemoryClient>, Mailbox, Started) {
     (driver, mailbox, started)
 }
 
-/// No store answers in this test: what waits for its turn is told in time all the same.
+/// No store answers in this test, yet a queued request fails in time.
 #[tokio::test]
-async fn a_request_whose_turn_does_not_come_is_answered_within_its_time() {
+async fn a_queued_request_that_is_never_sent_fails_within_its_timeout() {
     let (mut driver, _mailbox, _started) = crowded();
     let now = Clock::default().now();
-    assert!(driver.pause(now) <= SOON, "the loop wakes for it");
+    assert!(driver.pause(now) <= SOON, "the loop wakes in time");
     driver.look_at_the_clock(now + SOON);
     assert_eq!(driver.inflight.next_timeout(), None);
 }
 
-/// As after a loss of the session, while nothing that was asked under it is answered.
+/// As after the loss of a session whose requests are still unanswered.
 #[tokio::test]
-async fn a_session_comes_up_in_spite_of_a_full_window() {
+async fn a_session_comes_up_while_the_maximum_of_requests_is_in_flight() {
     let (driver, _mailbox, started) = crowded();
     let up = async {
         while started.is_empty() {
@@ -59,6 +59,6 @@ async fn a_session_comes_up_in_spite_of_a_full_window() {
     tokio::select! {
         over = driver.run() => panic!("{over:?}"),
         () = up => started.try_recv().unwrap().unwrap(),
-        () = tokio::time::sleep(SOON / 4) => panic!("the session key waits for its turn"),
+        () = tokio::time::sleep(SOON / 4) => panic!("the request for the session is queued"),
     }
 }

@@ -82,7 +82,7 @@ fn of_guards_that_unlock_concurrently_exactly_one_releases() {
     }
 }
 
-/// The I/O thread does not run here: the clock alone decides.
+/// The scripted I/O thread does nothing here: the clock alone ends the hold.
 #[test]
 fn a_hold_past_its_deadline_is_lost_for_good() {
     let (_locks, guard, _hold, io) = guard();
@@ -166,7 +166,7 @@ fn unlocking_a_lost_hold_returns_expired_without_waiting() {
     hold.state.end(Some(LossReason::ForceUnlocked));
     let lost = guard.unlock();
     assert!(matches!(lost, Err(LockError::Expired { reason: LossReason::ForceUnlocked, .. })));
-    assert!(io.leave().1.is_none(), "nobody waits for it");
+    assert!(io.leave().1.is_none(), "no confirmation is requested");
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn an_unconfirmed_unlock_returns_unavailable() {
     let _hold = io.grant();
     assert!(matches!(pending.wait().unwrap().unlock(), Err(LockError::Unavailable { .. })));
     io.leave();
-    assert!(io.is_idle(), "it left once");
+    assert!(io.is_idle(), "it sent one Leave");
 }
 
 #[test]
@@ -200,7 +200,7 @@ fn unlocking_after_the_end_of_the_i_o_thread_returns_how_it_ended() {
 fn unlocking_while_the_manager_is_closing_returns_expired() {
     let (_locks, guard, _hold, io) = guard();
     io.inbox.end(Service::Closed);
-    assert!(guard.is_held(), "its end comes a moment later");
+    assert!(guard.is_held(), "the hold ends a moment later");
     assert!(matches!(guard.unlock(), Err(LockError::Expired { reason: LossReason::Closed, .. })));
 }
 

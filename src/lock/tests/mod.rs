@@ -173,7 +173,7 @@ fn an_error_names_the_holder() {
     assert!(error.to_string().ends_with("held by rack-7"), "{error}");
 }
 
-/// The I/O thread hangs: it never answers.
+/// The I/O thread hangs and never answers.
 #[test]
 fn a_call_returns_soon_after_its_limit_even_if_the_i_o_thread_hangs() {
     let options = LockManagerOptions::default().request_timeout(20 * MS);
@@ -215,7 +215,7 @@ fn a_cancelled_call_sends_no_message_or_leaves_and_waits_for_the_confirmation() 
         },
     );
     assert!(matches!(error, Err(LockError::Cancelled { .. })));
-    assert!(io.is_idle(), "it leaves once");
+    assert!(io.is_idle(), "it sends one Leave");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::position::{DeletionEffect, Position, RECHECK_INTERVAL};
+use super::position::{Confirmed, DeletionEffect, FIRST_EARLY_CHECK, Position, RECHECK_INTERVAL};
 use super::{Contender, Fact, OWN_WATCH_AGE, PositionCheck, Stage, Surroundings, Unread};
 use crate::clock::Time;
 use crate::kv::{Answer, Failure, Key, Request, Response, Revision};
@@ -29,10 +29,15 @@ impl Contender {
             Admission::Admitted => return Fact::Admitted { token: created, as_of: revision },
             Admission::Gone => return Fact::Gone,
             Admission::Behind(predecessors) => predecessors,
+            Admission::Uncounted => {
+                self.look.counted = true;
+                None
+            }
         };
         self.stage = Stage::Queued(Box::new(Position::new(created, revision, sent)));
-        cx.effects.timers.set(Timer::OwnWatch(cx.queue), cx.now + OWN_WATCH_AGE);
         self.wait_behind(predecessors, (revision, sent), cx);
+        let far = self.milestone().map_or(Duration::ZERO, |milestone| milestone.times(FIRST_EARLY_CHECK));
+        cx.effects.timers.set(Timer::OwnWatch(self.id), cx.now + OWN_WATCH_AGE.max(far));
         Fact::Nothing
     }
 
@@ -49,23 +54,23 @@ impl Contender {
         cx: &mut Surroundings<'_>,
     ) {
         let Some(predecessors) = predecessors else {
-            return self.check_position(cx);
+            return self.come_closer(cx);
         };
         // Other keys of this session are being deleted, and keep nobody out for long.
-        let lease = self.lease;
+        let (lease, own) = (self.lease, (self.id, self.key.clone()));
         let is_other = |key: &Key| !cx.name.is_key_of(key, lease);
         let Some(position) = self.position_mut() else {
             return;
         };
         position.read_sent = sent;
         position.was_behind = match &predecessors {
-            Predecessors::All(keys) => keys.iter().any(is_other),
+            Predecessors::All(keys) | Predecessors::Nearest(keys) => keys.iter().any(is_other),
             // More predecessors than are listed.
             Predecessors::Milestone(_) => true,
         };
-        position.predecessors_read(predecessors, revision, cx.queue, cx.name.contenders(), cx.effects);
+        position.predecessors_read(predecessors, revision, (own.0, &own.1), cx.name.contenders(), cx.effects);
         let after = cx.effects.jittered(position.recheck_after());
-        cx.effects.timers.set(Timer::Recheck(cx.queue), cx.now + after);
+        cx.effects.timers.set(Timer::Recheck(self.id), cx.now + after);
     }
 
     /// The watch of the predecessors was confirmed, for the first time or again.
@@ -74,8 +79,13 @@ impl Contender {
         revision: Revision,
         cx: &mut Surroundings<'_>,
     ) -> Fact {
-        if self.position_mut().is_some_and(|position| position.watch_created(revision)) {
-            self.check_position(cx);
+        match self.position_mut().map_or(Confirmed::AsPlanned, |position| position.watch_created(revision)) {
+            Confirmed::AsPlanned => {}
+            Confirmed::CheckNow => self.check_position(cx),
+            Confirmed::CheckAfter(after) => {
+                let after = cx.effects.jittered(after);
+                cx.effects.timers.set(Timer::Recheck(self.id), cx.now + after);
+            }
         }
         Fact::Nothing
     }
@@ -92,20 +102,29 @@ impl Contender {
         };
         if position.note_watch_served(revision) {
             let after = cx.effects.jittered(position.recheck_after());
-            cx.effects.timers.set(Timer::Recheck(cx.queue), cx.now + after);
+            cx.effects.timers.set(Timer::Recheck(self.id), cx.now + after);
         }
         let checking = self.position_check.is_some();
         match position.keys_deleted(&self.key, deleted, revision, checking) {
             DeletionEffect::Nothing => {}
             DeletionEffect::OwnKeyDeleted => return Fact::Gone,
             DeletionEffect::CheckPosition => self.check_position(cx),
-            // The predecessors are read once this watch is confirmed.
-            DeletionEffect::MilestoneDeleted => {
-                let (unread, prefix) = (Predecessors::All(Vec::new()), cx.name.contenders());
-                position.watch_predecessors(unread, cx.queue, prefix, cx.effects);
-            }
+            DeletionEffect::MilestoneDeleted => self.come_closer(cx),
         }
         Fact::Nothing
+    }
+
+    /// The milestone is passed, or who our predecessors are is not known: they must be read.
+    fn come_closer(&mut self, cx: &mut Surroundings<'_>) {
+        let id = self.id;
+        let Some(position) = self.position_mut().filter(|position| position.milestone().is_some()) else {
+            return self.check_position(cx);
+        };
+        // They are read once this watch is confirmed.
+        let (unread, prefix) = (Predecessors::All(Vec::new()), cx.name.contenders());
+        position.watch_predecessors(unread, id, prefix, cx.effects);
+        let after = cx.effects.jittered(RECHECK_INTERVAL);
+        cx.effects.timers.set(Timer::Recheck(self.id), cx.now + after);
     }
 
     /// All events that arrived together are handled: admits the contender if no predecessors are left. Not earlier,
@@ -128,12 +147,16 @@ impl Contender {
             self.check_again = true;
             return;
         }
-        let check = read::check_position(epoch, cx.name, Rank { created, key: &self.key });
+        let (own, milestone) = (Rank { created, key: &self.key }, self.milestone().cloned());
+        let check = match &milestone {
+            Some(milestone) => read::check_milestone(epoch, own, milestone),
+            None => read::check_position(epoch, cx.name, own, self.look),
+        };
         // A read that gets lost must not delay a hand-over longer than a watch that dies.
         let timeout = cx.effects.config.request_timeout.min(RECHECK_INTERVAL);
-        let purpose = Purpose::CheckPosition(cx.queue);
+        let purpose = Purpose::CheckPosition(self.id);
         let request = cx.effects.send_within(purpose, Request::Txn(check), timeout);
-        self.position_check = Some(PositionCheck { request, epoch: epoch.revision, sent: cx.now });
+        self.position_check = Some(PositionCheck { request, epoch: epoch.revision, sent: cx.now, milestone });
         if let Some(position) = self.position_mut() {
             position.check_sent();
         }
@@ -154,14 +177,27 @@ impl Contender {
         if self.is_newer_than(revision) && !mutant!(StaleReadBelieved) {
             return Err(Unread::Failed(read::stale()));
         }
-        let sent = check.map_or(cx.now, |check| check.sent);
-        match read::position_answer(Rank { created, key: &self.key }, &answer) {
+        let sent = check.as_ref().map_or(cx.now, |check| check.sent);
+        let (own, asked) =
+            (Rank { created, key: &self.key }, check.as_ref().and_then(|it| it.milestone.as_ref()));
+        let read = match asked {
+            Some(milestone) => read::milestone_answer(own, milestone, &answer),
+            None => read::position_answer(own, self.look, &answer),
+        };
+        match read {
             PositionAnswer::StaleEpoch { session } => {
                 // Unlike a write, a read can be answered from an old state (etcd #20418), and then its session key is no
                 // news.
-                let read = session.as_ref().zip(check);
+                let read = session.as_ref().zip(check.as_ref());
                 let old = read.is_some_and(|(session, check)| session.mod_revision <= check.epoch);
                 Err(if old { Unread::Failed(read::stale()) } else { Unread::EpochChanged { session } })
+            }
+            // The milestone was reported deleted meanwhile, and the answer says nothing about others.
+            PositionAnswer::Read(Admission::Behind(_)) if asked.is_some() && self.milestone() != asked => {
+                if again {
+                    self.check_position(cx);
+                }
+                Ok(Fact::Nothing)
             }
             PositionAnswer::Read(admission) => {
                 Ok(self.position_read(admission, (created, revision, sent), again, cx))
@@ -178,6 +214,10 @@ impl Contender {
         cx: &mut Surroundings<'_>,
     ) -> Fact {
         match (admission, self.held_mut()) {
+            (Admission::Uncounted, None) => {
+                self.look.counted = true;
+                self.check_position(cx);
+            }
             (Admission::Admitted, None) => return Fact::Admitted { token: created, as_of: revision },
             (Admission::Behind(predecessors), None) => {
                 self.wait_behind(predecessors, (revision, sent), cx);
@@ -186,15 +226,17 @@ impl Contender {
                 }
             }
             // The watch already proved us first; this read is older.
-            (Admission::Behind(_), Some(held)) if revision < held.as_of => {}
+            (Admission::Behind(_) | Admission::Uncounted, Some(held)) if revision < held.as_of => {}
             (Admission::Admitted, Some(held)) => {
                 // The key exists after the reported deletion, so that was one of an earlier use of it.
                 if held.deleted_at.take().is_some() {
-                    cx.effects.timers.clear(Timer::AwaitLossReason(cx.queue));
+                    cx.effects.timers.clear(Timer::AwaitLossReason(self.id));
                 }
             }
             // A predecessor exists, so we never were the first, and the hold is not to be relied on.
-            (Admission::Behind(_), Some(_)) | (Admission::Gone, _) => return Fact::Gone,
+            (Admission::Behind(_) | Admission::Uncounted, Some(_)) | (Admission::Gone, _) => {
+                return Fact::Gone;
+            }
         }
         Fact::Nothing
     }
@@ -202,7 +244,7 @@ impl Contender {
     /// The last read of the position failed; another one follows after this pause.
     pub(in crate::protocol) fn check_position_after(&mut self, pause: Duration, cx: &mut Surroundings<'_>) {
         if self.held().is_none_or(|held| held.deleted_at.is_none()) {
-            cx.effects.timers.set(Timer::Recheck(cx.queue), cx.now + pause);
+            cx.effects.timers.set(Timer::Recheck(self.id), cx.now + pause);
         }
     }
 
@@ -254,8 +296,8 @@ impl Contender {
             return Fact::Gone;
         };
         held.deleted_at = Some(revision);
-        cx.effects.timers.clear(Timer::Recheck(cx.queue));
-        cx.effects.timers.set(Timer::AwaitLossReason(cx.queue), cx.now + LOSS_REASON_GRACE);
+        cx.effects.timers.clear(Timer::Recheck(self.id));
+        cx.effects.timers.set(Timer::AwaitLossReason(self.id), cx.now + LOSS_REASON_GRACE);
         self.check_position(cx);
         Fact::Nothing
     }

@@ -11,12 +11,14 @@ use std::time::Duration;
 
 use crate::clock::Time;
 use crate::kv::{Failure, Key, KeyValue, LeaseId, Revision, Span, WatchId};
+use crate::mode::Mode;
 use crate::name::LockName;
+use crate::protocol::admission::Milestone;
 use crate::protocol::effects::{Effects, Watched};
-use crate::protocol::messages::{HoldId, QueueId, RequestId, Ticket};
-use crate::protocol::read::Epoch;
+use crate::protocol::messages::{ContenderId, HoldId, RequestId, Ticket};
+use crate::protocol::put::{ContenderPut, Try};
+use crate::protocol::read::{Epoch, Look};
 use crate::protocol::timers::Timer;
-use crate::protocol::write::ContenderPut;
 
 use position::Position;
 use stale_key::StaleKey;
@@ -51,7 +53,6 @@ pub(super) enum Unread {
 
 /// What a contender needs of its surroundings to handle an event.
 pub(super) struct Surroundings<'a> {
-    pub(super) queue: QueueId,
     pub(super) name: &'a LockName,
     pub(super) now: Time,
     /// The epoch of the session, if it is established.
@@ -62,12 +63,14 @@ pub(super) struct Surroundings<'a> {
 /// One contender of a lock name: a key that we have put, or are about to put, on behalf of the waiters of this process.
 #[derive(Clone, Debug)]
 pub(super) struct Contender {
+    id: ContenderId,
     key: Key,
     /// The key's value; empty once the lock is held.
     value: Vec<u8>,
     lease: LeaseId,
-    /// The key is put only if the lock is free.
-    try_only: bool,
+    look: Look,
+    /// The key is put only if the contender is admitted at once.
+    try_only: Option<Try>,
     /// The latest epoch under which a request that puts this key went unanswered. A copy of it may still be carried out
     /// until the epoch changes.
     unanswered_epoch: Option<Revision>,
@@ -80,11 +83,13 @@ pub(super) struct Contender {
 }
 
 /// A read of our position that is in flight.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct PositionCheck {
     request: RequestId,
     epoch: Revision,
     sent: Time,
+    /// It reads only whether this milestone is passed.
+    milestone: Option<Milestone>,
 }
 
 #[derive(Clone, Debug)]
@@ -126,12 +131,21 @@ impl Held {
 }
 
 impl Contender {
-    pub(super) fn new(key: Key, value: Vec<u8>, lease: LeaseId, try_only: bool) -> Self {
+    pub(super) fn new(
+        id: ContenderId,
+        key: Key,
+        value: Vec<u8>,
+        lease: LeaseId,
+        mode: Mode,
+        try_only: bool,
+    ) -> Self {
         Self {
+            id,
             key,
             value,
             lease,
-            try_only,
+            look: Look { mode, counted: false },
+            try_only: try_only.then(Try::default),
             unanswered_epoch: None,
             stage: Stage::Entering,
             position_check: None,
@@ -140,9 +154,27 @@ impl Contender {
         }
     }
 
-    /// The key is put only if the lock is free.
+    pub(super) fn id(&self) -> ContenderId {
+        self.id
+    }
+
+    pub(super) fn key(&self) -> &Key {
+        &self.key
+    }
+
+    pub(super) fn mode(&self) -> Mode {
+        self.look.mode
+    }
+
+    /// The key is put only if the contender is admitted at once.
     pub(super) fn is_try(&self) -> bool {
-        self.try_only
+        self.try_only.is_some()
+    }
+
+    /// It may be put as of this revision; see [`Try`].
+    pub(super) fn try_as_of(&mut self, revision: Revision, counted: bool) {
+        self.try_only = Some(Try { as_of: if counted { 0 } else { revision } });
+        self.look.counted |= counted;
     }
 
     pub(super) fn is_entering(&self) -> bool {
@@ -170,6 +202,7 @@ impl Contender {
             key: self.key.clone(),
             value: self.value.clone(),
             lease: self.lease,
+            look: self.look,
             try_only: self.try_only,
         })
     }
@@ -180,9 +213,9 @@ impl Contender {
         // The value is in the store now; ten thousand holds need not keep it in memory.
         self.value = Vec::new();
         self.stage = Stage::Held(held);
-        cx.effects.timers.clear(Timer::Recheck(cx.queue));
+        cx.effects.timers.clear(Timer::Recheck(self.id));
         if self.own_watch.is_none() {
-            cx.effects.timers.set(Timer::OwnWatch(cx.queue), cx.now + OWN_WATCH_AGE);
+            cx.effects.timers.set(Timer::OwnWatch(self.id), cx.now + OWN_WATCH_AGE);
         }
         self.key.clone()
     }
@@ -209,6 +242,14 @@ impl Contender {
     fn position_mut(&mut self) -> Option<&mut Position> {
         match &mut self.stage {
             Stage::Queued(position) => Some(position),
+            _ => None,
+        }
+    }
+
+    /// The milestone that it waits for, if it is queued far back.
+    fn milestone(&self) -> Option<&Milestone> {
+        match &self.stage {
+            Stage::Queued(position) => position.milestone(),
             _ => None,
         }
     }
@@ -241,7 +282,7 @@ impl Contender {
     /// the next revision on: while that is still in the future, etcd 3.5.30 answers no progress request on the stream.
     pub(super) fn watch_own_key(&mut self, cx: &mut Surroundings<'_>) -> Fact {
         if let (Some(created), None) = (self.created(), &self.own_watch) {
-            let id = cx.effects.watch(Watched::OwnKey(cx.queue), Span::Key(self.key.clone()), created);
+            let id = cx.effects.watch(Watched::OwnKey(self.id), Span::Key(self.key.clone()), created);
             self.own_watch = Some(OwnWatch { id, confirmed: false });
         }
         Fact::Nothing
@@ -249,17 +290,17 @@ impl Contender {
 
     /// Ends the contender's watches, reads and timers. Its key may have to be deleted; if its create revision is known,
     /// the delete compares it, so that it does no harm to a later key of the same name.
-    pub(super) fn into_stale_key(mut self, queue: QueueId, effects: &mut Effects) -> StaleKey {
+    pub(super) fn into_stale_key(mut self, effects: &mut Effects) -> StaleKey {
         self.unwatch_predecessors(effects);
         if let Some(watch) = &self.own_watch {
             effects.unwatch(watch.id);
         }
-        if let Some(check) = self.position_check {
+        if let Some(check) = &self.position_check {
             effects.forget_request(check.request);
         }
-        effects.timers.clear(Timer::Recheck(queue));
-        effects.timers.clear(Timer::AwaitLossReason(queue));
-        effects.timers.clear(Timer::OwnWatch(queue));
+        effects.timers.clear(Timer::Recheck(self.id));
+        effects.timers.clear(Timer::AwaitLossReason(self.id));
+        effects.timers.clear(Timer::OwnWatch(self.id));
         StaleKey {
             created: self.created(),
             key: self.key,

@@ -1,90 +1,111 @@
-//! What the events of its contender mean for a queue.
+//! What the events of its contenders mean for a queue.
 
 use super::{Context, Queue};
 use crate::error::LossReason;
 use crate::kv::{Failure, Response, Revision};
 use crate::protocol::contender::stale_key::StaleKey;
 use crate::protocol::contender::{Contender, Fact, Held, Surroundings, Unread};
-use crate::protocol::messages::{Action, HoldId, Refusal};
+use crate::protocol::messages::{Action, ContenderId, HoldId, Refusal};
 use crate::protocol::mutants::mutant;
 use crate::protocol::session::Verdict;
 use crate::protocol::timers::Timer;
 
 impl Queue {
-    /// Passes an event to the contender, if there is one, and acts on what that says.
+    /// Passes an event to a contender, if it still stands, and acts on what that says.
     pub(in crate::protocol) fn contend(
         &mut self,
+        id: ContenderId,
         cx: &mut Context<'_>,
         event: impl FnOnce(&mut Contender, &mut Surroundings<'_>) -> Fact,
     ) {
-        if let Some(fact) = self.ask_contender(cx, event) {
-            self.act_on(fact, cx);
+        if let Some(fact) = self.ask_contender(id, cx, event) {
+            self.act_on(id, fact, cx);
+        }
+    }
+
+    /// All events that arrived together are handled.
+    pub(super) fn settle(&mut self, cx: &mut Context<'_>) {
+        let queued = self.contenders.iter().filter(|contender| contender.is_queued());
+        for id in queued.map(Contender::id).collect::<Vec<_>>() {
+            self.contend(id, cx, |contender, _| contender.settle());
+        }
+    }
+
+    pub(in crate::protocol) fn stream_reopened(&mut self, cx: &mut Context<'_>) {
+        for id in self.contenders.iter().map(Contender::id).collect::<Vec<_>>() {
+            self.contend(id, cx, Contender::stream_reopened);
         }
     }
 
     pub(super) fn ask_contender<T>(
         &mut self,
+        id: ContenderId,
         cx: &mut Context<'_>,
         question: impl FnOnce(&mut Contender, &mut Surroundings<'_>) -> T,
     ) -> Option<T> {
-        let contender = self.contender.as_mut()?;
+        let contender = self.contenders.iter_mut().find(|contender| contender.id() == id)?;
         let epoch = cx.session.lease().map(|lease| &lease.epoch);
-        let mut surroundings =
-            Surroundings { queue: self.id, name: &self.name, now: cx.now, epoch, effects: cx.effects };
+        let mut surroundings = Surroundings { name: &self.name, now: cx.now, epoch, effects: cx.effects };
         Some(question(contender, &mut surroundings))
     }
 
-    fn act_on(&mut self, fact: Fact, cx: &mut Context<'_>) {
+    fn act_on(&mut self, id: ContenderId, fact: Fact, cx: &mut Context<'_>) {
         match fact {
             Fact::Nothing => {}
-            Fact::Admitted { token, as_of } => self.grant(token, as_of, cx),
+            Fact::Admitted { token, as_of } => self.grant(id, token, as_of, cx),
             Fact::Gone => {
-                self.lose_hold(LossReason::ForceUnlocked, cx.effects);
-                self.replace_deleted_key(cx);
+                self.lose_hold(id, LossReason::ForceUnlocked, cx.effects);
+                self.replace_deleted_key(id, cx);
             }
         }
     }
 
-    /// The contender has the lock as of this revision; the first waiter is granted it.
-    fn grant(&mut self, token: Revision, as_of: Revision, cx: &mut Context<'_>) {
+    /// The contender has the lock as of this revision; the first waiter of its mode is granted it.
+    fn grant(&mut self, contender: ContenderId, token: Revision, as_of: Revision, cx: &mut Context<'_>) {
         let id = HoldId(cx.effects.next_id());
-        let Some(ticket) = self.waiters.front().map(|waiter| waiter.ticket) else {
-            // All waiters have given up meanwhile.
-            if let Some(contender) = self.contender.take() {
+        let Some(mode) = self.contender(contender).map(Contender::mode) else {
+            return;
+        };
+        let Some(at) = self.waiters.iter().position(|waiter| waiter.mode == mode) else {
+            // All its waiters have given up meanwhile.
+            if let Some(contender) = self.take_contender(contender) {
                 self.stale_keys
-                    .push(StaleKey { created: Some(token), ..contender.into_stale_key(self.id, cx.effects) });
+                    .push(StaleKey { created: Some(token), ..contender.into_stale_key(cx.effects) });
             }
             return;
         };
+        let ticket = self.waiters[at].ticket;
         let held = Held::new(id, ticket, token, as_of);
-        let Some(key) = self.ask_contender(cx, |contender, cx| contender.hold(held, cx)) else {
+        let Some(key) = self.ask_contender(contender, cx, |contender, cx| contender.hold(held, cx)) else {
             return;
         };
-        self.waiters.pop_front();
+        self.waiters.remove(at);
         cx.effects.timers.clear(Timer::WaitLimit(ticket));
         cx.effects.timers.clear(Timer::SlowWait(ticket));
         cx.effects.act(Action::Grant { ticket, hold: id, name: self.name.clone(), key, token });
-        self.refuse_tries(|_| true, cx);
+        let load = self.held_load();
+        self.refuse_tries(|waiter| !load.admits(waiter.mode), cx);
     }
 
     /// The read of the contender's position was answered, or failed.
     pub(in crate::protocol) fn position_answered(
         &mut self,
+        id: ContenderId,
         reply: Result<Response, Failure>,
         cx: &mut Context<'_>,
     ) -> Verdict {
-        match self.ask_contender(cx, |contender, cx| contender.position_answered(reply, cx)) {
+        match self.ask_contender(id, cx, |contender, cx| contender.position_answered(reply, cx)) {
             None => {}
             Some(Ok(fact)) => {
                 self.failures = 0;
                 self.last_failure = None;
-                self.act_on(fact, cx);
+                self.act_on(id, fact, cx);
             }
-            Some(Err(Unread::Failed(failure))) => self.position_unread(failure, cx),
+            Some(Err(Unread::Failed(failure))) => self.position_unread(id, failure, cx),
             Some(Err(Unread::EpochChanged { session })) => {
                 let verdict = cx.session.handle_stale_epoch(session);
                 if verdict == Verdict::Nothing {
-                    self.ask_contender(cx, Contender::check_position);
+                    self.ask_contender(id, cx, Contender::check_position);
                 }
                 return verdict;
             }
@@ -93,24 +114,24 @@ impl Queue {
     }
 
     /// The contender's position could not be read.
-    fn position_unread(&mut self, failure: Failure, cx: &mut Context<'_>) {
-        let held = self.contender.as_ref().is_some_and(|contender| contender.held().is_some());
+    fn position_unread(&mut self, id: ContenderId, failure: Failure, cx: &mut Context<'_>) {
+        let held = self.contender(id).is_some_and(|contender| contender.held().is_some());
         if failure.is_final() && !held {
             self.refuse_waiters(&Refusal::Failed(failure), cx);
             return;
         }
         let pause = self.back_off(failure, cx);
-        self.ask_contender(cx, |contender, cx| contender.check_position_after(pause, cx));
+        self.ask_contender(id, cx, |contender, cx| contender.check_position_after(pause, cx));
     }
 
     /// The next contender has another key, because whoever deleted this one may delete it again. This key is deleted
     /// once more: the report may have been wrong, and a key left behind would block the lock.
-    fn replace_deleted_key(&mut self, cx: &mut Context<'_>) {
+    fn replace_deleted_key(&mut self, id: ContenderId, cx: &mut Context<'_>) {
         cx.session.retire_keys();
         if mutant!(DeletedKeyForgotten) {
-            self.forget_contender(cx);
+            self.forget_contender(id, cx);
         } else {
-            self.discard_contender(Vec::new(), cx);
+            self.discard_contender(id, Vec::new(), cx);
         }
     }
 }

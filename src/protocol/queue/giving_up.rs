@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use super::sent::SentHolderRead;
+use super::waiter::{Contention, GiveUpReason, GivingUp};
 use super::{Context, Queue};
-use crate::clock::Time;
-use crate::kv::{Failure, FailureClass, LeaseId, Request, Response};
+use crate::kv::{Failure, FailureClass, Request, Response};
 use crate::protocol::effects::Purpose;
 use crate::protocol::messages::{Action, CurrentHolder, Refusal, Ticket};
 use crate::protocol::read;
@@ -13,68 +14,6 @@ use crate::protocol::timers::Timer;
 /// How long a ticket that has given up waits for the deletion of its key and the name of the holder: a few round trips.
 /// A call must not exceed its own limit by more than 50 ms.
 const GRACE: Duration = Duration::from_millis(30);
-
-/// A ticket that has given up, and is answered soon.
-#[derive(Clone, Debug)]
-pub(super) struct GivingUp {
-    pub(super) ticket: Ticket,
-    /// When its caller made the call.
-    since: Time,
-    reason: GiveUpReason,
-    contention: Contention,
-    /// The answer of the read of the holder, once it is there.
-    holder_read: Option<Result<Option<CurrentHolder>, Failure>>,
-}
-
-/// What was known, when the ticket gave up, about others that kept it out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Contention {
-    Unknown,
-    /// Callers of this process were waiting before it; whether the store answers is not known.
-    LocalWaiters,
-    /// Our contender had a predecessor when the store was last read, or a hold of this process kept the ticket out.
-    Contended,
-    /// The lock is held by this process.
-    HeldHere,
-}
-
-#[derive(Clone, Debug)]
-enum GiveUpReason {
-    Cancelled,
-    /// The deadline passed.
-    Deadline,
-    /// The retries ran out.
-    Budget,
-}
-
-/// A read of the holder that is in flight.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct SentHolderRead {
-    sent: Time,
-    /// The lease of the session at that time.
-    lease: Option<LeaseId>,
-}
-
-impl GivingUp {
-    pub(super) fn cancelled(ticket: Ticket) -> Self {
-        Self {
-            ticket,
-            since: Time::default(),
-            reason: GiveUpReason::Cancelled,
-            contention: Contention::Unknown,
-            holder_read: None,
-        }
-    }
-
-    /// The caller does not want the name of the holder any more.
-    pub(super) fn cancel(&mut self) {
-        self.reason = GiveUpReason::Cancelled;
-    }
-
-    fn wants_holder(&self) -> bool {
-        !matches!(self.reason, GiveUpReason::Cancelled) && self.holder_read.is_none()
-    }
-}
 
 impl Queue {
     /// The ticket has reached its deadline or used up its retries.
@@ -86,7 +25,7 @@ impl Queue {
         let Some(waiter) = self.waiters.remove(at) else {
             return;
         };
-        let (limits, since) = (waiter.limits, waiter.since);
+        let (limits, since, mode) = (waiter.limits, waiter.since, waiter.mode);
         if limits.try_only {
             let failure = self.why_unavailable(cx);
             cx.effects.refuse(ticket, Refusal::Unavailable(failure));
@@ -94,7 +33,7 @@ impl Queue {
         }
         let timed_out = limits.deadline.is_some_and(|deadline| deadline <= cx.now);
         let reason = if timed_out { GiveUpReason::Deadline } else { GiveUpReason::Budget };
-        self.give_up(GivingUp { ticket, since, reason, contention, holder_read: None }, cx);
+        self.give_up(GivingUp { ticket, since, mode, reason, contention, holder_read: None }, cx);
     }
 
     pub(super) fn give_up(&mut self, giving_up: GivingUp, cx: &mut Context<'_>) {
@@ -128,7 +67,7 @@ impl Queue {
         // ended since the read was sent.
         let own_leases = [lease, cx.session.lease().map(|lease| lease.id)];
         let stays = |holder: &CurrentHolder| {
-            let held = self.contender.as_ref().is_some_and(|own| own.holds(&holder.kv));
+            let held = self.contenders.iter().any(|own| own.holds(&holder.kv));
             !own_leases.contains(&Some(holder.kv.lease)) || held
         };
         let holder_read = holder_read.map(|holder| holder.filter(stays));
@@ -146,8 +85,9 @@ impl Queue {
 
     /// Answers the tickets whose key is deleted and whose holder is known.
     pub(super) fn answer_given_up(&mut self, cx: &mut Context<'_>) {
+        // The key of a hold that was released is not one of theirs.
         let key_gone =
-            self.stale_keys.is_empty() && self.contender.as_ref().is_none_or(|own| self.is_wanted(own));
+            !self.in_flight_for_nobody && self.stale_keys.iter().all(|stale| stale.released.is_some());
         let (done, waiting) = std::mem::take(&mut self.giving_up)
             .into_iter()
             .partition(|giving_up| key_gone && !giving_up.wants_holder());
@@ -167,22 +107,26 @@ impl Queue {
     }
 
     fn answer(&self, giving_up: GivingUp, cx: &mut Context<'_>) {
-        let GivingUp { ticket, since, reason, contention, holder_read } = giving_up;
-        if let GiveUpReason::Cancelled = reason {
-            cx.effects.refuse(ticket, Refusal::Cancelled);
+        if let GiveUpReason::Cancelled = giving_up.reason {
+            cx.effects.refuse(giving_up.ticket, Refusal::Cancelled);
             return;
         }
-        let held = match (contention, holder_read) {
-            (_, Some(Ok(holder @ Some(_)))) => Ok(holder),
+        let keeps_out = |holder: &CurrentHolder| giving_up.is_kept_out_by(holder);
+        let held = match (giving_up.contention, giving_up.holder_read.clone()) {
+            (_, Some(Ok(Some(holder)))) if keeps_out(&holder) => Ok(Some(holder)),
+            (Contention::HeldHere, Some(Ok(holder))) => Ok(holder),
             (Contention::HeldHere, _) => Ok(None),
             (_, Some(Err(failure))) => Err(failure),
-            (Contention::Contended, Some(Ok(None)) | None) | (Contention::LocalWaiters, Some(Ok(None))) => {
-                cx.effects.contact.trouble(cx.now).map_or(Ok(None), Err)
+            // A holder that leaves room for it is one of several.
+            (Contention::Contended | Contention::LocalWaiters, Some(Ok(holder))) => {
+                cx.effects.contact.trouble(cx.now).map_or(Ok(holder), Err)
             }
-            (Contention::Unknown, Some(Ok(None)) | None) | (Contention::LocalWaiters, None) => {
+            (Contention::Contended, None) => cx.effects.contact.trouble(cx.now).map_or(Ok(None), Err),
+            (Contention::Unknown, Some(Ok(_)) | None) | (Contention::LocalWaiters, None) => {
                 Err(self.why_unavailable(cx))
             }
         };
+        let GivingUp { ticket, since, reason, .. } = giving_up;
         let refusal = match (held, reason) {
             (Err(failure), _) => Refusal::Unavailable(failure),
             (Ok(holder), GiveUpReason::Deadline) => Refusal::Timeout { waited: cx.now.since(since), holder },
@@ -196,12 +140,12 @@ impl Queue {
         let since = self.waiters.get(at).map(|waiter| waiter.since);
         let local = self.waiters.get(at).is_some_and(|waiter| waiter.came_behind);
         let kept_out = self.waiters.get(at).is_some_and(|waiter| waiter.kept_out);
-        let contender = self.contender.as_ref();
-        if contender.is_some_and(|own| own.held().is_some()) {
+        let mode = self.waiters.get(at).map(|waiter| waiter.mode).unwrap_or_default();
+        if !self.held_load().admits(mode) {
             return Contention::HeldHere;
         }
         // A read sent before this ticket's call says nothing about its wait.
-        let queued = since.zip(contender).is_some_and(|(since, own)| own.was_behind_since(since));
+        let queued = since.is_some_and(|since| self.contenders.iter().any(|own| own.was_behind_since(since)));
         match self.last_failure {
             Some(_) => Contention::Unknown,
             None if kept_out || queued => Contention::Contended,

@@ -1,25 +1,27 @@
-//! The queue of one lock name: the waiters of this process, and the one contender that they have in etcd.
+//! The queue of one lock name: the waiters of this process, and the contenders that they have in etcd.
 //!
-//! The threads of this process wait in a local queue that costs etcd nothing; one key stands for all of them. Events
+//! The threads of this process wait in a local queue that costs etcd nothing; only the first of them have keys in etcd
+//! (see [`places`]), a single one if the lock is exclusive. Events
 //! only change the state. [`Queue::advance`] then decides, from the state alone, what to ask of the store. At most one
-//! write (deletes of stale keys, the put of a contender) is in flight for a name.
+//! write (deletes of stale keys, puts of contenders) is in flight for a name.
 
 mod facts;
 mod giving_up;
+mod places;
 mod replies;
+mod sent;
 mod waiter;
 mod writes;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use self::giving_up::{GivingUp, SentHolderRead};
-use self::waiter::Waiter;
-use self::writes::SentWrite;
+use self::sent::{SentHolderRead, SentWrite};
+use self::waiter::{GivingUp, Waiter};
 use super::contender::Contender;
 use super::contender::stale_key::StaleKey;
 use super::effects::Effects;
-use super::messages::{Acquire, Action, HoldId, QueueId, Refusal, ReleaseFailure, Ticket};
+use super::messages::{Acquire, Action, ContenderId, QueueId, Refusal, ReleaseFailure, Ticket};
 use super::mutants::mutant;
 use super::session::Session;
 use super::timers::Timer;
@@ -42,9 +44,14 @@ pub(super) struct Context<'a> {
 pub(super) struct Queue {
     id: QueueId,
     name: LockName,
-    /// In order of arrival. The contender acquires the lock for the first one.
+    /// In order of arrival.
     waiters: VecDeque<Waiter>,
-    contender: Option<Contender>,
+    /// In the order in which they were first put.
+    contenders: Vec<Contender>,
+    /// An upper limit of the operations that put contenders for the waiters that need one, as of the last advance.
+    put_operations: usize,
+    /// The put of a contender that no waiter needs any more is in flight, as of the last advance.
+    in_flight_for_nobody: bool,
     stale_keys: Vec<StaleKey>,
     write: WriteState,
     /// In the list of queues that have a write to send.
@@ -77,7 +84,9 @@ impl Queue {
             id,
             name,
             waiters: VecDeque::new(),
-            contender: None,
+            contenders: Vec::new(),
+            put_operations: 0,
+            in_flight_for_nobody: false,
             stale_keys: Vec::new(),
             write: WriteState::Idle,
             enlisted: false,
@@ -101,7 +110,7 @@ impl Queue {
     /// There are no waiters and no keys, so the queue can be dropped.
     pub(super) fn is_over(&self) -> bool {
         self.waiters.is_empty()
-            && self.contender.is_none()
+            && self.contenders.is_empty()
             && self.stale_keys.is_empty()
             && self.giving_up.is_empty()
     }
@@ -113,15 +122,16 @@ impl Queue {
 
     pub(super) fn acquire(&mut self, acquire: Acquire, cx: &mut Context<'_>) {
         let ticket = acquire.ticket;
-        let queued = self.has_queued_waiter();
-        if acquire.limits.try_only
-            && let Some(contender) = &self.contender
-            // If it is queued, an earlier caller of this process is in the queue.
-            && (contender.held().is_some() || contender.is_queued() && queued)
-        {
+        let held = self.held_load();
+        // If a contender is queued, an earlier caller of this process is in the queue.
+        let queued = || self.contenders.iter().any(Contender::is_queued) && self.has_queued_waiter();
+        if acquire.limits.try_only && (!held.admits(acquire.mode) || queued()) {
             cx.effects.refuse(ticket, Refusal::Held);
             return;
         }
+        let waiting = self.waiters.iter().filter(|waiter| !waiter.limits.try_only);
+        let came_behind = self.has_queued_waiter()
+            && !waiting.fold(held, |load, waiter| load.with(waiter.mode)).admits(acquire.mode);
         cx.effects.tickets.insert(ticket, self.id);
         let limits = [acquire.limits.deadline, acquire.limits.budget];
         if let Some(limit) = limits.into_iter().flatten().min() {
@@ -130,7 +140,7 @@ impl Queue {
         if let Some(at) = acquire.warn_after.and_then(|after| acquire.since.checked_add(after)) {
             cx.effects.timers.set(Timer::SlowWait(ticket), at);
         }
-        self.waiters.push_back(Waiter::new(acquire, queued));
+        self.waiters.push_back(Waiter::new(acquire, came_behind));
     }
 
     /// The caller no longer needs the ticket, whether it waits, gives up or holds the lock.
@@ -154,49 +164,38 @@ impl Queue {
     }
 
     fn release_hold(&mut self, ticket: Ticket, confirm: bool, cx: &mut Context<'_>) {
-        let Some(hold) = self.contender.as_ref().and_then(Contender::held) else {
+        let of_ticket = |contender: &&Contender| contender.held().is_some_and(|hold| hold.ticket == ticket);
+        let Some(contender) = self.contenders.iter().find(of_ticket) else {
             return;
         };
-        if mutant!(AbandonIgnoredAfterGrant) {
+        let (id, hold) = (contender.id(), contender.held().map(|hold| (hold.id, hold.token)));
+        let Some((hold, token)) = hold.filter(|_| !mutant!(AbandonIgnoredAfterGrant)) else {
             return;
-        }
-        if hold.ticket == ticket {
-            let token = hold.token;
-            cx.effects.act(Action::EndHold { hold: hold.id, lost: None });
-            cx.effects.forget_ticket(ticket);
-            // They asked before it was released.
-            self.waiters.iter_mut().for_each(|waiter| waiter.kept_out = true);
-            self.discard_contender(if confirm { vec![ticket] } else { Vec::new() }, cx);
-            if let Some(stale) = self.stale_keys.last_mut() {
-                stale.released = Some(token);
-            }
+        };
+        cx.effects.act(Action::EndHold { hold, lost: None });
+        cx.effects.forget_ticket(ticket);
+        // They asked before it was released.
+        let load = self.held_load();
+        let kept_out = self.waiters.iter_mut().filter(|waiter| !load.admits(waiter.mode));
+        kept_out.for_each(|waiter| waiter.kept_out = true);
+        self.discard_contender(id, if confirm { vec![ticket] } else { Vec::new() }, cx);
+        if let Some(stale) = self.stale_keys.last_mut() {
+            stale.released = Some(token);
         }
     }
 
     /// Decides, from the state alone, what to do next.
     pub(super) fn advance(&mut self, cx: &mut Context<'_>) {
-        self.contend(cx, |contender, _| contender.settle());
-        self.drop_unwanted_contender(cx);
-        self.read_position_for_heir(cx);
+        self.settle(cx);
+        self.drop_unwanted_contenders(cx);
         self.fence_stale_keys(cx);
         self.answer_given_up(cx);
     }
 
-    /// A waiter that takes over a queued contender needs a read of its own: an older one does not say whether somebody has
-    /// kept it out since it asked. Read once for each waiter, because the contender goes on reading by itself.
-    fn read_position_for_heir(&mut self, cx: &mut Context<'_>) {
-        let (Some(front), Some(contender)) = (self.waiters.front_mut(), &self.contender) else {
-            return;
-        };
-        if contender.was_read_before(front.since) && !std::mem::replace(&mut front.position_read, true) {
-            self.ask_contender(cx, Contender::check_position);
-        }
-    }
-
     /// Refuses `try_only` tickets: the lock is held or others are queued.
-    fn refuse_tries(&mut self, which: impl Fn(Ticket) -> bool, cx: &mut Context<'_>) {
+    fn refuse_tries(&mut self, which: impl Fn(&Waiter) -> bool, cx: &mut Context<'_>) {
         self.waiters.retain(|waiter| {
-            let refused = waiter.limits.try_only && which(waiter.ticket);
+            let refused = waiter.limits.try_only && which(waiter);
             if refused {
                 cx.effects.refuse(waiter.ticket, Refusal::Held);
             }
@@ -204,11 +203,31 @@ impl Queue {
         });
     }
 
-    /// A write was answered: the contender had predecessors. This answers the tries that had been made when the write
-    /// was sent (`asked`), and the later ones only if a caller of this process is queued.
-    fn refuse_tries_of(&mut self, asked: &[Ticket], cx: &mut Context<'_>) {
-        let queued = self.has_queued_waiter() || mutant!(TryRefusedByOldNews);
-        self.refuse_tries(|ticket| queued || asked.contains(&ticket), cx);
+    /// The put of this contender was answered: it has predecessors. This answers the tries of its mode that had been made
+    /// when the write was sent (`asked`), and those behind a caller of this process that is queued.
+    fn refuse_tries_of(&mut self, id: ContenderId, asked: &[Ticket], cx: &mut Context<'_>) {
+        let mode = self.contender(id).map(Contender::mode);
+        let behind = self.waiters.iter().skip_while(|waiter| waiter.limits.try_only);
+        let behind: Vec<Ticket> = behind.map(|waiter| waiter.ticket).collect();
+        let answered = |waiter: &Waiter| Some(waiter.mode) == mode && asked.contains(&waiter.ticket);
+        self.refuse_tries(
+            |it| answered(it) || behind.contains(&it.ticket) || mutant!(TryRefusedByOldNews),
+            cx,
+        );
+    }
+
+    fn contender(&self, id: ContenderId) -> Option<&Contender> {
+        self.contenders.iter().find(|contender| contender.id() == id)
+    }
+
+    fn take_contender(&mut self, id: ContenderId) -> Option<Contender> {
+        let at = self.contenders.iter().position(|contender| contender.id() == id)?;
+        Some(self.contenders.remove(at))
+    }
+
+    /// Its put is in flight.
+    fn is_in_flight(&self, id: ContenderId) -> bool {
+        matches!(&self.write, WriteState::InFlight(sent) if sent.puts.contains(&id))
     }
 
     pub(super) fn refuse_waiters(&mut self, refusal: &Refusal, cx: &mut Context<'_>) {
@@ -218,42 +237,38 @@ impl Queue {
     }
 
     /// The contender's key must be deleted; the tickets in `confirm` are answered when it is.
-    fn discard_contender(&mut self, confirm: Vec<Ticket>, cx: &mut Context<'_>) {
-        if let Some(contender) = self.contender.take() {
-            self.stale_keys.push(StaleKey { confirm, ..contender.into_stale_key(self.id, cx.effects) });
+    fn discard_contender(&mut self, id: ContenderId, confirm: Vec<Ticket>, cx: &mut Context<'_>) {
+        if let Some(contender) = self.take_contender(id) {
+            self.stale_keys.push(StaleKey { confirm, ..contender.into_stale_key(cx.effects) });
         }
     }
 
     /// The contender's key does not exist, so it need not be deleted, unless a delayed request could still put it.
-    fn forget_contender(&mut self, cx: &mut Context<'_>) {
-        if let Some(contender) = self.contender.take() {
-            let stale = contender.into_stale_key(self.id, cx.effects);
+    fn forget_contender(&mut self, id: ContenderId, cx: &mut Context<'_>) {
+        if let Some(contender) = self.take_contender(id) {
+            let stale = contender.into_stale_key(cx.effects);
             if stale.unanswered_epoch.is_some() {
                 self.stale_keys.push(stale);
             }
         }
     }
 
-    /// Ends the hold, if there is one, as lost.
-    fn lose_hold(&mut self, reason: LossReason, effects: &mut Effects) {
-        if let Some(hold) = self.forget_holder(effects) {
-            effects.act(Action::EndHold { hold, lost: Some(reason) });
+    /// Ends the contender's hold, if it has one, as lost. Its guard has nothing to release any more.
+    fn lose_hold(&mut self, id: ContenderId, reason: LossReason, effects: &mut Effects) {
+        if let Some(hold) = self.contender(id).and_then(Contender::held) {
+            effects.forget_ticket(hold.ticket);
+            effects.act(Action::EndHold { hold: hold.id, lost: Some(reason) });
         }
-    }
-
-    /// Forgets the ticket of the hold, if there is one: its guard has nothing to release any more.
-    fn forget_holder(&self, effects: &mut Effects) -> Option<HoldId> {
-        let hold = self.contender.as_ref().and_then(Contender::held)?;
-        effects.forget_ticket(hold.ticket);
-        Some(hold.id)
     }
 
     /// The session is over, and [`Action::SessionDown`] has ended its holds. Our keys are deleted with the lease. The
     /// waiters stay, and enter again under the next session.
     pub(super) fn lose_session(&mut self, reason: LossReason, cx: &mut Context<'_>) {
-        self.forget_holder(cx.effects);
-        if let Some(contender) = self.contender.take() {
-            contender.into_stale_key(self.id, cx.effects);
+        for contender in self.contenders.drain(..) {
+            if let Some(hold) = contender.held() {
+                cx.effects.forget_ticket(hold.ticket);
+            }
+            contender.into_stale_key(cx.effects);
         }
         self.write = WriteState::Idle;
         self.enlisted = false;

@@ -1,17 +1,17 @@
 //! How a queue handles the answers to its writes.
 
-use super::writes::{SentDelete, SentWrite};
+use super::sent::{SentDelete, SentWrite};
 use super::{Context, Queue, WriteState};
 use crate::error::LossReason;
 use crate::kv::{Failure, FailureClass, KeyValue, Revision};
 use crate::protocol::admission::Admission;
 use crate::protocol::batch::WriteOutcome;
-use crate::protocol::messages::{Action, Refusal, ReleaseFailure};
+use crate::protocol::messages::{Action, ContenderId, Refusal, ReleaseFailure};
 use crate::protocol::mutants::mutant;
+use crate::protocol::put::PutOutcome;
 use crate::protocol::read;
 use crate::protocol::session::Verdict;
 use crate::protocol::timers::Timer;
-use crate::protocol::write::PutOutcome;
 
 impl Queue {
     pub(in crate::protocol) fn handle_write(
@@ -37,23 +37,42 @@ impl Queue {
         self.failures = 0;
         self.last_failure = None;
         self.deletes_done(&sent.deletes, &answer.deleted, cx);
-        match answer.put {
-            None => {}
-            Some(PutOutcome::StaleEpoch { session }) => return self.write_refused(sent.epoch, session, cx),
-            Some(PutOutcome::Put { created, admission }) => {
-                if admission != Admission::Admitted {
-                    self.refuse_tries_of(&sent.tries, cx);
-                }
-                let (put, answered) = ((created, admission), (answer.revision, sent.sent));
-                self.contend(cx, |contender, cx| contender.put_answered(put, answered, cx));
+        for (id, outcome) in sent.puts.iter().copied().zip(answer.puts) {
+            if let PutOutcome::StaleEpoch { session } = outcome {
+                // So it is for all of them.
+                return self.write_refused(sent.epoch, session, cx);
             }
-            Some(PutOutcome::Taken) => {
-                self.forget_contender(cx);
-                self.refuse_tries_of(&sent.tries, cx);
-            }
-            Some(PutOutcome::Malformed) => self.refuse_malformed(cx),
+            self.put_answered(id, outcome, answer.revision, &sent, cx);
         }
         Verdict::Nothing
+    }
+
+    fn put_answered(
+        &mut self,
+        id: ContenderId,
+        outcome: PutOutcome,
+        revision: Revision,
+        sent: &SentWrite,
+        cx: &mut Context<'_>,
+    ) {
+        match outcome {
+            PutOutcome::Put { created, admission } => {
+                if admission != Admission::Admitted {
+                    self.refuse_tries_of(id, &sent.tries, cx);
+                }
+                let (put, answered) = ((created, admission), (revision, sent.sent));
+                self.contend(id, cx, |contender, cx| contender.put_answered(put, answered, cx));
+            }
+            PutOutcome::Taken => {
+                self.refuse_tries_of(id, &sent.tries, cx);
+                self.forget_contender(id, cx);
+            }
+            PutOutcome::Room { counted } => {
+                self.ask_contender(id, cx, |contender, _| contender.try_as_of(revision, counted));
+            }
+            PutOutcome::StaleEpoch { .. } => {}
+            PutOutcome::Malformed => self.refuse_malformed(id, cx),
+        }
     }
 
     /// The epoch has changed. If it is lower than before, the store was restored from a backup: the keys that this session
@@ -93,7 +112,7 @@ impl Queue {
         match failure.class {
             FailureClass::LeaseGone => return Verdict::Lost(LossReason::SessionRevoked),
             FailureClass::Unknown if !mutant!(UnknownTakenForNotDone) => {
-                if let Some(contender) = self.contender.as_mut().filter(|_| sent.puts_contender) {
+                for contender in self.contenders.iter_mut().filter(|it| sent.puts.contains(&it.id())) {
                     contender.put_unanswered(sent.epoch);
                 }
                 for stale in self.stale_keys.iter_mut().filter(|stale| sent.deletes(&stale.key)) {
@@ -105,9 +124,11 @@ impl Queue {
                 self.write_out_of_space(&sent, failure, cx);
                 return Verdict::Nothing;
             }
-            _ if failure.is_final() && sent.puts_contender => {
+            _ if failure.is_final() && !sent.puts.is_empty() => {
                 self.refuse_waiters(&Refusal::Failed(failure), cx);
-                self.forget_contender(cx);
+                for id in sent.puts {
+                    self.forget_contender(id, cx);
+                }
                 return Verdict::Nothing;
             }
             _ if failure.is_final() => {
@@ -127,7 +148,7 @@ impl Queue {
 
     /// Whether the queue has something better to do than to retry the write until there is space.
     fn can_do_without_space(&self, sent: &SentWrite) -> bool {
-        sent.puts_contender || self.stale_keys.iter().any(|stale| sent.deletes(&stale.key) && !stale.plain)
+        !sent.puts.is_empty() || self.stale_keys.iter().any(|stale| sent.deletes(&stale.key) && !stale.plain)
     }
 
     /// etcd may carry out a transaction and still answer that it has run out of space (`quotaApplierV3.Txn` applies it
@@ -135,9 +156,11 @@ impl Queue {
     /// is carried out all the same. It does not compare the create revision, so the key is not reused.
     fn write_out_of_space(&mut self, sent: &SentWrite, failure: Failure, cx: &mut Context<'_>) {
         cx.session.retire_keys();
-        if sent.puts_contender {
+        if !sent.puts.is_empty() {
             self.refuse_waiters(&Refusal::Failed(failure), cx);
-            self.discard_contender(Vec::new(), cx);
+        }
+        for &id in &sent.puts {
+            self.discard_contender(id, Vec::new(), cx);
         }
         for stale in self.stale_keys.iter_mut().filter(|stale| sent.deletes(&stale.key)) {
             stale.unanswered();
@@ -151,8 +174,8 @@ impl Queue {
         cx.effects.timers.set(Timer::Retry(self.id), cx.now + pause);
     }
 
-    fn refuse_malformed(&mut self, cx: &mut Context<'_>) {
+    fn refuse_malformed(&mut self, id: ContenderId, cx: &mut Context<'_>) {
         self.refuse_waiters(&Refusal::Failed(Failure::malformed()), cx);
-        self.discard_contender(Vec::new(), cx);
+        self.discard_contender(id, Vec::new(), cx);
     }
 }

@@ -1,66 +1,24 @@
 //! Which write a queue sends next: deletes of stale keys, the put of a contender.
 
-use super::waiter::Waiter;
+use super::sent::{SentDelete, SentWrite};
 use super::{Context, Queue, WriteState};
 use crate::clock::Time;
 use crate::contender_value::ContenderValue;
 use crate::kv::{Failure, Key, Revision};
+use crate::mode::Mode;
 use crate::protocol::contender::Contender;
+use crate::protocol::contender::stale_key::StaleKey;
 use crate::protocol::effects::Effects;
-use crate::protocol::messages::{Acquire, Refusal, Ticket};
+use crate::protocol::messages::{Acquire, ContenderId, Refusal};
 use crate::protocol::mutants::mutant;
+use crate::protocol::put::ContenderPut;
 use crate::protocol::read::Epoch;
-use crate::protocol::write::{ContenderPut, Deletion, Write};
+use crate::protocol::write::{Deletion, Write};
 
-/// A write that is in flight.
-#[derive(Clone, Debug)]
-pub(super) struct SentWrite {
-    pub(super) epoch: Revision,
-    pub(super) sent: Time,
-    pub(super) deletes: Vec<SentDelete>,
-    pub(super) puts_contender: bool,
-    /// The tries that were waiting when it was sent: its answer is an answer to them, not to later ones.
-    pub(super) tries: Vec<Ticket>,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct SentDelete {
-    pub(super) key: Key,
-    /// No request can put the key again after this delete.
-    pub(super) for_good: bool,
-}
-
-impl SentWrite {
-    pub(super) fn deletes(&self, key: &Key) -> bool {
-        self.deletes.iter().any(|delete| delete.key == *key)
-    }
-}
+/// How many operations at most the look of a write's puts takes, in addition to those of the puts.
+pub(super) const LOOK_OPERATIONS: usize = 2;
 
 impl Queue {
-    /// Discards a contender that no waiter can use. One that holds the lock stays, and one whose put is in flight stays
-    /// until that is answered.
-    pub(super) fn drop_unwanted_contender(&mut self, cx: &mut Context<'_>) {
-        let in_flight = matches!(&self.write, WriteState::InFlight(sent) if sent.puts_contender);
-        let Some(contender) = &self.contender else {
-            return;
-        };
-        if self.is_wanted(contender) {
-            return;
-        }
-        if !contender.is_entering() {
-            self.discard_contender(Vec::new(), cx);
-        } else if !in_flight {
-            self.forget_contender(cx);
-        }
-    }
-
-    /// Whether the contender holds the lock, or a waiter can use it. A try must not join the queue, so it cannot use a
-    /// contender that was put for another waiter, nor the other way round.
-    pub(super) fn is_wanted(&self, contender: &Contender) -> bool {
-        let may_use = |waiter: &Waiter| waiter.limits.try_only == contender.is_try();
-        contender.held().is_some() || self.waiters.iter().any(may_use)
-    }
-
     /// A key that a delayed request could still put can be deleted for good only under a later epoch; asks for one.
     pub(super) fn fence_stale_keys(&mut self, cx: &mut Context<'_>) {
         let epoch = cx.session.lease().map(|lease| lease.epoch.revision);
@@ -82,17 +40,14 @@ impl Queue {
 
     /// Whether to add this queue to the list of those that have a write to send. At most once until it is taken.
     pub(in crate::protocol) fn enlist(&mut self) -> bool {
-        let wanted = match self.contender.as_ref().map(Contender::is_entering) {
-            None => !self.waiters.is_empty(),
-            Some(puts_contender) => puts_contender,
-        };
-        let wanted = matches!(self.write, WriteState::Idle) && (wanted || !self.stale_keys.is_empty());
+        let wanted = self.put_operations > 0 || !self.stale_keys.is_empty();
+        let wanted = matches!(self.write, WriteState::Idle) && wanted;
         wanted && !std::mem::replace(&mut self.enlisted, true)
     }
 
     /// An upper limit of the operations of its next write, in a batch of at most `most`.
     pub(in crate::protocol) fn operations_within(&self, most: usize) -> usize {
-        (self.stale_keys.len() + 1).min(most)
+        (self.stale_keys.len() + self.put_operations.max(1)).min(most)
     }
 
     /// Its next write must be a request of its own.
@@ -116,11 +71,13 @@ impl Queue {
         if deletes.iter().any(|delete| delete.created.is_none()) && !mutant!(KeyReusedAfterPlainDelete) {
             cx.session.retire_keys();
         }
-        let room = deletes.len() < most || mutant!(DeletesNotCut);
+        let room = deletes.len() + self.put_operations.min(1 + LOOK_OPERATIONS) <= most;
+        let room = room || deletes.is_empty() || mutant!(DeletesNotCut);
         // A plain delete cannot be part of a transaction, so the put has to follow in another request.
         let room = room && !self.stale_keys.iter().any(|stale| stale.must_go_alone(epoch.revision));
-        let put = if room { self.take_put(cx) } else { None };
-        if deletes.is_empty() && put.is_none() {
+        let most_left = most.saturating_sub(deletes.len());
+        let puts = if room { self.take_puts(epoch, most_left, cx) } else { Vec::new() };
+        if deletes.is_empty() && puts.is_empty() {
             return None;
         }
         let tries = self.waiters.iter().filter(|waiter| waiter.limits.try_only);
@@ -128,10 +85,11 @@ impl Queue {
             epoch: epoch.revision,
             sent: cx.now,
             deletes: sent,
-            puts_contender: put.is_some(),
+            puts: puts.iter().map(|&(id, _)| id).collect(),
             tries: tries.map(|waiter| waiter.ticket).collect(),
         });
-        Some(Write { queue: self.id, deletes, put })
+        let puts = puts.into_iter().map(|(_, put)| put).collect();
+        Some(Write { queue: self.id, deletes, puts })
     }
 
     fn take_deletes(&self, epoch: &Epoch, most: usize) -> (Vec<Deletion>, Vec<SentDelete>) {
@@ -146,22 +104,61 @@ impl Queue {
         .unzip()
     }
 
-    /// The put of the contender, which is created now if there is none.
-    fn take_put(&mut self, cx: &mut Context<'_>) -> Option<ContenderPut> {
-        let lease = cx.session.lease()?;
-        if let (None, Some(front)) = (&self.contender, self.waiters.front()) {
-            let try_only = front.limits.try_only;
-            // etcd evaluates a transaction's compares before its deletes, so the try would find our own stale key.
-            if try_only && !self.stale_keys.is_empty() && !mutant!(TryBesideOwnDelete) {
-                return None;
+    /// The puts of contenders, which are created now for waiters without one: the first one in the order of arrival, and
+    /// if that is shared, all shared ones right behind it. With them, the write has at most `most` operations.
+    fn take_puts(
+        &mut self,
+        epoch: &Epoch,
+        most: usize,
+        cx: &mut Context<'_>,
+    ) -> Vec<(ContenderId, ContenderPut)> {
+        let mut puts: Vec<(ContenderId, ContenderPut)> = Vec::new();
+        let places = self.places();
+        for place in places {
+            if !self.is_to_be_put(&place) {
+                continue;
             }
-            let key = lease.contender_key(&self.name, front.mode, |key| {
-                self.stale_keys.iter().any(|stale| stale.key == *key)
-            });
-            let value = contender_value(front, cx.now, cx.effects);
-            self.contender = Some(Contender::new(key, value, lease.id, try_only));
+            let shared = self.waiters[place.waiter].mode == Mode::Shared;
+            if !puts.is_empty() && (!shared || puts.len() + LOOK_OPERATIONS >= most) {
+                break;
+            }
+            let id = place.contender.or_else(|| self.new_contender(place.waiter, epoch.revision, cx));
+            let Some((id, put)) = id.and_then(|id| Some((id, self.contender(id)?.put(&self.name)?))) else {
+                break;
+            };
+            // Those of one write are looked at together.
+            if puts.first().is_some_and(|(_, first)| first.look != put.look) {
+                break;
+            }
+            puts.push((id, put));
+            if !shared {
+                break;
+            }
         }
-        self.contender.as_ref()?.put(&self.name)
+        puts
+    }
+
+    /// A new contender for this waiter, unless it has to wait for our own keys to be deleted.
+    fn new_contender(&mut self, waiter: usize, epoch: Revision, cx: &mut Context<'_>) -> Option<ContenderId> {
+        let waiter = &self.waiters[waiter];
+        let (mode, try_only) = (waiter.mode, waiter.limits.try_only);
+        // etcd evaluates a transaction's compares before its deletes, so an exclusive try would find our own stale key.
+        // Those of other modes look again after the deletes.
+        let in_the_way = |stale: &StaleKey| mode == Mode::Exclusive || !stale.is_due(epoch);
+        if try_only && self.stale_keys.iter().any(in_the_way) && !mutant!(TryBesideOwnDelete) {
+            return None;
+        }
+        let in_use = |key: &Key| {
+            self.stale_keys.iter().any(|stale| stale.key == *key)
+                || self.contenders.iter().any(|contender| contender.key() == key)
+        };
+        let lease = cx.session.lease()?;
+        let key = lease.contender_key(&self.name, mode, in_use);
+        let lease = lease.id;
+        let id = ContenderId { queue: self.id, number: cx.effects.next_id() };
+        let value = contender_value(waiter, cx.now, cx.effects);
+        self.contenders.push(Contender::new(id, key, value, lease, mode, try_only));
+        Some(id)
     }
 }
 

@@ -4,10 +4,7 @@ use std::time::Duration;
 use crate::clock::Time;
 use crate::error::LossReason;
 use crate::shared::deadline::Deadline;
-
-fn at(secs: u64) -> Time {
-    Time::default() + Duration::from_secs(secs)
-}
+use crate::shared::tests::at;
 
 #[test]
 fn a_deadline_is_live_before_its_instant_and_can_be_moved() {

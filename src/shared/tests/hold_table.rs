@@ -13,14 +13,11 @@ use crate::protocol::HoldId;
 use crate::shared::deadline::Deadline;
 use crate::shared::hold_state::HoldState;
 use crate::shared::hold_table::HoldTable;
+use crate::shared::tests::at;
 use crate::stats::StatsCell;
 
 /// Long enough for any machine, short enough to end a test that would hang.
 const SOON: Duration = Duration::from_secs(20);
-
-fn at(secs: u64) -> Time {
-    Time::default() + Duration::from_secs(secs)
-}
 
 /// A table whose session has its deadline at second 10.
 fn table() -> (Arc<StatsCell>, HoldTable) {

@@ -65,7 +65,6 @@ mod sync {
 }
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crossbeam_channel::TryRecvError;
 use loom::model::Builder;
@@ -76,6 +75,7 @@ use crate::error::LossReason;
 use crate::kv::Key;
 use crate::name::{LockName, Root};
 use crate::protocol::HoldId;
+use crate::shared::tests::at;
 use crate::stats::StatsCell;
 use deadline::Deadline;
 use hold_state::HoldState;
@@ -90,10 +90,6 @@ fn model(body: impl Fn() + Sync + Send + 'static) {
     let mut builder = Builder::new();
     builder.preemption_bound = Some(PREEMPTIONS);
     builder.check(body);
-}
-
-fn at(secs: u64) -> Time {
-    Time::default() + Duration::from_secs(secs)
 }
 
 /// A table whose session has its deadline at second 10.

@@ -7,26 +7,27 @@ use etcd_client::ConnectOptions;
 use crate::error::LockError;
 use crate::options::{Credentials, LockManagerOptions};
 
-/// A ping this often finds a silently dead connection. etcd answers pings faster than one in 5 s with GOAWAY.
+/// How often a connection is pinged, to detect one that is silently dead. etcd closes a connection (GOAWAY) that is pinged
+/// more often than every 5 s.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
-/// A connection whose ping is not answered by then is dead.
+/// How long a ping may be unanswered before the connection counts as dead.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
-/// The kernel's own probes, for connections without any stream, which are not pinged.
+/// The interval of the kernel's keep-alive probes: a connection without a stream is not pinged.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 
 const _: () = assert!(PING_INTERVAL.as_secs() > 5, "etcd allows one ping in 5 s");
 
 /// One endpoint's address and the way to connect to it.
 pub(super) struct Address {
-    /// `http://` or `https://`, host and port, nothing else; so it can be logged.
+    /// Scheme, host and port only, so it contains no secret and can be logged.
     pub(super) url: String,
-    /// Without the user, whom etcd-client would want to authenticate at once.
+    /// Without the user: etcd-client would authenticate while connecting.
     pub(super) connect: ConnectOptions,
     pub(super) credentials: Option<Credentials>,
 }
 
 impl Address {
-    /// The addresses behind these endpoints, each once, in their order.
+    /// Parses the endpoints. Duplicates are dropped; the order is kept.
     pub(super) fn parse_all(
         endpoints: &[String],
         options: &LockManagerOptions,
@@ -53,7 +54,7 @@ fn wants_tls(options: &LockManagerOptions) -> bool {
     options.tls.is_some()
 }
 
-/// rustls would silently trust no server.
+/// Refuses a CA without a certificate: rustls would accept it and then trust no server.
 #[cfg(feature = "tls")]
 fn check_ca(options: &LockManagerOptions) -> Result<(), LockError> {
     let pem = options.tls.as_ref().and_then(|tls| tls.ca_certificate.as_deref());
@@ -77,7 +78,7 @@ fn wants_tls(_options: &LockManagerOptions) -> bool {
 }
 
 fn connect_options(url: &str, options: &LockManagerOptions) -> ConnectOptions {
-    // Half a request's time, so that a call that meets a black hole has the other half for another endpoint.
+    // At most half of the request timeout: if this endpoint does not answer, the rest is for another one.
     let handshake = options.connect_timeout.min(options.request_timeout / 2);
     let connect = ConnectOptions::new()
         .with_require_leader(true)
@@ -110,14 +111,17 @@ fn tls_options(tls: Option<&crate::tls::TlsOptions>, handshake: Duration) -> etc
     options
 }
 
-/// The URL of an endpoint, or what is wrong with it. An endpoint without a scheme gets the one that the options ask
-/// for. An endpoint with a user in it is not repeated in the error: a password may be part of it.
+/// The URL of an endpoint, or what is wrong with it. Without a scheme it is `https` if TLS options are given, else `http`. The
+/// error does not repeat an endpoint that contains a user, because a password may follow.
 fn parse(endpoint: &str, wants_tls: bool) -> Result<String, String> {
     let endpoint = endpoint.trim();
     if endpoint.contains('@') {
         return Err("an endpoint has a user in it; give the user with `credentials`".into());
     }
     let wrong = |why: &str| Err(format!("endpoint {endpoint:?} {why}"));
+    if endpoint.is_empty() {
+        return Err("an endpoint is empty; give host and port, such as http://localhost:2379".into());
+    }
     if endpoint.contains(',') {
         return wrong("is a list; give `connect` each endpoint as an element of its own");
     }
@@ -214,6 +218,7 @@ mod tests {
         assert!(refusal(&["http://a:2379/v3"], &options).contains("path"));
         assert!(refusal(&["a:2379/v3/"], &options).contains("path"));
         assert!(refusal(&[], &options).contains("no endpoint"));
+        assert!(refusal(&["localhost:2379", " "], &options).contains("an endpoint is empty"));
         assert!(refusal(&["localhost:2379", "http//x:1"], &options).contains("http//x:1"));
         assert!(!refusal(&["http://root:secret@localhost:2379"], &options).contains("secret"));
     }

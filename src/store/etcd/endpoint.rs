@@ -215,7 +215,7 @@ impl Endpoint {
                 if let Some(link) = &used {
                     self.give_up(link);
                 }
-                dead("no answer in time, and no sign of life")
+                dead("no answer in time, nor to a health probe")
             }
         }
     }
@@ -254,7 +254,7 @@ impl Endpoint {
         };
         let fault = EtcdFault::from(error);
         if fault.message.contains("authentication is not enabled") {
-            log::debug!(target: "etcd_lock", "{}: authentication is not enabled; nobody is logged in", self.url());
+            log::debug!(target: "etcd_lock", "{}: authentication is not enabled; the credentials are not used", self.url());
             return Ok(());
         }
         match fault.kind {

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::endpoint::Endpoint;
 use super::fault::{EtcdFault, FaultKind};
-use super::log_seen::{Departure, History, LogSeen};
+use super::log_seen::{History, LogSeen, SentRequest};
 use crate::kv::Response;
 
 /// An endpoint that failed is the last choice for this long: about what a member needs to restart.
@@ -165,22 +165,22 @@ impl Endpoints {
     }
 
     /// Records what is known as a request is sent to this endpoint.
-    pub(super) fn departs(&self, index: usize, is_write: bool) -> Departure {
+    pub(super) fn sending(&self, index: usize, is_write: bool) -> SentRequest {
         let state = self.state.lock();
         let log = state.health.get(index).map(|health| health.log).unwrap_or_default();
-        log.departs(state.history, is_write)
+        log.sending(state.history, is_write)
     }
 
-    /// The endpoint has answered the request with this departure.
-    pub(super) fn arrived(&self, index: usize, departure: Departure, response: &Response) {
+    /// The endpoint has answered this request.
+    pub(super) fn arrived(&self, index: usize, sent: SentRequest, response: &Response) {
         let mut state = self.state.lock();
-        let went_back = state.history.saw(departure, response);
+        let went_back = state.history.saw(sent, response);
         if went_back.is_some() {
             state.health.iter_mut().for_each(|health| health.log = LogSeen::default());
         }
         if let Some(health) = state.health.get_mut(index) {
             health.log.saw_term(response.term);
-            health.log.wrote(departure);
+            health.log.wrote(sent);
         }
         drop(state);
         if let Some(went_back) = went_back {
@@ -188,17 +188,17 @@ impl Endpoints {
         }
     }
 
-    /// The endpoint has answered the write with this departure, without a revision and term.
-    pub(super) fn wrote(&self, index: usize, departure: Departure) {
+    /// The endpoint has answered this write, without a revision and term.
+    pub(super) fn wrote(&self, index: usize, sent: SentRequest) {
         if let Some(health) = self.state.lock().health.get_mut(index) {
-            health.log.wrote(departure);
+            health.log.wrote(sent);
         }
     }
 
-    /// The request with this departure is abandoned as lost.
-    pub(super) fn gave_up(&self, index: usize, departure: Departure) {
+    /// This request is abandoned as lost.
+    pub(super) fn gave_up(&self, index: usize, sent: SentRequest) {
         if let Some(health) = self.state.lock().health.get_mut(index) {
-            health.log.gave_up(departure);
+            health.log.gave_up(sent);
         }
     }
 

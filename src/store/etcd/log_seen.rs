@@ -41,9 +41,9 @@ pub(super) struct History {
     resets: u32,
 }
 
-/// What was known when a request was sent.
+/// When a request was sent, and what was known of the log then.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Departure {
+pub(super) struct SentRequest {
     at: Instant,
     term: u64,
     history: History,
@@ -60,27 +60,28 @@ pub(super) enum Overtaken {
 }
 
 impl LogSeen {
-    pub(super) fn departs(&self, history: History, is_write: bool) -> Departure {
-        Departure { at: Instant::now(), term: self.term, history, is_write }
+    pub(super) fn sending(&self, history: History, is_write: bool) -> SentRequest {
+        SentRequest { at: Instant::now(), term: self.term, history, is_write }
     }
 
     pub(super) fn saw_term(&mut self, term: u64) {
         self.term = self.term.max(term);
     }
 
-    /// The write with this departure was committed to the log, even if it was refused when applied.
-    pub(super) fn wrote(&mut self, departure: Departure) {
-        if departure.is_write {
-            self.written = self.written.max(Some(departure.at));
-            self.usual = departure.at.elapsed().max(self.usual * 7 / 8);
+    /// This write was answered, if only with a refusal by etcd's apply step, so the log contains it: every write sent well
+    /// before it is in the log by now, or lost.
+    pub(super) fn wrote(&mut self, sent: SentRequest) {
+        if sent.is_write {
+            self.written = self.written.max(Some(sent.at));
+            self.usual = sent.at.elapsed().max(self.usual * 7 / 8);
             self.given_up = self.given_up * 7 / 8;
         }
     }
 
-    /// The request with this departure was abandoned. Its answer may have been in transit (a large answer on a slow
-    /// network), so the next request is given more time.
-    pub(super) fn gave_up(&mut self, departure: Departure) {
-        self.given_up = self.given_up.max(departure.at.elapsed());
+    /// This request was abandoned. Its answer may have been in transit (a large answer on a slow network), so the next
+    /// request is given more time.
+    pub(super) fn gave_up(&mut self, sent: SentRequest) {
+        self.given_up = self.given_up.max(sent.at.elapsed());
     }
 
     /// How long to wait for a write's answer after a later write has been answered.
@@ -88,12 +89,12 @@ impl LogSeen {
         self.usual.max(self.given_up).max(MIN_ANSWER_DELAY)
     }
 
-    pub(super) fn overtaken(&self, departure: Departure) -> Option<Overtaken> {
-        let overtaken = |later: Instant| later >= departure.at + ORDERED_AFTER;
-        if departure.is_write && self.written.is_some_and(overtaken) {
+    pub(super) fn overtaken(&self, sent: SentRequest) -> Option<Overtaken> {
+        let overtaken = |later: Instant| later >= sent.at + ORDERED_AFTER;
+        if sent.is_write && self.written.is_some_and(overtaken) {
             return Some(Overtaken::ByWrite);
         }
-        (departure.term > 0 && self.term > departure.term).then_some(Overtaken::ByElection)
+        (sent.term > 0 && self.term > sent.term).then_some(Overtaken::ByElection)
     }
 
     /// How long to wait for the answer to a write before it is suspected to be lost.
@@ -107,12 +108,12 @@ impl History {
     ///
     /// A write's answer has at least the revision and term that were known when the write was sent. (A read's may not:
     /// before 3.4.42 and 3.5.28 a lagging member answers from its old state, and it always answers renewals so.)
-    pub(super) fn saw(&mut self, departure: Departure, response: &Response) -> Option<String> {
-        if departure.history.resets != self.resets {
+    pub(super) fn saw(&mut self, sent: SentRequest, response: &Response) -> Option<String> {
+        if sent.history.resets != self.resets {
             return None;
         }
-        let (known, Response { revision, term, .. }) = (departure.history, response);
-        if departure.is_write && (*revision < known.revision || *term < known.term) {
+        let (known, Response { revision, term, .. }) = (sent.history, response);
+        if sent.is_write && (*revision < known.revision || *term < known.term) {
             let before = format!("revision {}, raft term {}", self.revision, self.term);
             *self = Self { revision: *revision, term: *term, resets: self.resets + 1 };
             return Some(format!(
@@ -141,17 +142,17 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_overtaken_by_an_election_or_by_a_write_that_left_later() {
+    fn a_request_is_overtaken_by_an_election_or_by_a_write_sent_later() {
         let (mut log, history) = (LogSeen::default(), History::default());
-        let blind = log.departs(history, true);
+        let blind = log.sending(history, true);
         log.saw_term(7);
-        let (write, read) = (log.departs(history, true), log.departs(history, false));
+        let (write, read) = (log.sending(history, true), log.sending(history, false));
         assert!([blind, write, read].iter().all(|&sent| log.overtaken(sent).is_none()));
 
-        log.wrote(Departure { at: write.at + ORDERED_AFTER / 2, ..write });
-        assert_eq!(log.overtaken(write), None, "they left together");
-        let later = Departure { at: write.at + ORDERED_AFTER * 2, ..write };
-        log.wrote(Departure { is_write: false, ..later });
+        log.wrote(SentRequest { at: write.at + ORDERED_AFTER / 2, ..write });
+        assert_eq!(log.overtaken(write), None, "they were sent at almost the same time");
+        let later = SentRequest { at: write.at + ORDERED_AFTER * 2, ..write };
+        log.wrote(SentRequest { is_write: false, ..later });
         assert_eq!(log.overtaken(write), None, "a read has no place in the log");
         log.wrote(later);
         assert_eq!(log.overtaken(write), Some(Overtaken::ByWrite));
@@ -159,44 +160,44 @@ mod tests {
 
         log.saw_term(8);
         assert_eq!(log.overtaken(read), Some(Overtaken::ByElection));
-        assert_eq!(log.overtaken(log.departs(history, false)), None, "it left after the election");
+        assert_eq!(log.overtaken(log.sending(history, false)), None, "it was sent after the election");
     }
 
     #[test]
-    fn where_writes_take_long_they_are_suspected_late() {
+    fn slow_writes_are_suspected_later() {
         let mut log = LogSeen::default();
         let longest = Duration::from_millis(500);
         assert_eq!(log.suspicion(longest), MIN_SUSPICION);
         let sent = |ago: u64| {
-            let now = LogSeen::default().departs(History::default(), true);
-            Departure { at: now.at.checked_sub(Duration::from_millis(ago)).unwrap(), ..now }
+            let now = LogSeen::default().sending(History::default(), true);
+            SentRequest { at: now.at.checked_sub(Duration::from_millis(ago)).unwrap(), ..now }
         };
         log.wrote(sent(40));
         assert!(log.suspicion(longest) >= Duration::from_millis(320), "{log:?}");
         log.wrote(sent(4000));
         assert_eq!(log.suspicion(longest), longest);
         (0..100).for_each(|_| log.wrote(sent(1)));
-        assert_eq!(log.suspicion(longest), MIN_SUSPICION, "it is quick again");
+        assert_eq!(log.suspicion(longest), MIN_SUSPICION, "recent writes are quick again");
         assert_eq!(log.answer_delay(), MIN_ANSWER_DELAY);
         log.gave_up(sent(300));
-        assert!(log.answer_delay() >= Duration::from_millis(300), "more time for the next one");
+        assert!(log.answer_delay() >= Duration::from_millis(300), "the next request is given more time");
     }
 
     #[test]
-    fn a_log_that_goes_back_is_told_once() {
+    fn a_log_that_goes_back_is_reported_once() {
         let (log, mut history) = (LogSeen::default(), History::default());
-        let first = log.departs(history, true);
+        let first = log.sending(history, true);
         assert_eq!(history.saw(first, &response(100, 7)), None);
-        assert_eq!(history.saw(first, &response(90, 6)), None, "it left before that was known");
-        let (write, other) = (log.departs(history, true), log.departs(history, true));
-        let read = log.departs(history, false);
+        assert_eq!(history.saw(first, &response(90, 6)), None, "it was sent before revision 100 was known");
+        let (write, other) = (log.sending(history, true), log.sending(history, true));
+        let read = log.sending(history, false);
         assert_eq!(history.saw(read, &response(90, 6)), None, "a member may be behind");
-        let said = history.saw(write, &response(20, 7)).unwrap();
-        assert!(said.contains("revision 100, raft term 7") && said.contains("revision 20"), "{said}");
-        assert_eq!(history.saw(other, &response(21, 7)), None, "told before");
-        let later = log.departs(history, true);
+        let report = history.saw(write, &response(20, 7)).unwrap();
+        assert!(report.contains("revision 100, raft term 7") && report.contains("revision 20"), "{report}");
+        assert_eq!(history.saw(other, &response(21, 7)), None, "already reported");
+        let later = log.sending(history, true);
         assert!(history.saw(later, &response(21, 6)).is_some(), "a term does not go back either");
         history.restart();
-        assert_eq!(history.saw(log.departs(history, true), &response(1, 1)), None);
+        assert_eq!(history.saw(log.sending(history, true), &response(1, 1)), None);
     }
 }

@@ -4,13 +4,13 @@ mod address;
 mod agreement;
 mod connect;
 mod convert;
-mod doubt;
 mod endpoint;
 mod endpoints;
 mod fault;
 mod keepalive;
 mod log_seen;
 mod scheme;
+mod stop_waiting;
 mod watch_set;
 mod watch_stream;
 
@@ -31,11 +31,11 @@ use crate::store::{Store, WatchOrder, deadline_after};
 use address::Address;
 use agreement::Agreement;
 use convert::Answered;
-use doubt::stop_waiting;
 use endpoint::{Endpoint, Link};
 use endpoints::{Endpoints, Pin};
 use fault::{EtcdFault, FaultKind};
 use keepalive::KeepAlive;
+use stop_waiting::stop_waiting;
 
 /// Maximum authentications per attempt: if new tokens keep being refused, another one will be refused as well.
 const MAX_REAUTHENTICATIONS: u32 = 3;
@@ -195,17 +195,17 @@ impl Shared {
         let mut last = None;
         while let Some((pin, endpoint)) = self.endpoints.choose(&tried) {
             tried.push(pin.index);
-            let departure = self.endpoints.departs(pin.index, request.is_write());
+            let sent = self.endpoints.sending(pin.index, request.is_write());
             let result = tokio::select! {
                 biased;
                 result = self.call_at(pin, &endpoint, request, deadline) => result,
                 () = self.endpoints.left(pin) => Err(self.endpoints.abandoned(pin)),
-                fault = stop_waiting(&self.endpoints, (pin, &endpoint), departure, request, self.silence_limit) => Err(fault),
+                fault = stop_waiting(&self.endpoints, (pin, &endpoint), sent, request, self.silence_limit) => Err(fault),
             };
             match result {
                 Ok(response) => {
                     self.endpoints.worked(pin.index);
-                    self.endpoints.arrived(pin.index, departure, &response);
+                    self.endpoints.arrived(pin.index, sent, &response);
                     if let Answer::LeaseGranted { lease, .. } = response.answer {
                         self.agreement.granted(lease, era);
                     }
@@ -260,17 +260,19 @@ impl Shared {
         let mut reauthentications = 0;
         loop {
             let fair = has_fair_chance(deadline);
-            let Ok(link) = timeout_at(deadline, endpoint.link()).await else {
+            let is_renewal = matches!(request, Request::RenewLease { .. });
+            let link = async {
+                match endpoint.link().await {
+                    Err(fault) if is_renewal => endpoint.link_despite_refusal(fault).await,
+                    link => link,
+                }
+            };
+            let Ok(link) = timeout_at(deadline, link).await else {
                 // Certainly not sent.
                 let kind = if fair { FaultKind::Elsewhere } else { FaultKind::Class(FailureClass::NotDone) };
                 return Err(EtcdFault::new(kind, "no answer to the authentication in time"));
             };
-            let link = match link {
-                Err(fault) if matches!(request, Request::RenewLease { .. }) => {
-                    endpoint.link_despite_refusal(fault).await?
-                }
-                link => link?,
-            };
+            let link = link?;
             log::trace!(target: "etcd_lock", "{}: {}", endpoint.url(), kind_of(request));
             let fair = has_fair_chance(deadline);
             let Ok(result) = timeout_at(deadline, self.send(pin, &link, request)).await else {

@@ -23,7 +23,7 @@ pub(super) fn back_off(failures: u32) -> Duration {
 
 /// The next request to send on the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Say {
+pub(super) enum WatchRequest {
     Create { wire: i64, span: Span, from_revision: Revision },
     Cancel { wire: i64 },
     Progress,
@@ -124,17 +124,17 @@ impl WatchSet {
         }
     }
 
-    /// The next request to send; returned again until [`said`](Self::said) is called.
-    pub(super) fn next(&mut self) -> Option<Say> {
+    /// The next request to send; returned again until [`mark_sent`](Self::mark_sent) is called.
+    pub(super) fn next(&mut self) -> Option<WatchRequest> {
         loop {
             match self.queue.front()? {
-                Queued::Progress => return Some(Say::Progress),
-                Queued::Cancel { wire } => return Some(Say::Cancel { wire: *wire }),
+                Queued::Progress => return Some(WatchRequest::Progress),
+                Queued::Cancel { wire } => return Some(WatchRequest::Cancel { wire: *wire }),
                 Queued::Create { wire } => {
                     let watch = self.by_wire.get(wire).and_then(|id| self.open.get(id));
                     if let Some(Watch { spec, .. }) = watch {
                         let (span, from_revision) = (spec.span.clone(), spec.from_revision);
-                        return Some(Say::Create { wire: *wire, span, from_revision });
+                        return Some(WatchRequest::Create { wire: *wire, span, from_revision });
                     }
                     self.queue.pop_front();
                 }
@@ -143,7 +143,7 @@ impl WatchSet {
     }
 
     /// The request returned by [`next`](Self::next) was sent.
-    pub(super) fn said(&mut self) {
+    pub(super) fn mark_sent(&mut self) {
         if let Some(Queued::Create { wire }) = self.queue.pop_front() {
             self.unanswered.push_back(wire);
             if let Some(watch) = self.by_wire.get(&wire).and_then(|id| self.open.get_mut(id)) {
@@ -176,7 +176,7 @@ impl WatchSet {
     }
 
     /// Handles a message of the stream.
-    pub(super) fn hear(
+    pub(super) fn handle_message(
         &mut self,
         message: WatchMessage,
         now: Instant,

@@ -12,7 +12,7 @@ use super::convert;
 use super::endpoint::{Endpoint, Link};
 use super::endpoints::{Endpoints, Pin};
 use super::fault::{EtcdFault, FaultKind};
-use super::watch_set::{Say, Trouble, WatchSet, back_off};
+use super::watch_set::{Trouble, WatchRequest, WatchSet, back_off};
 use crate::kv::{FailureClass, WatchEvent};
 use crate::store::WatchOrder;
 
@@ -23,8 +23,9 @@ const PROGRESS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Extra time per watch: etcd answers only after it has synchronised the watches that start in the past, 512 per 100 ms.
 const PROGRESS_TIMEOUT_PER_WATCH: Duration = Duration::from_micros(200);
 
-/// A timer this late means that this process was suspended, not that the stream is dead.
-const OVERSLEPT: Duration = Duration::from_secs(1);
+/// A timer that fires later than this shows that the process was suspended: nobody read the stream meanwhile, so its
+/// silence proves nothing.
+const MAX_TIMER_DELAY: Duration = Duration::from_secs(1);
 
 /// After a stream that lasted this long, the next one is opened without a back-off.
 const GOOD_STREAM: Duration = Duration::from_secs(2);
@@ -114,10 +115,10 @@ impl WatchTask {
         endpoint: &Arc<Endpoint>,
     ) -> Result<Result<Stream, EtcdFault>, Closed> {
         self.watches.restart();
-        let Some(Say::Create { wire, span, from_revision }) = self.watches.next() else {
+        let Some(WatchRequest::Create { wire, span, from_revision }) = self.watches.next() else {
             return Ok(Err(EtcdFault::class(FailureClass::NotDone, "there is nothing to watch")));
         };
-        self.watches.said();
+        self.watches.mark_sent();
         let (key, options) = convert::to_watch(&span, from_revision, wire);
         let mut used = None;
         let opening = async {
@@ -157,29 +158,29 @@ impl WatchTask {
 
     /// Sends requests and handles messages until the stream breaks; returns why it did.
     async fn serve(&mut self, mut stream: Stream) -> Result<EtcdFault, Closed> {
-        let mut heard = Instant::now();
-        let mut asked: Option<Instant> = None;
+        let mut last_message = Instant::now();
+        let mut probed: Option<Instant> = None;
         let mut left = std::pin::pin!(self.endpoints.left(stream.pin));
         loop {
             self.watches.retry_due(Instant::now());
             let next = self.watches.next();
             let has_next = next.is_some();
-            let heartbeat = self.heartbeat(heard, asked);
+            let heartbeat = self.heartbeat(last_message, probed);
             tokio::select! {
                 // Messages that have arrived are handled before timers.
                 biased;
                 order = self.orders.recv() => {
                     if self.watches.is_empty() {
                         // Without watches, the stream was not monitored until now.
-                        (heard, asked) = (Instant::now(), None);
+                        (last_message, probed) = (Instant::now(), None);
                     }
                     self.watches.apply(order.ok_or(Closed)?);
                 }
                 message = stream.messages.message() => {
-                    (heard, asked) = (Instant::now(), None);
+                    (last_message, probed) = (Instant::now(), None);
                     match message {
                         Ok(Some(message)) => {
-                            if let Err(fault) = self.hear(&message, &stream)? {
+                            if let Err(fault) = self.handle_message(&message, &stream)? {
                                 return Ok(fault);
                             }
                         }
@@ -194,22 +195,22 @@ impl WatchTask {
                         }
                     }
                 }
-                sent = say(&mut stream.sender, next), if has_next => match sent {
-                    Ok(()) => self.watches.said(),
+                sent = send(&mut stream.sender, next), if has_next => match sent {
+                    Ok(()) => self.watches.mark_sent(),
                     Err(fault) => return Ok(fault),
                 },
                 // Requests to this endpoint fail, so watch events may be missing as well.
                 () = &mut left => return Ok(its_endpoint_failed()),
                 () = sleep_until_some(heartbeat) => {
-                    if heartbeat.is_some_and(|due| due.elapsed() > OVERSLEPT) {
-                        (heard, asked) = (Instant::now(), None);
+                    if heartbeat.is_some_and(|due| due.elapsed() > MAX_TIMER_DELAY) {
+                        (last_message, probed) = (Instant::now(), None);
                         continue;
                     }
-                    if asked.is_some() {
+                    if probed.is_some() {
                         stream.endpoint.give_up(&stream.link);
-                        return Ok(EtcdFault::class(FailureClass::Unknown, "the watch stream shows no sign of life"));
+                        return Ok(EtcdFault::class(FailureClass::Unknown, "the watch stream does not answer a progress request"));
                     }
-                    asked = Some(Instant::now());
+                    probed = Some(Instant::now());
                     self.watches.ask_progress();
                 }
                 () = sleep_until_some(self.watches.next_retry()) => {}
@@ -218,17 +219,17 @@ impl WatchTask {
     }
 
     /// When to request progress, or to stop waiting for it; `None` without any watch.
-    fn heartbeat(&self, heard: Instant, asked: Option<Instant>) -> Option<Instant> {
+    fn heartbeat(&self, last_message: Instant, probed: Option<Instant>) -> Option<Instant> {
         if self.watches.is_empty() {
             return None;
         }
         let watches = u32::try_from(self.watches.len()).unwrap_or(u32::MAX);
         let limit = PROGRESS_TIMEOUT + PROGRESS_TIMEOUT_PER_WATCH.saturating_mul(watches);
-        Some(asked.map_or(heard + QUIET, |asked| asked + limit))
+        Some(probed.map_or(last_message + QUIET, |probed| probed + limit))
     }
 
     /// Handles a message. The inner error means that the stream must be replaced.
-    fn hear(
+    fn handle_message(
         &mut self,
         message: &etcd_client::WatchResponse,
         stream: &Stream,
@@ -243,8 +244,9 @@ impl WatchTask {
         let reason = message.reason.clone();
         let mut closed = false;
         let events = &self.events;
-        let trouble =
-            self.watches.hear(message, Instant::now(), |event| closed |= events.send(event).is_err());
+        let trouble = self
+            .watches
+            .handle_message(message, Instant::now(), |event| closed |= events.send(event).is_err());
         if closed {
             return Err(Closed);
         }
@@ -270,15 +272,15 @@ impl WatchTask {
 }
 
 /// Sends the next request. Cancel-safe: if dropped before it has sent, the caller sends the same request again.
-async fn say(sender: &mut WatchRequestSender, say: Option<Say>) -> Result<(), EtcdFault> {
-    match say {
+async fn send(sender: &mut WatchRequestSender, request: Option<WatchRequest>) -> Result<(), EtcdFault> {
+    match request {
         None => pending().await,
-        Some(Say::Create { wire, span, from_revision }) => {
+        Some(WatchRequest::Create { wire, span, from_revision }) => {
             let (key, options) = convert::to_watch(&span, from_revision, wire);
             sender.watch(key, Some(options)).await?;
         }
-        Some(Say::Cancel { wire }) => sender.cancel(wire).await?,
-        Some(Say::Progress) => sender.request_progress().await?,
+        Some(WatchRequest::Cancel { wire }) => sender.cancel(wire).await?,
+        Some(WatchRequest::Progress) => sender.request_progress().await?,
     }
     Ok(())
 }

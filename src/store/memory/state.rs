@@ -83,6 +83,7 @@ impl State {
     pub(crate) fn begin_delay(&mut self, id: ClientId, due: Time) {
         if let Some(client) = self.clients.get_mut(&id) {
             client.under_way.push(due);
+            client.clock.note_progress();
         }
     }
 

@@ -13,7 +13,7 @@ use crate::store::memory::model::{Notice, Watcher};
 const QUIET: Duration = Duration::from_secs(2);
 
 /// A timer that fires this late shows that the thread was suspended, not that the stream is dead.
-const OVERSLEPT: Duration = Duration::from_secs(1);
+const MAX_TIMER_DELAY: Duration = Duration::from_secs(1);
 
 /// The interval at which etcd serves the watches that are not synchronised.
 const TICK: Duration = Duration::from_millis(100);
@@ -72,7 +72,7 @@ impl World {
             self.schedule(due.since(now), Event::Heartbeat { node, stream });
             return;
         }
-        if now.since(due) > OVERSLEPT {
+        if now.since(due) > MAX_TIMER_DELAY {
             (it.last_event, it.asked) = (now, None);
         } else if it.asked.is_some() {
             if it.unanswerable {

@@ -28,7 +28,7 @@ fn failures_that_come_together_move_the_pin_once() {
 }
 
 #[test]
-fn a_late_failure_does_not_move_the_pin_that_came_back() {
+fn a_late_failure_does_not_move_a_newer_pin() {
     let endpoints = endpoints(2);
     let early = chosen(&endpoints, &[]).unwrap();
     endpoints.failed(early, &timeout());
@@ -40,7 +40,7 @@ fn a_late_failure_does_not_move_the_pin_that_came_back() {
 }
 
 #[tokio::test]
-async fn who_waits_at_an_endpoint_is_told_when_it_is_left_and_who_comes_later_is_not() {
+async fn left_resolves_once_this_pin_is_abandoned_and_not_because_an_earlier_one_was() {
     let endpoints = endpoints(2);
     let early = chosen(&endpoints, &[]).unwrap();
     let waiting = endpoints.left(early);
@@ -53,7 +53,7 @@ async fn who_waits_at_an_endpoint_is_told_when_it_is_left_and_who_comes_later_is
     let mut later = std::pin::pin!(endpoints.left(back));
     tokio::select! {
         biased;
-        () = &mut later => panic!("it was not left since"),
+        () = &mut later => panic!("this pin was not abandoned"),
         () = tokio::task::yield_now() => {}
     }
     endpoints.failed(back, &timeout());
@@ -67,10 +67,10 @@ fn endpoints_that_work_are_preferred_and_failed_ones_cool_down() {
     endpoints.worked(3);
     endpoints.failed(first, &timeout());
     let second = chosen(&endpoints, &[]).unwrap();
-    assert_eq!(second.index, 3, "the one that is known to work");
+    assert_eq!(second.index, 3, "the endpoint that is known to work");
     endpoints.failed(second, &timeout());
     let third = chosen(&endpoints, &[]).unwrap();
-    assert_eq!(third.index, 1, "not one of those that failed just now");
+    assert_eq!(third.index, 1, "endpoints that just failed come last");
     endpoints.failed(third, &timeout());
     assert_eq!(chosen(&endpoints, &[]).unwrap().index, 2);
     for health in &mut endpoints.state.lock().health {
@@ -106,7 +106,7 @@ fn an_endpoint_of_another_cluster_is_never_used() {
 }
 
 #[test]
-fn another_cluster_is_ours_once_all_endpoints_belong_to_it() {
+fn another_cluster_is_adopted_once_all_endpoints_belong_to_it() {
     let endpoints = endpoints(2);
     endpoints.check_cluster(0, 0xa).unwrap();
     endpoints.check_cluster(1, 0xb).unwrap_err();

@@ -20,7 +20,7 @@ use crate::options::{Credentials, LockManagerOptions};
 use crate::store::etcd::Etcd;
 use crate::store::{Store, WatchOrder};
 
-/// Longer than anything a test waits for takes, even on a busy machine.
+/// Longer than any step of a test takes, even on a busy machine.
 pub(crate) const LONG: Duration = Duration::from_secs(20);
 
 /// Options with short timeouts, so that a test of a failure is quick.
@@ -95,7 +95,12 @@ impl TestCluster {
         vec![self.members[member].endpoint()]
     }
 
-    /// Ends the member at once, as a power failure would.
+    /// The member that carries this store's requests.
+    pub(crate) fn member_of(&self, etcd: &Etcd) -> usize {
+        self.urls().iter().position(|url| *url == etcd.pinned()).expect("the endpoint is of another cluster")
+    }
+
+    /// Kills the member, as a power failure would.
     pub(crate) fn kill(&mut self, member: usize) {
         self.members[member].kill();
     }
@@ -104,7 +109,7 @@ impl TestCluster {
         self.members[member].restart();
     }
 
-    /// Another cluster takes the place of the only member's, on the same ports and without any key.
+    /// Replaces the only member by one of another, empty cluster on the same ports.
     pub(crate) fn replace(&mut self, token: &str) {
         let [member] = &mut self.members[..] else { panic!("more than one member") };
         member.wipe();
@@ -112,7 +117,7 @@ impl TestCluster {
         member.restart();
     }
 
-    /// The member stays connected and says nothing more.
+    /// Suspends the member: it stays connected and sends nothing.
     pub(crate) fn freeze(&self, member: usize) {
         self.members[member].stop();
     }
@@ -150,12 +155,12 @@ impl TestCluster {
     }
 }
 
-/// An address where nobody listens.
+/// An address without a listener.
 pub(crate) fn dead_url() -> String {
     format!("http://127.0.0.1:{}", free_port())
 }
 
-/// A server that accepts connections and never says anything, as long as the listener lives.
+/// A server that accepts connections and never answers, until the listener is dropped.
 pub(crate) fn black_hole() -> (TcpListener, String) {
     // The kernel accepts into the backlog.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -163,7 +168,7 @@ pub(crate) fn black_hole() -> (TcpListener, String) {
     (listener, url)
 }
 
-// ---- requests, for short
+// ---- shorthands for requests
 
 pub(crate) async fn call(store: &impl Store, request: Request) -> Result<Response, Failure> {
     store.call(request, Duration::from_secs(5)).await
@@ -189,11 +194,11 @@ pub(crate) fn always(then: Vec<Op>) -> Request {
 pub(crate) fn txn_answer(response: Response) -> TxnAnswer {
     match response.answer {
         Answer::Txn(answer) => answer,
-        other => panic!("{other:?} is no answer to a transaction"),
+        other => panic!("{other:?} is not an answer to a transaction"),
     }
 }
 
-/// Puts a key; its revision.
+/// Puts a key, and returns the revision.
 pub(crate) async fn put_key(store: &impl Store, name: &str, lease: i64) -> i64 {
     call(store, always(vec![put(name, "", lease)])).await.unwrap().revision
 }
@@ -203,7 +208,7 @@ pub(crate) async fn keys(store: &impl Store, range: Range) -> Vec<String> {
     let answer = txn_answer(call(store, always(vec![Op::Range(range)])).await.unwrap());
     match &answer.results[..] {
         [OpResult::Range(result)] => result.kvs.iter().map(|kv| kv.key.to_string()).collect(),
-        other => panic!("{other:?} is no range"),
+        other => panic!("{other:?} is not a range"),
     }
 }
 
@@ -211,11 +216,11 @@ pub(crate) async fn grant(store: &impl Store, seconds: u64) -> i64 {
     let response = call(store, Request::GrantLease { ttl: Duration::from_secs(seconds) }).await.unwrap();
     match response.answer {
         Answer::LeaseGranted { lease, .. } => lease,
-        other => panic!("{other:?} is no lease"),
+        other => panic!("{other:?} is not a lease"),
     }
 }
 
-/// A store in which something happens between one call and the next, and answers get lost.
+/// A store that executes other requests between two calls, or loses answers.
 #[derive(Clone)]
 pub(crate) struct Meddled {
     etcd: Etcd,
@@ -225,14 +230,14 @@ pub(crate) struct Meddled {
 /// What happens to one call.
 pub(crate) enum Meddling {
     Nothing,
-    /// Somebody else does this first.
+    /// These requests are executed first.
     Before(Vec<Request>),
-    /// It is carried out, and nobody hears of it.
+    /// It is executed, and its answer is lost.
     LoseAnswer,
 }
 
 impl Meddled {
-    /// The calls after the planned ones are left alone.
+    /// Calls after the planned ones are passed on unchanged.
     pub(crate) fn new(etcd: &Etcd, plan: impl Into<VecDeque<Meddling>>) -> Self {
         Self { etcd: etcd.clone(), plan: Arc::new(Mutex::new(plan.into())) }
     }

@@ -1,4 +1,4 @@
-//! The first contact, when it works and when it does not.
+//! Connecting, with and without success.
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ fn quick() -> LockManagerOptions {
 }
 
 #[tokio::test]
-async fn nobody_there_is_told_at_once_with_every_endpoint_named() {
+async fn refused_connections_fail_at_once_and_name_every_endpoint() {
     let urls = [dead_url(), dead_url()];
     let begun = Instant::now();
     let error = refused(&urls, &options()).await;
@@ -38,7 +38,7 @@ async fn nobody_there_is_told_at_once_with_every_endpoint_named() {
 }
 
 #[tokio::test]
-async fn a_server_that_never_answers_is_unavailable_when_the_time_is_over() {
+async fn a_server_that_never_answers_is_unavailable_after_the_connect_timeout() {
     let (_listener, url) = black_hole();
     for options in [quick(), LockManagerOptions { credentials: as_user("a", "b").credentials, ..quick() }] {
         let error = refused(std::slice::from_ref(&url), &options).await;
@@ -48,7 +48,7 @@ async fn a_server_that_never_answers_is_unavailable_when_the_time_is_over() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_no_etcd_is_unavailable() {
+async fn a_server_other_than_etcd_is_unavailable() {
     let (listener, url) = black_hole();
     // One that answers every connection in plain HTTP/1.
     let server = std::thread::spawn(move || {
@@ -89,7 +89,7 @@ async fn endpoints_of_two_clusters_are_refused_by_name() {
 }
 
 #[tokio::test]
-async fn a_member_without_its_peers_is_no_good_endpoint() {
+async fn a_member_without_a_quorum_is_unavailable() {
     let mut cluster = TestCluster::start(3);
     connect(&cluster.urls()).await;
     cluster.kill(1);
@@ -99,7 +99,7 @@ async fn a_member_without_its_peers_is_no_good_endpoint() {
 }
 
 #[tokio::test]
-async fn credentials_are_needed_checked_and_used() {
+async fn credentials_are_required_checked_and_sent() {
     let cluster = TestCluster::start(1);
     connect(&cluster.urls()).await;
     let early = connect_with(&cluster.urls(), &as_user("app", "app")).await.unwrap();
@@ -124,14 +124,14 @@ async fn credentials_are_needed_checked_and_used() {
 }
 
 #[tokio::test]
-async fn an_expired_token_is_replaced_once_for_all_who_find_it_expired() {
+async fn an_expired_token_is_replaced_once_for_all_concurrent_requests() {
     let cluster = TestCluster::start_with(1, "http", &["--auth-token-ttl=1"]);
     connect(&cluster.urls()).await;
     cluster.enable_auth();
     let app = connect_with(&cluster.urls(), &patient(as_user("app", "app"))).await.unwrap();
     put_key(&app, "/app/a", 0).await;
     assert_eq!(app.tokens(), 1);
-    // A token that is not used for its TTL is forgotten, at the next tick of etcd's clock.
+    // etcd drops a token that was not used for its TTL, at the next tick of its clock.
     tokio::time::sleep(Duration::from_millis(3100)).await;
     let tasks: Vec<_> = (0..20)
         .map(|i| {
@@ -143,7 +143,7 @@ async fn an_expired_token_is_replaced_once_for_all_who_find_it_expired() {
         task.await.unwrap();
     }
     assert_eq!(app.tokens(), 2);
-    // A user who is gone cannot be authenticated again.
+    // A deleted user cannot be authenticated again.
     cluster.etcdctl(&["--user=root:root", "user", "delete", "app"]);
     let failure = call(&app, Request::Delete { key: key("/app/a") }).await.unwrap_err();
     assert_eq!(failure.class, FailureClass::Unauthenticated, "{failure}");

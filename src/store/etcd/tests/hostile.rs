@@ -1,4 +1,4 @@
-//! Answers that no etcd gives: each is a typed error or a well-formed answer, and none brings the I/O thread down.
+//! Answers that etcd never gives: each becomes a typed error or a well-formed answer, and none causes a panic.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::kv::{Answer, FailureClass, Op, OpResult, Span, Txn, TxnAnswer};
 use crate::store::etcd::convert;
 use crate::store::etcd::tests::cluster::{key, put, range};
 
-/// Numbers at their edges more often than not.
+/// Mostly numbers at the limits of their range.
 fn number() -> impl Strategy<Value = i64> {
     prop_oneof![Just(0), Just(1), Just(-1), Just(i64::MIN), Just(i64::MAX), 1..100_i64, any::<i64>()]
 }
@@ -54,7 +54,7 @@ fn get() -> impl Strategy<Value = PbRangeResponse> {
         .prop_map(|(header, kvs, more, count)| PbRangeResponse { header, kvs, more, count })
 }
 
-/// The result of any operation, or of none.
+/// The result of any operation, or an empty one.
 fn op_response() -> impl Strategy<Value = PbResponseOp> {
     let put =
         header().prop_map(|header| PbTxnOpResponse::ResponsePut(PbPutResponse { header, prev_kv: None }));
@@ -77,7 +77,7 @@ fn txn_response() -> impl Strategy<Value = PbTxnResponse> {
         .prop_map(|(header, succeeded, responses)| PbTxnResponse { header, succeeded, responses })
 }
 
-/// Any operation of ours, transactions in it included.
+/// Any operation that the library sends, nested transactions included.
 fn op() -> impl Strategy<Value = Op> {
     let leaf = prop_oneof![
         Just(put("/a", "", 1)),
@@ -94,7 +94,7 @@ fn txn() -> impl Strategy<Value = Txn> {
     (vec(op(), 0..4), vec(op(), 0..4)).prop_map(|(then, otherwise)| Txn { when: Vec::new(), then, otherwise })
 }
 
-/// An answer of the right form for this transaction, with numbers of any kind, and sometimes one result exchanged.
+/// An answer of the right form for this transaction, with arbitrary numbers, and sometimes with one result replaced.
 fn fitting(txn: &Txn) -> BoxedStrategy<PbTxnResponse> {
     let txn = txn.clone();
     (header(), any::<bool>())
@@ -156,7 +156,7 @@ fn check_txn(txn: &Txn, response: PbTxnResponse) -> Result<(), TestCaseError> {
             let Answer::Txn(answer) = answered.response.answer else { panic!("no answer to a transaction") };
             prop_assert!(is_well_formed(txn, &answer), "{txn:?} answered {answer:?}");
         }
-        // Nobody knows what a server did that answers so.
+        // What a server did that answers like this is unknown.
         Err(fault) => prop_assert_eq!(fault.into_failure().class, FailureClass::Unknown),
     }
     Ok(())
@@ -182,7 +182,7 @@ proptest! {
     }
 
     #[test]
-    fn a_lease_is_one_with_an_id_and_a_ttl(header in header(), id in number(), ttl in number(), error in ".{0,3}") {
+    fn a_granted_lease_has_an_id_and_a_ttl(header in header(), id in number(), ttl in number(), error in ".{0,3}") {
         let response = LeaseGrantResponse(PbLeaseGrantResponse { header, id, ttl, error });
         if let Ok(answered) = convert::lease_granted(&response) {
             let Answer::LeaseGranted { lease, ttl } = answered.response.answer else { panic!("no lease") };
@@ -191,7 +191,7 @@ proptest! {
     }
 
     #[test]
-    fn a_renewal_is_one_for_some_time(header in header(), id in number(), ttl in number()) {
+    fn a_renewed_lease_has_a_positive_ttl(header in header(), id in number(), ttl in number()) {
         match convert::lease_renewed(&LeaseKeepAliveResponse(PbLeaseKeepAliveResponse { header, id, ttl })) {
             Ok(answered) => {
                 let renewed = Answer::LeaseRenewed { ttl: Duration::from_secs(ttl.unsigned_abs()) };
@@ -206,7 +206,7 @@ proptest! {
     }
 
     #[test]
-    fn a_watch_tells_deletions_whatever_comes(
+    fn a_watch_message_yields_all_its_deletions_or_an_error(
         header in header(),
         watch_id in number(),
         flags in any::<(bool, bool, bool)>(),

@@ -27,7 +27,7 @@ async fn refusal(etcd: &Etcd) -> Option<FailureClass> {
 }
 
 #[tokio::test]
-async fn a_foreign_key_can_be_taken_away_before_there_is_a_new_session() {
+async fn a_foreign_key_can_be_force_unlocked_before_there_is_a_new_session() {
     let mut cluster = TestCluster::start(1);
     let etcd = connect(&cluster.urls()).await;
     let lease = grant(&etcd, 60).await;
@@ -44,17 +44,17 @@ async fn a_foreign_key_can_be_taken_away_before_there_is_a_new_session() {
     assert!(matches!(free, LockError::NotHeld { .. }), "{free:?}");
     for request in [Request::Delete { key: "/app/a/1".into() }, Request::RenewLease { lease }] {
         let failure = call(&etcd, request).await.unwrap_err();
-        assert_eq!(failure.class, FailureClass::LeaseGone, "of the session all the same");
+        assert_eq!(failure.class, FailureClass::LeaseGone, "requests of the old session are still refused");
     }
     grant(&etcd, 60).await;
     assert_eq!(refusal(&etcd).await, None);
 }
 
-/// One endpoint is of another cluster now; the second one has to be asked, and does not answer.
+/// One endpoint now belongs to another cluster. The second one must be asked as well, and does not answer.
 #[tokio::test]
-async fn a_call_ends_in_its_time_while_the_endpoints_are_asked_for_their_cluster() {
+async fn a_call_ends_within_its_timeout_while_the_endpoints_are_asked_for_their_cluster() {
     let (mut changed, silent) = (TestCluster::start(1), TestCluster::start(1));
-    // Endpoints have the longest patience. Nobody has asked yet of which clusters they are.
+    // With the longest silence limit. The clusters of the endpoints are not known yet.
     let options = LockManagerOptions { ttl: LONG, ..patient(options()) };
     let etcd =
         Etcd::connect_lazy_for_leases(&[changed.urls(), silent.urls()].concat(), &options).await.unwrap();
@@ -63,7 +63,7 @@ async fn a_call_ends_in_its_time_while_the_endpoints_are_asked_for_their_cluster
     assert_eq!(refusal(&etcd).await, Some(FailureClass::ClusterChanged));
     silent.freeze(0);
     let begun = Instant::now();
-    // They are not asked more often than every 200 ms.
+    // The endpoints are asked at most every 200 ms.
     while begun.elapsed() < Duration::from_secs(1) {
         let asked = Instant::now();
         let put = always(vec![put("/app/x", "", 0)]);

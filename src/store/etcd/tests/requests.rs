@@ -1,4 +1,4 @@
-//! Every kind of request, there and back.
+//! Every kind of request and its answer.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ fn prefix(text: &str) -> Span {
 }
 
 #[tokio::test]
-async fn a_lease_is_granted_renewed_asked_for_and_revoked() {
+async fn a_lease_is_granted_renewed_queried_and_revoked() {
     let cluster = TestCluster::start(1);
     let etcd = connect(&cluster.urls()).await;
     let granted = call(&etcd, Request::GrantLease { ttl: Duration::from_millis(59_001) }).await.unwrap();
@@ -50,7 +50,7 @@ async fn a_lease_is_granted_renewed_asked_for_and_revoked() {
 }
 
 #[tokio::test]
-async fn a_delete_counts_what_there_was() {
+async fn a_delete_returns_the_number_of_deleted_keys() {
     let cluster = TestCluster::start(1);
     let etcd = connect(&cluster.urls()).await;
     let put_at = put_key(&etcd, "/a", 0).await;
@@ -61,7 +61,7 @@ async fn a_delete_counts_what_there_was() {
 }
 
 #[tokio::test]
-async fn a_range_has_its_order_limit_bounds_and_revision() {
+async fn a_range_respects_its_order_limit_bounds_and_revision() {
     let cluster = TestCluster::start(1);
     let etcd = connect(&cluster.urls()).await;
     put_key(&etcd, "/x/c", 0).await;
@@ -87,7 +87,7 @@ async fn a_range_has_its_order_limit_bounds_and_revision() {
 }
 
 #[tokio::test]
-async fn a_key_comes_back_as_it_is() {
+async fn a_key_is_read_with_all_its_fields() {
     let cluster = TestCluster::start(1);
     let etcd = connect(&cluster.urls()).await;
     let lease = grant(&etcd, 60).await;
@@ -107,7 +107,7 @@ async fn a_key_comes_back_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_transaction_answers_for_the_branch_it_took_at_every_depth() {
+async fn a_transaction_returns_the_results_of_the_branch_it_took_at_every_depth() {
     let cluster = TestCluster::start(1);
     let etcd = connect(&cluster.urls()).await;
     let free = Compare::equal(prefix("/l/"), Field::CreateRevision, 0);
@@ -149,7 +149,7 @@ async fn a_transaction_answers_for_the_branch_it_took_at_every_depth() {
 }
 
 #[tokio::test]
-async fn what_etcd_refuses_is_told_apart() {
+async fn each_refusal_has_its_failure_class() {
     let cluster = TestCluster::start(1);
     let etcd = connect(&cluster.urls()).await;
     let revision = put_key(&etcd, "/a", 0).await;

@@ -1,4 +1,4 @@
-//! TLS and mutual TLS, and every way in which the two sides can disagree about it.
+//! TLS and mutual TLS, and each way in which client and server can disagree about it.
 
 use std::time::{Duration, Instant};
 
@@ -70,14 +70,14 @@ async fn refused(endpoints: &[String], options: &LockManagerOptions) -> LockErro
     error
 }
 
-/// What may work later.
+/// Expects an error that may pass, and returns its text.
 async fn unavailable(endpoints: &[String], options: &LockManagerOptions) -> String {
     let error = refused(endpoints, options).await;
     let LockError::Unavailable { source, .. } = error else { panic!("{error:?}") };
     source.to_string()
 }
 
-/// What never will.
+/// Expects an error that only another configuration mends, and returns its text.
 async fn misconfigured(endpoints: &[String], options: &LockManagerOptions) -> String {
     let error = refused(endpoints, options).await;
     let LockError::InvalidOptions { why } = error else { panic!("{error:?}") };
@@ -85,7 +85,7 @@ async fn misconfigured(endpoints: &[String], options: &LockManagerOptions) -> St
 }
 
 #[tokio::test]
-async fn a_trusted_server_is_talked_to_and_no_other() {
+async fn only_a_trusted_server_is_accepted() {
     let certificates = Certificates::make();
     let cluster = certificates.start_etcd(false);
     let etcd = connect_with(&cluster.urls(), &patient(with_tls(certificates.options(false)))).await.unwrap();
@@ -104,7 +104,7 @@ async fn a_trusted_server_is_talked_to_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_server_that_wants_a_certificate_gets_one() {
+async fn a_server_that_requires_a_client_certificate_gets_it() {
     let certificates = Certificates::make();
     let cluster = certificates.start_etcd(true);
     let etcd = connect_with(&cluster.urls(), &patient(with_tls(certificates.options(true)))).await.unwrap();
@@ -114,7 +114,7 @@ async fn a_server_that_wants_a_certificate_gets_one() {
 }
 
 #[tokio::test]
-async fn http_and_https_do_not_meet() {
+async fn a_scheme_that_does_not_match_the_server_is_reported() {
     let certificates = Certificates::make();
     let (secure, plain) = (certificates.start_etcd(false), TestCluster::start(1));
     connect_with(&secure.urls(), &patient(with_tls(certificates.options(false)))).await.unwrap();

@@ -1,4 +1,4 @@
-//! The watch stream: what it reports, and what it outlives.
+//! The watch stream: what it reports, and which faults it survives.
 
 use std::time::{Duration, Instant};
 
@@ -46,7 +46,7 @@ impl Watcher {
     async fn created(&mut self, id: u64) -> Revision {
         match self.next().await {
             WatchEvent::Created { watch: WatchId(watch), revision } if watch == id => revision,
-            other => panic!("{other:?}, not the creation of {id}"),
+            other => panic!("expected the creation of watch {id}, not {other:?}"),
         }
     }
 
@@ -55,7 +55,7 @@ impl Watcher {
             WatchEvent::Deleted { watch: WatchId(watch), keys, revision } if watch == id => {
                 (keys.iter().map(Key::to_string).collect::<Vec<_>>().join(" "), revision)
             }
-            other => panic!("{other:?}, not a deletion under {id}"),
+            other => panic!("expected a deletion of watch {id}, not {other:?}"),
         }
     }
 }
@@ -77,7 +77,7 @@ async fn a_watch_reports_deletions_and_nothing_else() {
     delete(&etcd, "/a/b").await;
     let deleted = delete(&etcd, "/a").await;
     assert_eq!(watcher.deleted(1).await, ("/a".into(), deleted));
-    // It goes on after a deletion, and so does a lease's end count as one.
+    // The watch continues after a deletion, and reports the one that the end of a lease causes.
     let lease = grant(&etcd, 60).await;
     put_key(&etcd, "/a", lease).await;
     let revoked = call(&etcd, Request::RevokeLease { lease }).await.unwrap().revision;
@@ -85,7 +85,7 @@ async fn a_watch_reports_deletions_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn spans_are_watched_as_a_whole() {
+async fn a_watch_covers_its_whole_span() {
     let cluster = TestCluster::start(1);
     let etcd = connect(&cluster.urls()).await;
     for name in ["/a/1", "/a/2", "/b", "/c"] {
@@ -105,7 +105,7 @@ async fn spans_are_watched_as_a_whole() {
 }
 
 #[tokio::test]
-async fn a_closed_watch_is_silent_and_the_end_of_orders_is_the_end() {
+async fn a_closed_watch_reports_nothing_and_the_task_ends_with_its_orders() {
     let cluster = TestCluster::start(1);
     let etcd = connect(&cluster.urls()).await;
     let mut watcher = Watcher::start(&etcd);
@@ -114,7 +114,7 @@ async fn a_closed_watch_is_silent_and_the_end_of_orders_is_the_end() {
         watcher.created(id).await;
     }
     watcher.close(1);
-    // The third is created after the first is closed, as orders are served in turn.
+    // Orders are served in order, so the first watch is closed before the third is created.
     watcher.open_key(3, "/z");
     watcher.created(3).await;
     put_key(&etcd, "/a", 0).await;
@@ -129,7 +129,7 @@ async fn a_closed_watch_is_silent_and_the_end_of_orders_is_the_end() {
 }
 
 #[tokio::test]
-async fn the_past_is_replayed_and_where_it_is_gone_the_present_begins() {
+async fn a_watch_in_the_past_reports_old_deletions_or_starts_now_if_they_are_compacted() {
     let cluster = TestCluster::start(1);
     let etcd = connect(&cluster.urls()).await;
     let put_at = put_key(&etcd, "/a", 0).await;
@@ -143,7 +143,7 @@ async fn the_past_is_replayed_and_where_it_is_gone_the_present_begins() {
     cluster.etcdctl(&["compact", &now.to_string()]);
     watcher.open(2, Span::Key(key("/a")), put_at);
     let mut created = watcher.created(2).await;
-    // Created, cancelled for the compaction, created from now on.
+    // Created, cancelled because of the compaction, created again from the current revision.
     while created < now || watcher.events.is_empty() {
         if let Ok(event) = timeout(Duration::from_millis(500), watcher.events.recv()).await {
             let Some(WatchEvent::Created { watch: WatchId(2), revision }) = event else {
@@ -173,19 +173,19 @@ async fn watches_move_on_when_their_member_is_killed() {
     watcher.created(1).await;
     watcher.open_key(2, "/b");
     watcher.created(2).await;
-    let pinned = cluster.urls().iter().position(|url| *url == etcd.pinned()).unwrap();
+    let pinned = cluster.member_of(&etcd);
     cluster.kill(pinned);
     watcher.created(1).await;
     watcher.created(2).await;
     assert_ne!(etcd.pinned(), cluster.urls()[pinned]);
     let deleted = loop {
-        // An election may be going on.
+        // There may be an election.
         match call(&etcd, Request::Delete { key: key("/a") }).await {
             Ok(response) => break response.revision,
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     };
-    // Where requests move on meanwhile, the watches follow them; then a later beginning tells to look again.
+    // If requests move to another member meanwhile, the watches follow. Their later start revision makes the owner re-read.
     loop {
         match watcher.next().await {
             WatchEvent::Deleted { watch: WatchId(1), revision, .. } => break assert_eq!(revision, deleted),
@@ -197,7 +197,7 @@ async fn watches_move_on_when_their_member_is_killed() {
 }
 
 #[tokio::test]
-async fn watches_leave_a_member_that_shows_no_sign_of_life() {
+async fn watches_leave_a_frozen_member() {
     let cluster = TestCluster::start(3);
     for member in 0..3 {
         connect(&cluster.url(member)).await;
@@ -206,7 +206,7 @@ async fn watches_leave_a_member_that_shows_no_sign_of_life() {
     let mut watcher = Watcher::start(&etcd);
     watcher.open_key(1, "/a");
     watcher.created(1).await;
-    let pinned = cluster.urls().iter().position(|url| *url == etcd.pinned()).unwrap();
+    let pinned = cluster.member_of(&etcd);
     cluster.freeze(pinned);
     let begun = Instant::now();
     watcher.created(1).await;
@@ -221,13 +221,13 @@ async fn a_quiet_stream_is_kept() {
     let mut watcher = Watcher::start(&etcd);
     watcher.open_key(1, "/a");
     watcher.created(1).await;
-    // Longer than it takes to call a stream dead.
+    // Longer than the silence after which a stream counts as dead.
     let event = timeout(Duration::from_secs(6), watcher.events.recv()).await;
     assert!(event.is_err(), "{event:?}");
 }
 
 #[tokio::test]
-async fn a_server_that_comes_back_is_found_again() {
+async fn watches_resume_when_the_server_is_restarted() {
     let mut cluster = TestCluster::start(1);
     let etcd = connect(&cluster.urls()).await;
     let mut watcher = Watcher::start(&etcd);
@@ -245,7 +245,7 @@ async fn a_server_that_comes_back_is_found_again() {
 }
 
 #[tokio::test]
-async fn ten_thousand_watches_stand_on_one_stream() {
+async fn one_stream_carries_ten_thousand_watches() {
     const COUNT: u64 = 10_000;
     let cluster = TestCluster::start(1);
     let etcd = connect(&cluster.urls()).await;
@@ -277,7 +277,7 @@ async fn ten_thousand_watches_stand_on_one_stream() {
 }
 
 #[tokio::test]
-async fn a_watch_that_is_not_permitted_stands_as_soon_as_it_is() {
+async fn a_watch_without_permission_opens_once_it_is_granted() {
     let cluster = TestCluster::start(1);
     connect(&cluster.urls()).await;
     cluster.enable_auth();
@@ -297,7 +297,7 @@ async fn a_watch_that_is_not_permitted_stands_as_soon_as_it_is() {
 }
 
 #[tokio::test]
-async fn an_expired_token_costs_watches_a_new_stream() {
+async fn an_expired_token_makes_the_watches_reopen_their_stream() {
     let cluster = TestCluster::start_with(1, "http", &["--auth-token-ttl=1"]);
     connect(&cluster.urls()).await;
     cluster.enable_auth();
@@ -305,7 +305,7 @@ async fn an_expired_token_costs_watches_a_new_stream() {
     let mut watcher = Watcher::start(&app);
     watcher.open_key(1, "/app/a");
     watcher.created(1).await;
-    // A token that is not used for its TTL is forgotten, at the next tick of etcd's clock.
+    // etcd drops a token that was not used for its TTL, at the next tick of its clock.
     tokio::time::sleep(Duration::from_millis(3100)).await;
     watcher.open_key(2, "/app/b");
     watcher.created(1).await;

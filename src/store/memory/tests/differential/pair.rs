@@ -118,7 +118,7 @@ impl Pair {
             return Err(format!("{request:?}\n  model: {expected:?}\n   etcd: {found:?} {message}"));
         }
         self.expect_notices()?;
-        self.hear_what_came()?;
+        self.receive_all()?;
         Ok(expected)
     }
 
@@ -134,7 +134,7 @@ impl Pair {
         self.expect_notices()?;
         self.orders.send(WatchOrder::Open { id, spec }).map_err(|_| "the watches are not served")?;
         while matches!(self.watches[&id].expected.front(), Some(WatchEvent::Created { .. })) {
-            self.hear_one().await?;
+            self.receive_one().await?;
         }
         Ok(id)
     }
@@ -186,8 +186,8 @@ impl Pair {
     /// Records the notices of the model as expectations: etcd must report the same.
     fn expect_notices(&mut self) -> Result<(), String> {
         while let Some((watcher, notice)) = self.model.poll_notice() {
-            let id = self.watchers.get(&watcher).ok_or("a notice for nobody")?;
-            let watch = self.watches.get_mut(id).ok_or("a notice for nobody")?;
+            let id = self.watchers.get(&watcher).ok_or("a notice of an unknown watch")?;
+            let watch = self.watches.get_mut(id).ok_or("a notice of an unknown watch")?;
             watch.expected.push_back(match notice {
                 Notice::Deleted { keys, revision } => WatchEvent::Deleted { watch: *id, keys, revision },
                 Notice::Compacted { .. } => {
@@ -209,19 +209,19 @@ impl Pair {
         for id in self.watches.keys().copied().collect::<Vec<_>>() {
             self.settle_one(id).await?;
         }
-        self.hear_what_came()
+        self.receive_all()
     }
 
     async fn settle_one(&mut self, id: WatchId) -> Result<(), String> {
         while self.watches.get(&id).is_some_and(|watch| !watch.expected.is_empty()) {
-            self.hear_one().await?;
+            self.receive_one().await?;
         }
         Ok(())
     }
 
-    async fn hear_one(&mut self) -> Result<(), String> {
+    async fn receive_one(&mut self) -> Result<(), String> {
         match tokio::time::timeout(PATIENCE, self.events.recv()).await {
-            Ok(Some(event)) => self.hear(&event),
+            Ok(Some(event)) => self.check_event(&event),
             Ok(None) => Err("the watches are not served".into()),
             Err(_) => {
                 let missing = self.watches.values().find(|watch| !watch.expected.is_empty());
@@ -231,16 +231,16 @@ impl Pair {
         }
     }
 
-    fn hear_what_came(&mut self) -> Result<(), String> {
+    fn receive_all(&mut self) -> Result<(), String> {
         while let Ok(event) = self.events.try_recv() {
-            self.hear(&event)?;
+            self.check_event(&event)?;
         }
         Ok(())
     }
 
-    fn hear(&mut self, event: &WatchEvent) -> Result<(), String> {
+    fn check_event(&mut self, event: &WatchEvent) -> Result<(), String> {
         let (WatchEvent::Created { watch, .. } | WatchEvent::Deleted { watch, .. }) = event;
-        let heard = self.watches.get_mut(watch).ok_or("an event for nobody")?;
+        let heard = self.watches.get_mut(watch).ok_or("an event of an unknown watch")?;
         let expected = heard.expected.pop_front();
         if expected.as_ref() != Some(event) {
             return Err(format!(

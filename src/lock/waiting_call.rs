@@ -28,7 +28,7 @@ const GIVE_UP_GRACE: Duration = Duration::from_millis(75);
 const CANCEL_GRACE: Duration = Duration::from_millis(25);
 
 /// A waiting ticket. Dropping it leaves the queue.
-pub(crate) struct Waiter {
+pub(crate) struct WaitingCall {
     lock: Arc<Holds>,
     ticket: Ticket,
     mode: Mode,
@@ -51,7 +51,7 @@ enum WaitEnd {
     Gone,
 }
 
-impl Waiter {
+impl WaitingCall {
     /// Takes a ticket for the current thread. `ready` is dropped when the outcome is known.
     pub(crate) fn ask(
         lock: &Arc<Holds>,
@@ -185,7 +185,7 @@ impl Waiter {
     }
 }
 
-impl Drop for Waiter {
+impl Drop for WaitingCall {
     fn drop(&mut self) {
         if !self.settled {
             // On an error the I/O thread has ended, and the queue with it.

@@ -1,7 +1,8 @@
 //! When to stop waiting for an answer: the endpoint is dead, or the request is lost.
 //!
-//! Without `request_lost`, breaks of 40 ms between a follower and its leader make releases and connects fail after their whole
-//! timeout, on etcd 3.4.23 as on 3.5.30; with it the slowest call takes about a second. Without the canary the same happens.
+//! Measured on etcd 3.4.23 and 3.5.30, with the connection between a follower and its leader cut for 40 ms at a time: without
+//! the detection of lost requests, releases and connects fail at the end of their timeout. The same happens with it but
+//! without the canary. With both, the slowest call takes about a second.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use super::convert;
 use super::endpoint::Endpoint;
 use super::endpoints::{Endpoints, Pin};
 use super::fault::{EtcdFault, FaultKind};
-use super::log_seen::{Departure, Overtaken};
+use super::log_seen::{Overtaken, SentRequest};
 use crate::kv::{Compare, FailureClass, Field, Key, Op, Request, Span, Txn};
 
 /// Resolves when there is no point in waiting longer for the answer.
@@ -21,13 +22,13 @@ use crate::kv::{Compare, FailureClass, Field, Key, Op, Request, Span, Txn};
 pub(super) async fn stop_waiting(
     endpoints: &Endpoints,
     (pin, endpoint): (Pin, &Endpoint),
-    departure: Departure,
+    sent: SentRequest,
     request: &Request,
     silence_limit: Duration,
 ) -> EtcdFault {
     tokio::select! {
         fault = endpoint_silent(endpoints, pin, endpoint, silence_limit) => fault,
-        fault = request_lost(endpoints, pin, endpoint, departure, request, silence_limit) => fault,
+        fault = request_lost(endpoints, pin, endpoint, sent, request, silence_limit) => fault,
     }
 }
 
@@ -53,41 +54,42 @@ async fn endpoint_silent(
 
 /// Resolves when the request is most likely lost although the endpoint is healthy.
 ///
-/// A follower hands a write to the leader as a message. Where their connection breaks, the message is gone, and nobody
-/// sends it again: the follower answers after seven seconds that it does not know. Later writes go through, and have their
-/// answers in the order of the log: so one of them that is answered shows that this one is not in the log before it. Where
-/// none is under way (all batches in flight are lost together), a canary is sent: a transaction that changes nothing and
-/// goes through the log all the same.
+/// A follower forwards a write to the leader in one message. If their connection breaks, that message is lost and is not
+/// sent again, and the follower reports an unknown outcome only after seven seconds. Writes are answered in the order of
+/// the log, so an answer to a later write shows that this one is not in the log before it. If no other write is in
+/// flight, or all of them were lost together, a canary is sent: a transaction that goes through the log and changes
+/// nothing.
 ///
-/// A linearizable read would be less of a proof, and slower. It shows that the member reaches a leader, and waits for the
-/// commits that the leader knew then; that an entry on its way to a slow disk holds it up as well is how etcd's raft loop
-/// happens to work (with an `fdatasync` of a second, neither a read nor the canary had its answer before a write that left
-/// 300 ms earlier), while the order of the log is what raft promises. And the break that loses a write loses reads, too:
-/// a member asks its leader for one at a time and repeats a lost question after 500 ms, with all later reads waiting
-/// behind it. The epoch's put would be as good a canary, but makes a revision, and fences what may not be lost.
+/// Why the canary is not a linearizable read:
+/// - A read proves less. It shows that the member reaches its leader, and waits for the commits that the leader knew at
+///   that time. Only the order of the log is promised by raft. (With an `fdatasync` of a second, neither a read nor a
+///   canary was answered before a write sent 300 ms earlier; for the read, that is an accident of etcd's raft loop.)
+/// - A read is slower. The break that loses a write also loses the member's question to its leader, which is repeated
+///   after 500 ms, while all later reads wait.
 ///
-/// That the request is lost is no proof either that it will never be carried out (a message may also be late), so its
-/// outcome is unknown, as it would be seven seconds later.
+/// It is not a put of the epoch key either, which would create a revision and change the epoch.
+///
+/// The outcome of a lost request is still unknown, because the message may only be late.
 async fn request_lost(
     endpoints: &Endpoints,
     pin: Pin,
     endpoint: &Endpoint,
-    departure: Departure,
+    sent: SentRequest,
     request: &Request,
     silence_limit: Duration,
 ) -> EtcdFault {
     let mut canary_limit = silence_limit;
     loop {
         sleep(endpoints.log_seen(pin.index).suspicion(silence_limit)).await;
-        let mut overtaken = endpoints.log_seen(pin.index).overtaken(departure);
-        if overtaken.is_none() && departure.is_write {
+        let mut overtaken = endpoints.log_seen(pin.index).overtaken(sent);
+        if overtaken.is_none() && sent.is_write {
             let begun = Instant::now();
             Box::pin(send_canary(endpoints, pin, endpoint, request, canary_limit)).await;
             if begun.elapsed() >= canary_limit {
                 // Lost as well, or the log is slow.
                 canary_limit *= 2;
             }
-            overtaken = endpoints.log_seen(pin.index).overtaken(departure);
+            overtaken = endpoints.log_seen(pin.index).overtaken(sent);
         }
         match overtaken {
             None => continue,
@@ -95,7 +97,7 @@ async fn request_lost(
             Some(Overtaken::ByWrite) => sleep(endpoints.log_seen(pin.index).answer_delay()).await,
         }
         // The answer did not arrive in the extra time either.
-        endpoints.gave_up(pin.index, departure);
+        endpoints.gave_up(pin.index, sent);
         return EtcdFault::new(FaultKind::Abandoned, "no answer, while later requests have theirs");
     }
 }
@@ -111,19 +113,19 @@ async fn send_canary(
     // One canary per endpoint serves all waiting requests.
     let Some(_only) = endpoint.try_canary() else { return };
     let Request::Txn(canary) = canary(key_of(request)) else { return };
-    let departure = endpoints.departs(pin.index, true);
+    let sent = endpoints.sending(pin.index, true);
     log::trace!(target: "etcd_lock", "{}: asking whether a write is lost", endpoint.url());
     let answer = timeout(limit, async { convert::txn(endpoint.link().await?.kv(), &canary).await }).await;
     match answer {
         Ok(Ok(answered)) => {
             if endpoints.check_cluster(pin.index, answered.cluster).is_ok() {
                 endpoints.worked(pin.index);
-                endpoints.arrived(pin.index, departure, &answered.response);
+                endpoints.arrived(pin.index, sent, &answered.response);
             }
         }
         // etcd checks permissions when it applies the entry, so the canary is in the log.
         Ok(Err(EtcdFault { kind: FaultKind::Class(FailureClass::PermissionDenied), .. })) => {
-            endpoints.wrote(pin.index, departure);
+            endpoints.wrote(pin.index, sent);
         }
         // The canary proves nothing; the request's own outcome decides.
         Ok(Err(_)) | Err(_) => {}
