@@ -64,9 +64,9 @@ pub struct LockInfo {
     pub ttl_remaining: Option<Duration>,
     /// The contender's fencing token. A waiter's token is the one that it will hold the lock with.
     pub token: FencingToken,
-    /// The number of contenders that wait behind this one. Not every waiting thread is one: a process has in etcd those of
-    /// its waiters that can hold the lock together, at least the first, and the next one. In the `holder` of an error,
-    /// those that hold the lock together with it count, too.
+    /// The number of contenders that wait behind this one. Not every waiting thread is one: an exclusive waiter counts once
+    /// for its process, with all of the process that are behind it. In the `holder` of an error, those that hold the lock
+    /// together with it count, too.
     pub waiters: usize,
 }
 

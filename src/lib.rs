@@ -1,19 +1,19 @@
 //! Blocking distributed locks on etcd, for ordinary threads.
 //!
 //! **What holds.** Among all programs that use one etcd cluster, at most one holds a lock at a time; threads of one
-//! process count as different holders. Waiters are served in the order in which they asked. Dropping the [`LockGuard`]
-//! releases the lock. If the hold is lost first (etcd is unreachable for too long, or the session is revoked),
+//! process count as different holders. Readers of a read-write lock hold it together, and so do the holders of a
+//! semaphore's permits. Waiters are served in the order in which they asked. Dropping the [`LockGuard`] releases the lock. If the hold is lost first (etcd is unreachable for too long, or the session is revoked),
 //! [`Hold::done`] disconnects and [`Hold::is_held`] turns false *before* another program can acquire the lock. Both
 //! follow this machine's own clock and need no answer from the network. A lost guard stays lost. Every call returns
 //! within its own limit: its timeout, its cancel channel, or the end of the manager.
 //!
 //! **When it stops holding.** A process that is paused between its check and its write can still write late. So every
-//! hold has a [`FencingToken`], greater than the token of every earlier hold. Send it with each write, and let the
+//! hold has a [`FencingToken`], greater than the token of every earlier exclusive hold. Send it with each write, and let the
 //! receiver refuse a token smaller than the greatest it has seen. A forced unlock and a lease revoked by hand are
 //! reported within milliseconds, but after the fact. The clocks of client and server need not agree, but must run at
 //! about the same rate.
 //!
-//! **What it is not.** It has no leader election, no semaphores and no read-write locks. Its API is blocking: callers
+//! **What it is not.** It has no leader election. Its API is blocking: callers
 //! never see a future, a runtime or a type of an etcd client.
 //!
 //! # A complete program
@@ -62,7 +62,7 @@
 //! | [`docs::evidence`] | Why should I believe it? |
 //!
 //! Start with [`LockManager`] (one session, any number of locks), [`DistributedLock`] (the ways to acquire a lock, and
-//! a place in the queue for `select!`) and [`LockGuard`] with its [`Hold`] (detects a loss, and checks the remaining
+//! a place in the queue for `select!`), [`Mode`] (a mutex, readers, or permits) and [`LockGuard`] with its [`Hold`] (detects a loss, and checks the remaining
 //! time). [`ReentrantLock`] is for functions that acquire one lock within each other, [`LockViewer`] is for programs
 //! that only read, and [`memory`] is for tests. Options are in [`LockManagerOptions`] and [`LockOptions`], errors in
 //! [`LockError`] with its [`ErrorCode`]. Log lines go to the [`log`] crate with the target `etcd_lock`.
@@ -73,12 +73,13 @@
 //! |---|---|
 //! | lease | etcd's lease: it expires after its TTL unless it is renewed, and its keys are deleted with it |
 //! | session | one lease, its renewals and its session key; each manager has one, shared by all of its locks |
-//! | contender | one key below a lock's name in etcd; the one with the lowest create revision holds the lock |
-//! | waiter | a call that waits for a lock. The waiters of one process form a local queue; only the first of them has a contender in etcd |
+//! | contender | one key below a lock's name in etcd; the first ones by create revision hold the lock, as far as their modes allow it |
+//! | mode | who may hold a lock together: nobody else, other readers, or others as long as there are permits ([`Mode`]) |
+//! | waiter | a call that waits for a lock. The waiters of one process form a local queue; the first of them that can hold the lock together have contenders in etcd, and the next one; behind an exclusive one, none has |
 //! | hold | one period in which the lock is held, from its grant to its release or loss ([`Hold`]) |
 //! | guard | a value that keeps the hold alive: [`LockGuard`] and its clones, [`ReentrantGuard`] |
 //! | owner | the name under which a program appears to others ([`LockManagerOptions::owner`]) |
-//! | token | the number of a hold, greater than that of every earlier hold: the create revision of its contender ([`FencingToken`]) |
+//! | token | the number of a hold, greater than that of every earlier exclusive hold: the create revision of its contender ([`FencingToken`]) |
 //! | epoch | the mod revision of the session key. Every request that could put a contender's key compares it, so once it has changed, no older request can take effect |
 //!
 //! # Threads and layers

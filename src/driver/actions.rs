@@ -88,9 +88,9 @@ impl<S: Store> Driver<S> {
                 self.lines.push(Line::StoreSilent { since, failure, assured });
             }
             Action::StoreAnswers { after } => self.lines.push(Line::StoreAnswers { after }),
-            Action::SlowWait { name, waited, holder, waiting_here } => {
+            Action::SlowWait { name, mode, waited, holder, waiting_here } => {
                 let own_lease = self.report.session.info(self.settings.clock.now()).lease_id;
-                let slow = SlowWait { name, waited, holder, waiting_here, own_lease };
+                let slow = SlowWait { name, mode, waited, holder, waiting_here, own_lease };
                 self.lines.push(Line::SlowWait(slow));
             }
             Action::SessionDown { reason } => self.end_session(reason),

@@ -98,6 +98,8 @@ impl Line {
 #[derive(Debug)]
 pub(super) struct SlowWait {
     pub(super) name: LockName,
+    /// What is waited for.
+    pub(super) mode: Mode,
     pub(super) waited: Duration,
     pub(super) holder: Option<CurrentHolder>,
     pub(super) waiting_here: usize,
@@ -107,9 +109,9 @@ pub(super) struct SlowWait {
 
 impl fmt::Display for SlowWait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, waited, holder, waiting_here, own_lease } = self;
+        let Self { name, mode, waited, holder, waiting_here, own_lease } = self;
         let name = name.as_str();
-        write!(f, "waiting for lock {name:?} for {waited:.1?}")?;
+        write!(f, "waiting for lock {name:?}{} for {waited:.1?}", mode.remark())?;
         let Some(CurrentHolder { kv, waiters }) = holder else {
             return write!(f, "; etcd does not say who holds it; {waiting_here} waiting in this process");
         };
@@ -153,10 +155,10 @@ mod tests {
     use crate::name::Root;
 
     fn slow(value: Vec<u8>, lease: LeaseId, own_lease: LeaseId) -> String {
-        slow_behind("1f-1", value, lease, own_lease)
+        slow_behind("1f-1", Mode::Exclusive, value, lease, own_lease)
     }
 
-    fn slow_behind(last: &str, value: Vec<u8>, lease: LeaseId, own_lease: LeaseId) -> String {
+    fn slow_behind(last: &str, mode: Mode, value: Vec<u8>, lease: LeaseId, own_lease: LeaseId) -> String {
         let root = Root::parse("/app").unwrap();
         let key = format!("/app/jobs/{last}").into();
         let kv = KeyValue { key, value, create_revision: 9, mod_revision: 9, lease };
@@ -164,6 +166,7 @@ mod tests {
         let holder = Some(CurrentHolder { kv, waiters: 3 });
         SlowWait {
             name,
+            mode,
             waited: Duration::from_secs(30),
             holder,
             waiting_here: 2,
@@ -194,10 +197,10 @@ mod tests {
     #[test]
     fn a_wait_behind_several_holders_names_the_first_one_and_its_mode() {
         assert_eq!(
-            slow_behind("~2of8.1f-1", ours(), 0x1f, 0x2f),
-            r#"waiting for lock "jobs" for 30.0s; held by billing/7 (2 of 8 permits, pid 7, asked for it 45s ago), token 9; 3 others hold it or wait in etcd, and 2 wait in this process"#
+            slow_behind("~2of8.1f-1", Mode::Permits { take: 7, limit: 8 }, ours(), 0x1f, 0x2f),
+            r#"waiting for lock "jobs" (7 of 8 permits) for 30.0s; held by billing/7 (2 of 8 permits, pid 7, asked for it 45s ago), token 9; 3 others hold it or wait in etcd, and 2 wait in this process"#
         );
-        let line = slow_behind("~r.1f-1", ours(), 0x1f, 0x1f);
+        let line = slow_behind("~r.1f-1", Mode::Exclusive, ours(), 0x1f, 0x1f);
         assert!(line.contains("(shared, this process, thread 4, asked for it 45s ago)"), "{line}");
     }
 
@@ -214,6 +217,7 @@ mod tests {
         let name = LockName::parse(&Root::parse("/app").unwrap(), "jobs").unwrap();
         let slow = SlowWait {
             name,
+            mode: Mode::Shared,
             waited: Duration::from_secs(30),
             holder: None,
             waiting_here: 1,

@@ -75,8 +75,8 @@ impl LockManager {
     /// Returns the queue of this lock in admission order: the holders, then the waiters, in any process. The list is
     /// empty if the lock is free.
     ///
-    /// Not every waiting thread is in it: a process has in etcd those of its waiters that can hold the lock together, at
-    /// least the first, and the next one.
+    /// Not every waiting thread is in it. A process has in etcd those of its first waiters that can hold the lock together,
+    /// and the next one; behind an exclusive one, none.
     ///
     /// # Blocking
     ///

@@ -133,6 +133,7 @@ pub(crate) enum Action {
     /// The ticket has waited for its `warn_after`, and goes on waiting.
     SlowWait {
         name: LockName,
+        mode: Mode,
         waited: Duration,
         /// The current holder, if it could be read.
         holder: Option<CurrentHolder>,

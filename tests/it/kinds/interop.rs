@@ -65,7 +65,7 @@ fn all_that_wait_for_etcdctl_hold_the_lock_together_once_it_releases() {
     let theirs = Etcdctl::new(shared().access()).queue_for_lock(&format!("{root}/a"));
     wait_for_contenders(&raw, &format!("{root}/a/"), 4);
     let theirs = theirs.wait(A_WHILE).expect_err("it is held");
-    guards.map(|guard| guard.unlock().unwrap());
+    guards.into_iter().for_each(|guard| guard.unlock().unwrap());
     theirs.wait(SOON).expect("it is free").release();
 }
 

@@ -51,9 +51,10 @@ fn a_waiting_writer_is_not_overtaken_by_later_readers(backend: &Backend) {
     let reader = take_a(&first, READ);
     let writer = queue_for_a(&second, WRITE);
     backend.wait_for_contenders("a", 2);
-    // From another process, from the reader's, and from the writer's.
+    // From another process, from the reader's, and from the writer's, where it has no key while the writer waits.
     let late = [&third, &first, &second].map(|manager| queue_for_a(manager, READ));
-    backend.wait_for_contenders("a", 5);
+    backend.wait_for_contenders("a", 4);
+    wait_for_waiting(&second, 2);
     assert!([&first, &second, &third].iter().all(|manager| is_refused(manager, READ)));
     late.iter().for_each(assert_still_waiting);
     drop(reader);

@@ -12,6 +12,7 @@ pub(super) struct Judge {
 
 /// One hold, on the clock that all processes of a machine share.
 #[derive(Clone, Debug)]
+#[expect(dead_code, reason = "who it is, in messages")]
 struct Hold {
     who: String,
     name: String,
