@@ -157,6 +157,10 @@ impl Queue {
         let lease = lease.id;
         let id = ContenderId { queue: self.id, number: cx.effects.next_id() };
         let value = contender_value(waiter, cx.now, cx.effects);
+        // Nearly always it is the only one of its name, and a manager may hold many names.
+        if self.contenders.is_empty() {
+            self.contenders.reserve_exact(1);
+        }
         self.contenders.push(Contender::new(id, key, value, lease, mode, try_only));
         Some(id)
     }

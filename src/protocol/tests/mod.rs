@@ -7,6 +7,7 @@ mod giving_up;
 mod leaving_nothing;
 mod locking;
 mod losing;
+mod modes;
 mod node;
 mod old_answers;
 mod reports;

@@ -276,12 +276,23 @@ impl World {
     }
 
     pub(super) fn ask(&mut self, id: NodeId, lock: &str, thread: u64, limits: WaitLimits) -> Ticket {
+        self.ask_in(Mode::Exclusive, id, lock, thread, limits)
+    }
+
+    pub(super) fn ask_in(
+        &mut self,
+        mode: Mode,
+        id: NodeId,
+        lock: &str,
+        thread: u64,
+        limits: WaitLimits,
+    ) -> Ticket {
         self.next_ticket += 1;
         let ticket = Ticket(self.next_ticket);
         let acquire = Acquire {
             ticket,
             name: name(lock),
-            mode: Mode::Exclusive,
+            mode,
             thread,
             limits,
             retry_interval: Duration::from_millis(100),
@@ -303,8 +314,12 @@ impl World {
     }
 
     pub(super) fn try_lock(&mut self, id: NodeId, lock: &str, thread: u64) -> Ticket {
+        self.try_in(Mode::Exclusive, id, lock, thread)
+    }
+
+    pub(super) fn try_in(&mut self, mode: Mode, id: NodeId, lock: &str, thread: u64) -> Ticket {
         let budget = Some(self.now + Duration::from_secs(5));
-        self.ask(id, lock, thread, WaitLimits { try_only: true, deadline: None, budget })
+        self.ask_in(mode, id, lock, thread, WaitLimits { try_only: true, deadline: None, budget })
     }
 
     pub(super) fn abandon(&mut self, id: NodeId, ticket: Ticket) {
