@@ -150,10 +150,14 @@ fn a_long_wait_and_an_acquired_permit_are_logged_with_their_modes(backend: &Back
     assert!(warnings[0].contains("held by billing/7 (2 of 3 permits, pid "), "{warnings:#?}");
     assert!(warnings[0].contains(" (3 of 3 permits) for "), "{warnings:#?}");
     drop((pending, guard));
+    // A line is written after its caller was answered.
+    let logged = |part: &str| {
+        eventually(SOON, part, || logs.of_level(Level::Debug).iter().any(|line| line.contains(part)));
+    };
     let acquired = format!("lock {name:?} (2 of 3 permits) acquired, token ");
-    assert!(logs.of_level(Level::Debug).iter().any(|line| line.contains(&acquired)));
+    logged(&acquired);
     // A mutex is logged as it always was.
     drop(crate::support::take(&lock(&holder, Mode::Exclusive)));
     let acquired = format!("lock {name:?} acquired, token ");
-    assert!(logs.of_level(Level::Debug).iter().any(|line| line.contains(&acquired)));
+    logged(&acquired);
 }
