@@ -89,7 +89,7 @@ pub enum LockState {
 
 impl fmt::Display for LockState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Self::Held => "held",
             Self::Waiting => "waiting",
         })

@@ -166,9 +166,9 @@ fn decimal(text: &str) -> Option<u32> {
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Exclusive => f.write_str("exclusive"),
-            Self::Shared => f.write_str("shared"),
-            Self::Permits { take, limit } => write!(f, "{take} of {limit} permits"),
+            Self::Exclusive => f.pad("exclusive"),
+            Self::Shared => f.pad("shared"),
+            Self::Permits { take, limit } => f.pad(&format!("{take} of {limit} permits")),
         }
     }
 }
