@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use etcd_lock::{ForceUnlock, LockError, LockManager, LockState, LossReason, Mode};
+use etcd_lock::memory::MemoryStore;
+use etcd_lock::{
+    ForceUnlock, LockError, LockManager, LockManagerOptions, LockState, LockViewer, LossReason, Mode,
+};
 use log::Level;
 
 use super::{EACH, permits, queue_for_a, take_a};
 use crate::support::logs::Logs;
 use crate::support::manager::{assert_still_waiting, granted, wait_until_done};
-use crate::support::{Backend, SOON, disconnects, eventually, on_both_stores};
+use crate::support::{Backend, SOON, disconnects, eventually, on_both_stores, take};
 
 on_both_stores! {
     done_closes_for_the_released_hold_alone,
@@ -19,6 +22,10 @@ on_both_stores! {
     close_ends_holds_and_waits_of_every_mode,
     the_remaining_time_and_the_token_are_those_of_any_hold,
     a_long_wait_and_an_acquired_permit_are_logged_with_their_modes,
+}
+
+on_both_stores! { own_server:
+    all_readers_of_a_manager_that_is_cut_off_are_told_in_time,
 }
 
 /// Two modes that can be held together, each by itself.
@@ -106,6 +113,41 @@ fn a_lost_session_loses_every_hold_of_it_and_its_waiters_queue_again(backend: &B
     }
 }
 
+/// Without an answer from etcd, and before it could let a writer in.
+fn all_readers_of_a_manager_that_is_cut_off_are_told_in_time(backend: &Backend) {
+    let manager = backend.manager_with(LockManagerOptions::default().ttl(Duration::from_secs(2)));
+    let other = backend.manager();
+    let readers = [(); 3].map(|()| take_a(&manager, Mode::Shared));
+    let permits = take(&manager.new_semaphore("b", 2).unwrap());
+    backend.cut_off(&manager);
+    for guard in readers.iter().chain([&permits]) {
+        assert!(disconnects(guard.done()));
+        assert_eq!((guard.loss(), guard.is_held()), (Some(LossReason::SessionExpired), false));
+        assert!(guard.remaining().is_zero());
+    }
+    backend.rejoin(&manager);
+    let writer = take_a(&other, Mode::Exclusive);
+    assert!(readers.iter().all(|guard| guard.token() < writer.token()));
+    assert!(take(&other.new_lock("b").unwrap()).is_held(), "the permit is back");
+}
+
+#[test]
+fn a_viewer_sees_all_holders_and_their_modes() {
+    let store = MemoryStore::new();
+    let manager = LockManager::in_memory(&store, "/app", Default::default()).unwrap();
+    let viewer = LockViewer::in_memory(&store, "/app", Default::default()).unwrap();
+    let guards = [permits(1, 4), permits(2, 4)].map(|mode| take_a(&manager, mode));
+    let _waits = queue_for_a(&manager, permits(2, 4));
+    eventually(SOON, "the waiter is in the queue", || viewer.queue("a").unwrap().len() == 3);
+    let shown: Vec<_> =
+        viewer.queue("a").unwrap().iter().map(|info| (info.mode, info.state, info.waiters)).collect();
+    let (held, waiting) = (LockState::Held, LockState::Waiting);
+    assert_eq!(shown, [(permits(1, 4), held, 1), (permits(2, 4), held, 1), (permits(2, 4), waiting, 0)]);
+    let first = viewer.lock_info("a").unwrap().unwrap();
+    assert_eq!((first.token, first.waiters), (guards[0].token(), 1));
+    assert_eq!(viewer.list_locks("").unwrap()[0].mode, permits(1, 4));
+}
+
 fn close_ends_holds_and_waits_of_every_mode(backend: &Backend) {
     let (manager, other) = (backend.manager(), backend.manager());
     let held = [take_a(&manager, Mode::Shared), take_a(&manager, Mode::Shared)];
@@ -143,7 +185,7 @@ fn a_long_wait_and_an_acquired_permit_are_logged_with_their_modes(backend: &Back
     let logs = Logs::with(&format!("lock {name:?}"));
     let options = |mode| etcd_lock::LockOptions::default().mode(mode).warn_after(Duration::from_millis(100));
     let lock = |manager: &LockManager, mode| manager.new_lock_with(&name, options(mode)).unwrap();
-    let guard = crate::support::take(&lock(&holder, permits(2, 3)));
+    let guard = take(&lock(&holder, permits(2, 3)));
     let pending = lock(&waiter, permits(3, 3)).enqueue().unwrap();
     eventually(SOON, "a warning", || !logs.of_level(Level::Warn).is_empty());
     let warnings = logs.of_level(Level::Warn);
@@ -157,7 +199,7 @@ fn a_long_wait_and_an_acquired_permit_are_logged_with_their_modes(backend: &Back
     let acquired = format!("lock {name:?} (2 of 3 permits) acquired, token ");
     logged(&acquired);
     // A mutex is logged as it always was.
-    drop(crate::support::take(&lock(&holder, Mode::Exclusive)));
+    drop(take(&lock(&holder, Mode::Exclusive)));
     let acquired = format!("lock {name:?} acquired, token ");
     logged(&acquired);
 }

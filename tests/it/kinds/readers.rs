@@ -22,6 +22,7 @@ on_both_stores! {
     many_readers_of_one_manager_hold_it_together,
     a_second_read_waits_behind_a_writer_that_came_between_and_names_the_own_hold,
     tokens_grow_from_each_writer_to_all_that_come_after_it,
+    a_reentrant_lock_is_a_writer,
 }
 
 fn readers_of_several_managers_hold_it_together_and_a_writer_alone(backend: &Backend) {
@@ -190,4 +191,18 @@ fn tokens_grow_from_each_writer_to_all_that_come_after_it(backend: &Backend) {
         }
     }
     assert!(writers < greatest);
+}
+
+fn a_reentrant_lock_is_a_writer(backend: &Backend) {
+    let (manager, other) = (backend.manager(), backend.manager());
+    let reader = take_a(&other, READ);
+    let lock = manager.new_reentrant_lock("a").unwrap();
+    assert!(lock.try_lock().unwrap().is_none());
+    drop(reader);
+    backend.wait_for_contenders("a", 0);
+    let outer = lock.lock().unwrap();
+    assert_eq!(outer.mode(), WRITE);
+    // Only a reentrant handle re-enters: a read by the same thread waits.
+    assert!(is_refused(&manager, READ));
+    assert_eq!(lock.lock().unwrap().token(), outer.token());
 }
