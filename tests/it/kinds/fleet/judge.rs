@@ -167,7 +167,7 @@ mod tests {
     fn more_permits_than_the_smallest_limit_are_a_violation() {
         let lines = |limit: u32| {
             [
-                format!("from 1 10 3 2 4 a"),
+                "from 1 10 3 2 4 a".to_owned(),
                 format!("from 2 20 4 2 {limit} a"),
                 "to 1 30".into(),
                 "to 2 40".into(),
