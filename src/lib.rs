@@ -62,9 +62,9 @@
 //! | [`docs::evidence`] | Why should I believe it? |
 //!
 //! Start with [`LockManager`] (one session, any number of locks), [`DistributedLock`] (the ways to acquire a lock, and
-//! a place in the queue for `select!`), [`Mode`] (a mutex, readers, or permits) and [`LockGuard`] with its [`Hold`] (detects a loss, and checks the remaining
-//! time). [`ReentrantLock`] is for functions that acquire one lock within each other, [`LockViewer`] is for programs
-//! that only read, and [`memory`] is for tests. Options are in [`LockManagerOptions`] and [`LockOptions`], errors in
+//! a place in the queue for `select!`), [`Mode`] (a mutex, readers or permits) and [`LockGuard`] with its [`Hold`]
+//! (detects a loss, and checks the remaining time). [`ReentrantLock`] is for functions that acquire one lock within each
+//! other, [`LockViewer`] is for programs that only read, and [`memory`] is for tests. Options are in [`LockManagerOptions`] and [`LockOptions`], errors in
 //! [`LockError`] with its [`ErrorCode`]. Log lines go to the [`log`] crate with the target `etcd_lock`.
 //!
 //! # Words
@@ -109,7 +109,7 @@
 //! | Feature | Default | What it adds |
 //! |---|---|---|
 //! | `tls` | on | [`TlsOptions`](docs::operations) and `https://` endpoints, through rustls |
-//! | `serde` | off | `Serialize` and `Deserialize` for [`FencingToken`] and [`LockInfo`] |
+//! | `serde` | off | `Serialize` and `Deserialize` for [`FencingToken`], [`LockInfo`] and [`Mode`] |
 //!
 //! Channels are those of [`crossbeam_channel`] 0.5, which is re-exported so that `select!` comes from the same version.
 

@@ -10,8 +10,8 @@ use super::waiting_call::WaitingCall;
 use crate::error::LockError;
 use crate::shared::process;
 
-/// A place in a lock's queue, returned by [`DistributedLock::enqueue`]. Dropping it
-/// leaves the queue, and releases the lock if it was granted meanwhile.
+/// A place in a lock's queue, returned by [`DistributedLock::enqueue`]. Dropping it leaves the queue, and releases the
+/// lock if it was granted meanwhile.
 ///
 /// # Examples
 ///
