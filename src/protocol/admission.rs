@@ -4,6 +4,8 @@
 //! is before it. The contenders before it can only vanish, never appear, so one that is admitted stays admitted. All
 //! functions here are pure; whether an answer or an event is recent enough to be believed is for the caller to know.
 
+use std::time::Duration;
+
 use super::mutants::mutant;
 use crate::kv::{Key, KeyValue, Revision};
 
@@ -35,21 +37,49 @@ pub(super) enum Admission {
 pub(super) enum Predecessors {
     /// All of them, at most [`WATCH_ALL_UP_TO`].
     All(Vec<Key>),
-    /// There are more. Once this one is deleted, [`LEFT_BY_MILESTONE`] remain, or fewer if some of those gave up.
-    Milestone(Key),
+    /// There are more.
+    Milestone(Milestone),
+}
+
+/// A predecessor to wait for. Once it is deleted, [`LEFT_BY_MILESTONE`] remain, or fewer if some of those gave up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Milestone {
+    pub(super) key: Key,
+    pub(super) created: Revision,
+    /// How many contenders there were beside our own, so at most as many are before it.
+    pub(super) others: u64,
 }
 
 /// From the contenders that one answer showed, newest first: our own, if it exists, and at least the newest
-/// `WATCH_ALL_UP_TO + 1` of those before it.
-pub(super) fn by_nearest<'a>(own: Rank<'a>, shown: impl IntoIterator<Item = Rank<'a>>) -> Admission {
+/// `WATCH_ALL_UP_TO + 1` of those before it. In all, the name has `count` contenders.
+pub(super) fn by_nearest<'a>(
+    own: Rank<'a>,
+    shown: impl IntoIterator<Item = Rank<'a>>,
+    count: u64,
+) -> Admission {
     let (mut exists, mut before) = (false, Vec::new());
     for contender in shown {
         if contender < own {
-            before.push(contender.key);
+            before.push(contender);
         }
         exists |= contender.is_same_as(own);
     }
-    if exists { decide(Predecessors::nearest(&before)) } else { Admission::Gone }
+    if exists { decide(Predecessors::nearest(&before, count.saturating_sub(1))) } else { Admission::Gone }
+}
+
+/// From what there is under our own key and under that of the milestone, as one answer showed them.
+pub(super) fn by_milestone(
+    own: Rank<'_>,
+    exists: Option<Rank<'_>>,
+    milestone: &Milestone,
+    stands: Option<Rank<'_>>,
+) -> Admission {
+    let is_there = |wanted: Rank<'_>, found: Option<Rank<'_>>| found.is_some_and(|it| it.is_same_as(wanted));
+    if !is_there(own, exists) {
+        return Admission::Gone;
+    }
+    let waits = is_there(milestone.rank(), stands);
+    Admission::Behind(waits.then(|| Predecessors::Milestone(milestone.clone())))
 }
 
 /// From the oldest contender of the name and our own, as one answer showed them.
@@ -90,11 +120,13 @@ impl<'a> From<&'a KeyValue> for Rank<'a> {
 }
 
 impl Predecessors {
-    /// From the newest `WATCH_ALL_UP_TO + 1` contenders before ours.
-    fn nearest(newest_first: &[&Key]) -> Self {
+    /// From the newest `WATCH_ALL_UP_TO + 1` contenders before ours, which has so many others beside it.
+    fn nearest(newest_first: &[Rank<'_>], others: u64) -> Self {
         match newest_first.get(LEFT_BY_MILESTONE) {
-            Some(&milestone) if newest_first.len() > WATCH_ALL_UP_TO => Self::Milestone(milestone.clone()),
-            _ => Self::All(newest_first.iter().map(|&key| key.clone()).collect()),
+            Some(&Rank { created, key }) if newest_first.len() > WATCH_ALL_UP_TO => {
+                Self::Milestone(Milestone { key: key.clone(), created, others })
+            }
+            _ => Self::All(newest_first.iter().map(|it| it.key.clone()).collect()),
         }
     }
 
@@ -112,7 +144,22 @@ impl Predecessors {
 
     /// Whether the same watch reports the deletions of both.
     pub(super) fn has_same_watch_as(&self, other: &Self) -> bool {
-        self == other || matches!((self, other), (Self::All(_), Self::All(_)))
+        match (self, other) {
+            (Self::All(_), Self::All(_)) => true,
+            (Self::Milestone(one), Self::Milestone(other)) => one.rank() == other.rank(),
+            _ => false,
+        }
+    }
+}
+
+impl Milestone {
+    fn rank(&self) -> Rank<'_> {
+        Rank { created: self.created, key: &self.key }
+    }
+
+    /// So long for each of the other contenders.
+    pub(super) fn times(&self, each: Duration) -> Duration {
+        each.saturating_mul(u32::try_from(self.others).unwrap_or(u32::MAX))
     }
 }
 
@@ -141,7 +188,8 @@ mod tests {
     fn read(keys: &[Key], set: usize, own: usize) -> Admission {
         let before = members(set).rev().filter(|&it| it < own).take(WATCH_ALL_UP_TO + 1);
         let exists = members(set).find(|&it| it == own);
-        by_nearest(rank(keys, own), exists.into_iter().chain(before).map(|it| rank(keys, it)))
+        let shown = exists.into_iter().chain(before).map(|it| rank(keys, it));
+        by_nearest(rank(keys, own), shown, members(set).count() as u64)
     }
 
     #[test]
@@ -174,8 +222,9 @@ mod tests {
                 Admission::Behind(Some(Predecessors::All(before))) => before,
                 Admission::Behind(Some(Predecessors::Milestone(milestone))) => {
                     let nearer =
-                        members(set).rev().skip(1).take_while(|&it| *rank(&keys, it).key != milestone);
+                        members(set).rev().skip(1).take_while(|&it| rank(&keys, it) != milestone.rank());
                     assert_eq!(nearer.count(), LEFT_BY_MILESTONE);
+                    assert_eq!(milestone.others, members(set).count() as u64 - 1);
                     assert!(members(set).count() > WATCH_ALL_UP_TO + 1);
                     continue;
                 }
@@ -204,14 +253,28 @@ mod tests {
         let keys = keys();
         let own = Rank { created: 5, key: &keys[0] };
         let again = Rank { created: 9, key: &keys[0] };
-        assert_eq!(by_nearest(own, [again]), Admission::Gone);
+        assert_eq!(by_nearest(own, [again], 1), Admission::Gone);
+    }
+
+    #[test]
+    fn a_milestone_is_passed_once_the_contender_that_it_was_is_gone() {
+        let keys = keys();
+        let [own, other] = [(9, &keys[0]), (5, &keys[1])].map(|(created, key)| Rank { created, key });
+        let milestone = Milestone { key: other.key.clone(), created: 5, others: 20 };
+        let read = |exists, stands| by_milestone(own, exists, &milestone, stands);
+        let waits = Admission::Behind(Some(Predecessors::Milestone(milestone.clone())));
+        assert_eq!(read(Some(own), Some(other)), waits);
+        assert_eq!(read(Some(own), None), Admission::Behind(None));
+        assert_eq!(read(Some(own), Some(Rank { created: 11, ..other })), Admission::Behind(None));
+        assert_eq!(read(None, Some(other)), Admission::Gone);
+        assert_eq!(read(Some(Rank { created: 11, ..own }), Some(other)), Admission::Gone);
     }
 
     #[test]
     fn contenders_of_one_commit_are_ordered_by_their_keys() {
         let keys = keys();
         let [low, high] = [&keys[0], &keys[1]].map(|key| Rank { created: 5, key });
-        assert_eq!(by_nearest(low, [high, low]), Admission::Admitted);
-        assert_ne!(by_nearest(high, [high, low]), Admission::Admitted);
+        assert_eq!(by_nearest(low, [high, low], 2), Admission::Admitted);
+        assert_ne!(by_nearest(high, [high, low], 2), Admission::Admitted);
     }
 }

@@ -3,7 +3,7 @@
 //! Every request that could put a key compares the session's epoch, which is the mod revision of the session key. Once
 //! that key is put again, no older request can take effect, wherever it is delayed.
 
-use super::admission::{self, Admission, Rank, WATCH_ALL_UP_TO};
+use super::admission::{self, Admission, Milestone, Rank, WATCH_ALL_UP_TO};
 use super::messages::CurrentHolder;
 use super::mutants::mutant;
 use crate::kv::{
@@ -19,7 +19,7 @@ pub(super) struct Epoch {
     pub(super) revision: Revision,
 }
 
-/// The answer of [`check_position`].
+/// The answer of [`check_position`] or [`check_milestone`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum PositionAnswer {
     /// The epoch has changed; this is the session key now.
@@ -52,9 +52,29 @@ pub(super) fn position_answer(own: Rank<'_>, answer: &TxnAnswer) -> PositionAnsw
         }
         (true, [OpResult::Range(exists), OpResult::Range(before)]) => {
             let shown = exists.kvs.iter().chain(&before.kvs).map(Rank::from);
-            PositionAnswer::Read(admission::by_nearest(own, shown))
+            PositionAnswer::Read(admission::by_nearest(own, shown, before.count))
         }
         _ => PositionAnswer::Malformed,
+    }
+}
+
+/// Reads whether our key and the milestone still exist. That costs etcd the same however long the queue is, while every
+/// read of predecessors walks over all keys of the name.
+pub(super) fn check_milestone(epoch: &Epoch, own: Rank<'_>, milestone: &Milestone) -> Txn {
+    Txn {
+        when: epoch_unchanged(epoch),
+        then: vec![read_key(own.key), read_key(&milestone.key)],
+        otherwise: vec![read_key(&epoch.session_key)],
+    }
+}
+
+pub(super) fn milestone_answer(own: Rank<'_>, milestone: &Milestone, answer: &TxnAnswer) -> PositionAnswer {
+    match (answer.succeeded, &answer.results[..]) {
+        (true, [OpResult::Range(exists), OpResult::Range(stands)]) => {
+            let [exists, stands] = [exists, stands].map(|range| range.kvs.first().map(Rank::from));
+            PositionAnswer::Read(admission::by_milestone(own, exists, milestone, stands))
+        }
+        _ => position_answer(own, answer),
     }
 }
 

@@ -221,7 +221,7 @@ fn nested_put(put: &ContenderPut, own: &TxnAnswer) -> PutOutcome {
 fn put_answer(put: &ContenderPut, newest: &RangeResult) -> PutOutcome {
     match newest.kvs.first().map(Rank::from) {
         Some(own) if *own.key == put.key => {
-            let admission = admission::by_nearest(own, newest.kvs.iter().map(Rank::from));
+            let admission = admission::by_nearest(own, newest.kvs.iter().map(Rank::from), newest.count);
             PutOutcome::Put { created: own.created, admission }
         }
         _ => PutOutcome::Malformed,

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::position::{DeletionEffect, Position, RECHECK_INTERVAL};
+use super::position::{Confirmed, DeletionEffect, FIRST_EARLY_CHECK, Position, RECHECK_INTERVAL};
 use super::{Contender, Fact, OWN_WATCH_AGE, PositionCheck, Stage, Surroundings, Unread};
 use crate::clock::Time;
 use crate::kv::{Answer, Failure, Key, Request, Response, Revision};
@@ -31,8 +31,9 @@ impl Contender {
             Admission::Behind(predecessors) => predecessors,
         };
         self.stage = Stage::Queued(Box::new(Position::new(created, revision, sent)));
-        cx.effects.timers.set(Timer::OwnWatch(cx.queue), cx.now + OWN_WATCH_AGE);
         self.wait_behind(predecessors, (revision, sent), cx);
+        let far = self.milestone().map_or(Duration::ZERO, |milestone| milestone.times(FIRST_EARLY_CHECK));
+        cx.effects.timers.set(Timer::OwnWatch(cx.queue), cx.now + OWN_WATCH_AGE.max(far));
         Fact::Nothing
     }
 
@@ -49,7 +50,7 @@ impl Contender {
         cx: &mut Surroundings<'_>,
     ) {
         let Some(predecessors) = predecessors else {
-            return self.check_position(cx);
+            return self.come_closer(cx);
         };
         // Other keys of this session are being deleted, and keep nobody out for long.
         let lease = self.lease;
@@ -74,8 +75,13 @@ impl Contender {
         revision: Revision,
         cx: &mut Surroundings<'_>,
     ) -> Fact {
-        if self.position_mut().is_some_and(|position| position.watch_created(revision)) {
-            self.check_position(cx);
+        match self.position_mut().map_or(Confirmed::AsPlanned, |position| position.watch_created(revision)) {
+            Confirmed::AsPlanned => {}
+            Confirmed::CheckNow => self.check_position(cx),
+            Confirmed::CheckAfter(after) => {
+                let after = cx.effects.jittered(after);
+                cx.effects.timers.set(Timer::Recheck(cx.queue), cx.now + after);
+            }
         }
         Fact::Nothing
     }
@@ -99,13 +105,21 @@ impl Contender {
             DeletionEffect::Nothing => {}
             DeletionEffect::OwnKeyDeleted => return Fact::Gone,
             DeletionEffect::CheckPosition => self.check_position(cx),
-            // The predecessors are read once this watch is confirmed.
-            DeletionEffect::MilestoneDeleted => {
-                let (unread, prefix) = (Predecessors::All(Vec::new()), cx.name.contenders());
-                position.watch_predecessors(unread, cx.queue, prefix, cx.effects);
-            }
+            DeletionEffect::MilestoneDeleted => self.come_closer(cx),
         }
         Fact::Nothing
+    }
+
+    /// The milestone is passed, or who our predecessors are is not known: they must be read.
+    fn come_closer(&mut self, cx: &mut Surroundings<'_>) {
+        let Some(position) = self.position_mut().filter(|position| position.milestone().is_some()) else {
+            return self.check_position(cx);
+        };
+        // They are read once this watch is confirmed.
+        let (unread, prefix) = (Predecessors::All(Vec::new()), cx.name.contenders());
+        position.watch_predecessors(unread, cx.queue, prefix, cx.effects);
+        let after = cx.effects.jittered(RECHECK_INTERVAL);
+        cx.effects.timers.set(Timer::Recheck(cx.queue), cx.now + after);
     }
 
     /// All events that arrived together are handled: admits the contender if no predecessors are left. Not earlier,
@@ -128,12 +142,17 @@ impl Contender {
             self.check_again = true;
             return;
         }
-        let check = read::check_position(epoch, cx.name, Rank { created, key: &self.key });
+        let (own, milestone) = (Rank { created, key: &self.key }, self.milestone().cloned());
+        let check = match &milestone {
+            Some(milestone) => read::check_milestone(epoch, own, milestone),
+            None => read::check_position(epoch, cx.name, own),
+        };
         // A read that gets lost must not delay a hand-over longer than a watch that dies.
         let timeout = cx.effects.config.request_timeout.min(RECHECK_INTERVAL);
         let purpose = Purpose::CheckPosition(cx.queue);
         let request = cx.effects.send_within(purpose, Request::Txn(check), timeout);
-        self.position_check = Some(PositionCheck { request, epoch: epoch.revision, sent: cx.now });
+        self.position_check =
+            Some(PositionCheck { request, epoch: epoch.revision, sent: cx.now, milestone });
         if let Some(position) = self.position_mut() {
             position.check_sent();
         }
@@ -154,14 +173,26 @@ impl Contender {
         if self.is_newer_than(revision) && !mutant!(StaleReadBelieved) {
             return Err(Unread::Failed(read::stale()));
         }
-        let sent = check.map_or(cx.now, |check| check.sent);
-        match read::position_answer(Rank { created, key: &self.key }, &answer) {
+        let sent = check.as_ref().map_or(cx.now, |check| check.sent);
+        let (own, asked) = (Rank { created, key: &self.key }, check.as_ref().and_then(|it| it.milestone.as_ref()));
+        let read = match asked {
+            Some(milestone) => read::milestone_answer(own, milestone, &answer),
+            None => read::position_answer(own, &answer),
+        };
+        match read {
             PositionAnswer::StaleEpoch { session } => {
                 // Unlike a write, a read can be answered from an old state (etcd #20418), and then its session key is no
                 // news.
-                let read = session.as_ref().zip(check);
+                let read = session.as_ref().zip(check.as_ref());
                 let old = read.is_some_and(|(session, check)| session.mod_revision <= check.epoch);
                 Err(if old { Unread::Failed(read::stale()) } else { Unread::EpochChanged { session } })
+            }
+            // The milestone was reported deleted meanwhile, and the answer says nothing about others.
+            PositionAnswer::Read(Admission::Behind(_)) if asked.is_some() && self.milestone() != asked => {
+                if again {
+                    self.check_position(cx);
+                }
+                Ok(Fact::Nothing)
             }
             PositionAnswer::Read(admission) => {
                 Ok(self.position_read(admission, (created, revision, sent), again, cx))

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::clock::Time;
 use crate::kv::{Failure, Key, KeyValue, LeaseId, Revision, Span, WatchId};
 use crate::name::LockName;
+use crate::protocol::admission::Milestone;
 use crate::protocol::effects::{Effects, Watched};
 use crate::protocol::messages::{HoldId, QueueId, RequestId, Ticket};
 use crate::protocol::read::Epoch;
@@ -80,11 +81,13 @@ pub(super) struct Contender {
 }
 
 /// A read of our position that is in flight.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct PositionCheck {
     request: RequestId,
     epoch: Revision,
     sent: Time,
+    /// It reads only whether this milestone is passed.
+    milestone: Option<Milestone>,
 }
 
 #[derive(Clone, Debug)]
@@ -213,6 +216,14 @@ impl Contender {
         }
     }
 
+    /// The milestone that it waits for, if it is queued far back.
+    fn milestone(&self) -> Option<&Milestone> {
+        match &self.stage {
+            Stage::Queued(position) => position.milestone(),
+            _ => None,
+        }
+    }
+
     /// The create revision of our key, if it is known to exist.
     fn created(&self) -> Option<Revision> {
         match &self.stage {
@@ -254,7 +265,7 @@ impl Contender {
         if let Some(watch) = &self.own_watch {
             effects.unwatch(watch.id);
         }
-        if let Some(check) = self.position_check {
+        if let Some(check) = &self.position_check {
             effects.forget_request(check.request);
         }
         effects.timers.clear(Timer::Recheck(queue));

@@ -8,25 +8,35 @@
 //!
 //! Farther back it watches one key only ([`Predecessors::Milestone`]), and reads its position when that is deleted:
 //! hundreds of waiters need not all receive an event for every hand-over.
+//!
+//! A watch stream that has died silently is found by its heartbeat, once for all watches of the session. What a contender
+//! checks by itself is the second line: near the head every two seconds, and farther back the more rarely, the longer
+//! the queue is. So all waiters of a name together read little, however many they are.
 
 use std::time::Duration;
 
 use crate::clock::Time;
 use crate::kv::{Key, Revision, Span, WatchId};
-use crate::protocol::admission::{self, Admission, Predecessors};
+use crate::protocol::admission::{self, Admission, Milestone, Predecessors};
 use crate::protocol::effects::{Effects, Watched};
 use crate::protocol::messages::QueueId;
 use crate::protocol::mutants::mutant;
 
-/// A queued contender reads its position this long after the last read (less up to half of it, at random), so that a
-/// watch that has died silently delays a hand-over but cannot stop it.
+/// With few predecessors, a queued contender reads its position this long after the last read (less up to half of it, at
+/// random), so that an event that etcd has lost delays a hand-over but cannot stop it.
 pub(super) const RECHECK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Farther back it waits this long for each contender of the name. The rate of all of them together grows with the
+/// logarithm of their number: with a thousand, about nine a second.
+const RECHECK_INTERVAL_PER_CONTENDER: Duration = Duration::from_millis(750);
 
 /// A watch opened while the store is writing can miss its start: etcd then serves it only from its next tick on, which
 /// comes every 100 ms. So until the watch of the prefix has reported something, the position is read this soon, then
 /// after twice the time, and so on...
-const FIRST_EARLY_CHECK: Duration = Duration::from_millis(10);
-/// ...this many times.
+pub(super) const FIRST_EARLY_CHECK: Duration = Duration::from_millis(10);
+/// ...this many times. A watch of a milestone may have missed its deletion before it was confirmed. Then the first check
+/// comes after `FIRST_EARLY_CHECK` for each contender of the name: no hand-over takes less than a millisecond, so the
+/// queue has rarely come so far by then, and in a busy one the milestone has been reported deleted before.
 const EARLY_CHECKS: u32 = 4;
 
 /// A contender's position in the queue of its name.
@@ -59,6 +69,16 @@ struct PredecessorWatch {
     predecessors: Predecessors,
     /// Early reads of the position so far; see [`FIRST_EARLY_CHECK`].
     early_checks: u32,
+}
+
+/// When the confirmation of a watch calls for a read of the position.
+pub(super) enum Confirmed {
+    /// As planned before: nothing was missed.
+    AsPlanned,
+    /// Now, because events may be missing.
+    CheckNow,
+    /// After this time, because it is far back.
+    CheckAfter(Duration),
 }
 
 /// Whether the events of a watch can be relied on to be complete and current.
@@ -175,7 +195,7 @@ impl Position {
         self.unwatch_predecessors(effects);
         let span = match &predecessors {
             Predecessors::All(_) => prefix,
-            Predecessors::Milestone(key) => Span::Key(key.clone()),
+            Predecessors::Milestone(milestone) => Span::Key(milestone.key.clone()),
         };
         // From the current revision on, not from a past one: etcd serves only a watch that need not catch up at once.
         let id = effects.watch(Watched::Predecessors(queue), span, 0);
@@ -189,17 +209,31 @@ impl Position {
         }
     }
 
-    /// The watch was created, or created anew after its stream broke, and reports everything after `revision`. Returns
-    /// whether the position must be read because something may have been missed.
-    pub(super) fn watch_created(&mut self, revision: Revision) -> bool {
+    /// The watch was created, or created anew after its stream broke, and reports everything after `revision`.
+    pub(super) fn watch_created(&mut self, revision: Revision) -> Confirmed {
         let Some(watch) = &mut self.watch else {
-            return false;
+            return Confirmed::AsPlanned;
         };
         let complete = watch.trust == WatchTrust::Unconfirmed && revision == self.read_at;
         let complete = complete || mutant!(MissedEventsIgnored);
         watch.trust = if complete { WatchTrust::Live } else { WatchTrust::Gapped };
-        watch.confirmed_at = revision;
-        !complete || watch.predecessors.is_empty()
+        let reopened = std::mem::replace(&mut watch.confirmed_at, revision) != 0;
+        match &watch.predecessors {
+            Predecessors::Milestone(_) if complete => Confirmed::CheckAfter(self.recheck_after()),
+            Predecessors::Milestone(milestone) if !reopened => {
+                Confirmed::CheckAfter(milestone.times(FIRST_EARLY_CHECK))
+            }
+            Predecessors::All(keys) if complete && !keys.is_empty() => Confirmed::AsPlanned,
+            _ => Confirmed::CheckNow,
+        }
+    }
+
+    /// The milestone that it waits for, far back in the queue.
+    pub(super) fn milestone(&self) -> Option<&Milestone> {
+        match &self.watch {
+            Some(PredecessorWatch { predecessors: Predecessors::Milestone(milestone), .. }) => Some(milestone),
+            _ => None,
+        }
     }
 
     /// When to read the position again if the watch reports nothing.
@@ -210,6 +244,12 @@ impl Position {
             {
                 *early_checks += 1;
                 FIRST_EARLY_CHECK * (1 << (*early_checks - 1))
+            }
+            // Until it is confirmed, nobody finds out that the stream is dead.
+            Some(PredecessorWatch { predecessors: Predecessors::Milestone(milestone), confirmed_at, .. })
+                if *confirmed_at != 0 =>
+            {
+                milestone.times(RECHECK_INTERVAL_PER_CONTENDER)
             }
             _ => RECHECK_INTERVAL,
         }
