@@ -219,7 +219,9 @@ impl Position {
         watch.trust = if complete { WatchTrust::Live } else { WatchTrust::Gapped };
         let reopened = std::mem::replace(&mut watch.confirmed_at, revision) != 0;
         match &watch.predecessors {
-            Predecessors::Milestone(_) if complete => Confirmed::CheckAfter(self.recheck_after()),
+            Predecessors::Milestone(_) if complete || mutant!(MilestoneGapIgnored) => {
+                Confirmed::CheckAfter(self.recheck_after())
+            }
             Predecessors::Milestone(milestone) if !reopened => {
                 Confirmed::CheckAfter(milestone.times(FIRST_EARLY_CHECK))
             }
@@ -231,7 +233,9 @@ impl Position {
     /// The milestone that it waits for, far back in the queue.
     pub(super) fn milestone(&self) -> Option<&Milestone> {
         match &self.watch {
-            Some(PredecessorWatch { predecessors: Predecessors::Milestone(milestone), .. }) => Some(milestone),
+            Some(PredecessorWatch { predecessors: Predecessors::Milestone(milestone), .. }) => {
+                Some(milestone)
+            }
             _ => None,
         }
     }
@@ -246,11 +250,9 @@ impl Position {
                 FIRST_EARLY_CHECK * (1 << (*early_checks - 1))
             }
             // Until it is confirmed, nobody finds out that the stream is dead.
-            Some(PredecessorWatch { predecessors: Predecessors::Milestone(milestone), confirmed_at, .. })
-                if *confirmed_at != 0 =>
-            {
-                milestone.times(RECHECK_INTERVAL_PER_CONTENDER)
-            }
+            Some(PredecessorWatch {
+                predecessors: Predecessors::Milestone(milestone), confirmed_at, ..
+            }) if *confirmed_at != 0 => milestone.times(RECHECK_INTERVAL_PER_CONTENDER),
             _ => RECHECK_INTERVAL,
         }
     }
@@ -289,6 +291,7 @@ impl Position {
             return DeletionEffect::Nothing;
         };
         match predecessors {
+            Predecessors::Milestone(_) if mutant!(MilestoneIgnored) => DeletionEffect::Nothing,
             Predecessors::Milestone(_) => DeletionEffect::MilestoneDeleted,
             Predecessors::All(keys) => match admission::by_deletions(own, keys, deleted) {
                 Admission::Gone => DeletionEffect::OwnKeyDeleted,
