@@ -27,7 +27,7 @@ use crate::protocol::mutants::mutant;
 pub(super) const RECHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Farther back it waits this long for each contender of the name. The rate of all of them together grows with the
-/// logarithm of their number: with a thousand, about nine a second.
+/// logarithm of their number: with a thousand, about nine a second, and five of those near the head.
 const RECHECK_INTERVAL_PER_CONTENDER: Duration = Duration::from_millis(750);
 
 /// A watch opened while the store is writing can miss its start: etcd then serves it only from its next tick on, which

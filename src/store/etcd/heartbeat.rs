@@ -4,18 +4,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Silence of the stream before a progress request...
-const QUIET: Duration = Duration::from_secs(1);
-/// ...and how long to wait for an answer before the stream counts as dead. No waiter re-reads its place in time to make
-/// up for a dead stream, so both together are what it can delay a hand-over by.
-const PROGRESS_TIMEOUT: Duration = Duration::from_millis(1250);
+/// Silence of the stream before a progress request. Each one costs etcd about as much as a read of a key, so a thousand
+/// idle managers must not send them every second...
+const QUIET: Duration = Duration::from_secs(2);
+/// ...and how long to wait for an answer before the stream counts as dead. Whoever is near the head of a queue does not
+/// rely on that, but reads its position every two seconds.
+const PROGRESS_TIMEOUT: Duration = Duration::from_millis(1500);
 /// Until then the request is repeated: etcd does not answer one that meets a watch which is still catching up with the
-/// past, as all are for up to 100 ms that start there.
-const ASK_AGAIN: Duration = Duration::from_millis(400);
+/// past, as those that start there are for up to 100 ms.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// Extra time per watch: etcd answers only after it has synchronised the watches that start in the past, 512 per 100 ms.
 const PROGRESS_TIMEOUT_PER_WATCH: Duration = Duration::from_micros(200);
-
-const _: () = assert!(QUIET.as_millis() + PROGRESS_TIMEOUT.as_millis() < 2_500);
 
 /// A timer this late means that this process was suspended, not that the stream is dead.
 const OVERSLEPT: Duration = Duration::from_secs(1);
@@ -97,16 +96,16 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_stream_is_asked_several_times_and_is_dead_within_two_and_a_half_seconds() {
+    fn a_silent_stream_is_asked_several_times_before_it_is_dead() {
         let beats = silent(100);
         let (dead, asked) = beats.split_last().unwrap();
         assert!(asked.len() >= 3 && asked.iter().all(|(_, beat)| *beat == Beat::AskProgress), "{beats:?}");
-        assert!(dead.0 < Duration::from_millis(2500), "{beats:?}");
+        assert!(dead.0 < Duration::from_secs(4), "{beats:?}");
     }
 
     #[test]
     fn a_stream_with_many_watches_has_more_time_to_answer() {
-        assert!(silent(10_000).last().unwrap().0 >= Duration::from_secs(4));
+        assert!(silent(10_000).last().unwrap().0 >= Duration::from_secs(5));
     }
 
     #[test]

@@ -10,8 +10,8 @@ use crate::kv::{Revision, WatchEvent, WatchId, WatchSpec};
 use crate::store::memory::model::{Notice, Watcher};
 
 /// Silence before a health probe, and the probe's own timeout, as in the driver.
-const QUIET: Duration = Duration::from_secs(1);
-const PROBE_TIMEOUT: Duration = Duration::from_millis(1250);
+const QUIET: Duration = Duration::from_secs(2);
+const PROBE_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// A timer that fires this late shows that the thread was suspended, not that the stream is dead.
 const MAX_TIMER_DELAY: Duration = Duration::from_secs(1);
