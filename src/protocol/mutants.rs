@@ -55,6 +55,12 @@ mod listed {
         ExistenceForCreateRevision,
         /// Events missed before a watch was confirmed, or while its stream was broken, are never read up on.
         MissedEventsIgnored,
+        /// A contender far back that hears of its milestone's deletion does not come closer.
+        MilestoneIgnored,
+        /// Far back, a deletion of the milestone before its watch was confirmed is not looked for.
+        MilestoneGapIgnored,
+        /// A check of the milestone that was sent before its deletion was reported counts as a read of the predecessors.
+        PassedMilestoneBelieved,
         /// A ticket that is abandoned after its grant keeps the lock.
         AbandonIgnoredAfterGrant,
         /// The next local waiter enters with a key that is still to be deleted.

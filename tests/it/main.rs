@@ -18,6 +18,7 @@ mod exclusion;
 mod grant_race;
 mod limits;
 mod logged;
+mod long_queue;
 mod reentry;
 mod session;
 

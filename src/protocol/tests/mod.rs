@@ -3,6 +3,7 @@
 mod answers;
 mod batching;
 mod contention;
+mod far_back;
 mod giving_up;
 mod leaving_nothing;
 mod locking;

@@ -7,6 +7,7 @@ mod convert;
 mod endpoint;
 mod endpoints;
 mod fault;
+mod heartbeat;
 mod keepalive;
 mod log_seen;
 mod scheme;

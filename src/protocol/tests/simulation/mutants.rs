@@ -13,7 +13,7 @@ use crate::protocol::mutants::Mutant;
 /// `LateWatchBelieved`, which was one schedule in 155,000 before older reads were ignored; for `GapClosedByStaleRead`,
 /// which was one in two million; and for `ReleaseWaitsForFence`, because a full store excuses every wait. Unit tests
 /// detect these five.
-const CAUGHT: [(Mutant, u64); 23] = [
+const CAUGHT: [(Mutant, u64); 24] = [
     (Mutant::DeadlineFromReceipt, 769),
     (Mutant::AnswersBeforeDeadline, 176),
     (Mutant::StaleTermBelieved, 15),
@@ -25,6 +25,7 @@ const CAUGHT: [(Mutant, u64); 23] = [
     (Mutant::OwnEndOverlooked, 2186),
     (Mutant::ExistenceForCreateRevision, 16594),
     (Mutant::MissedEventsIgnored, 1),
+    (Mutant::MilestoneIgnored, 2),
     (Mutant::AbandonIgnoredAfterGrant, 0),
     (Mutant::KeyReusedAtHandOver, 2),
     (Mutant::KeyReusedUnanswered, 2),

@@ -11,6 +11,7 @@ use crate::store::memory::model::{Notice, Watcher};
 
 /// Silence before a health probe, and the probe's own timeout, as in the driver.
 const QUIET: Duration = Duration::from_secs(2);
+const PROBE_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// A timer that fires this late shows that the thread was suspended, not that the stream is dead.
 const MAX_TIMER_DELAY: Duration = Duration::from_secs(1);
@@ -67,7 +68,7 @@ impl World {
             it.beats = false;
             return;
         }
-        let due = it.asked.unwrap_or(it.last_event) + QUIET;
+        let due = it.asked.map_or(it.last_event + QUIET, |asked| asked + PROBE_TIMEOUT);
         if now < due {
             self.schedule(due.since(now), Event::Heartbeat { node, stream });
             return;
@@ -85,6 +86,8 @@ impl World {
         } else {
             it.asked = Some(now);
             self.probe(node, stream);
+            self.schedule(PROBE_TIMEOUT, Event::Heartbeat { node, stream });
+            return;
         }
         self.schedule(QUIET, Event::Heartbeat { node, stream });
     }
