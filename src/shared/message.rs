@@ -6,7 +6,7 @@ use std::sync::Arc;
 use oneshot::Sender;
 
 use crate::error::LockError;
-use crate::info::{ForceUnlock, LockInfo};
+use crate::info::{FencingToken, ForceUnlock, LockInfo};
 use crate::name::LockName;
 use crate::protocol::{Acquire, Refusal, ReleaseFailure, Ticket};
 use crate::shared::hold_state::HoldState;
@@ -36,8 +36,13 @@ pub(crate) enum Query {
     ListLocks { prefix: String, reply: Sender<Result<Vec<LockInfo>, LockError>> },
     /// The holder of this lock and its waiters.
     Queue { name: LockName, reply: Sender<Result<Vec<LockInfo>, LockError>> },
-    /// Take the lock away from its holder.
-    ForceUnlock { name: LockName, scope: ForceUnlock, reply: Sender<Result<LockInfo, LockError>> },
+    /// Take the lock away from its holder; with a token, only if the holder has that one.
+    ForceUnlock {
+        name: LockName,
+        token: Option<FencingToken>,
+        scope: ForceUnlock,
+        reply: Sender<Result<LockInfo, LockError>>,
+    },
 }
 
 /// The channels for the answer to a [`Message::Acquire`]. Dropping them unanswered tells the caller that the I/O thread
