@@ -297,7 +297,9 @@ pub(crate) enum FailureClass {
     PermissionDenied,
     /// Not executed: the transaction has more operations than etcd's `--max-txn-ops`.
     TooManyOperations,
-    /// Not executed, and no retry can succeed (the request is too large, or the store is broken).
+    /// Not executed: the request is larger than etcd's `--max-request-bytes`.
+    TooLarge,
+    /// Not executed, and no retry can succeed (the store is broken, say).
     Refused,
 }
 
@@ -319,6 +321,7 @@ impl Failure {
             | FailureClass::Unauthenticated
             | FailureClass::PermissionDenied
             | FailureClass::TooManyOperations
+            | FailureClass::TooLarge
             | FailureClass::Refused => true,
             FailureClass::NotDone
             | FailureClass::Unknown

@@ -147,6 +147,7 @@ pub use crossbeam_channel;
 pub use error::{Cause, ErrorCode, LockError, LossReason};
 pub use info::{FencingToken, ForceUnlock, InvalidToken, LockInfo, LockState, SessionInfo};
 pub use lock::DistributedLock;
+pub use lock::fenced::{FencedStore, WriteBatch};
 pub use lock::guard::LockGuard;
 pub use lock::hold::Hold;
 pub use lock::pending::PendingLock;

@@ -109,6 +109,12 @@ impl<S: Store> Driver<S> {
                 self.lines.extend(self.report.holds.end(hold, lost).map(Line::Ended));
             }
             Action::Confirm { ticket, result } => self.report.tickets.confirmed(ticket, result),
+            Action::Fenced { id, result } => {
+                if let Some(reply) = self.fenced.remove(&id) {
+                    // A caller that no longer listens has reached its own limit.
+                    let _ = reply.send(result);
+                }
+            }
             Action::Closed => {
                 self.lines.extend(self.closing_session.map(Line::SessionClosed));
                 self.over = true;

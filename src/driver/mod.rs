@@ -13,6 +13,7 @@ pub(crate) mod queries;
 pub(crate) mod query_loop;
 mod startup;
 
+use std::collections::HashMap;
 use std::panic;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,9 +30,9 @@ use crate::clock::{Clock, Time};
 use crate::error::{LockError, LossReason};
 use crate::kv::{Failure, LeaseId, Response, WatchEvent};
 use crate::name::Root;
-use crate::protocol::{Acquire, Command, Protocol, Refusal, RequestId};
+use crate::protocol::{Acquire, Command, FencedFailure, FencedId, Protocol, Refusal, RequestId};
 use crate::shared::mailbox::{Inbox, Service};
-use crate::shared::message::{Message, Reply};
+use crate::shared::message::{FencedResult, Message, Reply};
 use crate::shared::report::Report;
 use crate::store::{Store, WatchOrder};
 
@@ -71,6 +72,8 @@ struct Driver<S: Store> {
     watch_orders: UnboundedSender<WatchOrder>,
     watch_events: UnboundedReceiver<WatchEvent>,
     report: Arc<Report>,
+    /// The callers of fenced requests that are not answered yet.
+    fenced: HashMap<FencedId, oneshot::Sender<FencedResult>>,
     startup: Option<Startup>,
     /// When closing began, no key of ours was in etcd; at most an unused lease can be left.
     owns_nothing: bool,
@@ -127,6 +130,7 @@ impl<S: Store> Driver<S> {
             watch_orders,
             watch_events,
             report,
+            fenced: HashMap::new(),
             owns_nothing: false,
             startup,
             closing: None,
@@ -259,8 +263,15 @@ impl<S: Store> Driver<S> {
                 self.protocol.handle_command(now, Command::Abandon { ticket, confirm });
             }
             Message::Close => self.begin_to_close(now),
+            Message::Fenced { reply, .. } if self.closing.is_some() => {
+                let _ = reply.send(Err(FencedFailure::NotHeld));
+            }
             // Questions are not answered while the manager closes: dropping one closes its reply channel.
             _ if self.closing.is_some() => {}
+            Message::Fenced { call, reply } => {
+                self.fenced.insert(call.id, reply);
+                self.protocol.handle_command(now, Command::Fenced(call));
+            }
             Message::Expire { reply } => {
                 self.protocol.handle_expired(now);
                 // Reply only after every hold has ended.

@@ -51,7 +51,10 @@ impl QueryLoop {
                         return;
                     }
                     // A viewer cannot send these.
-                    Message::Acquire { .. } | Message::Leave { .. } | Message::Expire { .. } => {}
+                    Message::Acquire { .. }
+                    | Message::Leave { .. }
+                    | Message::Fenced { .. }
+                    | Message::Expire { .. } => {}
                 }
             }
         }

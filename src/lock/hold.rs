@@ -8,6 +8,7 @@ use crossbeam_channel::Receiver;
 use oneshot::{RecvTimeoutError, Sender};
 
 use super::holds::Holds;
+use super::note::Note;
 use crate::clock::Time;
 use crate::error::{Cause, LockError, LossReason, lock_error};
 use crate::info::FencingToken;
@@ -26,6 +27,7 @@ pub struct Hold {
     lock: Arc<Holds>,
     waited: Duration,
     granted: Time,
+    note: Note,
     /// `Leave` was sent: dropping sends nothing.
     left: bool,
 }
@@ -243,10 +245,24 @@ impl Hold {
 /// What guards do with their hold.
 impl Hold {
     /// The hold of a ticket that was requested at `asked` and has just been granted.
-    pub(crate) fn new(ticket: Ticket, asked: Time, state: Arc<HoldState>, lock: Arc<Holds>) -> Self {
+    pub(crate) fn new(
+        ticket: Ticket,
+        asked: Time,
+        note: Option<Arc<str>>,
+        state: Arc<HoldState>,
+        lock: Arc<Holds>,
+    ) -> Self {
         let granted = lock.client.now();
         lock.enter(ticket, Arc::clone(&state));
-        Self { ticket, state, lock, waited: granted.since(asked), granted, left: false }
+        Self {
+            ticket,
+            state,
+            lock,
+            waited: granted.since(asked),
+            granted,
+            note: Note::new(note),
+            left: false,
+        }
     }
 
     fn now(&self) -> Time {
@@ -255,6 +271,28 @@ impl Hold {
 
     pub(super) fn lock(&self) -> &Arc<Holds> {
         &self.lock
+    }
+
+    pub(super) fn ticket(&self) -> Ticket {
+        self.ticket
+    }
+
+    pub(super) fn note_cell(&self) -> &Note {
+        &self.note
+    }
+
+    pub(super) fn root(&self) -> &str {
+        self.lock.client.root()
+    }
+
+    /// False in a forked child.
+    pub(super) fn is_here(&self) -> bool {
+        self.lock.client.mailbox.is_here()
+    }
+
+    /// The error of a call that came after the end of the hold.
+    pub(super) fn expired(&self) -> LockError {
+        self.state.expired(self.now())
     }
 
     /// An error if the hold was lost, with the reason.

@@ -1,5 +1,6 @@
 //! A lock by its key, and the ways to acquire it.
 
+pub(crate) mod fenced;
 pub(crate) mod guard;
 pub(crate) mod hold;
 pub(crate) mod pending;
@@ -8,6 +9,7 @@ pub(crate) mod reentrant_guard;
 
 mod caller_thread;
 mod holds;
+mod note;
 pub(crate) mod registry;
 mod waiting_call;
 

@@ -33,6 +33,7 @@ pub(crate) struct WaitingCall {
     /// In a mutex only because a oneshot receiver is not `Sync`; the mutex is never locked.
     outcome: Mutex<Receiver<Outcome>>,
     asked: Time,
+    note: Option<Arc<str>>,
     /// When the call returns by itself, without an answer of the I/O thread.
     give_up: Option<Instant>,
     /// The outcome was received, or `Leave` was sent: dropping sends nothing.
@@ -70,6 +71,7 @@ impl WaitingCall {
             warn_after: (!limits.try_only).then_some(options.warn_after),
             since: asked,
             asked_at: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
+            note: options.note.clone(),
         };
         lock.client.mailbox.send(Message::Acquire { acquire, reply: Reply { outcome: sender, ready } })?;
         let limit = [limits.deadline, limits.budget].into_iter().flatten().min();
@@ -79,6 +81,7 @@ impl WaitingCall {
             ticket,
             outcome: Mutex::new(outcome),
             asked,
+            note: options.note.clone(),
             give_up,
             settled: false,
         })
@@ -122,7 +125,13 @@ impl WaitingCall {
         let key = || self.key().to_owned();
         match end {
             WaitEnd::Outcome(Ok(grant)) => {
-                let hold = Hold::new(self.ticket, self.asked, grant.state, Arc::clone(&self.lock));
+                let hold = Hold::new(
+                    self.ticket,
+                    self.asked,
+                    self.note.clone(),
+                    grant.state,
+                    Arc::clone(&self.lock),
+                );
                 self.settled = true;
                 Ok(LockGuard::new(Arc::new(hold)))
             }

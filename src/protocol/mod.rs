@@ -9,6 +9,7 @@ mod messages;
 mod session;
 
 mod contender;
+mod fenced;
 mod queue;
 
 mod admission;
@@ -28,8 +29,8 @@ use std::collections::HashMap;
 pub(crate) use batch::WRITES_IN_FLIGHT;
 pub(crate) use effects::back_off;
 pub(crate) use messages::{
-    Acquire, Action, Command, Config, CurrentHolder, HoldId, Refusal, ReleaseFailure, RequestId, Ticket,
-    WaitLimits,
+    Acquire, Action, Command, Config, CurrentHolder, FencedAnswer, FencedCall, FencedFailure, FencedId,
+    FencedRequest, FencedWrite, HoldId, Refusal, ReleaseFailure, RequestId, Ticket, WaitLimits,
 };
 pub(crate) use read::{holder, holder_answer};
 
@@ -41,6 +42,7 @@ use crate::name::LockName;
 use batch::Batches;
 use contender::{Contender, Fact, Surroundings};
 use effects::{Effects, Purpose, Watched};
+use fenced::{Consequence, FencedCalls};
 use history::Age;
 use messages::QueueId;
 use mutants::mutant;
@@ -62,6 +64,7 @@ pub(crate) struct Protocol {
     /// that events that arrive together (a release and the next acquire, say) end up in one write.
     touched: Vec<QueueId>,
     batches: Batches,
+    fenced: FencedCalls,
     effects: Effects,
     now: Time,
 }
@@ -74,6 +77,7 @@ impl Protocol {
             names: HashMap::new(),
             touched: Vec::new(),
             batches: Batches::new(),
+            fenced: FencedCalls::default(),
             effects: Effects::new(config),
             now: Time::default(),
         }
@@ -93,6 +97,7 @@ impl Protocol {
             }
             Command::Acquire(acquire) => self.acquire(acquire),
             Command::Abandon { ticket, confirm } => self.abandon(ticket, confirm),
+            Command::Fenced(call) => self.fenced.add(call, &mut self.effects),
             Command::Close => self.close(),
         }
     }
@@ -127,6 +132,7 @@ impl Protocol {
                 Verdict::Nothing
             }
             Purpose::Writes => return self.handle_writes(id, reply),
+            Purpose::Fenced(id) => self.handle_fenced(id, reply, age),
             Purpose::CheckPosition(id) => self.in_queue(id, |queue, cx| queue.position_answered(reply, cx)),
             Purpose::ReadHolder(id) => self.in_queue(id, |queue, cx| {
                 let reply = if age == Age::Old { Err(read::stale()) } else { reply };
@@ -136,7 +142,7 @@ impl Protocol {
         };
         self.apply(verdict);
         if age == Age::Old {
-            self.session.verify_history(&mut self.effects);
+            self.session.begin_epoch(&mut self.effects);
         }
     }
 
@@ -198,6 +204,7 @@ impl Protocol {
                 Timer::Retry(id) => self.change_queue(id, Queue::retry),
                 Timer::Recheck(id) => self.contend(id, Contender::recheck_position),
                 Timer::AwaitLossReason(id) => self.contend(id, Contender::stop_awaiting_loss_reason),
+                Timer::Fenced(id) => self.fenced.handle_timer(id, &mut self.effects),
                 Timer::OwnWatch(id) => self.contend(id, Contender::watch_own_key),
             }
         }
@@ -219,6 +226,7 @@ impl Protocol {
         }
         let mut cx = Context { now: self.now, session: &mut self.session, effects: &mut self.effects };
         self.batches.send(&mut self.queues, &mut cx);
+        self.send_fenced();
         self.effects.pop_action()
     }
 
@@ -243,7 +251,7 @@ impl Protocol {
     pub(crate) fn sketch(&self) -> String {
         let queues: std::collections::BTreeMap<_, _> = self.queues.iter().collect();
         let (batches, effects) = (self.batches.sketch(), self.effects.sketch());
-        format!("{queues:?} {:?} {batches} {:?} {effects}", self.touched, self.session)
+        format!("{queues:?} {:?} {:?} {batches} {:?} {effects}", self.touched, self.fenced, self.session)
     }
 
     /// Advances the clock. A session deadline that has passed by then takes effect before the event that is about to be
@@ -288,7 +296,42 @@ impl Protocol {
         for id in self.queue_ids() {
             self.change_queue(id, Queue::close);
         }
+        self.fenced.close(&mut self.effects);
         self.session.close(self.now, &mut self.effects);
+    }
+
+    /// Sends what holders have asked for, or refuses it if their hold is over.
+    fn send_fenced(&mut self) {
+        for (ticket, note) in std::mem::take(&mut self.effects.notes) {
+            self.fenced.add_note(ticket, note, &mut self.effects);
+        }
+        if self.fenced.is_idle() {
+            return;
+        }
+        let mut cx = Context { now: self.now, session: &mut self.session, effects: &mut self.effects };
+        for (id, ticket) in self.fenced.ready() {
+            let queue = cx.effects.tickets.get(&ticket).and_then(|queue| self.queues.get(queue));
+            let held = queue.and_then(|queue| queue.held_keys(ticket));
+            self.fenced.advance(id, held, &mut cx);
+        }
+    }
+
+    fn handle_fenced(&mut self, id: FencedId, reply: Result<Response, Failure>, age: Age) -> Verdict {
+        let hold = self.fenced.hold_of(id).filter(|ticket| self.effects.tickets.contains_key(ticket));
+        let consequence = self.fenced.handle_reply(id, reply, age, &mut self.effects);
+        // An answer to a request of an earlier session says nothing about this one.
+        let Some(ticket) = hold else {
+            return Verdict::Nothing;
+        };
+        match consequence {
+            Consequence::Nothing => Verdict::Nothing,
+            Consequence::EpochChanged(session) => self.session.handle_stale_epoch(session),
+            Consequence::SessionGone => Verdict::Lost(LossReason::SessionRevoked),
+            Consequence::HoldGone => {
+                self.in_queue_of(ticket, Queue::hold_gone);
+                Verdict::Nothing
+            }
+        }
     }
 
     fn handle_writes(&mut self, id: RequestId, reply: Result<Response, Failure>) {
@@ -308,6 +351,9 @@ impl Protocol {
                 }
             }
             Verdict::FenceRefused(waiting, failure) => {
+                if let Some(epoch) = self.session.lease().map(|lease| lease.epoch.revision) {
+                    self.fenced.epoch_refused(&failure, epoch, &mut self.effects);
+                }
                 for id in waiting {
                     self.change_queue(id, |queue, cx| queue.fence_refused(&failure, cx));
                 }

@@ -87,6 +87,12 @@ mod listed {
         TermOutlivesSession,
         /// The session key is watched from a future revision.
         SessionWatchedFromFuture,
+        /// A holder's request compares that its key exists, not that the create revision is the hold's.
+        FencedByExistence,
+        /// After an unanswered write of a holder the epoch does not move.
+        FencedUnderOldEpoch,
+        /// An unanswered write of a holder is repeated.
+        FencedRepeated,
     }
 
     thread_local! {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::messages::{QueueId, Ticket};
+use super::messages::{FencedId, QueueId, Ticket};
 use crate::clock::Time;
 use crate::kv::LeaseId;
 
@@ -35,6 +35,8 @@ pub(super) enum Timer {
     AwaitLossReason(QueueId),
     /// Watch the contender's own key, which is old enough to be worth it.
     OwnWatch(QueueId),
+    /// Retry the request of a holder, or give it up.
+    Fenced(FencedId),
 }
 
 /// The timers that are set, in order of time.

@@ -8,7 +8,7 @@ use oneshot::Sender;
 use crate::error::LockError;
 use crate::info::{FencingToken, ForceUnlock, LockInfo};
 use crate::name::LockName;
-use crate::protocol::{Acquire, Refusal, ReleaseFailure, Ticket};
+use crate::protocol::{Acquire, FencedAnswer, FencedCall, FencedFailure, Refusal, ReleaseFailure, Ticket};
 use crate::shared::hold_state::HoldState;
 
 /// A message from a caller to the I/O thread.
@@ -18,6 +18,8 @@ pub(crate) enum Message {
     Acquire { acquire: Acquire, reply: Reply },
     /// Give up the ticket, whether it waits or holds the lock. With `reply`: answer when that is done.
     Leave { ticket: Ticket, reply: Option<Sender<Left>> },
+    /// Carry out a request of a holder while its hold stands.
+    Fenced { call: FencedCall, reply: Sender<FencedResult> },
     /// Query etcd about locks, outside the protocol.
     Ask(Query),
     /// Act as if the session's deadline had just passed. Only tests send it, through the in-memory store. Answered when
@@ -70,6 +72,9 @@ pub(crate) type Outcome = Result<Grant, Refusal>;
 pub(crate) struct Grant {
     pub(crate) state: Arc<HoldState>,
 }
+
+/// The answer to a request of a holder.
+pub(crate) type FencedResult = Result<FencedAnswer, FencedFailure>;
 
 /// The outcome of a release, or of leaving the queue.
 pub(crate) type Left = Result<(), ReleaseFailure>;

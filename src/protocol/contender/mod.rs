@@ -4,20 +4,23 @@
 //! itself. Its queue passes events to it, and acts on the [`Fact`]s that they establish.
 
 mod events;
+pub(in crate::protocol) mod origin;
 mod position;
 pub(in crate::protocol) mod stale_key;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Time;
 use crate::kv::{Failure, Key, KeyValue, LeaseId, Revision, Span, WatchId};
 use crate::name::LockName;
 use crate::protocol::effects::{Effects, Watched};
-use crate::protocol::messages::{HoldId, QueueId, RequestId, Ticket};
+use crate::protocol::messages::{Config, HoldId, QueueId, RequestId, Ticket};
 use crate::protocol::read::Epoch;
 use crate::protocol::timers::Timer;
 use crate::protocol::write::ContenderPut;
 
+use origin::{HeldKeys, Origin};
 use position::Position;
 use stale_key::StaleKey;
 
@@ -63,8 +66,8 @@ pub(super) struct Surroundings<'a> {
 #[derive(Clone, Debug)]
 pub(super) struct Contender {
     key: Key,
-    /// The key's value; empty once the lock is held.
-    value: Vec<u8>,
+    /// What the key's value says.
+    origin: Origin,
     lease: LeaseId,
     /// The key is put only if the lock is free.
     try_only: bool,
@@ -126,10 +129,10 @@ impl Held {
 }
 
 impl Contender {
-    pub(super) fn new(key: Key, value: Vec<u8>, lease: LeaseId, try_only: bool) -> Self {
+    pub(super) fn new(key: Key, origin: Origin, lease: LeaseId, try_only: bool) -> Self {
         Self {
             key,
-            value,
+            origin,
             lease,
             try_only,
             unanswered_epoch: None,
@@ -164,11 +167,11 @@ impl Contender {
     }
 
     /// The put of the key, as long as that is not known to be carried out.
-    pub(super) fn put(&self, name: &LockName) -> Option<ContenderPut> {
+    pub(super) fn put(&self, name: &LockName, config: &Config) -> Option<ContenderPut> {
         self.is_entering().then(|| ContenderPut {
             name: name.clone(),
             key: self.key.clone(),
-            value: self.value.clone(),
+            value: self.origin.encode(config),
             lease: self.lease,
             try_only: self.try_only,
         })
@@ -177,8 +180,6 @@ impl Contender {
     /// Takes the lock for a ticket, and returns the key.
     pub(super) fn hold(&mut self, held: Held, cx: &mut Surroundings<'_>) -> Key {
         self.unwatch_predecessors(cx.effects);
-        // The value is in the store now; ten thousand holds need not keep it in memory.
-        self.value = Vec::new();
         self.stage = Stage::Held(held);
         cx.effects.timers.clear(Timer::Recheck(cx.queue));
         if self.own_watch.is_none() {
@@ -190,6 +191,22 @@ impl Contender {
     /// Whether it holds the lock with this key.
     pub(super) fn holds(&self, kv: &KeyValue) -> bool {
         self.held().is_some_and(|held| (&self.key, held.token) == (&kv.key, kv.create_revision))
+    }
+
+    /// What is in etcd for the hold of this ticket.
+    pub(super) fn held_keys(&self, ticket: Ticket) -> Option<HeldKeys> {
+        let held = self.held().filter(|held| held.ticket == ticket)?;
+        let keys = vec![(self.key.clone(), held.token)];
+        Some(HeldKeys { keys, lease: self.lease, origin: self.origin.clone() })
+    }
+
+    /// The key may have been put for a ticket that has given up since. Returns whether its note has to be replaced.
+    pub(super) fn adopt_note(&mut self, note: Option<&Arc<str>>) -> bool {
+        let differs = self.origin.note.as_ref() != note;
+        if differs {
+            self.origin.note = note.cloned();
+        }
+        differs
     }
 
     pub(super) fn held(&self) -> Option<&Held> {

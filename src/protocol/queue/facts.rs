@@ -3,9 +3,10 @@
 use super::{Context, Queue};
 use crate::error::LossReason;
 use crate::kv::{Failure, Response, Revision};
+use crate::protocol::contender::origin::HeldKeys;
 use crate::protocol::contender::stale_key::StaleKey;
 use crate::protocol::contender::{Contender, Fact, Held, Surroundings, Unread};
-use crate::protocol::messages::{Action, HoldId, Refusal};
+use crate::protocol::messages::{Action, HoldId, Refusal, Ticket};
 use crate::protocol::mutants::mutant;
 use crate::protocol::session::Verdict;
 use crate::protocol::timers::Timer;
@@ -48,7 +49,8 @@ impl Queue {
     /// The contender has the lock as of this revision; the first waiter is granted it.
     fn grant(&mut self, token: Revision, as_of: Revision, cx: &mut Context<'_>) {
         let id = HoldId(cx.effects.next_id());
-        let Some(ticket) = self.waiters.front().map(|waiter| waiter.ticket) else {
+        let front = self.waiters.front().map(|waiter| (waiter.ticket, waiter.note.clone()));
+        let Some((ticket, note)) = front else {
             // All waiters have given up meanwhile.
             if let Some(contender) = self.contender.take() {
                 self.stale_keys
@@ -61,10 +63,25 @@ impl Queue {
             return;
         };
         self.waiters.pop_front();
+        if self.contender.as_mut().is_some_and(|contender| contender.adopt_note(note.as_ref())) {
+            cx.effects.notes.push((ticket, note));
+        }
         cx.effects.timers.clear(Timer::WaitLimit(ticket));
         cx.effects.timers.clear(Timer::SlowWait(ticket));
         cx.effects.act(Action::Grant { ticket, hold: id, name: self.name.clone(), key, token });
         self.refuse_tries(|_| true, cx);
+    }
+
+    /// What is in etcd for the hold of this ticket.
+    pub(in crate::protocol) fn held_keys(&self, ticket: Ticket) -> Option<HeldKeys> {
+        self.contender.as_ref()?.held_keys(ticket)
+    }
+
+    /// An answer to a request of the holder showed that a key of the hold does not exist any more.
+    pub(in crate::protocol) fn hold_gone(&mut self, ticket: Ticket, cx: &mut Context<'_>) {
+        if self.held_keys(ticket).is_some() {
+            self.act_on(Fact::Gone, cx);
+        }
     }
 
     /// The read of the contender's position was answered, or failed.

@@ -3,12 +3,10 @@
 use super::sent::{SentDelete, SentWrite};
 use super::waiter::Waiter;
 use super::{Context, Queue, WriteState};
-use crate::clock::Time;
-use crate::contender_value::ContenderValue;
 use crate::kv::{Failure, Revision};
 use crate::protocol::contender::Contender;
-use crate::protocol::effects::Effects;
-use crate::protocol::messages::{Acquire, Refusal};
+use crate::protocol::contender::origin::Origin;
+use crate::protocol::messages::Refusal;
 use crate::protocol::mutants::mutant;
 use crate::protocol::read::Epoch;
 use crate::protocol::write::{ContenderPut, Deletion, Write};
@@ -134,16 +132,9 @@ impl Queue {
             }
             let key =
                 lease.contender_key(&self.name, |key| self.stale_keys.iter().any(|stale| stale.key == *key));
-            let value = contender_value(front, cx.now, cx.effects);
-            self.contender = Some(Contender::new(key, value, lease.id, try_only));
+            let origin = Origin::of(front, cx.now);
+            self.contender = Some(Contender::new(key, origin, lease.id, try_only));
         }
-        self.contender.as_ref()?.put(&self.name)
+        self.contender.as_ref()?.put(&self.name, &cx.effects.config)
     }
-}
-
-fn contender_value(front: &Acquire, now: Time, effects: &Effects) -> Vec<u8> {
-    // The caller's wall clock when it asked, plus the time that it has waited since.
-    let created_at = front.asked_at + now.since(front.since);
-    let thread = front.thread.to_string();
-    ContenderValue::new(&effects.config.owner, &thread, effects.config.pid, created_at).encode()
 }

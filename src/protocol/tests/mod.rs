@@ -3,6 +3,7 @@
 mod answers;
 mod batching;
 mod contention;
+mod fenced;
 mod giving_up;
 mod leaving_nothing;
 mod locking;
