@@ -8,10 +8,11 @@ use crossbeam_channel::Receiver;
 use oneshot::{RecvTimeoutError, Sender};
 
 use super::holds::Holds;
-use super::note::Note;
 use crate::clock::Time;
 use crate::error::{Cause, LockError, LossReason, lock_error};
 use crate::info::FencingToken;
+use crate::kv::Revision;
+use crate::mutex::Mutex;
 use crate::protocol::{ReleaseFailure, Ticket};
 use crate::shared::hold_state::HoldState;
 use crate::shared::message::{Left, Message};
@@ -27,7 +28,8 @@ pub struct Hold {
     lock: Arc<Holds>,
     waited: Duration,
     granted: Time,
-    note: Note,
+    /// The note that etcd has confirmed last, and the revision at which it was set; 0: with the key.
+    note: Mutex<(Revision, Option<Arc<str>>)>,
     /// `Leave` was sent: dropping sends nothing.
     left: bool,
 }
@@ -260,7 +262,7 @@ impl Hold {
             lock,
             waited: granted.since(asked),
             granted,
-            note: Note::new(note),
+            note: Mutex::new((0, note)),
             left: false,
         }
     }
@@ -277,7 +279,7 @@ impl Hold {
         self.ticket
     }
 
-    pub(super) fn note_cell(&self) -> &Note {
+    pub(super) fn note_cell(&self) -> &Mutex<(Revision, Option<Arc<str>>)> {
         &self.note
     }
 

@@ -25,7 +25,8 @@ use crossbeam_channel::{Receiver, TryRecvError};
 use guard::LockGuard;
 use holds::Holds;
 use pending::PendingLock;
-use waiting_call::WaitingCall;
+use waiting_call::{WaitingCall, none_if_held};
+
 
 use crate::clock::Time;
 use crate::error::LockError;
@@ -379,15 +380,6 @@ impl DistributedLock {
                 return Ok(guard);
             }
         }
-    }
-}
-
-/// Maps `AlreadyHeld` to `None`.
-fn none_if_held<G>(taken: Result<G, LockError>) -> Result<Option<G>, LockError> {
-    match taken {
-        Ok(guard) => Ok(Some(guard)),
-        Err(LockError::AlreadyHeld { .. }) => Ok(None),
-        Err(error) => Err(error),
     }
 }
 

@@ -1,21 +1,11 @@
 //! The note of a hold.
 
-use super::hold::Hold;
-use crate::error::LockError;
-use crate::mutex::Mutex;
-use crate::options::check_note;
-use crate::protocol::FencedRequest;
 use std::sync::Arc;
 
-/// The note that etcd has confirmed last, and the revision at which it was written.
-pub(super) struct Note(Mutex<(i64, Option<Arc<str>>)>);
-
-impl Note {
-    /// The note that the lock was acquired with.
-    pub(super) fn new(note: Option<Arc<str>>) -> Self {
-        Self(Mutex::new((0, note)))
-    }
-}
+use super::hold::Hold;
+use crate::error::LockError;
+use crate::options::check_note;
+use crate::protocol::FencedRequest;
 
 impl Hold {
     /// Returns the hold's note: what others see in [`LockInfo::note`](crate::LockInfo::note). Does no I/O.
@@ -41,7 +31,7 @@ impl Hold {
         if !self.is_here() {
             return None;
         }
-        self.note_cell().0.lock().1.as_deref().map(str::to_owned)
+        self.note_cell().lock().1.as_deref().map(str::to_owned)
     }
 
     /// Replaces the hold's note, which others see in [`LockInfo::note`](crate::LockInfo::note). An empty text removes it.
@@ -80,7 +70,7 @@ impl Hold {
         let note: Option<Arc<str>> = (!note.is_empty()).then(|| note.into());
         let doing = || format!("setting the note of lock {:?}", self.key());
         let answer = self.fenced(FencedRequest::Note(note.clone()), doing)?;
-        let mut newest = self.note_cell().0.lock();
+        let mut newest = self.note_cell().lock();
         if answer.revision > newest.0 {
             *newest = (answer.revision, note);
         }

@@ -198,3 +198,12 @@ fn error_of_refusal(refusal: Refusal, key: &str) -> LockError {
         Refusal::Closed => LockError::Closed,
     }
 }
+
+/// Maps `AlreadyHeld` to `None`.
+pub(super) fn none_if_held<G>(taken: Result<G, LockError>) -> Result<Option<G>, LockError> {
+    match taken {
+        Ok(guard) => Ok(Some(guard)),
+        Err(LockError::AlreadyHeld { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -15,9 +15,11 @@ use std::time::Duration;
 use super::contender::origin::HeldKeys;
 use super::effects::{Effects, Purpose};
 use super::history::Age;
-use super::messages::{Action, FencedAnswer, FencedCall, FencedFailure, FencedId, FencedRequest, Ticket};
+use super::messages::{
+    Action, FencedAnswer, FencedCall, FencedFailure, FencedId, FencedRequest, QueueId, Ticket,
+};
 use super::mutants::mutant;
-use super::queue::Context;
+use super::queue::{Context, Queue};
 use super::read;
 use super::timers::Timer;
 use crate::clock::Time;
@@ -50,25 +52,27 @@ pub(super) enum Consequence {
     EpochChanged(Option<KeyValue>),
     /// The lease, or what was put with it, does not exist any more.
     SessionGone,
-    /// A key of the hold does not exist any more.
-    HoldGone,
+    /// A key of the hold of this ticket does not exist any more.
+    HoldGone(Ticket),
 }
 
 impl FencedCalls {
-    /// There is nothing to send.
-    pub(super) fn is_idle(&self) -> bool {
-        self.calls.values().all(|call| call.state != State::Ready)
+    /// Sends what holders have asked for, or refuses it if their hold is over.
+    pub(super) fn send(&mut self, queues: &HashMap<QueueId, Box<Queue>>, cx: &mut Context<'_>) {
+        for (ticket, note) in std::mem::take(&mut cx.effects.notes) {
+            self.add_note(ticket, note, cx.effects);
+        }
+        for (id, ticket) in self.ready() {
+            let queue = cx.effects.tickets.get(&ticket).and_then(|queue| queues.get(queue));
+            let held = queue.and_then(|queue| queue.held_keys(ticket));
+            self.advance(id, held, cx);
+        }
     }
 
     /// The requests that are to be sent, each with the ticket of its hold.
-    pub(super) fn ready(&self) -> Vec<(FencedId, Ticket)> {
+    fn ready(&self) -> Vec<(FencedId, Ticket)> {
         let ready = self.calls.iter().filter(|(_, call)| call.state == State::Ready);
         ready.map(|(&id, call)| (id, call.ticket)).collect()
-    }
-
-    /// The ticket of the hold that made the request.
-    pub(super) fn hold_of(&self, id: FencedId) -> Option<Ticket> {
-        self.calls.get(&id).map(|call| call.ticket)
     }
 
     pub(super) fn add(&mut self, call: FencedCall, effects: &mut Effects) {
@@ -77,7 +81,7 @@ impl FencedCalls {
     }
 
     /// Adds a change of a note by the protocol itself, which is repeated until it is answered or the hold is over.
-    pub(super) fn add_note(&mut self, ticket: Ticket, note: Option<Arc<str>>, effects: &mut Effects) {
+    fn add_note(&mut self, ticket: Ticket, note: Option<Arc<str>>, effects: &mut Effects) {
         let id = FencedId(OWN_IDS | effects.next_id());
         let until = effects.now + effects.config.request_timeout;
         let call = FencedCall { id, ticket, request: FencedRequest::Note(note), until };
@@ -85,7 +89,7 @@ impl FencedCalls {
     }
 
     /// Sends a request, unless its hold is over (`held` is `None`) or the epoch has to move first.
-    pub(super) fn advance(&mut self, id: FencedId, held: Option<HeldKeys>, cx: &mut Context<'_>) {
+    fn advance(&mut self, id: FencedId, held: Option<HeldKeys>, cx: &mut Context<'_>) {
         let Some(call) = self.calls.get(&id) else {
             return;
         };
@@ -123,6 +127,20 @@ impl FencedCalls {
         age: Age,
         effects: &mut Effects,
     ) -> Consequence {
+        let ticket = self.calls.get(&id).map(|call| call.ticket);
+        let consequence = self.take_reply(id, reply, age, effects);
+        // An answer to a request of an earlier session says nothing about this one.
+        let stands = ticket.is_some_and(|ticket| effects.tickets.contains_key(&ticket));
+        if stands { consequence } else { Consequence::Nothing }
+    }
+
+    fn take_reply(
+        &mut self,
+        id: FencedId,
+        reply: Result<Response, Failure>,
+        age: Age,
+        effects: &mut Effects,
+    ) -> Consequence {
         let Some(call) = self.calls.get_mut(&id) else {
             return Consequence::Nothing;
         };
@@ -153,7 +171,7 @@ impl FencedCalls {
                 }
             }
             Ok(request::Outcome::EpochChanged(session)) => Consequence::EpochChanged(session),
-            Ok(request::Outcome::HoldGone) => Consequence::HoldGone,
+            Ok(request::Outcome::HoldGone) => Consequence::HoldGone(call.ticket),
             Ok(request::Outcome::Old) => self.failed(id, epoch, read::stale(), effects),
             Ok(request::Outcome::Malformed) => self.failed(id, epoch, read::malformed_write(), effects),
             Err(failure) => self.failed(id, epoch, failure, effects),

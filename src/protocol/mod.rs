@@ -226,7 +226,7 @@ impl Protocol {
         }
         let mut cx = Context { now: self.now, session: &mut self.session, effects: &mut self.effects };
         self.batches.send(&mut self.queues, &mut cx);
-        self.send_fenced();
+        self.fenced.send(&self.queues, &mut cx);
         self.effects.pop_action()
     }
 
@@ -300,34 +300,12 @@ impl Protocol {
         self.session.close(self.now, &mut self.effects);
     }
 
-    /// Sends what holders have asked for, or refuses it if their hold is over.
-    fn send_fenced(&mut self) {
-        for (ticket, note) in std::mem::take(&mut self.effects.notes) {
-            self.fenced.add_note(ticket, note, &mut self.effects);
-        }
-        if self.fenced.is_idle() {
-            return;
-        }
-        let mut cx = Context { now: self.now, session: &mut self.session, effects: &mut self.effects };
-        for (id, ticket) in self.fenced.ready() {
-            let queue = cx.effects.tickets.get(&ticket).and_then(|queue| self.queues.get(queue));
-            let held = queue.and_then(|queue| queue.held_keys(ticket));
-            self.fenced.advance(id, held, &mut cx);
-        }
-    }
-
     fn handle_fenced(&mut self, id: FencedId, reply: Result<Response, Failure>, age: Age) -> Verdict {
-        let hold = self.fenced.hold_of(id).filter(|ticket| self.effects.tickets.contains_key(ticket));
-        let consequence = self.fenced.handle_reply(id, reply, age, &mut self.effects);
-        // An answer to a request of an earlier session says nothing about this one.
-        let Some(ticket) = hold else {
-            return Verdict::Nothing;
-        };
-        match consequence {
+        match self.fenced.handle_reply(id, reply, age, &mut self.effects) {
             Consequence::Nothing => Verdict::Nothing,
             Consequence::EpochChanged(session) => self.session.handle_stale_epoch(session),
             Consequence::SessionGone => Verdict::Lost(LossReason::SessionRevoked),
-            Consequence::HoldGone => {
+            Consequence::HoldGone(ticket) => {
                 self.in_queue_of(ticket, Queue::hold_gone);
                 Verdict::Nothing
             }

@@ -15,6 +15,7 @@ mod crash;
 mod ends;
 mod errors;
 mod exclusion;
+mod fenced;
 mod grant_race;
 mod limits;
 mod logged;
