@@ -150,6 +150,7 @@ pub use lock::DistributedLock;
 pub use lock::fenced::{FencedStore, WriteBatch};
 pub use lock::guard::LockGuard;
 pub use lock::hold::Hold;
+pub use lock::observer::Observer;
 pub use lock::pending::PendingLock;
 pub use lock::reentrant::ReentrantLock;
 pub use lock::reentrant_guard::ReentrantGuard;

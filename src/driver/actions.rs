@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::inflight::Outgoing;
 use super::log::{Line, SlowWait};
+use super::observers::ObserverCommand;
 use super::startup::Abandoned;
 use super::{Done, Driver};
 use crate::clock::Time;
@@ -45,6 +46,7 @@ impl<S: Store> Driver<S> {
         let ended = self.report.holds.end_session(reason);
         self.lines.push(Line::SessionDown(reason));
         self.lines.extend(ended.into_iter().map(Line::Ended));
+        let _ = self.observers.send(ObserverCommand::HoldsEnded);
         self.drop_queued();
     }
 
@@ -106,7 +108,14 @@ impl<S: Store> Driver<S> {
             Action::Released { name, token } => self.lines.push(Line::Released { name, token }),
             Action::Refuse { ticket, refusal } => self.report.tickets.refused(ticket, refusal),
             Action::EndHold { hold, lost } => {
-                self.lines.extend(self.report.holds.end(hold, lost).map(Line::Ended));
+                let ended = self.report.holds.end(hold, lost);
+                if ended
+                    .as_ref()
+                    .is_some_and(|ended| self.report.feeds.awaits_contention_of(&ended.state.name))
+                {
+                    let _ = self.observers.send(ObserverCommand::HoldsEnded);
+                }
+                self.lines.extend(ended.map(Line::Ended));
             }
             Action::Confirm { ticket, result } => self.report.tickets.confirmed(ticket, result),
             Action::Fenced { id, result } => {

@@ -9,6 +9,7 @@ mod actions;
 mod inflight;
 mod log;
 mod metered;
+mod observers;
 pub(crate) mod queries;
 pub(crate) mod query_loop;
 mod startup;
@@ -24,6 +25,7 @@ use tokio::task::{JoinError, JoinSet};
 use inflight::Inflight;
 use log::Line;
 use metered::Metered;
+use observers::{Contention, ObserverCommand, Observers, is_of_observer};
 use startup::Startup;
 
 use crate::clock::{Clock, Time};
@@ -72,6 +74,8 @@ struct Driver<S: Store> {
     watch_orders: UnboundedSender<WatchOrder>,
     watch_events: UnboundedReceiver<WatchEvent>,
     report: Arc<Report>,
+    observers: UnboundedSender<ObserverCommand>,
+    observed: UnboundedSender<WatchEvent>,
     /// The callers of fenced requests that are not answered yet.
     fenced: HashMap<FencedId, oneshot::Sender<FencedResult>>,
     startup: Option<Startup>,
@@ -93,6 +97,7 @@ enum Done {
     Request { id: RequestId, reply: Result<Response, Failure>, limited: bool },
     Admin,
     Watches,
+    Observers,
 }
 
 /// What ended a pause.
@@ -120,8 +125,25 @@ impl<S: Store> Driver<S> {
             watches.await;
             Done::Watches
         });
+        let store = Metered::new(store, Arc::clone(&report.stats), settings.clock.clone());
+        let (observers, commands) = mpsc::unbounded_channel();
+        let (observed, of_observers) = mpsc::unbounded_channel();
+        let observing = Observers {
+            store: store.clone(),
+            request_timeout: settings.request_timeout,
+            feeds: Arc::clone(&report.feeds),
+            commands,
+            orders: watch_orders.clone(),
+            events: of_observers,
+        };
+        tasks.spawn(async move {
+            observing.run().await;
+            Done::Observers
+        });
         Self {
-            store: Metered::new(store, Arc::clone(&report.stats), settings.clock.clone()),
+            store,
+            observers,
+            observed,
             protocol,
             settings,
             inbox,
@@ -176,8 +198,8 @@ impl<S: Store> Driver<S> {
     /// How long to wait for an event: until the next deadline or timeout.
     fn pause(&self, now: Time) -> Duration {
         if self.protocol.next_timeout().is_none_or(|at| at > now) {
-            // Beside the watches' task there is one for each request.
-            self.settings.clock.note_turn(now, self.tasks.len().saturating_sub(1));
+            // Beside the tasks of the watches and the observers there is one for each request.
+            self.settings.clock.note_turn(now, self.tasks.len().saturating_sub(2));
         }
         let longest = if self.report.holds.is_empty() { LONGEST_PAUSE } else { LONGEST_PAUSE_HOLDING };
         let startup = self.startup.as_ref().map(|startup| startup.deadline);
@@ -226,15 +248,24 @@ impl<S: Store> Driver<S> {
                 }
             }
             Wake::Watch(event) => {
-                self.protocol.handle_watch(now, event);
+                self.watched(now, event);
                 for _ in 1..EVENTS_PER_TURN {
                     let Ok(event) = self.watch_events.try_recv() else { break };
-                    self.protocol.handle_watch(now, event);
+                    self.watched(now, event);
                 }
             }
             Wake::Clock => {}
         }
         Ok(())
+    }
+
+    fn watched(&mut self, now: Time, event: WatchEvent) {
+        if is_of_observer(&event) {
+            // Fails only if the observers have ended, which `finish` reports.
+            let _ = self.observed.send(event);
+        } else {
+            self.protocol.handle_watch(now, event);
+        }
     }
 
     fn finish(&mut self, now: Time, done: Result<Done, JoinError>) -> Result<(), LockError> {
@@ -248,6 +279,7 @@ impl<S: Store> Driver<S> {
             }
             Ok(Done::Admin) => {}
             Ok(Done::Watches) => return broken("the watches ended by themselves"),
+            Ok(Done::Observers) => return broken("the observers ended by themselves"),
             // A request whose task panicked has no outcome; nothing that is built on it can be relied on.
             Err(error) if error.is_panic() => panic::resume_unwind(error.into_panic()),
             Err(_) => return broken("a request was aborted"),
@@ -271,6 +303,20 @@ impl<S: Store> Driver<S> {
             Message::Fenced { call, reply } => {
                 self.fenced.insert(call.id, reply);
                 self.protocol.handle_command(now, Command::Fenced(call));
+            }
+            Message::Observe { id, name, reply } => {
+                let _ = self.observers.send(ObserverCommand::Observe { id, name, reply });
+            }
+            Message::Unobserve { id } => {
+                let _ = self.observers.send(ObserverCommand::Unobserve { id });
+            }
+            Message::AwaitContention { ticket, state } => {
+                if self.protocol.has_waiters(&state.name) {
+                    self.report.feeds.end_contention(ticket);
+                } else {
+                    let contention = Contention { ticket, state };
+                    let _ = self.observers.send(ObserverCommand::AwaitContention(contention));
+                }
             }
             Message::Expire { reply } => {
                 self.protocol.handle_expired(now);
@@ -298,7 +344,11 @@ impl<S: Store> Driver<S> {
             self.lines.push(Line::Asked(acquire.name.clone(), acquire.ticket));
         }
         self.report.tickets.wait(acquire.ticket, reply);
+        let name = Some(&acquire.name).filter(|name| self.report.feeds.awaits_contention_of(name)).cloned();
         self.protocol.handle_command(now, Command::Acquire(acquire));
+        if let Some(name) = name.filter(|name| self.protocol.has_waiters(name)) {
+            self.report.feeds.contended(&name);
+        }
     }
 
     fn begin_to_close(&mut self, now: Time) {

@@ -1,7 +1,7 @@
 //! A hold of a lock, which its guards dereference to.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
@@ -30,6 +30,10 @@ pub struct Hold {
     granted: Time,
     /// The note that etcd has confirmed last, and the revision at which it was set; 0: with the key.
     note: Mutex<(Revision, Option<Arc<str>>)>,
+    /// The channel of `contended()`, once it was asked for.
+    contended: OnceLock<Receiver<()>>,
+    /// Within `lead`: disconnects when the hold is over, or earlier.
+    term: OnceLock<Receiver<()>>,
     /// `Leave` was sent: dropping sends nothing.
     left: bool,
 }
@@ -64,7 +68,10 @@ impl Hold {
     /// # }
     /// ```
     pub fn done(&self) -> &Receiver<()> {
-        if self.lock.client.mailbox.is_here() { &self.state.done } else { process::disconnected() }
+        if !self.lock.client.mailbox.is_here() {
+            return process::disconnected();
+        }
+        self.term.get().unwrap_or(&self.state.done)
     }
 
     /// Returns why the hold was lost; `None` while it is held.
@@ -263,6 +270,8 @@ impl Hold {
             waited: granted.since(asked),
             granted,
             note: Mutex::new((0, note)),
+            contended: OnceLock::new(),
+            term: OnceLock::new(),
             left: false,
         }
     }
@@ -281,6 +290,19 @@ impl Hold {
 
     pub(super) fn note_cell(&self) -> &Mutex<(Revision, Option<Arc<str>>)> {
         &self.note
+    }
+
+    pub(super) fn contended_cell(&self) -> &OnceLock<Receiver<()>> {
+        &self.contended
+    }
+
+    /// From now on `done()` is this channel.
+    pub(super) fn limit_term(&self, ends: Receiver<()>) {
+        let _ = self.term.set(ends);
+    }
+
+    pub(super) fn state(&self) -> Arc<HoldState> {
+        Arc::clone(&self.state)
     }
 
     pub(super) fn root(&self) -> &str {
@@ -354,6 +376,9 @@ impl Hold {
     fn leave(&mut self, reply: Option<Sender<Left>>) -> Result<(), LockError> {
         self.left = true;
         self.lock.forget(self.ticket);
+        if self.contended.get().is_some() && self.is_here() {
+            self.lock.client.feeds().end_contention(self.ticket);
+        }
         self.lock.client.mailbox.send(Message::Leave { ticket: self.ticket, reply })
     }
 }

@@ -1,14 +1,17 @@
 //! A lock by its key, and the ways to acquire it.
 
+mod contended;
 pub(crate) mod fenced;
 pub(crate) mod guard;
 pub(crate) mod hold;
+pub(crate) mod observer;
 pub(crate) mod pending;
 pub(crate) mod reentrant;
 pub(crate) mod reentrant_guard;
 
 mod caller_thread;
 mod holds;
+mod lead;
 mod note;
 pub(crate) mod registry;
 mod waiting_call;
@@ -26,7 +29,6 @@ use guard::LockGuard;
 use holds::Holds;
 use pending::PendingLock;
 use waiting_call::{WaitingCall, none_if_held};
-
 
 use crate::clock::Time;
 use crate::error::LockError;

@@ -1,8 +1,12 @@
 //! Queries about locks, and forced unlocks, whichever process holds them.
 
+use std::sync::Arc;
+
 use super::LockManager;
+use crate::driver::thread::GRACE;
 use crate::error::LockError;
 use crate::info::{FencingToken, ForceUnlock, LockInfo};
+use crate::lock::observer::{Observer, Source};
 use crate::shared::message::Query;
 
 impl LockManager {
@@ -109,6 +113,43 @@ impl LockManager {
         let name = self.client.name(key)?;
         let doing = format!("looking at the queue of lock {key:?}");
         self.client.ask(&doing, |reply| Query::Queue { name, reply })
+    }
+
+    /// Observes who holds this lock: an [`Observer`] reports the holder now, and then each change of holder or note.
+    ///
+    /// # Blocking
+    ///
+    /// Until the first state was read: up to [`request_timeout`](crate::LockManagerOptions::request_timeout).
+    ///
+    /// # Errors
+    ///
+    /// As for [`lock_info`](Self::lock_info).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+    /// let guard = manager.new_lock("scheduler")?.lock()?;
+    /// let leader = manager.observe("scheduler")?;
+    /// assert_eq!(leader.current().map(|info| info.token), Some(guard.token()));
+    ///
+    /// guard.unlock()?;
+    /// while leader.current().is_some() {
+    ///     leader.changes().recv().expect("it is open");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn observe(&self, key: &str) -> Result<Observer, LockError> {
+        let name = self.client.name(key)?;
+        let source = Source {
+            mailbox: &self.client.mailbox,
+            feeds: self.client.feeds(),
+            owner: Arc::clone(&self.client) as _,
+            limit: self.client.request_timeout().saturating_add(GRACE),
+        };
+        Observer::begin(source, self.client.next_ticket().0, name)
     }
 
     /// Takes the lock away from its current holder, in any process, and returns the evicted holder.

@@ -161,7 +161,7 @@ impl Effects {
     pub(super) fn watch(&mut self, watched: Watched, span: Span, from_revision: i64) -> WatchId {
         let id = WatchId(self.next_id());
         self.watches.insert(id, watched);
-        self.act(Action::Watch { id, spec: WatchSpec { span, from_revision } });
+        self.act(Action::Watch { id, spec: WatchSpec { span, from_revision, puts: false } });
         id
     }
 

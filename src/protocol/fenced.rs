@@ -21,8 +21,10 @@ use super::messages::{
 use super::mutants::mutant;
 use super::queue::{Context, Queue};
 use super::read;
+use super::session::{Session, Verdict};
 use super::timers::Timer;
 use crate::clock::Time;
+use crate::error::LossReason;
 use crate::kv::{Failure, FailureClass, KeyValue, Request, Response, Revision};
 use call::{Call, State};
 
@@ -47,13 +49,20 @@ pub(super) struct FencedCalls {
 /// What an answer means beyond its request.
 #[derive(Debug)]
 pub(super) enum Consequence {
+    Of(Verdict),
+    /// A key of the hold of this ticket does not exist any more.
+    HoldGone(Ticket),
+}
+
+/// The same for the hold that made it.
+#[derive(Debug)]
+enum Meaning {
     Nothing,
     /// The epoch has changed; this is the session key now.
     EpochChanged(Option<KeyValue>),
     /// The lease, or what was put with it, does not exist any more.
     SessionGone,
-    /// A key of the hold of this ticket does not exist any more.
-    HoldGone(Ticket),
+    HoldGone,
 }
 
 impl FencedCalls {
@@ -71,7 +80,8 @@ impl FencedCalls {
 
     /// The requests that are to be sent, each with the ticket of its hold.
     fn ready(&self) -> Vec<(FencedId, Ticket)> {
-        let ready = self.calls.iter().filter(|(_, call)| call.state == State::Ready);
+        let is_ready = |call: &Call| matches!(call.state, State::Ready | State::AwaitsEpoch);
+        let ready = self.calls.iter().filter(|(_, call)| is_ready(call));
         ready.map(|(&id, call)| (id, call.ticket)).collect()
     }
 
@@ -100,7 +110,11 @@ impl FencedCalls {
             return self.give_up(id, cx.effects);
         }
         if self.waits_for_epoch(call.ticket, epoch.revision, cx.now) && !mutant!(FencedUnderOldEpoch) {
-            return cx.session.begin_epoch(cx.effects);
+            cx.session.begin_epoch(cx.effects);
+            if let Some(call) = self.calls.get_mut(&id) {
+                call.state = State::AwaitsEpoch;
+            }
+            return;
         }
         let request_timeout = cx.effects.config.request_timeout;
         let left = if call.repeats { request_timeout } else { call.until.since(cx.now) };
@@ -125,13 +139,21 @@ impl FencedCalls {
         id: FencedId,
         reply: Result<Response, Failure>,
         age: Age,
+        session: &mut Session,
         effects: &mut Effects,
     ) -> Consequence {
         let ticket = self.calls.get(&id).map(|call| call.ticket);
-        let consequence = self.take_reply(id, reply, age, effects);
+        let meaning = self.take_reply(id, reply, age, effects);
         // An answer to a request of an earlier session says nothing about this one.
-        let stands = ticket.is_some_and(|ticket| effects.tickets.contains_key(&ticket));
-        if stands { consequence } else { Consequence::Nothing }
+        let Some(ticket) = ticket.filter(|ticket| effects.tickets.contains_key(ticket)) else {
+            return Consequence::Of(Verdict::Nothing);
+        };
+        match meaning {
+            Meaning::Nothing => Consequence::Of(Verdict::Nothing),
+            Meaning::EpochChanged(key) => Consequence::Of(session.handle_stale_epoch(key)),
+            Meaning::SessionGone => Consequence::Of(Verdict::Lost(LossReason::SessionRevoked)),
+            Meaning::HoldGone => Consequence::HoldGone(ticket),
+        }
     }
 
     fn take_reply(
@@ -140,12 +162,12 @@ impl FencedCalls {
         reply: Result<Response, Failure>,
         age: Age,
         effects: &mut Effects,
-    ) -> Consequence {
+    ) -> Meaning {
         let Some(call) = self.calls.get_mut(&id) else {
-            return Consequence::Nothing;
+            return Meaning::Nothing;
         };
         let State::InFlight { epoch, keys } = std::mem::replace(&mut call.state, State::Ready) else {
-            return Consequence::Nothing;
+            return Meaning::Nothing;
         };
         let reply = match reply {
             // Unlike a write, a read can be answered from an old state (etcd #20418).
@@ -154,42 +176,36 @@ impl FencedCalls {
             Ok(_) if age == Age::Old => {
                 let stale = Failure { class: FailureClass::Unknown, ..read::stale() };
                 self.finish(id, Err(FencedFailure::Failed(stale)), effects);
-                return Consequence::SessionGone;
+                return Meaning::SessionGone;
             }
             reply => reply,
         };
         match reply.map(|response| request::answer(epoch, &keys, &call.request, response)) {
             Ok(request::Outcome::Done(answer)) => {
                 self.finish(id, Ok(answer), effects);
-                Consequence::Nothing
+                Meaning::Nothing
             }
             Ok(request::Outcome::EpochChanged(Some(session))) if session.mod_revision < epoch => {
                 if call.is_read() {
                     self.failed(id, epoch, read::stale(), effects)
                 } else {
-                    Consequence::SessionGone
+                    Meaning::SessionGone
                 }
             }
-            Ok(request::Outcome::EpochChanged(session)) => Consequence::EpochChanged(session),
-            Ok(request::Outcome::HoldGone) => Consequence::HoldGone(call.ticket),
+            Ok(request::Outcome::EpochChanged(session)) => Meaning::EpochChanged(session),
+            Ok(request::Outcome::HoldGone) => Meaning::HoldGone,
             Ok(request::Outcome::Old) => self.failed(id, epoch, read::stale(), effects),
             Ok(request::Outcome::Malformed) => self.failed(id, epoch, read::malformed_write(), effects),
             Err(failure) => self.failed(id, epoch, failure, effects),
         }
     }
 
-    fn failed(
-        &mut self,
-        id: FencedId,
-        epoch: Revision,
-        failure: Failure,
-        effects: &mut Effects,
-    ) -> Consequence {
+    fn failed(&mut self, id: FencedId, epoch: Revision, failure: Failure, effects: &mut Effects) -> Meaning {
         let Some(call) = self.calls.get_mut(&id) else {
-            return Consequence::Nothing;
+            return Meaning::Nothing;
         };
         let repeats = match failure.class {
-            FailureClass::LeaseGone => return Consequence::SessionGone,
+            FailureClass::LeaseGone => return Meaning::SessionGone,
             FailureClass::NotDone => true,
             FailureClass::Unknown if mutant!(FencedRepeated) => true,
             FailureClass::Unknown => {
@@ -211,7 +227,7 @@ impl FencedCalls {
         } else {
             self.finish(id, Err(FencedFailure::Failed(failure)), effects);
         }
-        Consequence::Nothing
+        Meaning::Nothing
     }
 
     /// The back-off of the request is over, or its time.
@@ -231,11 +247,10 @@ impl FencedCalls {
     }
 
     /// The store refuses to begin a new epoch: fails the requests that wait for one.
-    pub(super) fn epoch_refused(&mut self, failure: &Failure, epoch: Revision, effects: &mut Effects) {
-        for (id, ticket) in self.ready() {
-            if self.waits_for_epoch(ticket, epoch, effects.now) {
-                self.finish(id, Err(FencedFailure::Failed(failure.clone())), effects);
-            }
+    pub(super) fn epoch_refused(&mut self, failure: &Failure, effects: &mut Effects) {
+        let waiting = self.calls.iter().filter(|(_, call)| call.state == State::AwaitsEpoch && !call.repeats);
+        for id in waiting.map(|(&id, _)| id).collect::<Vec<_>>() {
+            self.finish(id, Err(FencedFailure::Failed(failure.clone())), effects);
         }
     }
 

@@ -148,13 +148,12 @@ impl Protocol {
 
     pub(crate) fn handle_watch(&mut self, now: Time, event: WatchEvent) {
         self.advance_clock(now);
-        let id = match event {
-            WatchEvent::Created { watch, .. } | WatchEvent::Deleted { watch, .. } => watch,
-        };
-        let Some(watched) = self.effects.watched(id) else {
+        let Some(watched) = self.effects.watched(event.watch()) else {
             return;
         };
         match (watched, event) {
+            // The protocol's watches ask for deletions only.
+            (_, WatchEvent::Put { .. }) => {}
             (Watched::Session, WatchEvent::Created { .. }) => {
                 if self.session.handle_watch_created(&mut self.effects) {
                     for id in self.queue_ids() {
@@ -230,6 +229,11 @@ impl Protocol {
         self.effects.pop_action()
     }
 
+    /// Whether a caller of this process waits for the lock; one that only tries does not count.
+    pub(crate) fn has_waiters(&self, name: &LockName) -> bool {
+        self.names.get(name).and_then(|id| self.queues.get(id)).is_some_and(|it| it.has_queued_waiter())
+    }
+
     /// Nothing of ours is in the store, as far as we know, so closing needs no request.
     pub(crate) fn owns_nothing(&self) -> bool {
         self.session.owns_nothing()
@@ -301,10 +305,8 @@ impl Protocol {
     }
 
     fn handle_fenced(&mut self, id: FencedId, reply: Result<Response, Failure>, age: Age) -> Verdict {
-        match self.fenced.handle_reply(id, reply, age, &mut self.effects) {
-            Consequence::Nothing => Verdict::Nothing,
-            Consequence::EpochChanged(session) => self.session.handle_stale_epoch(session),
-            Consequence::SessionGone => Verdict::Lost(LossReason::SessionRevoked),
+        match self.fenced.handle_reply(id, reply, age, &mut self.session, &mut self.effects) {
+            Consequence::Of(verdict) => verdict,
             Consequence::HoldGone(ticket) => {
                 self.in_queue_of(ticket, Queue::hold_gone);
                 Verdict::Nothing
@@ -329,9 +331,7 @@ impl Protocol {
                 }
             }
             Verdict::FenceRefused(waiting, failure) => {
-                if let Some(epoch) = self.session.lease().map(|lease| lease.epoch.revision) {
-                    self.fenced.epoch_refused(&failure, epoch, &mut self.effects);
-                }
+                self.fenced.epoch_refused(&failure, &mut self.effects);
                 for id in waiting {
                     self.change_queue(id, |queue, cx| queue.fence_refused(&failure, cx));
                 }

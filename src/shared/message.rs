@@ -9,6 +9,7 @@ use crate::error::LockError;
 use crate::info::{FencingToken, ForceUnlock, LockInfo};
 use crate::name::LockName;
 use crate::protocol::{Acquire, FencedAnswer, FencedCall, FencedFailure, Refusal, ReleaseFailure, Ticket};
+use crate::shared::feeds::ObserverId;
 use crate::shared::hold_state::HoldState;
 
 /// A message from a caller to the I/O thread.
@@ -20,6 +21,12 @@ pub(crate) enum Message {
     Leave { ticket: Ticket, reply: Option<Sender<Left>> },
     /// Carry out a request of a holder while its hold stands.
     Fenced { call: FencedCall, reply: Sender<FencedResult> },
+    /// Observe a lock; the observer's channel is open. Answered when the first state was published.
+    Observe { id: ObserverId, name: LockName, reply: Sender<Result<(), LockError>> },
+    /// The observer's channel is closed.
+    Unobserve { id: ObserverId },
+    /// The holder wants to learn when somebody waits behind it; its channel is open.
+    AwaitContention { ticket: Ticket, state: Arc<HoldState> },
     /// Query etcd about locks, outside the protocol.
     Ask(Query),
     /// Act as if the session's deadline had just passed. Only tests send it, through the in-memory store. Answered when

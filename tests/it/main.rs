@@ -31,6 +31,7 @@ mod growth;
 mod interop;
 mod lazy;
 mod names;
+mod observers;
 mod one_session;
 mod viewer;
 

@@ -1,6 +1,7 @@
 //! The queries about locks, and the forced unlock, over any store.
 
 mod asker;
+pub(crate) mod holder_read;
 #[cfg(test)]
 mod tests;
 

@@ -22,8 +22,10 @@ pub(super) struct Call {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// To be sent, perhaps once the epoch has moved. Exits: InFlight, answered.
+    /// To be sent. Exits: InFlight, AwaitsEpoch, answered.
     Ready,
+    /// To be sent once the epoch has moved. Exits: InFlight, answered.
+    AwaitsEpoch,
     /// Exits: answered, Ready (the epoch had moved), BackingOff.
     InFlight {
         epoch: Revision,

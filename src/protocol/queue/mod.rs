@@ -107,7 +107,7 @@ impl Queue {
     }
 
     /// There is a waiter other than a `try_only` ticket.
-    fn has_queued_waiter(&self) -> bool {
+    pub(super) fn has_queued_waiter(&self) -> bool {
         self.waiters.iter().any(|waiter| !waiter.limits.try_only)
     }
 
