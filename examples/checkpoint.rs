@@ -39,6 +39,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         let by = second.etcd().get(&format!("/import/done/{file}"))?.ok_or("it was left out")?;
         println!("{file} was imported by {}", String::from_utf8_lossy(&by));
     }
+    // So that the example can run again on the same cluster.
+    let done = FILES.iter().fold(WriteBatch::new(), |done, file| done.delete(format!("/import/done/{file}")));
+    second.etcd().commit(done.delete(CURSOR))?;
     second.unlock()?;
     Ok(())
 }

@@ -13,8 +13,7 @@
 //! reported within milliseconds, but after the fact. The clocks of client and server need not agree, but must run at
 //! about the same rate.
 //!
-//! **What it is not.** It has no leader election, no semaphores and no read-write locks. Its API is blocking: callers
-//! never see a future, a runtime or a type of an etcd client.
+//! **What it is not.** It has no semaphores and no read-write locks. Its API is blocking: callers never see a future, a runtime or a type of an etcd client.
 //!
 //! # A complete program
 //!
@@ -55,7 +54,7 @@
 //!
 //! | Chapter | Question |
 //! |---|---|
-//! | [`docs::guide`] | How do I program with it? The tour, errors, the table from the Go API, what is stable. |
+//! | [`docs::guide`] | How do I program with it? The tour, electing a leader, fenced writes, errors, the table from the Go API, what is stable. |
 //! | [`docs::operations`] | How do I run it? Options, TLS, roles, etcd releases, logs, alerts, troubleshooting. |
 //! | [`docs::guarantees`] | What can I rely on? Each promise with its limits, and what holds under which fault. |
 //! | [`docs::protocol`] | How does another program join the same queues? |
@@ -64,7 +63,8 @@
 //! Start with [`LockManager`] (one session, any number of locks), [`DistributedLock`] (the ways to acquire a lock, and
 //! a place in the queue for `select!`) and [`LockGuard`] with its [`Hold`] (detects a loss, and checks the remaining
 //! time). [`ReentrantLock`] is for functions that acquire one lock within each other, [`LockViewer`] is for programs
-//! that only read, and [`memory`] is for tests. Options are in [`LockManagerOptions`] and [`LockOptions`], errors in
+//! that only read, and [`memory`] is for tests. [`FencedStore`] writes to etcd only while a hold stands, [`Observer`]
+//! reports who holds a lock as it changes, and [`DistributedLock::lead`] is a leader's whole loop. Options are in [`LockManagerOptions`] and [`LockOptions`], errors in
 //! [`LockError`] with its [`ErrorCode`]. Log lines go to the [`log`] crate with the target `etcd_lock`.
 //!
 //! # Words
