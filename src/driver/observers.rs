@@ -101,7 +101,7 @@ impl<S: Store> Task<S> {
                     self.step(id, |name, feeds| name.watch_reported(&event, feeds));
                 }
                 Some(read) = self.reads.join_next() => match read {
-                    Ok((id, read)) => self.step(id, |name, feeds| name.read_answered(read, feeds)),
+                    Ok((id, read)) => self.step(id, |name, feeds| name.read_answered(read, Instant::now(), feeds)),
                     // The driver notices that the task has panicked.
                     Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
                     Err(_) => {}
@@ -160,7 +160,7 @@ impl<S: Store> Task<S> {
         // Fails only if the watches have ended, which the driver reports.
         let _ = self.setup.orders.send(WatchOrder::Open { id, spec });
         self.watches.insert(name.clone(), id);
-        self.names.insert(id, ObservedName::new(name));
+        self.names.insert(id, ObservedName::new(name, Instant::now()));
         id
     }
 
@@ -198,3 +198,6 @@ async fn sleep_until_some(until: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -91,6 +91,13 @@ fn every_text_names_the_operation_the_endpoint_and_the_reason() {
             "etcd denied permission while connecting to etcd: http://a:1: permission denied (user \"bob\", key \
              \"/app/a\")",
         ),
+        (
+            LockError::TooLarge {
+                doing: "writing key \"/a\"".into(),
+                source: Cause::new("http://a:1: etcdserver: request is too large"),
+            },
+            "too large for etcd while writing key \"/a\": http://a:1: request is too large",
+        ),
         (LockError::NoSpace, "etcd's database is full (its NOSPACE alarm is on)"),
         (LockError::Crashed, "the lock manager's I/O thread died; connect again"),
         (LockError::Internal { what: "no thread for I/O".into() }, "internal error: no thread for I/O"),

@@ -11,6 +11,7 @@ use crate::info::LockInfo;
 use crate::kv::{Failure, Key, Revision, WatchEvent};
 use crate::name::LockName;
 use crate::protocol;
+use crate::protocol::mutants::mutant;
 use crate::shared::feeds::{Feeds, ObserverId};
 
 /// The first back-off after a read that failed, or was older than what is known.
@@ -66,7 +67,7 @@ struct State {
 }
 
 impl ObservedName {
-    pub(super) fn new(name: LockName) -> Self {
+    pub(super) fn new(name: LockName, now: Instant) -> Self {
         Self {
             name,
             observers: Vec::new(),
@@ -78,7 +79,7 @@ impl ObservedName {
             reading: None,
             read_again: false,
             failures: 0,
-            check: Instant::now() + CHECK_AGAIN,
+            check: now + CHECK_AGAIN,
             behind_since: None,
         }
     }
@@ -149,7 +150,9 @@ impl ObservedName {
         if !concerns_holder {
             return Step::Nothing;
         }
-        self.wanted = self.wanted.max(event.revision());
+        if self.reading.is_none() || !mutant!(ObserverForgetsWhileReading) {
+            self.wanted = self.wanted.max(event.revision());
+        }
         // The answer to the read in flight shows whether it is recent enough.
         if self.reading.is_some() { Step::Nothing } else { self.read() }
     }
@@ -205,10 +208,14 @@ impl ObservedName {
         Step::Read
     }
 
-    pub(super) fn read_answered(&mut self, read: Result<HolderRead, Failure>, feeds: &Feeds) -> Step {
+    pub(super) fn read_answered(
+        &mut self,
+        read: Result<HolderRead, Failure>,
+        now: Instant,
+        feeds: &Feeds,
+    ) -> Step {
         let known = self.reading.take().max(self.newest()).unwrap_or(0);
         let again = std::mem::take(&mut self.read_again);
-        let now = Instant::now();
         match read {
             Err(failure) => {
                 // The read was repeated for as long as a caller waits.
@@ -217,7 +224,9 @@ impl ObservedName {
                 }
                 self.back_off(now);
             }
-            Ok(read) if read.revision < known && !self.is_restored(now) => {
+            Ok(read)
+                if read.revision < known && !mutant!(ObserverBelievesStaleRead) && !self.is_restored(now) =>
+            {
                 self.joining.append(&mut self.joined);
                 self.back_off(now);
             }
