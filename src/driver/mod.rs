@@ -25,7 +25,8 @@ use tokio::task::{JoinError, JoinSet};
 use inflight::Inflight;
 use log::Line;
 use metered::Metered;
-use observers::{Contention, ObserverCommand, Observers, is_of_observer};
+use observers::name::Contention;
+use observers::{ObserverCommand, Observers, is_of_observer};
 use startup::Startup;
 
 use crate::clock::{Clock, Time};

@@ -4,7 +4,7 @@
 //! read then says what, so what is published is the truth of some moment, and moments are compared by revision. An event
 //! about another key than the holder's changes nothing, so a queue that grows costs no reads.
 
-mod name;
+pub(super) mod name;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -19,11 +19,9 @@ use super::queries::holder_read::{HolderRead, read_holder};
 use crate::error::{LockError, lock_error};
 use crate::kv::{Failure, WatchEvent, WatchId, WatchSpec};
 use crate::name::LockName;
-use crate::protocol::Ticket;
 use crate::shared::feeds::{Feeds, ObserverId};
-use crate::shared::hold_state::HoldState;
 use crate::store::{Store, WatchOrder};
-use name::{ObservedName, Step};
+use name::{Contention, ObservedName, Step};
 
 /// The watches of observers have numbers from here on, which the protocol's never reach.
 const FIRST_WATCH: u64 = 1 << 63;
@@ -49,13 +47,6 @@ pub(super) enum ObserverCommand {
     AwaitContention(Contention),
     /// Holds have ended.
     HoldsEnded,
-}
-
-/// A holder that waits for contention.
-#[derive(Debug)]
-pub(super) struct Contention {
-    pub(super) ticket: Ticket,
-    pub(super) state: Arc<HoldState>,
 }
 
 /// What the task needs.

@@ -91,13 +91,6 @@ fn every_text_names_the_operation_the_endpoint_and_the_reason() {
             "etcd denied permission while connecting to etcd: http://a:1: permission denied (user \"bob\", key \
              \"/app/a\")",
         ),
-        (
-            LockError::TooLarge {
-                doing: "writing key \"/a\"".into(),
-                source: Cause::new("http://a:1: etcdserver: request is too large"),
-            },
-            "too large for etcd while writing key \"/a\": http://a:1: request is too large",
-        ),
         (LockError::NoSpace, "etcd's database is full (its NOSPACE alarm is on)"),
         (LockError::Crashed, "the lock manager's I/O thread died; connect again"),
         (LockError::Internal { what: "no thread for I/O".into() }, "internal error: no thread for I/O"),
@@ -153,4 +146,13 @@ fn every_failure_class_maps_to_its_public_error() {
     for (class, expected) in table {
         assert_eq!(lock_error(Failure::new(class, "why"), "testing").code(), expected, "{class:?}");
     }
+}
+
+#[test]
+fn a_request_beyond_etcd_s_limits_names_the_key_and_the_answer() {
+    let source = Cause::new("http://a:1: etcdserver: request is too large");
+    let error = LockError::TooLarge { doing: "writing key \"/a\"".into(), source };
+    let text = "too large for etcd while writing key \"/a\": http://a:1: request is too large";
+    assert_eq!((error.to_string().as_str(), error.code().as_str()), (text, "TOO_LARGE"));
+    assert!(!error.is_retryable());
 }

@@ -1,18 +1,19 @@
 //! One observed name: what is known of its holder, and when to read it.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Contention;
 use crate::driver::queries::holder_read::HolderRead;
 use crate::info::LockInfo;
 use crate::kv::{Failure, Key, Revision, WatchEvent};
 use crate::name::LockName;
-use crate::protocol;
 use crate::protocol::mutants::mutant;
+use crate::protocol::{self, Ticket};
 use crate::shared::feeds::{Feeds, ObserverId};
+use crate::shared::hold_state::HoldState;
 
 /// The first back-off after a read that failed, or was older than what is known.
 const FIRST_BACK_OFF: Duration = Duration::from_millis(50);
@@ -23,6 +24,13 @@ const CHECK_AGAIN: Duration = Duration::from_secs(15);
 /// If reads have been answered from before the newest known revision for this long, the store was restored from a backup.
 /// A member that answers from an old state (etcd #20418) catches up sooner.
 const RESTORED_AFTER: Duration = Duration::from_secs(5);
+
+/// A holder that waits for contention.
+#[derive(Debug)]
+pub(in crate::driver) struct Contention {
+    pub(in crate::driver) ticket: Ticket,
+    pub(in crate::driver) state: Arc<HoldState>,
+}
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
