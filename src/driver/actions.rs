@@ -122,7 +122,7 @@ impl<S: Store> Driver<S> {
         let Some(ended) = self.report.holds.end(hold, lost) else {
             return;
         };
-        if self.report.feeds.awaits_contention_of(&ended.state.name) {
+        if self.asked_for_contention {
             // Fails only if the observers have ended, which `finish` reports.
             let _ = self.observers.send(ObserverCommand::HoldsEnded);
         }

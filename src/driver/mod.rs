@@ -77,6 +77,8 @@ struct Driver<S: Store> {
     report: Arc<Report>,
     observers: UnboundedSender<ObserverCommand>,
     observed: UnboundedSender<WatchEvent>,
+    /// A holder has asked whether it is contended, so the observers must hear of the ends of holds.
+    asked_for_contention: bool,
     /// The callers of fenced requests that are not answered yet.
     fenced: HashMap<FencedId, oneshot::Sender<FencedResult>>,
     startup: Option<Startup>,
@@ -145,6 +147,7 @@ impl<S: Store> Driver<S> {
             store,
             observers,
             observed,
+            asked_for_contention: false,
             protocol,
             settings,
             inbox,
@@ -315,6 +318,7 @@ impl<S: Store> Driver<S> {
                 if self.protocol.has_waiters(&state.name) {
                     self.report.feeds.end_contention(ticket);
                 } else {
+                    self.asked_for_contention = true;
                     let contention = Contention { ticket, state };
                     let _ = self.observers.send(ObserverCommand::AwaitContention(contention));
                 }

@@ -127,7 +127,7 @@ impl<S: Store> Task<S> {
             }
             ObserverCommand::AwaitContention(contention) => {
                 let watch = self.name(contention.state.name.clone());
-                self.step(watch, |name, _| name.await_contention(contention));
+                self.step(watch, |name, feeds| name.await_contention(contention, feeds));
             }
             ObserverCommand::HoldsEnded => {
                 let feeds = Arc::clone(&self.setup.feeds);

@@ -235,6 +235,13 @@ fn contention_ends_with_the_hold(backend: &Backend) {
     manager.force_unlock("a", ForceUnlock::Lock).unwrap();
     assert!(disconnects(&channel));
     assert!(disconnects(lost.contended()));
+    // And with it the watch of the queue: what happens there costs this manager nothing any more.
+    let other = backend.manager();
+    eventually(SOON, "the queue is not read any more", || {
+        let before = manager.stats().rpcs.txn;
+        (0..5).for_each(|_| take(&lock_of(&other, "a")).unlock().unwrap());
+        manager.stats().rpcs.txn == before
+    });
 }
 
 fn a_leader_serves_until_it_is_stopped(backend: &Backend) {

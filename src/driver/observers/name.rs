@@ -130,7 +130,11 @@ impl ObservedName {
     }
 
     /// A holder waits for contention.
-    pub(super) fn await_contention(&mut self, contention: Contention) -> Step {
+    pub(super) fn await_contention(&mut self, contention: Contention, feeds: &Feeds) -> Step {
+        if contention.state.has_ended() {
+            feeds.end_contention(contention.ticket);
+            return Step::Nothing;
+        }
         self.contentions.push(contention);
         self.read()
     }

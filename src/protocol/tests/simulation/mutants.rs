@@ -18,7 +18,7 @@ use crate::protocol::mutants::Mutant;
 const CAUGHT: [(Mutant, u64); 23] = [
     (Mutant::DeadlineFromReceipt, 769),
     (Mutant::AnswersBeforeDeadline, 176),
-    (Mutant::StaleTermBelieved, 15),
+    (Mutant::StaleTermBelieved, 1758),
     (Mutant::EpochNotCompared, 0),
     (Mutant::UnknownTakenForNotDone, 2),
     (Mutant::DeletedWithoutFence, 1),
@@ -37,7 +37,7 @@ const CAUGHT: [(Mutant, u64); 23] = [
     (Mutant::DeletedByNameAlone, 69),
     (Mutant::ReplayedDeletionBelieved, 1486),
     (Mutant::StaleReadBelieved, 152),
-    (Mutant::TermOutlivesSession, 308),
+    (Mutant::TermOutlivesSession, 442),
     (Mutant::SessionWatchedFromFuture, 16),
 ];
 
@@ -73,7 +73,7 @@ fn simulation_catches_every_mutant() {
 
 /// The same for the defects of holders' writes, and seeds of schedules with writers.
 const CAUGHT_BY_WRITERS: [(Mutant, u64); 3] =
-    [(Mutant::FencedByExistence, 0), (Mutant::FencedUnderOldEpoch, 0), (Mutant::FencedRepeated, 0)];
+    [(Mutant::FencedByExistence, 2), (Mutant::FencedUnderOldEpoch, 0), (Mutant::FencedRepeated, 0)];
 
 #[test]
 fn simulation_with_writers_catches_every_mutant_of_theirs() {
