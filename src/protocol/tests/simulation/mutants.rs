@@ -73,7 +73,7 @@ fn simulation_catches_every_mutant() {
 
 /// The same for the defects of holders' writes, and seeds of schedules with writers.
 const CAUGHT_BY_WRITERS: [(Mutant, u64); 3] =
-    [(Mutant::FencedByExistence, 2), (Mutant::FencedUnderOldEpoch, 0), (Mutant::FencedRepeated, 0)];
+    [(Mutant::FencedByExistence, 10), (Mutant::FencedUnderOldEpoch, 0), (Mutant::FencedRepeated, 0)];
 
 #[test]
 fn simulation_with_writers_catches_every_mutant_of_theirs() {
