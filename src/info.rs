@@ -68,6 +68,10 @@ pub struct LockInfo {
     /// for its process, with all of the process that are behind it. In the `holder` of an error, those that hold the lock
     /// together with it count, too.
     pub waiters: usize,
+    /// What the contender says of itself ([`LockOptions::note`](crate::LockOptions::note)); `None` if it says nothing, and
+    /// for foreign clients.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub note: Option<String>,
 }
 
 /// Whether a contender in a lock's queue holds the lock.
@@ -112,6 +116,7 @@ impl LockInfo {
             created_at: value.as_ref().and_then(ContenderValue::created_at),
             pid: value.as_ref().map(|value| value.pid).filter(|&pid| pid != 0),
             thread: value.as_ref().map(|value| value.thread.clone()).filter(|thread| !thread.is_empty()),
+            note: value.as_ref().and_then(|value| value.note.clone()),
             owner: value.map(|value| value.owner),
             lease_id: Some(holder.lease).filter(|&lease| lease != 0),
             ttl_remaining,
@@ -275,13 +280,14 @@ mod tests {
     #[test]
     fn lock_info_serialises_under_its_field_names_and_deserialises() {
         let value = ContenderValue::new("host/7", "main", 7, Duration::from_millis(1_700_000_000_123));
+        let value = value.with_note(Some("on \"a\""));
         for info in [contender(&value.encode()), contender(b"")] {
             let json = serde_json::to_string(&info).unwrap();
             assert_eq!(serde_json::from_str::<LockInfo>(&json).unwrap(), info);
         }
         assert_eq!(
             serde_json::to_string(&contender(&value.encode())).unwrap(),
-            r#"{"key":"a","state":"held","mode":"exclusive","owner":"host/7","pid":7,"thread":"main","created_at":1700000000123,"lease_id":31,"ttl_remaining":1500,"token":9,"waiters":2}"#
+            r#"{"key":"a","state":"held","mode":"exclusive","owner":"host/7","pid":7,"thread":"main","created_at":1700000000123,"lease_id":31,"ttl_remaining":1500,"token":9,"waiters":2,"note":"on \"a\""}"#
         );
         assert!(serde_json::from_str::<FencingToken>("-1").is_err());
     }

@@ -13,8 +13,7 @@
 //! reported within milliseconds, but after the fact. The clocks of client and server need not agree, but must run at
 //! about the same rate.
 //!
-//! **What it is not.** It has no leader election. Its API is blocking: callers
-//! never see a future, a runtime or a type of an etcd client.
+//! **What it is not.** Its API is blocking: callers never see a future, a runtime or a type of an etcd client.
 //!
 //! # A complete program
 //!
@@ -55,7 +54,7 @@
 //!
 //! | Chapter | Question |
 //! |---|---|
-//! | [`docs::guide`] | How do I program with it? The tour, errors, the table from the Go API, what is stable. |
+//! | [`docs::guide`] | How do I program with it? The tour, electing a leader, fenced writes, errors, the table from the Go API, what is stable. |
 //! | [`docs::operations`] | How do I run it? Options, TLS, roles, etcd releases, logs, alerts, troubleshooting. |
 //! | [`docs::guarantees`] | What can I rely on? Each promise with its limits, and what holds under which fault. |
 //! | [`docs::protocol`] | How does another program join the same queues? |
@@ -64,7 +63,9 @@
 //! Start with [`LockManager`] (one session, any number of locks), [`DistributedLock`] (the ways to acquire a lock, and
 //! a place in the queue for `select!`), [`Mode`] (a mutex, readers or permits) and [`LockGuard`] with its [`Hold`]
 //! (detects a loss, and checks the remaining time). [`ReentrantLock`] is for functions that acquire one lock within each
-//! other, [`LockViewer`] is for programs that only read, and [`memory`] is for tests. Options are in [`LockManagerOptions`] and [`LockOptions`], errors in
+//! other, [`LockViewer`] is for programs that only read, and [`memory`] is for tests. [`FencedStore`] writes to etcd only
+//! while a hold stands, [`Observer`] reports who holds a lock as it changes, and [`DistributedLock::lead`] is a leader's
+//! whole loop. Options are in [`LockManagerOptions`] and [`LockOptions`], errors in
 //! [`LockError`] with its [`ErrorCode`]. Log lines go to the [`log`] crate with the target `etcd_lock`.
 //!
 //! # Words
@@ -149,8 +150,10 @@ pub use crossbeam_channel;
 pub use error::{Cause, ErrorCode, LockError, LossReason};
 pub use info::{FencingToken, ForceUnlock, InvalidToken, LockInfo, LockState, SessionInfo};
 pub use lock::DistributedLock;
+pub use lock::fenced::{FencedStore, WriteBatch};
 pub use lock::guard::LockGuard;
 pub use lock::hold::Hold;
+pub use lock::observer::Observer;
 pub use lock::pending::PendingLock;
 pub use lock::reentrant::ReentrantLock;
 pub use lock::reentrant_guard::ReentrantGuard;

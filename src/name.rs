@@ -137,6 +137,16 @@ impl LockName {
         key.as_bytes().starts_with(of_lease.as_bytes())
     }
 
+    /// Whether two contenders of this name belong to the same session, both as this library names them.
+    pub(crate) fn is_of_same_session(&self, one: &Key, other: &Key) -> bool {
+        let session = |key: &Key| {
+            let contender = key.as_str().strip_prefix(self.0.prefix.as_str())?.to_owned();
+            let contender = contender.strip_prefix(&Mode::of(key).marker())?;
+            contender.rsplit_once('-').map(|(lease, _)| lease.to_owned())
+        };
+        session(one).is_some_and(|lease| Some(lease) == session(other))
+    }
+
     /// The key of a contender. `seq` distinguishes the contenders of one session.
     pub(crate) fn contender_key(&self, mode: Mode, lease: LeaseId, seq: u64) -> Key {
         Key::from(format!("{}{}{lease:x}-{seq:x}", self.0.prefix, mode.marker()))

@@ -1,6 +1,7 @@
 //! Options of managers and locks, with their defaults and limits.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::LockError;
@@ -216,6 +217,9 @@ const _: () = assert!(MIN_DEFAULT_MARGIN.as_millis() * 2 < MIN_TTL.as_millis());
 /// Longer than most locks are held, short enough that the warning comes while the wait lasts.
 const WARN_AFTER: Duration = Duration::from_secs(30);
 
+/// The longest note. It is part of the lock's key in etcd, and read by whoever looks at the lock.
+const MAX_NOTE_BYTES: usize = 1024;
+
 /// How the calls of a [`DistributedLock`](crate::DistributedLock) wait, and who may hold the lock together with them.
 /// Passed to [`new_lock_with`](crate::LockManager::new_lock_with), which checks the values.
 ///
@@ -245,6 +249,7 @@ pub struct LockOptions {
     pub(crate) retry_interval: Duration,
     pub(crate) max_retries: u32,
     pub(crate) warn_after: Duration,
+    pub(crate) note: Option<Arc<str>>,
 }
 
 impl Default for LockOptions {
@@ -254,6 +259,7 @@ impl Default for LockOptions {
             retry_interval: Duration::from_millis(100),
             max_retries: 0,
             warn_after: WARN_AFTER,
+            note: None,
         }
     }
 }
@@ -323,6 +329,17 @@ impl LockOptions {
     }
 
     /// An error that names the first invalid option, if there is one.
+    /// A text that others see with the hold: why the lock is held, an address, a job id. It is stored in etcd with the
+    /// lock's key, shown in [`LockInfo::note`](crate::LockInfo::note) and to observers, and can be replaced while the lock
+    /// is held, by [`Hold::set_note`](crate::Hold::set_note).
+    ///
+    /// **Default:** none. **Cost:** its bytes in each key. **Limit:** 1 KiB. An empty text is no note.
+    pub fn note(mut self, note: impl Into<String>) -> Self {
+        let note: String = note.into();
+        self.note = (!note.is_empty()).then(|| note.into());
+        self
+    }
+
     pub(crate) fn check(&self) -> Result<(), LockError> {
         if self.retry_interval.is_zero() {
             return invalid("retry_interval must not be zero".into());
@@ -330,13 +347,21 @@ impl LockOptions {
         if self.warn_after.is_zero() {
             return invalid("warn_after must not be zero".into());
         }
-        self.mode.invalid().map_or(Ok(()), invalid)
+        self.mode.invalid().map_or(Ok(()), invalid)?;
+        check_note(self.note.as_deref().unwrap_or_default())
     }
 
     /// How long a call waits in total; `None`: without a limit.
     pub(crate) fn budget(&self) -> Option<Duration> {
         if self.max_retries == 0 { None } else { self.retry_interval.checked_mul(self.max_retries) }
     }
+}
+
+pub(crate) fn check_note(note: &str) -> Result<(), LockError> {
+    if note.len() > MAX_NOTE_BYTES {
+        return invalid(format!("note has {} bytes; it must have at most {MAX_NOTE_BYTES}", note.len()));
+    }
+    Ok(())
 }
 
 fn invalid(why: String) -> Result<(), LockError> {

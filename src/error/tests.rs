@@ -162,3 +162,12 @@ fn every_failure_class_maps_to_its_public_error() {
         assert_eq!(lock_error(Failure::new(class, "why"), "testing").code(), expected, "{class:?}");
     }
 }
+
+#[test]
+fn a_request_beyond_etcd_s_limits_names_the_key_and_the_answer() {
+    let source = Cause::new("http://a:1: etcdserver: request is too large");
+    let error = LockError::TooLarge { doing: "writing key \"/a\"".into(), source };
+    let text = "too large for etcd while writing key \"/a\": http://a:1: request is too large";
+    assert_eq!((error.to_string().as_str(), error.code().as_str()), (text, "TOO_LARGE"));
+    assert!(!error.is_retryable());
+}

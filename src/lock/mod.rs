@@ -1,13 +1,18 @@
 //! A lock by its key, and the ways to acquire it.
 
+mod contended;
+pub(crate) mod fenced;
 pub(crate) mod guard;
 pub(crate) mod hold;
+pub(crate) mod observer;
 pub(crate) mod pending;
 pub(crate) mod reentrant;
 pub(crate) mod reentrant_guard;
 
 mod caller_thread;
 mod holds;
+mod lead;
+mod note;
 pub(crate) mod registry;
 mod waiting_call;
 
@@ -22,7 +27,7 @@ use crossbeam_channel::{Receiver, TryRecvError};
 
 use guard::LockGuard;
 use holds::Holds;
-use waiting_call::WaitingCall;
+use waiting_call::{WaitingCall, none_if_held};
 
 use crate::clock::Time;
 use crate::error::LockError;
@@ -355,15 +360,6 @@ impl DistributedLock {
                 return Ok(guard);
             }
         }
-    }
-}
-
-/// Maps `AlreadyHeld` to `None`.
-fn none_if_held<G>(taken: Result<G, LockError>) -> Result<Option<G>, LockError> {
-    match taken {
-        Ok(guard) => Ok(Some(guard)),
-        Err(LockError::AlreadyHeld { .. }) => Ok(None),
-        Err(error) => Err(error),
     }
 }
 

@@ -35,6 +35,7 @@ pub(crate) struct WaitingCall {
     /// In a mutex only because a oneshot receiver is not `Sync`; the mutex is never locked.
     outcome: Mutex<Receiver<Outcome>>,
     asked: Time,
+    note: Option<Arc<str>>,
     /// When the call returns by itself, without an answer of the I/O thread.
     give_up: Option<Instant>,
     /// The outcome was received, or `Leave` was sent: dropping sends nothing.
@@ -73,6 +74,7 @@ impl WaitingCall {
             warn_after: (!limits.try_only).then_some(options.warn_after),
             since: asked,
             asked_at: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
+            note: options.note.clone(),
         };
         lock.client.mailbox.send(Message::Acquire { acquire, reply: Reply { outcome: sender, ready } })?;
         let limit = [limits.deadline, limits.budget].into_iter().flatten().min();
@@ -83,6 +85,7 @@ impl WaitingCall {
             mode: options.mode,
             outcome: Mutex::new(outcome),
             asked,
+            note: options.note.clone(),
             give_up,
             settled: false,
         })
@@ -126,7 +129,13 @@ impl WaitingCall {
         let key = || self.key().to_owned();
         match end {
             WaitEnd::Outcome(Ok(grant)) => {
-                let hold = Hold::new(self.ticket, self.asked, grant.state, Arc::clone(&self.lock));
+                let hold = Hold::new(
+                    self.ticket,
+                    self.asked,
+                    self.note.clone(),
+                    grant.state,
+                    Arc::clone(&self.lock),
+                );
                 self.settled = true;
                 Ok(LockGuard::new(Arc::new(hold)))
             }
@@ -191,5 +200,14 @@ impl Drop for WaitingCall {
             // On an error the I/O thread has ended, and the queue with it.
             let _ = self.lock.client.mailbox.send(Message::Leave { ticket: self.ticket, reply: None });
         }
+    }
+}
+
+/// Maps `AlreadyHeld` to `None`.
+pub(super) fn none_if_held<G>(taken: Result<G, LockError>) -> Result<Option<G>, LockError> {
+    match taken {
+        Ok(guard) => Ok(Some(guard)),
+        Err(LockError::AlreadyHeld { .. }) => Ok(None),
+        Err(error) => Err(error),
     }
 }

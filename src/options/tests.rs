@@ -47,6 +47,8 @@ fn every_bad_value_is_named() {
     for mode in modes.map(|(take, limit)| Mode::Permits { take, limit }) {
         assert!(matches!(LockOptions::default().mode(mode).check(), Err(LockError::InvalidOptions { .. })));
     }
+    let note = LockOptions::default().note("x".repeat(1025)).check().unwrap_err();
+    assert!(note.to_string().contains("note"));
 }
 
 #[test]
@@ -57,6 +59,7 @@ fn the_limits_themselves_are_valid() {
     base().owner("x".repeat(256)).check().unwrap();
     let all = Mode::Permits { take: MAX_LIMIT, limit: MAX_LIMIT };
     LockOptions::default().mode(all).check().unwrap();
+    LockOptions::default().note("x".repeat(1024)).check().unwrap();
     base().ttl(4 * SECOND).safety_margin(Duration::from_millis(1999)).check().unwrap();
 }
 

@@ -19,7 +19,7 @@ macro_rules! mutant {
     };
 }
 
-pub(super) use mutant;
+pub(crate) use mutant;
 
 #[cfg(test)]
 pub(crate) use listed::Mutant;
@@ -93,6 +93,16 @@ mod listed {
         TermOutlivesSession,
         /// The session key is watched from a future revision.
         SessionWatchedFromFuture,
+        /// A holder's request compares that its key exists, not that the create revision is the hold's.
+        FencedByExistence,
+        /// After an unanswered write of a holder the epoch does not move.
+        FencedUnderOldEpoch,
+        /// An unanswered write of a holder is repeated.
+        FencedRepeated,
+        /// An observer publishes what a read shows, however old that is.
+        ObserverBelievesStaleRead,
+        /// An observer whose read is in flight ignores what is reported meanwhile.
+        ObserverForgetsWhileReading,
     }
 
     thread_local! {
@@ -100,7 +110,7 @@ mod listed {
     }
 
     impl Mutant {
-        pub(in super::super) fn is_active(self) -> bool {
+        pub(crate) fn is_active(self) -> bool {
             ACTIVE.get() == Some(self)
         }
 

@@ -15,6 +15,7 @@ mod crash;
 mod ends;
 mod errors;
 mod exclusion;
+mod fenced;
 mod grant_race;
 mod limits;
 mod logged;
@@ -32,6 +33,7 @@ mod interop;
 mod kinds;
 mod lazy;
 mod names;
+mod observers;
 mod one_session;
 mod viewer;
 

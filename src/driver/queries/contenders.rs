@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::info::LockState;
+use crate::info::{FencingToken, LockState};
 use crate::kv::{Key, KeyValue, LeaseId, Revision, Span};
 use crate::mode::{Load, Mode};
 use crate::name::{LockName, Root};
@@ -34,6 +34,13 @@ impl Contenders {
             let waiting_behind = self.kvs.len() - self.holders.max(place + 1);
             (kv, state, waiting_behind as u64)
         })
+    }
+
+    /// The first holder with this token; those of one commit share it.
+    pub(super) fn into_holder_with(self, token: FencingToken) -> Option<CurrentHolder> {
+        let waiters = (self.kvs.len() - self.holders) as u64;
+        let mut holders = self.kvs.into_iter().take(self.holders);
+        holders.find(|kv| kv.create_revision == token.as_i64()).map(|kv| CurrentHolder { kv, waiters })
     }
 
     /// The first holder.

@@ -2,6 +2,7 @@
 
 mod asker;
 mod contenders;
+pub(crate) mod holder_read;
 #[cfg(test)]
 mod tests;
 
@@ -11,7 +12,7 @@ use asker::Asker;
 use contenders::{Contenders, Locks};
 
 use crate::error::{Cause, LockError, lock_error};
-use crate::info::{ForceUnlock, LockInfo, LockState};
+use crate::info::{FencingToken, ForceUnlock, LockInfo, LockState};
 use crate::kv::{
     Answer, Compare, Failure, FailureClass, Field, KeyValue, Op, Request, Response, Span, Txn, TxnAnswer,
 };
@@ -35,8 +36,8 @@ pub(crate) async fn answer<S: Store>(store: S, root: Root, timeout: Duration, qu
             reply.send(list_locks(store, root, &prefix, timeout).await).is_ok()
         }
         Query::Queue { name, reply } => reply.send(queue(store, &name, timeout).await).is_ok(),
-        Query::ForceUnlock { name, scope, reply } => {
-            reply.send(force_unlock(store, &name, scope, timeout).await).is_ok()
+        Query::ForceUnlock { name, token, scope, reply } => {
+            reply.send(force_unlock(store, &name, token, scope, timeout).await).is_ok()
         }
     };
 }
@@ -100,16 +101,17 @@ pub(crate) async fn queue<S: Store>(
         .map_err(|failure| lock_error(failure, &format!("looking at the queue of lock {:?}", name.as_str())))
 }
 
-/// Takes the lock away from its first holder, and returns who that was.
+/// Takes the lock away from its first holder, and returns who that was. With a token, only a holder that has it.
 pub(crate) async fn force_unlock<S: Store>(
     store: &S,
     name: &LockName,
+    token: Option<FencingToken>,
     scope: ForceUnlock,
     timeout: Duration,
 ) -> Result<LockInfo, LockError> {
     let asker = Asker::new(store, timeout);
     let doing = || format!("force-unlocking lock {:?}", name.as_str());
-    let evicted = asker.evict(name, scope).await.map_err(|failure| lock_error(failure, &doing()))?;
+    let evicted = asker.evict(name, token, scope).await.map_err(|failure| lock_error(failure, &doing()))?;
     match evicted {
         Eviction::Done(info) => {
             let owner = info.owner.as_deref().unwrap_or("a foreign client");
@@ -154,14 +156,26 @@ impl<S: Store> Asker<S> {
         Ok(Contenders::of(self.scan(&name.contenders(), Vec::new, Vec::push).await?))
     }
 
-    async fn evict(&self, name: &LockName, scope: ForceUnlock) -> Result<Eviction, Failure> {
+    async fn evict(
+        &self,
+        name: &LockName,
+        token: Option<FencingToken>,
+        scope: ForceUnlock,
+    ) -> Result<Eviction, Failure> {
         for _ in 0..MAX_CHASES {
-            let Some(CurrentHolder { kv, waiters }) = self.holder(name).await? else {
+            let holder = match token {
+                Some(token) => self.contenders(name).await?.into_holder_with(token),
+                None => self.holder(name).await?,
+            };
+            let Some(CurrentHolder { kv, waiters }) = holder else {
                 return Ok(Eviction::NotHeld);
             };
             let ttl = self.time_to_live(kv.lease).await?;
             let info = LockInfo::from_holder(name.as_str(), &kv, waiters, ttl);
             let revokes = scope == ForceUnlock::Session && kv.lease != 0;
+            if revokes && token.is_some() {
+                return self.evict_session_of(&kv, info).await;
+            }
             let request =
                 if revokes { Request::RevokeLease { lease: kv.lease } } else { delete_exactly(&kv) };
             let (result, maybe_done) = self.ask(request).await;
@@ -179,6 +193,22 @@ impl<S: Store> Asker<S> {
             }
         }
         Ok(Eviction::Missed)
+    }
+
+    /// Revokes the lease of this hold. A revocation compares nothing, and the session may have given the lock back since;
+    /// so first the key is deleted, which proves that the hold still stood.
+    async fn evict_session_of(&self, kv: &KeyValue, info: LockInfo) -> Result<Eviction, Failure> {
+        let (result, maybe_done) = self.ask(delete_exactly(kv)).await;
+        let Answer::Txn(TxnAnswer { succeeded, .. }) = result?.answer else {
+            return Err(Failure::malformed());
+        };
+        if !succeeded && !maybe_done {
+            return Ok(Eviction::NotHeld);
+        }
+        match self.ask(Request::RevokeLease { lease: kv.lease }).await.0 {
+            Ok(_) | Err(Failure { class: FailureClass::LeaseGone, .. }) => Ok(Eviction::Done(info)),
+            Err(failure) => Err(failure),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use crate::contender_value::ContenderValue;
 use crate::driver::queries;
 use crate::error::LockError;
-use crate::info::{ForceUnlock, LockState};
+use crate::info::{FencingToken, ForceUnlock, LockState};
 use crate::kv::{Failure, FailureClass, Op, Request, Response, Span, WatchEvent};
 use crate::mode::Mode;
 use crate::name::{LockName, Root};
@@ -83,7 +83,7 @@ async fn holders_and_waiters_of(modes: &[Mode], holders: usize) {
     assert_eq!(info, queue[0], "the first holder");
     assert_eq!(queries::list_locks(&etcd, &root(), "", LONG).await.unwrap(), queue[..1]);
 
-    let evicted = queries::force_unlock(&etcd, &name("a"), ForceUnlock::Lock, LONG).await.unwrap();
+    let evicted = queries::force_unlock(&etcd, &name("a"), None, ForceUnlock::Lock, LONG).await.unwrap();
     assert_eq!(evicted, queue[0]);
     let left = queries::queue(&etcd, &name("a"), LONG).await.unwrap();
     assert!(left.iter().map(|info| info.token).eq(queue[1..].iter().map(|info| info.token)));
@@ -134,7 +134,7 @@ async fn a_key_without_a_lease_holds_the_lock_until_it_is_deleted() {
     assert_eq!((info.lease_id, info.ttl_remaining, info.owner), (None, None, None));
     for scope in [ForceUnlock::Session, ForceUnlock::Lock] {
         put_key(&etcd, "/app/a/by-hand", 0).await;
-        let evicted = queries::force_unlock(&etcd, &name("a"), scope, LONG).await.unwrap();
+        let evicted = queries::force_unlock(&etcd, &name("a"), None, scope, LONG).await.unwrap();
         assert_eq!(evicted.key, "a");
         assert_eq!(queries::lock_info(&etcd, &name("a"), LONG).await.unwrap(), None);
     }
@@ -208,20 +208,20 @@ async fn force_unlock_ends_exactly_the_lock_or_the_session() {
     let cluster = TestCluster::start(1);
     let etcd = connect(&cluster.urls()).await;
     let lock = |lock: &str| name(lock);
-    let free = queries::force_unlock(&etcd, &lock("a"), ForceUnlock::Lock, LONG).await.unwrap_err();
+    let free = queries::force_unlock(&etcd, &lock("a"), None, ForceUnlock::Lock, LONG).await.unwrap_err();
     assert!(matches!(free, LockError::NotHeld { key } if key == "a"));
 
     let (one, two) = (grant(&etcd, 60).await, grant(&etcd, 60).await);
     let first = contend(&etcd, "a", one, 1, "one").await;
     contend(&etcd, "b", one, 2, "one").await;
     contend(&etcd, "a", two, 1, "two").await;
-    let evicted = queries::force_unlock(&etcd, &lock("a"), ForceUnlock::Lock, LONG).await.unwrap();
+    let evicted = queries::force_unlock(&etcd, &lock("a"), None, ForceUnlock::Lock, LONG).await.unwrap();
     assert_eq!((evicted.owner.as_deref(), evicted.token.as_u64() as i64), (Some("one"), first));
     assert_eq!((evicted.lease_id, evicted.waiters), (Some(one), 1));
     assert_eq!(keys(&etcd, range(Span::Prefix(key("/app/")))).await.len(), 2, "b of one, a of two");
 
     contend(&etcd, "c", two, 2, "two").await;
-    let evicted = queries::force_unlock(&etcd, &lock("a"), ForceUnlock::Session, LONG).await.unwrap();
+    let evicted = queries::force_unlock(&etcd, &lock("a"), None, ForceUnlock::Session, LONG).await.unwrap();
     assert_eq!((evicted.owner.as_deref(), evicted.lease_id), (Some("two"), Some(two)));
     let left = queries::list_locks(&etcd, &root(), "", LONG).await.unwrap();
     assert_eq!(left.iter().map(|info| info.key.as_str()).collect::<Vec<_>>(), ["b"]);
@@ -240,9 +240,37 @@ async fn force_unlock_follows_a_lock_that_changes_hands() {
     let meddling = Meddling::Before(vec![Request::Delete { key: holder.clone() }, again]);
     let plan = [Meddling::Nothing, Meddling::Nothing, meddling];
     let meddled = Meddled::new(&etcd, plan);
-    let evicted = queries::force_unlock(&meddled, &name("a"), ForceUnlock::Lock, LONG).await.unwrap();
+    let evicted = queries::force_unlock(&meddled, &name("a"), None, ForceUnlock::Lock, LONG).await.unwrap();
     assert_eq!(evicted.owner.as_deref(), Some("two"), "the holder by then");
     assert_eq!(keys(&etcd, range(Span::Prefix(key("/app/")))).await, [holder.to_string()]);
+}
+
+#[tokio::test]
+async fn a_hold_named_by_its_token_is_evicted_and_no_later_one() {
+    let cluster = TestCluster::start(1);
+    let etcd = connect(&cluster.urls()).await;
+    for scope in [ForceUnlock::Lock, ForceUnlock::Session] {
+        let (one, two) = (grant(&etcd, 60).await, grant(&etcd, 60).await);
+        let token = FencingToken::from(contend(&etcd, "a", one, 1, "one").await.unsigned_abs());
+        contend(&etcd, "a", two, 1, "two").await;
+        // After the look the holder leaves, and its key is used again at the end of the queue.
+        let holder = name("a").contender_key(Mode::Exclusive, one, 1);
+        let again = always(vec![Op::Put { key: holder.clone(), value: Vec::new(), lease: one }]);
+        let meddling = Meddling::Before(vec![Request::Delete { key: holder }, again]);
+        let meddled = Meddled::new(&etcd, [Meddling::Nothing, Meddling::Nothing, meddling]);
+        for store in [meddled, Meddled::new(&etcd, [])] {
+            let late = queries::force_unlock(&store, &name("a"), Some(token), scope, LONG).await.unwrap_err();
+            assert!(matches!(late, LockError::NotHeld { .. }), "{late:?}");
+        }
+        let queue = queries::queue(&etcd, &name("a"), LONG).await.unwrap();
+        assert_eq!(queue.iter().map(|info| info.lease_id).collect::<Vec<_>>(), [Some(two), Some(one)]);
+        let token = Some(queue[0].token);
+        let evicted = queries::force_unlock(&etcd, &name("a"), token, scope, LONG).await.unwrap();
+        assert_eq!((evicted.owner.as_deref(), Some(evicted.token)), (Some("two"), token));
+        let left = queries::queue(&etcd, &name("a"), LONG).await.unwrap();
+        assert_eq!(left.iter().map(|info| info.lease_id).collect::<Vec<_>>(), [Some(one)]);
+        call(&etcd, Request::RevokeLease { lease: one }).await.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -255,7 +283,7 @@ async fn a_lost_answer_does_not_evict_the_next_holder_too() {
         contend(&etcd, "a", two, 1, "two").await;
         let plan = [Meddling::Nothing, Meddling::Nothing, Meddling::LoseAnswer];
         let meddled = Meddled::new(&etcd, plan);
-        let evicted = queries::force_unlock(&meddled, &name("a"), scope, LONG).await.unwrap();
+        let evicted = queries::force_unlock(&meddled, &name("a"), None, scope, LONG).await.unwrap();
         assert_eq!(evicted.owner.as_deref(), Some("one"));
         let next = queries::lock_info(&etcd, &name("a"), LONG).await.unwrap().unwrap();
         assert_eq!(next.owner.as_deref(), Some("two"));
@@ -333,7 +361,7 @@ async fn queries_fail_within_their_limit_without_a_server() {
     let errors = [
         queries::lock_info(&etcd, &name("a"), limit).await.unwrap_err(),
         queries::list_locks(&etcd, &root(), "", limit).await.unwrap_err(),
-        queries::force_unlock(&etcd, &name("a"), ForceUnlock::Lock, limit).await.unwrap_err(),
+        queries::force_unlock(&etcd, &name("a"), None, ForceUnlock::Lock, limit).await.unwrap_err(),
     ];
     assert!(begun.elapsed() < limit * 3 + Duration::from_millis(500), "{:?}", begun.elapsed());
     assert!(errors.iter().all(|error| matches!(error, LockError::Unavailable { .. })), "{errors:?}");
@@ -397,7 +425,8 @@ async fn locks_of_etcdctl_are_listed_and_can_be_force_unlocked() {
     assert!(info.ttl_remaining.is_some());
     assert_eq!(queries::list_locks(&etcd, &root(), "", LONG).await.unwrap().len(), 1);
 
-    let evicted = queries::force_unlock(&etcd, &name("jobs"), ForceUnlock::Session, LONG).await.unwrap();
+    let evicted =
+        queries::force_unlock(&etcd, &name("jobs"), None, ForceUnlock::Session, LONG).await.unwrap();
     assert_eq!((evicted.lease_id, evicted.waiters), (info.lease_id, 1));
     let next = waiter.held_key();
     assert!(next.starts_with("/app/jobs/") && next != held, "{next}");

@@ -116,8 +116,14 @@ impl Queue {
     }
 
     /// There is a waiter other than a `try_only` ticket.
-    fn has_queued_waiter(&self) -> bool {
+    pub(super) fn has_queued_waiter(&self) -> bool {
         self.waiters.iter().any(|waiter| !waiter.limits.try_only)
+    }
+
+    /// The holders of this process leave no room for one of its waiters.
+    pub(super) fn keeps_somebody_waiting(&self) -> bool {
+        let held = self.held_load();
+        self.waiters.iter().any(|waiter| !waiter.limits.try_only && !held.admits(waiter.mode))
     }
 
     pub(super) fn acquire(&mut self, acquire: Acquire, cx: &mut Context<'_>) {

@@ -4,6 +4,7 @@ mod answers;
 mod batching;
 mod contention;
 mod far_back;
+mod fenced;
 mod giving_up;
 mod leaving_nothing;
 mod locking;

@@ -105,11 +105,11 @@ impl WatchTask {
         endpoint: &Arc<Endpoint>,
     ) -> Result<Result<Stream, EtcdFault>, Closed> {
         self.watches.restart();
-        let Some(WatchRequest::Create { wire, span, from_revision }) = self.watches.next() else {
+        let Some(WatchRequest::Create { wire, spec }) = self.watches.next() else {
             return Ok(Err(EtcdFault::class(FailureClass::NotDone, "there is nothing to watch")));
         };
         self.watches.mark_sent();
-        let (key, options) = convert::to_watch(&span, from_revision, wire);
+        let (key, options) = convert::to_watch(&spec, wire);
         let mut used = None;
         let opening = async {
             let link = endpoint.link().await?;
@@ -250,8 +250,8 @@ impl WatchTask {
 async fn send(sender: &mut WatchRequestSender, request: Option<WatchRequest>) -> Result<(), EtcdFault> {
     match request {
         None => pending().await,
-        Some(WatchRequest::Create { wire, span, from_revision }) => {
-            let (key, options) = convert::to_watch(&span, from_revision, wire);
+        Some(WatchRequest::Create { wire, spec }) => {
+            let (key, options) = convert::to_watch(&spec, wire);
             sender.watch(key, Some(options)).await?;
         }
         Some(WatchRequest::Cancel { wire }) => sender.cancel(wire).await?,

@@ -199,6 +199,7 @@ impl World {
                 Notice::Deleted { keys, revision } => {
                     self.deliver(node, watch, WatchEvent::Deleted { watch, keys, revision });
                 }
+                Notice::Put { .. } => {}
                 Notice::Compacted { .. } => {
                     // The driver reopens such a watch from the present revision.
                     self.nodes[node].stream.open.remove(&watch);
@@ -223,14 +224,13 @@ impl World {
         let last = self.nodes[node].stream.last_arrival.entry(watch).or_default();
         *last = (*last).max(at);
         let after = last.since(self.now);
-        let (WatchEvent::Created { revision, .. } | WatchEvent::Deleted { revision, .. }) = &event;
-        let happened = self.past.superseded(*revision).unwrap_or(self.now);
+        let happened = self.past.superseded(event.revision()).unwrap_or(self.now);
         self.schedule(after, Event::Deliver { node, stream: number, event, happened });
     }
 
     pub(super) fn receive_event(&mut self, node: usize, stream: u64, event: WatchEvent, happened: Time) {
         let it = &self.nodes[node].stream;
-        let (WatchEvent::Created { watch, .. } | WatchEvent::Deleted { watch, .. }) = &event;
+        let watch = &event.watch();
         if it.number == stream && !it.stalled && it.wanted.contains_key(watch) {
             let it = &mut self.nodes[node].stream;
             (it.last_event, it.asked) = (self.now, None);

@@ -163,7 +163,7 @@ async fn each_refusal_has_its_failure_class() {
         (at(revision + 100), FailureClass::Compacted),
         (always(many), FailureClass::TooManyOperations),
         (always(vec![put("/a", "", 0), put("/a", "", 0)]), FailureClass::Refused),
-        (large, FailureClass::Refused),
+        (large, FailureClass::TooLarge),
     ];
     for (request, class) in table {
         let failure = call(&etcd, request).await.unwrap_err();
