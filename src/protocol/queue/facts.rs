@@ -61,14 +61,11 @@ impl Queue {
         }
     }
 
-    /// The contender has the lock as of this revision; the first waiter of its mode is granted it.
+    /// The contender has the lock as of this revision; the waiter that it stands for is granted it.
     fn grant(&mut self, contender: ContenderId, token: Revision, as_of: Revision, cx: &mut Context<'_>) {
         let id = HoldId(cx.effects.next_id());
-        let Some(mode) = self.contender(contender).map(Contender::mode) else {
-            return;
-        };
-        let Some(at) = self.waiters.iter().position(|waiter| waiter.mode == mode) else {
-            // All its waiters have given up meanwhile.
+        let Some(at) = self.waiter_of(contender) else {
+            // All that it could stand for have given up meanwhile.
             if let Some(contender) = self.take_contender(contender) {
                 self.stale_keys
                     .push(StaleKey { created: Some(token), ..contender.into_stale_key(cx.effects) });
