@@ -1,0 +1,165 @@
+//! Takes a lock, or says why not; a signal ends the wait.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use etcd_lock::crossbeam_channel::{Receiver, RecvTimeoutError, bounded, select};
+use etcd_lock::{LockGuard, LockInfo, LockManager};
+use serde_json::Value;
+
+use crate::environment;
+use crate::exit::{self, BUSY, Failure};
+use crate::options::{Acquire, IfBusy};
+use crate::output::age;
+use crate::report::Report;
+use crate::settings::Settings;
+use crate::signals::ends_a_wait;
+
+/// A lock that is held, and the manager that holds it.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) manager: LockManager,
+    pub(crate) guard: LockGuard,
+}
+
+/// Which lock, and how.
+#[derive(Debug)]
+pub(crate) struct Request<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) acquire: &'a Acquire,
+    pub(crate) settings: Settings,
+}
+
+/// How often the holder is looked up while somebody reads about the wait.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// A lock that is free soon is not worth a line.
+const FIRST_LOOK: Duration = Duration::from_millis(200);
+
+/// Takes the lock.
+///
+/// # Errors
+/// It is busy, it cannot be had, or a signal arrived first.
+pub(crate) fn acquire(
+    request: &Request<'_>,
+    signals: &Receiver<i32>,
+    report: &Report,
+) -> Result<Held, Failure> {
+    let started = Instant::now();
+    let (settings, name) = (request.settings.clone(), request.name.to_owned());
+    let manager = interruptible(signals, move || settings.connect())??;
+    if environment::is_held_by_ancestor(&manager, &name)? {
+        return Err(busy(request.acquire, format!("lock {name:?} is held by the command that this one runs under")));
+    }
+    let (no_wait, limit) = (request.acquire.no_wait, request.acquire.wait);
+    let wait = {
+        let manager = manager.clone();
+        move || -> Result<Option<LockGuard>, Failure> {
+            let lock = manager.new_lock(&name)?;
+            Ok(match limit {
+                _ if no_wait => lock.try_lock()?,
+                Some(limit) => Some(lock.lock_timeout(limit)?),
+                None => Some(lock.lock()?),
+            })
+        }
+    };
+    let outcome = thread::scope(|scope| {
+        let (waiting, stop) = bounded::<()>(0);
+        if report.follows_waits() && !no_wait {
+            let manager = manager.clone();
+            scope.spawn(move || narrate(&manager, request.name, report, &stop));
+        }
+        let outcome = interruptible(signals, wait);
+        drop(waiting);
+        outcome
+    });
+    match outcome {
+        Ok(Ok(Some(guard))) => {
+            report.event("held", &[("lock", guard.key().into()), ("token", guard.token().as_u64().into())]);
+            report.detail(&format!(
+                "holding {}, token {}, after {}",
+                guard.key(),
+                guard.token(),
+                age(started.elapsed())
+            ));
+            Ok(Held { manager, guard })
+        }
+        Ok(Ok(None)) => Err(busy(request.acquire, held_by(&manager, request.name))),
+        Ok(Err(failure)) if failure.code() == BUSY => Err(busy(request.acquire, failure.to_string())),
+        Ok(Err(failure)) => Err(failure),
+        Err(signalled) => {
+            // Leaves the queue, and gives back what may have been granted meanwhile.
+            let _ = manager.close();
+            Err(signalled)
+        }
+    }
+}
+
+/// Calls a blocking function on a thread of its own, which is left behind when a signal ends this program.
+fn interruptible<T: Send + 'static>(
+    signals: &Receiver<i32>,
+    call: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
+    let (done, outcome) = bounded(1);
+    thread::Builder::new()
+        .name("acquire".into())
+        .spawn(move || drop(done.send(call())))
+        .map_err(|error| Failure::internal("no thread can be started", error))?;
+    loop {
+        select! {
+            recv(outcome) -> value => {
+                return value.map_err(|_| Failure::internal("taking the lock", "its thread died"));
+            }
+            recv(signals) -> signal => match signal {
+                Ok(signal) if ends_a_wait(signal) => {
+                    return Err(Failure::silent(exit::of_signal(signal)));
+                }
+                Ok(signal) if signal == signal_hook::consts::SIGTSTP => {
+                    let _ = signal_hook::low_level::emulate_default_handler(signal);
+                }
+                _ => {}
+            },
+        }
+    }
+}
+
+/// Says for whom this program waits, when the wait begins and when the holder changes.
+fn narrate(manager: &LockManager, name: &str, report: &Report, stop: &Receiver<()>) {
+    let (mut pause, mut last) = (FIRST_LOOK, None);
+    while stop.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+        pause = LOOK;
+        let Ok(Some(holder)) = manager.lock_info(name) else { continue };
+        if last.replace(holder.token) == Some(holder.token) {
+            continue;
+        }
+        report.detail(&format!("waiting for {}", describe(&holder)));
+        let owner = holder.owner.clone().map_or(Value::Null, Value::from);
+        report.event(
+            "waiting",
+            &[("lock", name.into()), ("owner", owner), ("token", holder.token.as_u64().into())],
+        );
+    }
+}
+
+/// A holder in words.
+pub(crate) fn describe(holder: &LockInfo) -> String {
+    let owner = holder.owner.as_deref().unwrap_or("a foreign client");
+    let since = holder.created_at.and_then(|at| at.elapsed().ok());
+    let since = since.map_or(String::new(), |since| format!(", held for {}", age(since)));
+    format!("{owner}, token {}{since}", holder.token)
+}
+
+fn held_by(manager: &LockManager, name: &str) -> String {
+    match manager.lock_info(name) {
+        Ok(Some(holder)) => format!("lock {name:?} is held by {}", describe(&holder)),
+        _ => format!("lock {name:?} is busy"),
+    }
+}
+
+/// The failure for a busy lock, as the options want it.
+fn busy(acquire: &Acquire, message: String) -> Failure {
+    match acquire.if_busy {
+        IfBusy::Fail => Failure::new(acquire.busy_code.unwrap_or(BUSY), message),
+        IfBusy::Skip => Failure::silent(acquire.busy_code.unwrap_or(0)),
+    }
+}

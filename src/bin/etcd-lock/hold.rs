@@ -1,0 +1,94 @@
+//! `hold`: a lock for as long as standard input is open.
+
+use std::io::{Read, Write};
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use etcd_lock::crossbeam_channel::{Receiver, bounded, select};
+use serde_json::json;
+
+use crate::acquire::{Held, Request, acquire};
+use crate::exit::{self, Failure};
+use crate::options::{Connection, Hold};
+use crate::report::{Report, ready};
+use crate::settings::{Settings, owner};
+use crate::signals::{ends_a_wait, listen};
+
+pub(crate) fn hold(connection: &Connection, options: &Hold) -> Result<ExitCode, Failure> {
+    let report = Report::new(options.acquire.verbose, options.acquire.status_fd)?;
+    let signals = listen()?;
+    let settings = Settings::read(connection)?.for_holding(&options.acquire, Duration::ZERO);
+    let request = Request { name: &options.name, acquire: &options.acquire, settings };
+    let held = acquire(&request, &signals, &report)?;
+    let line = json!({
+        "lock": held.guard.key(),
+        "key": held.guard.etcd_key(),
+        "token": held.guard.token().as_u64(),
+        "owner": owner(&options.acquire),
+    });
+    // Whoever reads it may be gone already; then standard input ends, too.
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    drop(out);
+    ready(&format!("holding {}", held.guard.key()));
+    let ended = input_ends()?;
+    let code = loop {
+        select! {
+            recv(ended) -> _ => break ExitCode::SUCCESS,
+            recv(held.guard.done()) -> _ => break ExitCode::from(exit::LOST),
+            recv(signals) -> signal => match signal {
+                Ok(signal) if ends_a_wait(signal) => break ExitCode::from(exit::of_signal(signal)),
+                Ok(_) => {}
+                Err(_) => return Err(Failure::internal("receiving signals", "their thread died")),
+            },
+        }
+    };
+    release(held, &report)?;
+    Ok(code)
+}
+
+/// Disconnects when standard input ends. What arrives there is ignored.
+fn input_ends() -> Result<Receiver<()>, Failure> {
+    let (open, ended) = bounded::<()>(0);
+    let read = move || {
+        let mut input = std::io::stdin().lock();
+        let mut some = [0; 1024];
+        while input.read(&mut some).is_ok_and(|read| read > 0) {}
+        drop(open);
+    };
+    thread::Builder::new()
+        .name("stdin".into())
+        .spawn(read)
+        .map_err(|error| Failure::internal("no thread can be started", error))?;
+    Ok(ended)
+}
+
+/// Releases the lock and ends the session.
+///
+/// # Errors
+/// The lock had been lost.
+pub(crate) fn release(held: Held, report: &Report) -> Result<(), Failure> {
+    let Held { manager, guard } = held;
+    let (name, token) = (guard.key().to_owned(), guard.token().as_u64());
+    let released = guard.unlock().map_err(Failure::from);
+    // What it could still report is that etcd has not confirmed, which `unlock` has reported.
+    let _ = manager.close();
+    let fields = [("lock", name.clone().into()), ("token", token.into())];
+    match released {
+        Ok(()) => {
+            report.event("released", &fields);
+            report.detail(&format!("released {name}"));
+            Ok(())
+        }
+        Err(failure) if failure.code() == exit::LOST => {
+            report.event("lost", &fields);
+            Err(failure)
+        }
+        // The lease ends it at the latest: nothing that a caller could do about it.
+        Err(failure) => {
+            crate::report::say(&format!("{name} is released when its lease expires: {failure}"));
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Options of `run`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::Acquire;
+use crate::exit::Failure;
+
+/// Run a command under a lock
+///
+/// The command and its whole process group are dead before anybody else can have the lock. It is told with SIGTERM when
+/// etcd has been silent for so long that only the grace is left, and killed when that is over.
+///
+/// Its environment has ETCD_LOCK_NAME, KEY, TOKEN, LEASE, TTL, OWNER, MODE, ENDPOINTS and, for `etcdctl txn`, ETCD_LOCK_REV
+/// (the token). A token never falls: let the receiver of the command's writes refuse smaller ones.
+#[derive(Args, Debug)]
+pub(crate) struct Run {
+    /// The lock
+    pub(crate) name: String,
+    /// The command and its arguments, after `--`. No shell reads them
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+    #[command(flatten)]
+    pub(crate) acquire: Acquire,
+    /// What the command gets for an orderly end, before it is killed; at most a third of the TTL
+    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    pub(crate) grace: Duration,
+    /// What happens when the lock is lost: kill, ignore, or exec:PROGRAM, which is run in place of the SIGTERM
+    #[arg(long, default_value = "kill", value_name = "WHAT")]
+    pub(crate) on_loss: OnLoss,
+    /// End the command after this time, and exit with 124
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
+    pub(crate) max_run: Option<Duration>,
+    /// Hold the lock at least so long, for jobs that other machines start a little later
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
+    pub(crate) hold_at_least: Option<Duration>,
+}
+
+impl Run {
+    /// The grace must leave time for renewals, so that a healthy etcd never costs the command its lock.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        let (ttl, least) = (self.acquire.ttl, self.grace.saturating_mul(3));
+        if self.on_loss != OnLoss::Ignore && ttl < least {
+            let show = humantime::format_duration;
+            return Err(Failure::usage(format!(
+                "the TTL of {} is less than three times the grace of {}: use --ttl {} or --grace {}",
+                show(ttl),
+                show(self.grace),
+                show(least),
+                show(Duration::from_millis(u64::try_from(ttl.as_millis() / 3).unwrap_or(u64::MAX))),
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// What happens to the command when its lock is lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum OnLoss {
+    /// SIGTERM, and SIGKILL when the time is over.
+    Kill,
+    /// Nothing.
+    Ignore,
+    /// This program instead of the SIGTERM, and SIGKILL when the time is over.
+    Exec(PathBuf),
+}
+
+impl FromStr for OnLoss {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.strip_prefix("exec:")) {
+            ("kill", _) => Ok(Self::Kill),
+            ("ignore", _) => Ok(Self::Ignore),
+            (_, Some(program)) if !program.is_empty() => Ok(Self::Exec(program.into())),
+            _ => Err("use kill, ignore, or exec:PROGRAM".into()),
+        }
+    }
+}
