@@ -25,6 +25,8 @@ mod session;
 mod support_works;
 
 mod admin;
+#[cfg(all(feature = "cli", target_os = "linux"))]
+mod command_line;
 mod connecting;
 mod etcd_suites;
 mod growth;

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use etcd_lock::crossbeam_channel::{Receiver, RecvTimeoutError, bounded, select};
-use etcd_lock::{LockGuard, LockInfo, LockManager};
+use etcd_lock::{LockGuard, LockInfo, LockManager, LockManagerOptions};
 use serde_json::Value;
 
 use crate::environment;
@@ -12,6 +12,7 @@ use crate::exit::{self, BUSY, Failure};
 use crate::options::{Acquire, IfBusy};
 use crate::output::age;
 use crate::report::Report;
+use crate::say::say;
 use crate::settings::Settings;
 use crate::signals::ends_a_wait;
 
@@ -22,12 +23,43 @@ pub(crate) struct Held {
     pub(crate) guard: LockGuard,
 }
 
+impl Held {
+    /// Releases the lock and ends the session.
+    ///
+    /// # Errors
+    /// The lock had been lost.
+    pub(crate) fn release(self, report: &Report) -> Result<(), Failure> {
+        let Self { manager, guard } = self;
+        let (name, token) = (guard.key().to_owned(), guard.token().as_u64());
+        let released = guard.unlock().map_err(Failure::from);
+        // What it could still report is that etcd has not confirmed, which `unlock` has reported.
+        let _ = manager.close();
+        let fields = [("lock", name.clone().into()), ("token", token.into())];
+        match released {
+            Ok(()) => {
+                report.event("released", &fields);
+                report.detail(&format!("released {name}"));
+                Ok(())
+            }
+            Err(failure) if failure.code() == exit::LOST => {
+                report.event("lost", &fields);
+                Err(failure)
+            }
+            // The lease ends it at the latest: nothing that a caller could do about it.
+            Err(failure) => {
+                say(&format!("lock {name:?} is released when its lease expires: {failure}"));
+                Ok(())
+            }
+        }
+    }
+}
+
 /// Which lock, and how.
-#[derive(Debug)]
 pub(crate) struct Request<'a> {
     pub(crate) name: &'a str,
     pub(crate) acquire: &'a Acquire,
     pub(crate) settings: Settings,
+    pub(crate) options: LockManagerOptions,
 }
 
 /// How often the holder is looked up while somebody reads about the wait.
@@ -46,10 +78,14 @@ pub(crate) fn acquire(
     report: &Report,
 ) -> Result<Held, Failure> {
     let started = Instant::now();
-    let (settings, name) = (request.settings.clone(), request.name.to_owned());
-    let manager = interruptible(signals, move || settings.connect())??;
+    let (settings, options) = (request.settings.clone(), request.options.clone());
+    let name = request.name.to_owned();
+    let manager = interruptible(signals, move || settings.connect(options))??;
     if environment::is_held_by_ancestor(&manager, &name)? {
-        return Err(busy(request.acquire, format!("lock {name:?} is held by the command that this one runs under")));
+        return Err(busy(
+            request.acquire,
+            format!("lock {name:?} is held by the command that this one runs under"),
+        ));
     }
     let (no_wait, limit) = (request.acquire.no_wait, request.acquire.wait);
     let wait = {

@@ -1,9 +1,8 @@
 //! What a command under a lock finds in its environment.
 
-use etcd_lock::LockManager;
+use etcd_lock::{LockGuard, LockManager};
 use serde::{Deserialize, Serialize};
 
-use crate::acquire::Held;
 use crate::exit::Failure;
 
 /// The locks under which this program runs, as JSON: those of `ETCD_LOCK_NAME`, and of the commands around it.
@@ -36,10 +35,14 @@ pub(crate) fn is_held_by_ancestor(manager: &LockManager, name: &str) -> Result<b
 }
 
 /// The variables of a command under this lock.
-pub(crate) fn variables(held: &Held, owner: &str, endpoints: &[String]) -> Vec<(&'static str, String)> {
-    let (guard, session) = (&held.guard, held.manager.session());
-    let token = guard.token();
-    let (root, name) = (held.manager.root().to_owned(), guard.key().to_owned());
+pub(crate) fn variables(
+    manager: &LockManager,
+    guard: &LockGuard,
+    owner: &str,
+    endpoints: &[String],
+) -> Vec<(&'static str, String)> {
+    let (session, token) = (manager.session(), guard.token());
+    let (root, name) = (manager.root().to_owned(), guard.key().to_owned());
     let mut ancestors = ancestors();
     ancestors.push(Ancestor { root, name, token: token.as_u64() });
     vec![
@@ -53,7 +56,7 @@ pub(crate) fn variables(held: &Held, owner: &str, endpoints: &[String]) -> Vec<(
         ("ETCD_LOCK_OWNER", owner.to_owned()),
         ("ETCD_LOCK_MODE", "exclusive".to_owned()),
         ("ETCD_LOCK_ENDPOINTS", endpoints.join(",")),
-        ("ETCD_LOCK_ROOT", held.manager.root().to_owned()),
+        ("ETCD_LOCK_ROOT", manager.root().to_owned()),
         (HELD, serde_json::to_string(&ancestors).unwrap_or_default()),
     ]
 }

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use etcd_lock::{ErrorCode, LockError};
 
+use crate::say::say;
+
 /// There is nothing: the lock is free, nobody was evicted.
 pub(crate) const NOTHING: u8 = 1;
 /// The command line is wrong.
@@ -67,6 +69,11 @@ impl Failure {
         Self { code, message: None }
     }
 
+    /// The same without a message, for one that was shown in another way.
+    pub(crate) fn quiet(self) -> Self {
+        Self { message: None, ..self }
+    }
+
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self::new(USAGE, message)
     }
@@ -83,7 +90,7 @@ impl Failure {
     /// Prints the line and returns the code.
     pub(crate) fn report(self) -> ExitCode {
         if let Some(message) = &self.message {
-            crate::report::say(message);
+            say(message);
         }
         ExitCode::from(self.code)
     }
@@ -117,7 +124,17 @@ mod tests {
     #[test]
     fn every_exit_code_is_in_the_help() {
         for code in [
-            NOTHING, USAGE, UNAVAILABLE, INTERNAL, BUSY, LOST, DENIED, CONFIG, MAX_RUN, CANNOT_EXECUTE, NOT_FOUND,
+            NOTHING,
+            USAGE,
+            UNAVAILABLE,
+            INTERNAL,
+            BUSY,
+            LOST,
+            DENIED,
+            CONFIG,
+            MAX_RUN,
+            CANNOT_EXECUTE,
+            NOT_FOUND,
         ] {
             let line = format!("{code:>5}");
             assert!(HELP.lines().any(|help| help.starts_with(&line)), "{code}");

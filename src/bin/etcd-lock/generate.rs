@@ -16,7 +16,8 @@ pub(crate) fn completions(shell: clap_complete::Shell) -> Result<ExitCode, Failu
 }
 
 pub(crate) fn man(folder: Option<&Path>) -> Result<ExitCode, Failure> {
-    let failed = |error: std::io::Error| Failure::new(CONFIG, format!("the manual cannot be written: {error}"));
+    let failed =
+        |error: std::io::Error| Failure::new(CONFIG, format!("the manual cannot be written: {error}"));
     match folder {
         Some(folder) => clap_mangen::generate_to(Cli::command(), folder).map_err(failed)?,
         None => {

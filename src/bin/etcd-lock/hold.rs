@@ -8,18 +8,20 @@ use std::time::Duration;
 use etcd_lock::crossbeam_channel::{Receiver, bounded, select};
 use serde_json::json;
 
-use crate::acquire::{Held, Request, acquire};
+use crate::acquire::{Request, acquire};
 use crate::exit::{self, Failure};
 use crate::options::{Connection, Hold};
 use crate::report::{Report, ready};
-use crate::settings::{Settings, owner};
+use crate::settings::{Settings, for_holding, owner};
 use crate::signals::{ends_a_wait, listen};
 
 pub(crate) fn hold(connection: &Connection, options: &Hold) -> Result<ExitCode, Failure> {
     let report = Report::new(options.acquire.verbose, options.acquire.status_fd)?;
     let signals = listen()?;
-    let settings = Settings::read(connection)?.for_holding(&options.acquire, Duration::ZERO);
-    let request = Request { name: &options.name, acquire: &options.acquire, settings };
+    let settings = Settings::read(connection)?;
+    let manager_options = for_holding(settings.options()?, &options.acquire, Duration::ZERO);
+    let request =
+        Request { name: &options.name, acquire: &options.acquire, settings, options: manager_options };
     let held = acquire(&request, &signals, &report)?;
     let line = json!({
         "lock": held.guard.key(),
@@ -44,7 +46,7 @@ pub(crate) fn hold(connection: &Connection, options: &Hold) -> Result<ExitCode, 
             },
         }
     };
-    release(held, &report)?;
+    held.release(&report)?;
     Ok(code)
 }
 
@@ -62,33 +64,4 @@ fn input_ends() -> Result<Receiver<()>, Failure> {
         .spawn(read)
         .map_err(|error| Failure::internal("no thread can be started", error))?;
     Ok(ended)
-}
-
-/// Releases the lock and ends the session.
-///
-/// # Errors
-/// The lock had been lost.
-pub(crate) fn release(held: Held, report: &Report) -> Result<(), Failure> {
-    let Held { manager, guard } = held;
-    let (name, token) = (guard.key().to_owned(), guard.token().as_u64());
-    let released = guard.unlock().map_err(Failure::from);
-    // What it could still report is that etcd has not confirmed, which `unlock` has reported.
-    let _ = manager.close();
-    let fields = [("lock", name.clone().into()), ("token", token.into())];
-    match released {
-        Ok(()) => {
-            report.event("released", &fields);
-            report.detail(&format!("released {name}"));
-            Ok(())
-        }
-        Err(failure) if failure.code() == exit::LOST => {
-            report.event("lost", &fields);
-            Err(failure)
-        }
-        // The lease ends it at the latest: nothing that a caller could do about it.
-        Err(failure) => {
-            crate::report::say(&format!("{name} is released when its lease expires: {failure}"));
-            Ok(())
-        }
-    }
 }

@@ -17,6 +17,10 @@ mod hold;
 mod wait;
 
 #[cfg(target_os = "linux")]
+mod bench;
+#[cfg(target_os = "linux")]
+mod check;
+#[cfg(target_os = "linux")]
 mod show;
 #[cfg(target_os = "linux")]
 mod unlock;
@@ -32,7 +36,11 @@ mod generate;
 #[cfg(target_os = "linux")]
 mod output;
 #[cfg(target_os = "linux")]
+mod percentiles;
+#[cfg(target_os = "linux")]
 mod report;
+#[cfg(target_os = "linux")]
+mod say;
 #[cfg(target_os = "linux")]
 mod signals;
 
@@ -55,6 +63,8 @@ fn main() -> ExitCode {
         options::Command::Info(info) => show::info(&cli.connection, &info),
         options::Command::Queue(queue) => show::queue(&cli.connection, &queue),
         options::Command::Unlock(unlock) => unlock::unlock(&cli.connection, &unlock),
+        options::Command::Check { output } => check::check(&cli.connection, output),
+        options::Command::Bench(bench) => bench::bench(&cli.connection, &bench),
         options::Command::Completions { shell } => generate::completions(shell),
         options::Command::Man { folder } => generate::man(folder.as_deref()),
     };

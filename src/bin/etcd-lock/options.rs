@@ -6,6 +6,7 @@ mod running;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
@@ -15,6 +16,7 @@ pub(crate) use locking::{Acquire, Hold, IfBusy, Output, Wait};
 pub(crate) use running::{OnLoss, Run};
 
 use crate::exit::{self, USAGE};
+use crate::say::say;
 
 /// Runs programs under locks in etcd, and shows who holds which lock.
 ///
@@ -35,13 +37,28 @@ pub(crate) enum Command {
     Hold(Hold),
     Wait(Wait),
     List(List),
-    Info(Info),
-    Queue(Info),
+    /// Show who holds a lock; exits with 1 if nobody does
+    Info(Name),
+    /// Show who holds a lock, and who waits for it, in their order
+    Queue(Name),
     Unlock(Unlock),
+    /// Look whether etcd and this machine are fit for locks
+    ///
+    /// Shows the members with the known defects of their releases, whether the user may take locks below the root, the
+    /// shortest TTL, and how long a commit takes. Exits with 69 or 77 if no lock can be taken.
+    Check {
+        #[command(flatten)]
+        output: Output,
+    },
+    Bench(Bench),
     /// Print the completion script of a shell
-    Completions { shell: clap_complete::Shell },
+    Completions {
+        shell: clap_complete::Shell,
+    },
     /// Print the manual page, or write the pages of all commands to a folder
-    Man { folder: Option<PathBuf> },
+    Man {
+        folder: Option<PathBuf>,
+    },
 }
 
 /// List the locks that are held, with their holders
@@ -54,9 +71,9 @@ pub(crate) struct List {
     pub(crate) output: Output,
 }
 
-/// Show who holds a lock, or who waits for it
+/// One lock to look at.
 #[derive(Args, Debug)]
-pub(crate) struct Info {
+pub(crate) struct Name {
     /// The lock
     pub(crate) name: String,
     #[command(flatten)]
@@ -88,6 +105,24 @@ pub(crate) struct Unlock {
     pub(crate) output: Output,
 }
 
+/// Measure what this etcd gives to locks
+///
+/// It loads the cluster for three times the given time.
+#[derive(Args, Debug)]
+pub(crate) struct Bench {
+    /// The lock, and the beginning of the names of others [default: etcd-lock-bench/<pid>]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// How many threads take locks of their own
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    pub(crate) threads: u32,
+    /// How long each row is measured
+    #[arg(long, default_value = "3s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    pub(crate) time: Duration,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
 /// The command line, or the exit code of a program that ends here.
 pub(crate) fn parse() -> Result<Cli, ExitCode> {
     Cli::try_parse().map_err(|error| {
@@ -95,15 +130,18 @@ pub(crate) fn parse() -> Result<Cli, ExitCode> {
             let _ = error.print();
             return ExitCode::SUCCESS;
         }
-        crate::report::say(&one_line(&error));
+        say(&one_line(&error));
         ExitCode::from(USAGE)
     })
 }
 
 /// clap explains in paragraphs. The first one is the mistake, and sometimes there is a tip.
 fn one_line(error: &clap::Error) -> String {
-    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "what to do? See etcd-lock --help".into();
+    if matches!(
+        error.kind(),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand
+    ) {
+        return "a command is missing, such as run or list; see --help".into();
     }
     let text = error.to_string();
     let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());

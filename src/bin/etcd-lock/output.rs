@@ -12,7 +12,9 @@ use crate::options::Output;
 /// A time span as people say it: two units at most, none below a second unless it is all there is.
 pub(crate) fn age(span: Duration) -> String {
     let whole = match span {
-        span if span < Duration::from_secs(1) => Duration::from_millis(u64::try_from(span.as_millis()).unwrap_or(0)),
+        span if span < Duration::from_secs(1) => {
+            Duration::from_millis(u64::try_from(span.as_millis()).unwrap_or(0))
+        }
         span if span < Duration::from_secs(3600) => Duration::from_secs(span.as_secs()),
         span => Duration::from_secs(span.as_secs() / 60 * 60),
     };
@@ -20,21 +22,39 @@ pub(crate) fn age(span: Duration) -> String {
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
+/// A line of a report, for people and for programs.
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub(crate) text: String,
+    pub(crate) json: serde_json::Value,
+}
+
+/// Prints a report as the options want it.
+pub(crate) fn print_lines(lines: &[Line], output: Output) {
+    let as_json = wants_json(output);
+    let line = |line: &Line| if as_json { format!("{}\n", line.json) } else { format!("{}\n", line.text) };
+    write(&lines.iter().map(line).collect::<String>());
+}
+
 /// Prints these contenders as the options want it.
 pub(crate) fn print(infos: &[LockInfo], output: Output) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
-    let terminal = out.is_terminal();
-    let text = if output.json || !(terminal || output.table) {
-        lines(infos)?
-    } else {
-        table(infos, terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()))
-    };
-    // A reader that has seen enough (`head`) is no failure.
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let coloured =
+        std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    write(&if wants_json(output) { json(infos)? } else { table(infos, coloured) });
     Ok(())
 }
 
-fn lines(infos: &[LockInfo]) -> Result<String, Failure> {
+fn wants_json(output: Output) -> bool {
+    output.json || !(output.table || std::io::stdout().is_terminal())
+}
+
+fn write(text: &str) {
+    let mut out = std::io::stdout().lock();
+    // A reader that has seen enough (`head`) is no failure.
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+fn json(infos: &[LockInfo]) -> Result<String, Failure> {
     let line = |info: &LockInfo| serde_json::to_string(info).map(|line| line + "\n");
     infos.iter().map(line).collect::<Result<_, _>>().map_err(|error| Failure::internal("writing JSON", error))
 }
@@ -44,26 +64,23 @@ fn table(infos: &[LockInfo], coloured: bool) -> String {
         return String::new();
     }
     let mut table = Table::new();
-    table.load_style(presets::NOTHING);
+    table.load_style(presets::NOTHING).force_no_tty();
     if coloured {
-        table.enforce_styling();
-    } else {
-        table.force_no_tty();
+        table.enforce_styling().style_text_only();
     }
     let head = ["LOCK", "STATE", "OWNER", "TOKEN", "FOR", "LEASE", "EXPIRES IN", "BEHIND"];
     table.set_header(head.map(|title| Cell::new(title).add_attribute(Attribute::Bold)));
     for info in infos {
         table.add_row(row(info));
     }
-    for right in [3, 7] {
-        if let Some(column) = table.column_mut(right) {
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if [3, 7].contains(&index) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    let mut text: String = table.lines().map(|line| format!("{}\n", line.trim_end())).collect();
-    // The borders are blanks: one at the left of each line.
-    text = text.lines().map(|line| format!("{}\n", line.strip_prefix(' ').unwrap_or(line))).collect();
-    text
+    // In a column that is on the right, the padding of the last cell is all there is behind it.
+    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
 fn row(info: &LockInfo) -> [Cell; 8] {
@@ -90,6 +107,48 @@ fn row(info: &LockInfo) -> [Cell; 8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn infos() -> Vec<LockInfo> {
+        let ago = |millis: u64| {
+            let at = std::time::SystemTime::now() - Duration::from_millis(millis);
+            at.duration_since(std::time::UNIX_EPOCH).unwrap().as_millis()
+        };
+        let ours = |state: &str, owner: &str, asked: u128, token: u64, waiters: u32| {
+            format!(
+                r#"{{"key":"deploy/billing","state":"{state}","owner":"{owner}","pid":7,"thread":"1","created_at":{asked},
+                "lease_id":1234605616436508552,"ttl_remaining":28000,"token":{token},"waiters":{waiters}}}"#
+            )
+        };
+        let foreign = r#"{"key":"odd\tname","state":"held","owner":null,"pid":null,"thread":null,"created_at":null,
+            "lease_id":null,"ttl_remaining":null,"token":12,"waiters":0}"#;
+        let all = [
+            ours("held", "ci/4711", ago(182_500), 4711, 1),
+            ours("waiting", "ci/4712", ago(2_500), 47112, 0),
+            foreign.to_owned(),
+        ];
+        all.iter().map(|info| serde_json::from_str(info).unwrap()).collect()
+    }
+
+    #[test]
+    fn the_table_is_aligned() {
+        assert_eq!(table(&infos(), false), include_str!("golden/table.txt"));
+        assert_eq!(table(&[], false), "");
+    }
+
+    #[test]
+    fn colours_do_not_change_the_alignment() {
+        let coloured = table(&infos(), true);
+        assert!(coloured.contains("\x1b[38;5;10mheld\x1b[39m"), "{coloured:?}");
+        let mut plain = String::new();
+        let mut rest = coloured.as_str();
+        while let Some((before, after)) = rest.split_once('\x1b') {
+            plain += before;
+            rest = after.split_once('m').unwrap().1;
+        }
+        plain += rest;
+        let trimmed = |text: &str| text.lines().map(str::trim_end).map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(trimmed(&plain), trimmed(include_str!("golden/table.txt")));
+    }
 
     #[test]
     fn time_spans_have_two_units_at_most() {

@@ -8,12 +8,7 @@ use sd_notify::NotifyState;
 use serde_json::{Map, Value};
 
 use crate::exit::{CONFIG, Failure};
-
-/// Prints one line on standard error.
-pub(crate) fn say(text: &str) {
-    // A closed standard error must not end the program.
-    let _ = writeln!(std::io::stderr(), "etcd-lock: {text}");
-}
+use crate::say::say;
 
 /// Where the events of one command go.
 #[derive(Debug)]
@@ -28,7 +23,10 @@ impl Report {
         // A number is no owned descriptor, and this needs none: it opens what the number names once more.
         let open = |fd: u32| {
             File::options().append(true).open(format!("/proc/self/fd/{fd}")).map_err(|error| {
-                Failure::new(CONFIG, format!("--status-fd {fd} cannot be written: {error}; redirect it, as in {fd}>events"))
+                Failure::new(
+                    CONFIG,
+                    format!("--status-fd {fd} cannot be written: {error}; redirect it, as in {fd}>events"),
+                )
             })
         };
         Ok(Self { verbose, events: status_fd.map(open).transpose()? })

@@ -15,50 +15,66 @@ const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:2379";
 /// Below it a hold would be given up in time, but the command not dead yet.
 const MIN_MARGIN: Duration = Duration::from_millis(250);
 
-/// A connection with everything read that it needs.
-#[derive(Clone, Debug)]
+/// A connection with everything read that it needs. It has secrets, and so no `Debug`.
+#[derive(Clone)]
 pub(crate) struct Settings {
     pub(crate) endpoints: Vec<String>,
     pub(crate) root: String,
-    pub(crate) options: LockManagerOptions,
+    pub(crate) timeout: Duration,
+    /// Name and password.
+    pub(crate) user: Option<(String, String)>,
+    pub(crate) tls: Option<Tls>,
+}
+
+/// The contents of the files that make up TLS.
+#[derive(Clone)]
+pub(crate) struct Tls {
+    pub(crate) cacert: Option<Vec<u8>>,
+    /// The certificate and its key.
+    pub(crate) identity: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Settings {
     pub(crate) fn read(connection: &Connection) -> Result<Self, Failure> {
-        let mut options = LockManagerOptions::default()
-            .connect_timeout(connection.timeout)
-            .request_timeout(connection.timeout);
-        if let Some((user, password)) = credentials(connection)? {
+        Ok(Self {
+            endpoints: endpoints(connection),
+            root: connection.root.clone(),
+            timeout: connection.timeout,
+            user: credentials(connection)?,
+            tls: tls(connection)?,
+        })
+    }
+
+    /// The library's options for these settings.
+    pub(crate) fn options(&self) -> Result<LockManagerOptions, Failure> {
+        let mut options =
+            LockManagerOptions::default().connect_timeout(self.timeout).request_timeout(self.timeout);
+        if let Some((user, password)) = &self.user {
             options = options.credentials(user, password);
         }
-        let tls = tls(connection)?;
-        let scheme = if tls.is_some() { "https://" } else { "" };
-        if let Some(tls) = tls {
-            options = set_tls(options, tls)?;
+        match &self.tls {
+            Some(tls) => set_tls(options, tls.clone()),
+            None => Ok(options),
         }
-        let endpoints = endpoints(connection);
-        let endpoints = endpoints
-            .into_iter()
-            // As etcdctl does: who names certificates wants TLS.
-            .map(|endpoint| if endpoint.contains("://") { endpoint } else { format!("{scheme}{endpoint}") })
-            .collect();
-        Ok(Self { endpoints, root: connection.root.clone(), options })
     }
 
-    /// For a hold whose end takes `grace`: the margin leaves a quarter of that for the deaths of a process group.
-    pub(crate) fn for_holding(mut self, acquire: &Acquire, grace: Duration) -> Self {
-        let margin = MIN_MARGIN.max(acquire.ttl / 10).max(grace / 4);
-        self.options = self.options.ttl(acquire.ttl).owner(owner(acquire)).safety_margin(margin);
-        self
+    pub(crate) fn connect(&self, options: LockManagerOptions) -> Result<LockManager, Failure> {
+        Ok(LockManager::connect(&self.endpoints, &self.root, options)?)
     }
 
-    pub(crate) fn connect(self) -> Result<LockManager, Failure> {
-        Ok(LockManager::connect(self.endpoints, &self.root, self.options)?)
+    pub(crate) fn view(&self) -> Result<LockViewer, Failure> {
+        Ok(LockViewer::connect(&self.endpoints, &self.root, self.options()?)?)
     }
+}
 
-    pub(crate) fn view(self) -> Result<LockViewer, Failure> {
-        Ok(LockViewer::connect(self.endpoints, &self.root, self.options)?)
-    }
+/// Options of a hold whose end takes `grace`: the margin leaves a quarter of that for the deaths of a process group.
+pub(crate) fn for_holding(
+    options: LockManagerOptions,
+    acquire: &Acquire,
+    grace: Duration,
+) -> LockManagerOptions {
+    let margin = MIN_MARGIN.max(acquire.ttl / 10).max(grace / 4);
+    options.ttl(acquire.ttl).owner(owner(acquire)).safety_margin(margin)
 }
 
 /// The owner, given or by default: the library's own default.
@@ -85,7 +101,9 @@ fn credentials(connection: &Connection) -> Result<Option<(String, String)>, Fail
     let etcdctl = environment("ETCDCTL_USER");
     let (user, mut password) = match (&connection.user, etcdctl) {
         (Some(user), _) if user.contains(':') => {
-            return Err(Failure::usage("--user takes no password: everybody could read it; use --password-file"));
+            return Err(Failure::usage(
+                "--user takes no password: everybody could read it; use --password-file",
+            ));
         }
         (Some(user), _) => (user.clone(), None),
         (None, None) => return Ok(None),
@@ -118,13 +136,6 @@ fn unreadable(file: &Path, error: &std::io::Error) -> Failure {
     Failure::new(CONFIG, format!("{} cannot be read: {error}", file.display()))
 }
 
-/// The contents of the files that make up TLS.
-#[derive(Debug)]
-struct Tls {
-    cacert: Option<Vec<u8>>,
-    identity: Option<(Vec<u8>, Vec<u8>)>,
-}
-
 fn tls(connection: &Connection) -> Result<Option<Tls>, Failure> {
     let read = |given: &Option<std::path::PathBuf>, etcdctl: &str| {
         let file = given.clone().or_else(|| environment(etcdctl).map(Into::into));
@@ -140,7 +151,10 @@ fn tls(connection: &Connection) -> Result<Option<Tls>, Failure> {
 }
 
 #[cfg(feature = "tls")]
-fn set_tls(options: LockManagerOptions, Tls { cacert, identity }: Tls) -> Result<LockManagerOptions, Failure> {
+fn set_tls(
+    options: LockManagerOptions,
+    Tls { cacert, identity }: Tls,
+) -> Result<LockManagerOptions, Failure> {
     let mut tls = etcd_lock::TlsOptions::default();
     if let Some(cacert) = cacert {
         tls = tls.ca_certificate_pem(cacert);

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use crate::exit::{Failure, NOTHING};
-use crate::options::{Connection, Info, List};
+use crate::options::{Connection, List, Name};
 use crate::output::print;
 use crate::settings::Settings;
 
@@ -13,7 +13,7 @@ pub(crate) fn list(connection: &Connection, options: &List) -> Result<ExitCode, 
     Ok(ExitCode::SUCCESS)
 }
 
-pub(crate) fn info(connection: &Connection, options: &Info) -> Result<ExitCode, Failure> {
+pub(crate) fn info(connection: &Connection, options: &Name) -> Result<ExitCode, Failure> {
     let viewer = Settings::read(connection)?.view()?;
     match viewer.lock_info(&options.name)? {
         Some(info) => print(&[info], options.output).map(|()| ExitCode::SUCCESS),
@@ -21,7 +21,7 @@ pub(crate) fn info(connection: &Connection, options: &Info) -> Result<ExitCode, 
     }
 }
 
-pub(crate) fn queue(connection: &Connection, options: &Info) -> Result<ExitCode, Failure> {
+pub(crate) fn queue(connection: &Connection, options: &Name) -> Result<ExitCode, Failure> {
     let viewer = Settings::read(connection)?.view()?;
     print(&viewer.queue(&options.name)?, options.output)?;
     Ok(ExitCode::SUCCESS)

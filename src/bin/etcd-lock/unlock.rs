@@ -12,7 +12,8 @@ use crate::output::print;
 use crate::settings::Settings;
 
 pub(crate) fn unlock(connection: &Connection, options: &Unlock) -> Result<ExitCode, Failure> {
-    let manager = Settings::read(connection)?.connect()?;
+    let settings = Settings::read(connection)?;
+    let manager = settings.connect(settings.options()?)?;
     let name = &options.name;
     let free = || Failure::new(NOTHING, format!("lock {name:?} is free"));
     let holder = manager.lock_info(name)?.ok_or_else(free)?;
@@ -37,7 +38,10 @@ fn agreed(options: &Unlock, holder: &LockInfo) -> Result<bool, Failure> {
     let whom = describe(holder);
     let input = std::io::stdin();
     if !input.is_terminal() {
-        return Err(Failure::usage(format!("lock {:?} is held by {whom}: evict it with --yes", options.name)));
+        return Err(Failure::usage(format!(
+            "lock {:?} is held by {whom}: evict it with --yes",
+            options.name
+        )));
     }
     let what = if options.session { "all locks of the session" } else { "the lock" };
     let mut out = std::io::stderr().lock();

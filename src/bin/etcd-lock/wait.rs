@@ -21,7 +21,10 @@ pub(crate) fn wait(connection: &Connection, options: &Wait) -> Result<ExitCode, 
         let Some(holder) = viewer.lock_info(&options.name)? else { return Ok(ExitCode::SUCCESS) };
         let left = deadline.map_or(LOOK, |deadline| deadline.saturating_duration_since(Instant::now()));
         if left.is_zero() {
-            return Err(Failure::new(BUSY, format!("lock {:?} is held by {}", options.name, describe(&holder))));
+            return Err(Failure::new(
+                BUSY,
+                format!("lock {:?} is held by {}", options.name, describe(&holder)),
+            ));
         }
         if let Ok(signal) = signals.recv_timeout(left.min(LOOK))
             && ends_a_wait(signal)

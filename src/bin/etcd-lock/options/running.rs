@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::Acquire;
+use super::locking::Acquire;
 use crate::exit::Failure;
 
 /// Run a command under a lock

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use super::cgroup::Cgroup;
 use super::terminal::Terminal;
 use crate::exit::{CANNOT_EXECUTE, INTERNAL, NOT_FOUND};
-use crate::report::say;
+use crate::say::say;
 
 /// Its first argument.
 pub(super) const WORD: &str = "__execute";
@@ -21,12 +21,7 @@ pub(super) const WORD: &str = "__execute";
 pub(super) const NONE: &str = "-";
 
 /// The command of a helper: `__execute PARENT CGROUP FOREGROUND PROGRAM ARGS...`.
-pub(super) fn command(
-    parent: Pid,
-    cgroup: Option<&Cgroup>,
-    foreground: bool,
-    words: &[OsString],
-) -> Command {
+pub(super) fn command(parent: Pid, cgroup: Option<&Cgroup>, foreground: bool, words: &[OsString]) -> Command {
     // Not the path of this program, which may be another one after an update.
     let mut command = Command::new("/proc/self/exe");
     command.arg0("etcd-lock").arg(WORD).arg(parent.to_string());

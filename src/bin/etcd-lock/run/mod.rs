@@ -29,10 +29,9 @@ use etcd_lock::crossbeam_channel::Receiver;
 use crate::acquire::{Held, Request, acquire};
 use crate::environment::variables;
 use crate::exit::{self, Failure};
-use crate::hold::release;
-use crate::options::{Connection, Run};
+use crate::options::{Connection, OnLoss, Run};
 use crate::report::{Report, ready};
-use crate::settings::{Settings, owner};
+use crate::settings::{Settings, for_holding, owner};
 use crate::signals::{ends_a_wait, listen};
 use child::Child;
 use supervise::{End, Supervisor};
@@ -51,12 +50,14 @@ pub(crate) fn run(connection: &Connection, options: &Run) -> Result<ExitCode, Fa
     options.check()?;
     let report = Report::new(options.acquire.verbose, options.acquire.status_fd)?;
     let signals = listen()?;
-    let settings = Settings::read(connection)?.for_holding(&options.acquire, options.grace);
+    let settings = Settings::read(connection)?;
     let endpoints = settings.endpoints.clone();
-    let request = Request { name: &options.name, acquire: &options.acquire, settings };
+    let manager_options = for_holding(settings.options()?, &options.acquire, options.grace);
+    let request =
+        Request { name: &options.name, acquire: &options.acquire, settings, options: manager_options };
     let held = acquire(&request, &signals, &report)?;
     let since = Instant::now();
-    let environment = variables(&held, &owner(&options.acquire), &endpoints);
+    let environment = variables(&held.manager, &held.guard, &owner(&options.acquire), &endpoints);
     let child = match Child::spawn(&options.command, &environment) {
         Ok(child) => child,
         Err(error) => {
@@ -76,13 +77,17 @@ pub(crate) fn run(connection: &Connection, options: &Run) -> Result<ExitCode, Fa
             Err(Failure::new(exit::LOST, format!("lost lock {:?}: {why}", options.name)))
         }
         End::MaxRun => {
-            release(held, &report)?;
+            held.release(&report)?;
             let limit = humantime::format_duration(options.max_run.unwrap_or_default());
             Err(Failure::new(exit::MAX_RUN, format!("ended the command after {limit} (--max-run)")))
         }
         End::Command(code) => {
             let signalled = hold_on(&held, options, since, &signals);
-            release(held, &report)?;
+            match held.release(&report) {
+                // That it was lost was said when it happened.
+                Err(failure) if failure.code() == exit::LOST && options.on_loss == OnLoss::Ignore => {}
+                released => released?,
+            }
             Ok(ExitCode::from(signalled.unwrap_or(code)))
         }
     }

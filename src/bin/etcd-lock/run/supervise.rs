@@ -12,7 +12,9 @@ use super::clock;
 use crate::acquire::Held;
 use crate::exit::{self, Failure};
 use crate::options::{OnLoss, Run};
+use crate::output::age;
 use crate::report::Report;
+use crate::say::say;
 
 /// How often an idle supervisor looks at the clock: what waits for a channel does not count the time in which the
 /// machine sleeps.
@@ -156,7 +158,7 @@ impl<'a> Supervisor<'a> {
         if self.options.on_loss == OnLoss::Ignore {
             let fields = [("lock", self.options.name.clone().into()), ("reason", reason.into())];
             self.report.event("lost", &fields);
-            crate::report::say(&format!("lost lock {:?}: {reason}; the command goes on", self.options.name));
+            say(&format!("lost lock {:?}: {reason}; the command goes on", self.options.name));
             return;
         }
         self.kill();
@@ -171,7 +173,7 @@ impl<'a> Supervisor<'a> {
         if self.options.on_loss == OnLoss::Ignore {
             return;
         }
-        let why = format!("etcd has not answered for {}", crate::output::age(silence));
+        let why = format!("etcd has not answered for {}", age(silence));
         if !self.tell_program() {
             self.child.signal(Signal::TERM);
         }
@@ -202,7 +204,7 @@ impl<'a> Supervisor<'a> {
         match command.spawn() {
             Ok(_) => true,
             Err(error) => {
-                crate::report::say(&format!("{} cannot be executed: {error}", program.display()));
+                say(&format!("{} cannot be executed: {error}", program.display()));
                 false
             }
         }
