@@ -56,6 +56,7 @@
 //! |---|---|
 //! | [`docs::guide`] | How do I program with it? The tour, electing a leader, fenced writes, errors, the table from the Go API, what is stable. |
 //! | [`docs::operations`] | How do I run it? Options, TLS, roles, etcd releases, logs, alerts, troubleshooting. |
+//! | [`docs::command_line`] | How do I run a program under a lock, and see who holds which lock? |
 //! | [`docs::guarantees`] | What can I rely on? Each promise with its limits, and what holds under which fault. |
 //! | [`docs::protocol`] | How does another program join the same queues? |
 //! | [`docs::evidence`] | Why should I believe it? |
@@ -108,6 +109,7 @@
 //! | Feature | Default | What it adds |
 //! |---|---|---|
 //! | `tls` | on | [`TlsOptions`](docs::operations) and `https://` endpoints, through rustls |
+//! | `cli` | off | The program `etcd-lock` ([`docs::command_line`]); the library does not change |
 //! | `serde` | off | `Serialize` and `Deserialize` for [`FencingToken`] and [`LockInfo`] |
 //!
 //! Channels are those of [`crossbeam_channel`] 0.5, which is re-exported so that `select!` comes from the same version.

@@ -117,6 +117,44 @@ fn every_command_works_on_a_lock_that_etcdctl_holds() {
     }
 }
 
+#[test]
+fn check_reports_the_members_their_releases_the_role_and_the_floor_of_the_ttl() {
+    let (program, root) = program("admin");
+    let findings = lines(&program.run(&["check"]));
+    let text = |subject: &str| {
+        let finding = findings.iter().find(|finding| finding["subject"] == subject);
+        finding.unwrap_or_else(|| panic!("no {subject} in {findings:#?}"))["text"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let version = shared().version();
+    assert!(text(&shared().endpoints()[0]).starts_with(&format!("etcd {version}, the leader, ")));
+    assert!(text("TTL floor").starts_with("2s: "));
+    assert!(text("role").contains(&root) && text("commit latency").contains("p99"));
+    assert_eq!(Raw::connect(shared().access()).count(&root), 0, "it leaves nothing");
+
+    // One endpoint out of reach is no failure as long as locks can be taken.
+    let gone = "http://127.0.0.1:1".to_owned();
+    let partly = Program::at(&[gone.clone(), shared().endpoints()[0].clone()], &root);
+    let findings = lines(&partly.run(&["check"]));
+    assert!(findings.iter().any(|finding| finding["level"] == "warn" && finding["subject"] == *gone));
+    let ended = Program::at(&[gone], &root).run(&["check", "--table", "--timeout", "1s"]);
+    assert!(ended.code == 69 && ended.stdout.contains("FAIL  role: etcd is unavailable"), "{ended:?}");
+}
+
+#[test]
+fn bench_measures_locks_and_hand_overs_and_leaves_nothing() {
+    let (program, root) = program("admin");
+    let rows = lines(&program.run(&["bench", "--threads", "4", "--time", "300ms"]));
+    assert_eq!(rows.len(), 3);
+    for row in rows {
+        let number = |field: &str| row[field].as_f64().unwrap();
+        assert!(number("per_second") > 1.0 && number("p50_ms") <= number("p99_ms"), "{row}");
+    }
+    assert_eq!(Raw::connect(shared().access()).count(&root), 0);
+}
+
 /// Purpose: etcdctl's own conditions can name the hold, so a script can fence its writes.
 #[test]
 fn a_script_can_fence_its_writes_by_key_and_token() {

@@ -21,7 +21,7 @@ pub(crate) struct Pty {
 }
 
 impl Pty {
-    /// Runs a program in a session of its own with the terminal. (`setsid` from util-linux becomes the program.)
+    /// Runs a program in a session of its own with the terminal. (`setsid` becomes the program.)
     pub(crate) fn start(program: &str, args: &[&str], set_up: impl FnOnce(&mut Command)) -> Self {
         let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
         grantpt(&ours).and_then(|()| unlockpt(&ours)).expect("a terminal");
@@ -29,7 +29,7 @@ impl Pty {
         let theirs = File::options().read(true).write(true).open(theirs).expect("the terminal's side");
         let mut command = Command::new("setsid");
         set_up(&mut command);
-        command.arg("--ctty").arg(program).args(args);
+        command.arg("-c").arg(program).args(args);
         let same = || theirs.try_clone().expect("a descriptor");
         command.stdin(same()).stdout(same()).stderr(same());
         let child = command.spawn().expect("setsid runs");

@@ -227,7 +227,8 @@ impl<'a> Supervisor<'a> {
     /// Until when nothing happens unless something is received.
     fn pause(&self) -> Duration {
         let now = Instant::now();
-        let mut pause = LOOK.min(self.held.manager.session().ttl / 12);
+        // Often enough that the watcher knows of a renewal long before the deadline that it has moved.
+        let mut pause = LOOK.min(self.options.acquire.ttl / 12);
         if self.child.code().is_some() || self.stage == Stage::Killed {
             pause = LOOK_AT_DYING;
         }
