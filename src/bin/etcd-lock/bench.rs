@@ -14,6 +14,7 @@ use crate::exit::Failure;
 use crate::options::{Bench, Connection};
 use crate::output::{Line, print_lines};
 use crate::percentiles::Percentiles;
+use crate::say::say;
 use crate::settings::Settings;
 
 /// The result of one row.
@@ -44,8 +45,10 @@ pub(crate) fn bench(connection: &Connection, options: &Bench) -> Result<ExitCode
     let one = &managers[0];
     let name = options.name.clone().unwrap_or_else(|| format!("etcd-lock-bench/{}", std::process::id()));
     let (threads, time) = (options.threads, options.time);
-    let bar = progress(time * 3);
-    let rows = [
+    let bar = progress(time * 4);
+    // A user may lack the permission for them, which is no reason to fail.
+    let puts = measure(&bar, time, "plain puts, 1 thread", || work::puts(&settings, time));
+    let mut rows = vec![
         measure(&bar, time, "lock and unlock, 1 thread", || work::cycles(one, &name, 1, time))?,
         measure(&bar, time, &format!("lock and unlock, {threads} threads, a name each"), || {
             work::cycles(one, &name, threads, time)
@@ -56,7 +59,11 @@ pub(crate) fn bench(connection: &Connection, options: &Bench) -> Result<ExitCode
     ];
     bar.finish_and_clear();
     managers.iter().for_each(|manager| drop(LockManager::close(manager)));
-    print_lines(&rows.map(|row| row.line()), options.output);
+    match puts {
+        Ok(row) => rows.insert(0, row),
+        Err(failure) => say(&failure.to_string()),
+    }
+    print_lines(&rows.iter().map(Row::line).collect::<Vec<_>>(), options.output);
     Ok(ExitCode::SUCCESS)
 }
 

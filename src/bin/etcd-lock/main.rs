@@ -28,6 +28,8 @@ mod unlock;
 #[cfg(target_os = "linux")]
 mod acquire;
 #[cfg(target_os = "linux")]
+mod client;
+#[cfg(target_os = "linux")]
 mod environment;
 #[cfg(target_os = "linux")]
 mod exit;

@@ -107,7 +107,7 @@ pub(crate) struct Unlock {
 
 /// Measure what this etcd gives to locks
 ///
-/// It loads the cluster for three times the given time.
+/// It loads the cluster for four times the given time, with locks and, beside the root, one key that is put.
 #[derive(Args, Debug)]
 pub(crate) struct Bench {
     /// The lock, and the beginning of the names of others [default: etcd-lock-bench/<pid>]

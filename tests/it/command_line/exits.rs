@@ -89,6 +89,30 @@ fn a_refused_user_is_77() {
     assert_ends(&variables.run(&["run", "jobs", "--", "true"]), 0, "");
 }
 
+#[cfg(feature = "tls")]
+#[test]
+fn certificates_are_read_from_files_that_options_or_etcdctls_variables_name() {
+    let pki = crate::support::pki::Pki::new();
+    let etcd = Setup::default().mutual_tls(&pki).start();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (cacert, cert, key) =
+        (file("ca", &pki.ca), file("cert", &pki.client.certificate), file("key", &pki.client.key));
+    let program = Program::new(etcd.access(), &fresh_root("exits"));
+    let run = ["run", "jobs", "--cacert", &cacert, "--cert", &cert, "--key", &key, "--", "true"];
+    assert_ends(&program.run(&run), 0, "");
+    let check = program.run(&["check", "--cacert", &cacert, "--cert", &cert, "--key", &key]);
+    assert!(check.code == 0 && check.stdout.contains("the leader"), "{check:?}");
+    let variables =
+        program.clone().with("ETCDCTL_CACERT", &cacert).with("ETCDCTL_CERT", &cert).with("ETCDCTL_KEY", &key);
+    assert_ends(&variables.run(&["list"]), 0, "");
+    assert_eq!(program.run(&["list", "--cacert", &cacert]).code, 69, "the server wants a certificate");
+}
+
 #[test]
 fn a_busy_lock_is_75_or_what_the_options_say() {
     let (program, root) = program("exits");

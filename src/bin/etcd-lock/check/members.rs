@@ -3,10 +3,11 @@
 use std::future::Future;
 use std::time::Duration;
 
-use etcd_client::{Client, ConnectOptions, StatusResponse};
+use etcd_client::StatusResponse;
 
 use super::finding::{Finding, Level};
 use super::releases::defects;
+use crate::client::connect;
 use crate::exit::Failure;
 use crate::settings::Settings;
 
@@ -33,33 +34,8 @@ async fn within<T>(
     }
 }
 
-/// The same connection as the library's, for one request.
 async fn status(settings: &Settings, endpoint: &str) -> Result<StatusResponse, etcd_client::Error> {
-    let mut options = ConnectOptions::new().with_connect_timeout(settings.timeout);
-    if let Some((user, password)) = &settings.user {
-        options = options.with_user(user, password);
-    }
-    let scheme = if settings.tls.is_some() { "https" } else { "http" };
-    let url = if endpoint.contains("://") { endpoint.to_owned() } else { format!("{scheme}://{endpoint}") };
-    #[cfg(feature = "tls")]
-    if url.starts_with("https://") {
-        options = options.with_tls(tls(settings));
-    }
-    Client::connect([url], Some(options)).await?.status().await
-}
-
-#[cfg(feature = "tls")]
-fn tls(settings: &Settings) -> etcd_client::TlsOptions {
-    use etcd_client::{Certificate, Identity, TlsOptions};
-    let Some(given) = &settings.tls else { return TlsOptions::new().with_native_roots() };
-    let mut options = match &given.cacert {
-        Some(cacert) => TlsOptions::new().ca_certificate(Certificate::from_pem(cacert)),
-        None => TlsOptions::new().with_native_roots(),
-    };
-    if let Some((certificate, key)) = &given.identity {
-        options = options.identity(Identity::from_pem(certificate, key));
-    }
-    options
+    connect(settings, endpoint).await?.status().await
 }
 
 /// What a member's answer means for locks.

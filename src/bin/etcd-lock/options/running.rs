@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::locking::Acquire;
-use crate::exit::Failure;
+use crate::exit::{self, Failure};
 
 /// Run a command under a lock
 ///
@@ -18,6 +18,7 @@ use crate::exit::Failure;
 /// Its environment has ETCD_LOCK_NAME, KEY, TOKEN, LEASE, TTL, OWNER, MODE, ENDPOINTS and, for `etcdctl txn`, ETCD_LOCK_REV
 /// (the token). A token never falls: let the receiver of the command's writes refuse smaller ones.
 #[derive(Args, Debug)]
+#[command(after_help = exit::HELP)]
 pub(crate) struct Run {
     /// The lock
     pub(crate) name: String,
