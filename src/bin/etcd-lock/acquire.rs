@@ -1,7 +1,7 @@
 //! Takes a lock, or says why not; a signal ends the wait.
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use etcd_lock::crossbeam_channel::{Receiver, RecvTimeoutError, bounded, select};
 use etcd_lock::{LockGuard, LockInfo, LockManager, LockManagerOptions};
@@ -54,80 +54,68 @@ impl Held {
     }
 }
 
-/// Which lock, and how.
-pub(crate) struct Request<'a> {
-    pub(crate) name: &'a str,
-    pub(crate) acquire: &'a Acquire,
-    pub(crate) settings: Settings,
-    pub(crate) options: LockManagerOptions,
-}
-
 /// How often the holder is looked up while somebody reads about the wait.
 const LOOK: Duration = Duration::from_secs(2);
 
 /// A lock that is free soon is not worth a line.
 const FIRST_LOOK: Duration = Duration::from_millis(200);
 
+/// Connects; a signal ends that, too.
+pub(crate) fn connect(
+    settings: &Settings,
+    options: LockManagerOptions,
+    signals: &Receiver<i32>,
+) -> Result<LockManager, Failure> {
+    let settings = settings.clone();
+    interruptible(signals, move || settings.connect(options))?
+}
+
 /// Takes the lock.
 ///
 /// # Errors
-/// It is busy, it cannot be had, or a signal arrived first.
-pub(crate) fn acquire(
-    request: &Request<'_>,
+/// It is busy, it cannot be had, or a signal arrived first; then the manager is closed.
+pub(crate) fn take(
+    manager: &LockManager,
+    name: &str,
+    acquire: &Acquire,
     signals: &Receiver<i32>,
     report: &Report,
 ) -> Result<Held, Failure> {
-    let started = Instant::now();
-    let (settings, options) = (request.settings.clone(), request.options.clone());
-    let name = request.name.to_owned();
-    let manager = interruptible(signals, move || settings.connect(options))??;
-    if environment::is_held_by_ancestor(&manager, &name)? {
-        return Err(busy(
-            request.acquire,
-            format!("lock {name:?} is held by the command that this one runs under"),
-        ));
+    if environment::is_held_by_ancestor(manager, name)? {
+        return Err(busy(acquire, format!("lock {name:?} is held by the command that this one runs under")));
     }
-    let (no_wait, limit) = (request.acquire.no_wait, request.acquire.wait);
-    let wait = {
-        let manager = manager.clone();
-        move || -> Result<Option<LockGuard>, Failure> {
-            let lock = manager.new_lock(&name)?;
-            Ok(match limit {
-                _ if no_wait => lock.try_lock()?,
-                Some(limit) => Some(lock.lock_timeout(limit)?),
-                None => Some(lock.lock()?),
-            })
-        }
+    let (no_wait, limit) = (acquire.no_wait, acquire.wait);
+    let lock = manager.new_lock(name)?;
+    let wait = move || -> Result<Option<LockGuard>, Failure> {
+        Ok(match limit {
+            _ if no_wait => lock.try_lock()?,
+            Some(limit) => Some(lock.lock_timeout(limit)?),
+            None => Some(lock.lock()?),
+        })
     };
     let outcome = thread::scope(|scope| {
         let (waiting, stop) = bounded::<()>(0);
         if report.follows_waits() && !no_wait {
-            let manager = manager.clone();
-            scope.spawn(move || narrate(&manager, request.name, report, &stop));
+            scope.spawn(move || narrate(manager, name, report, &stop));
         }
         let outcome = interruptible(signals, wait);
+        if outcome.is_err() {
+            // Leaves the queue, and gives back what may have been granted meanwhile.
+            let _ = manager.close();
+        }
         drop(waiting);
         outcome
     });
-    match outcome {
-        Ok(Ok(Some(guard))) => {
+    match outcome? {
+        Ok(Some(guard)) => {
             report.event("held", &[("lock", guard.key().into()), ("token", guard.token().as_u64().into())]);
-            report.detail(&format!(
-                "holding {}, token {}, after {}",
-                guard.key(),
-                guard.token(),
-                age(started.elapsed())
-            ));
-            Ok(Held { manager, guard })
+            let waited = age(guard.waited());
+            report.detail(&format!("holding {}, token {}, after {waited}", guard.key(), guard.token()));
+            Ok(Held { manager: manager.clone(), guard })
         }
-        Ok(Ok(None)) => Err(busy(request.acquire, held_by(&manager, request.name))),
-        Ok(Err(failure)) if failure.code() == BUSY => Err(busy(request.acquire, failure.to_string())),
-        Ok(Err(failure)) => Err(failure),
-        Err(signalled) => {
-            // Leaves the queue, and gives back what may have been granted meanwhile.
-            let _ = manager.close();
-            Err(signalled)
-        }
+        Ok(None) => Err(busy(acquire, held_by(manager, name))),
+        Err(failure) if failure.code() == BUSY => Err(busy(acquire, failure.to_string())),
+        Err(failure) => Err(failure),
     }
 }
 

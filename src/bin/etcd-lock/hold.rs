@@ -8,7 +8,7 @@ use std::time::Duration;
 use etcd_lock::crossbeam_channel::{Receiver, bounded, select};
 use serde_json::json;
 
-use crate::acquire::{Request, acquire};
+use crate::acquire::{connect, take};
 use crate::exit::{self, Failure};
 use crate::options::{Connection, Hold};
 use crate::report::{Report, ready};
@@ -20,9 +20,8 @@ pub(crate) fn hold(connection: &Connection, options: &Hold) -> Result<ExitCode, 
     let signals = listen()?;
     let settings = Settings::read(connection)?;
     let manager_options = for_holding(settings.options()?, &options.acquire, Duration::ZERO);
-    let request =
-        Request { name: &options.name, acquire: &options.acquire, settings, options: manager_options };
-    let held = acquire(&request, &signals, &report)?;
+    let manager = connect(&settings, manager_options, &signals)?;
+    let held = take(&manager, &options.name, &options.acquire, &signals, &report)?;
     let line = json!({
         "lock": held.guard.key(),
         "key": held.guard.etcd_key(),

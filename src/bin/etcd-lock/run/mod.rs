@@ -26,7 +26,7 @@ use std::time::Instant;
 
 use etcd_lock::crossbeam_channel::Receiver;
 
-use crate::acquire::{Held, Request, acquire};
+use crate::acquire::{Held, connect, take};
 use crate::environment::variables;
 use crate::exit::{self, Failure};
 use crate::options::{Connection, OnLoss, Run};
@@ -51,13 +51,11 @@ pub(crate) fn run(connection: &Connection, options: &Run) -> Result<ExitCode, Fa
     let report = Report::new(options.acquire.verbose, options.acquire.status_fd)?;
     let signals = listen()?;
     let settings = Settings::read(connection)?;
-    let endpoints = settings.endpoints.clone();
     let manager_options = for_holding(settings.options()?, &options.acquire, options.grace);
-    let request =
-        Request { name: &options.name, acquire: &options.acquire, settings, options: manager_options };
-    let held = acquire(&request, &signals, &report)?;
+    let manager = connect(&settings, manager_options, &signals)?;
+    let held = take(&manager, &options.name, &options.acquire, &signals, &report)?;
     let since = Instant::now();
-    let environment = variables(&held.manager, &held.guard, &owner(&options.acquire), &endpoints);
+    let environment = variables(&held.manager, &held.guard, &owner(&options.acquire), &settings.endpoints);
     let child = match Child::spawn(&options.command, &environment) {
         Ok(child) => child,
         Err(error) => {
