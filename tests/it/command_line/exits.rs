@@ -121,7 +121,7 @@ fn a_busy_lock_is_75_or_what_the_options_say() {
     let run = |options: &[&str]| program.run(&[&["run", "jobs"], options, &["--", "true"]].concat());
     let holder = format!("held by {}", manager.lock_info("jobs").unwrap().unwrap().owner.unwrap());
     assert_ends(&run(&["-n"]), 75, &holder);
-    assert_ends(&run(&["-w", "100ms"]), 75, "not acquired within");
+    assert_ends(&run(&["-w", "100ms"]), 75, "not acquired");
     assert_ends(&run(&["-n", "-E", "3"]), 3, &holder);
     assert_ends(&run(&["-n", "--if-busy", "skip"]), 0, "");
     assert_ends(&run(&["-w", "100ms", "--if-busy", "skip", "-E", "4"]), 4, "");

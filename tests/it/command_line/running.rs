@@ -95,6 +95,28 @@ fn signals_reach_the_command() {
 }
 
 #[test]
+fn a_stop_and_its_end_reach_the_command() {
+    let (program, _) = program("running");
+    let mut running =
+        program.start(&["run", "jobs", "--status-fd", "2", "--", "sh", "-c", "read wait; exit 8"]);
+    let pid = running.event("started")["pid"].as_i64().unwrap();
+    let state = || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit(") ").next().and_then(|rest| rest.chars().next())
+    };
+    // Until then it is this program's helper.
+    eventually(SOON, "the command runs", || {
+        std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"sh"))
+    });
+    running.signal(Signal::TSTP);
+    eventually(SOON, "the command is stopped", || state() == Some('T'));
+    running.signal(Signal::CONT);
+    eventually(SOON, "the command goes on", || state() == Some('S'));
+    drop(running.stdin());
+    assert_eq!(running.code(), 8);
+}
+
+#[test]
 fn a_signal_while_waiting_leaves_the_queue() {
     let (program, root) = program("running");
     let (manager, raw) = (connect(shared().access(), &root), Raw::connect(shared().access()));

@@ -112,7 +112,28 @@ fn a_command_behind_a_partition_is_dead_before_the_next_grant() {
     }
 }
 
-/// Purpose: as above, with a cluster that stands still for longer than the TTL and then goes on.
+/// Purpose: a command that heeds the wish has the grace for an orderly end, while the lock is still held.
+#[test]
+fn a_command_behind_a_partition_is_told_before_it_is_killed() {
+    let etcd = Etcd::start();
+    let (root, proxy) = (fresh_root("run-told"), Proxy::of(&etcd));
+    let program = Program::at(&[proxy.endpoint()], &root);
+    let script =
+        "trap 'echo told; sleep 0.3; echo done; exit 0' TERM; echo ready; while :; do sleep 0.05; done";
+    let mut running =
+        program.start(&["run", "jobs", "--ttl", "3s", "--grace", "1s", "--", "sh", "-c", script]);
+    let mut lines = running.stdout();
+    assert_eq!(lines.next().as_deref(), Some("ready"));
+    let cut = Instant::now();
+    proxy.blackhole();
+    assert_eq!(lines.next().as_deref(), Some("told"));
+    assert_eq!(lines.next().as_deref(), Some("done"));
+    assert_eq!(running.code(), 76);
+    assert!(running.line().contains("etcd has not answered for"));
+    assert!(cut.elapsed() < Duration::from_secs(3) + stalls::since(cut), "the lease of the lock still lives");
+}
+
+/// Purpose: the same with a cluster that stands still for longer than the TTL and then goes on.
 #[test]
 fn a_command_under_a_stopped_cluster_is_dead_before_the_next_grant() {
     let cluster = Cluster::start(3);
