@@ -28,6 +28,7 @@ pub(crate) struct Settings {
 
 /// The contents of the files that make up TLS.
 #[derive(Clone)]
+#[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "without TLS they are only refused"))]
 pub(crate) struct Tls {
     pub(crate) cacert: Option<Vec<u8>>,
     /// The certificate and its key.

@@ -25,6 +25,8 @@ pub(super) struct Child {
     /// The exit code of the command itself, once it has ended.
     code: Option<u8>,
     killed: bool,
+    /// Nothing of the group lives, so its number may be another's.
+    over: bool,
 }
 
 /// What became of the command since the last look.
@@ -53,7 +55,7 @@ impl Child {
         let process = command.spawn()?;
         let group = Pid::from_child(&process);
         watcher.guard(group, cgroup.as_ref());
-        Ok(Self { group, cgroup, watcher, terminal, foreground, code: None, killed: false })
+        Ok(Self { group, cgroup, watcher, terminal, foreground, code: None, killed: false, over: false })
     }
 
     pub(super) fn id(&self) -> i32 {
@@ -126,6 +128,7 @@ impl Child {
 
     /// Gives back what this process had for the group, when that is gone.
     pub(super) fn clean_up(&mut self) {
+        self.over = true;
         self.watcher.end();
         if let Some(cgroup) = &self.cgroup {
             cgroup.remove();
@@ -135,6 +138,15 @@ impl Child {
             if self.code.is_some_and(|code| code > 128) {
                 terminal.restore();
             }
+        }
+    }
+}
+
+/// A panic of this program releases the lock, so it must not leave the command behind.
+impl Drop for Child {
+    fn drop(&mut self) {
+        if !self.over {
+            self.kill();
         }
     }
 }

@@ -65,7 +65,7 @@ pub(crate) fn run(connection: &Connection, options: &Run) -> Result<ExitCode, Fa
     };
     report.event("started", &[("lock", options.name.clone().into()), ("pid", child.id().into())]);
     ready(&format!("running under {}", options.name));
-    let end = Supervisor::new(&held, child, options, &report, &environment).run(&signals)?;
+    let end = Supervisor::new(&held, child, options, &report, &environment).run(&signals);
     report.event("ended", &[("lock", options.name.clone().into()), ("code", end.code().into())]);
     match end {
         End::Lost(why) => {

@@ -10,7 +10,7 @@ use signal_hook::consts::{SIGCHLD, SIGCONT};
 use super::child::{Change, Child};
 use super::clock;
 use crate::acquire::Held;
-use crate::exit::{self, Failure};
+use crate::exit;
 use crate::options::{OnLoss, Run};
 use crate::output::age;
 use crate::report::Report;
@@ -97,8 +97,9 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Returns when nothing of the command's group lives any more.
-    pub(super) fn run(mut self, signals: &Receiver<i32>) -> Result<End, Failure> {
+    pub(super) fn run(mut self, signals: &Receiver<i32>) -> End {
         let silent = never();
+        let mut signals = signals.clone();
         loop {
             if self.child.look() == Change::Stopped {
                 self.child.stop_together();
@@ -112,18 +113,21 @@ impl<'a> Supervisor<'a> {
                 recv(done) -> _ => {}
                 recv(signals) -> signal => match signal {
                     Ok(signal) => self.pass_on(signal),
-                    Err(_) => return Err(Failure::internal("receiving signals", "their thread died")),
+                    Err(_) => {
+                        signals = never();
+                        self.lost("the signals' thread died");
+                    }
                 },
                 default(self.pause()) => {}
             }
         }
         self.child.clean_up();
         let code = self.child.code().unwrap_or(exit::INTERNAL);
-        Ok(match self.why {
+        match self.why {
             Some(Why::Lost(why)) => End::Lost(why),
             Some(Why::MaxRun) => End::MaxRun,
             Some(Why::Leftovers) | None => End::Command(code),
-        })
+        }
     }
 
     /// Goes on to the next stage if it is time.
