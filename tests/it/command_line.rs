@@ -3,6 +3,7 @@
 mod admin;
 mod exits;
 mod holding;
+mod leading;
 mod running;
 mod terminal;
 

@@ -4,12 +4,12 @@ use std::thread;
 use std::time::Duration;
 
 use etcd_lock::crossbeam_channel::{Receiver, RecvTimeoutError, bounded, select};
-use etcd_lock::{LockGuard, LockInfo, LockManager, LockManagerOptions};
+use etcd_lock::{LockGuard, LockInfo, LockManager, LockManagerOptions, LockOptions};
 use serde_json::Value;
 
 use crate::environment;
 use crate::exit::{self, BUSY, Failure};
-use crate::options::{Acquire, IfBusy};
+use crate::options::{IfBusy, Waiting};
 use crate::output::age;
 use crate::report::Report;
 use crate::say::say;
@@ -77,15 +77,15 @@ pub(crate) fn connect(
 pub(crate) fn take(
     manager: &LockManager,
     name: &str,
-    acquire: &Acquire,
-    signals: &Receiver<i32>,
-    report: &Report,
+    note: Option<&str>,
+    waiting: &Waiting,
+    (signals, report): (&Receiver<i32>, &Report),
 ) -> Result<Held, Failure> {
     if environment::is_held_by_ancestor(manager, name)? {
-        return Err(busy(acquire, format!("lock {name:?} is held by the command that this one runs under")));
+        return Err(busy(waiting, format!("lock {name:?} is held by the command that this one runs under")));
     }
-    let (no_wait, limit) = (acquire.no_wait, acquire.wait);
-    let lock = manager.new_lock(name)?;
+    let (no_wait, limit) = (waiting.no_wait, waiting.wait);
+    let lock = manager.new_lock_with(name, LockOptions::default().note(note.unwrap_or_default()))?;
     let wait = move || -> Result<Option<LockGuard>, Failure> {
         Ok(match limit {
             _ if no_wait => lock.try_lock()?,
@@ -94,7 +94,7 @@ pub(crate) fn take(
         })
     };
     let outcome = thread::scope(|scope| {
-        let (waiting, stop) = bounded::<()>(0);
+        let (over, stop) = bounded::<()>(0);
         if report.follows_waits() && !no_wait {
             scope.spawn(move || narrate(manager, name, report, &stop));
         }
@@ -103,7 +103,7 @@ pub(crate) fn take(
             // Leaves the queue, and gives back what may have been granted meanwhile.
             let _ = manager.close();
         }
-        drop(waiting);
+        drop(over);
         outcome
     });
     match outcome? {
@@ -113,8 +113,8 @@ pub(crate) fn take(
             report.detail(&format!("holding {}, token {}, after {waited}", guard.key(), guard.token()));
             Ok(Held { manager: manager.clone(), guard })
         }
-        Ok(None) => Err(busy(acquire, held_by(manager, name))),
-        Err(failure) if failure.code() == BUSY => Err(busy(acquire, failure.to_string())),
+        Ok(None) => Err(busy(waiting, held_by(manager, name))),
+        Err(failure) if failure.code() == BUSY => Err(busy(waiting, failure.to_string())),
         Err(failure) => Err(failure),
     }
 }
@@ -170,7 +170,8 @@ pub(crate) fn describe(holder: &LockInfo) -> String {
     let owner = holder.owner.as_deref().unwrap_or("a foreign client");
     let since = holder.created_at.and_then(|at| at.elapsed().ok());
     let since = since.map_or(String::new(), |since| format!(", held for {}", age(since)));
-    format!("{owner}, token {}{since}", holder.token)
+    let note = holder.note.as_ref().map_or(String::new(), |note| format!(", {note:?}"));
+    format!("{owner}, token {}{since}{note}", holder.token)
 }
 
 fn held_by(manager: &LockManager, name: &str) -> String {
@@ -181,9 +182,9 @@ fn held_by(manager: &LockManager, name: &str) -> String {
 }
 
 /// The failure for a busy lock, as the options want it.
-fn busy(acquire: &Acquire, message: String) -> Failure {
-    match acquire.if_busy {
-        IfBusy::Fail => Failure::new(acquire.busy_code.unwrap_or(BUSY), message),
-        IfBusy::Skip => Failure::silent(acquire.busy_code.unwrap_or(0)),
+fn busy(waiting: &Waiting, message: String) -> Failure {
+    match waiting.if_busy {
+        IfBusy::Fail => Failure::new(waiting.busy_code.unwrap_or(BUSY), message),
+        IfBusy::Skip => Failure::silent(waiting.busy_code.unwrap_or(0)),
     }
 }

@@ -47,7 +47,7 @@ pub(crate) fn bench(connection: &Connection, options: &Bench) -> Result<ExitCode
     let (threads, time) = (options.threads, options.time);
     let bar = progress(time * 4);
     // A user may lack the permission for them, which is no reason to fail.
-    let puts = measure(&bar, time, "plain puts, 1 thread", || work::puts(&settings, time));
+    let puts = measure(&bar, time, "puts under a lock, 1 thread", || work::puts(one, &name, time));
     let mut rows = vec![
         measure(&bar, time, "lock and unlock, 1 thread", || work::cycles(one, &name, 1, time))?,
         measure(&bar, time, &format!("lock and unlock, {threads} threads, a name each"), || {

@@ -16,17 +16,17 @@ use crate::settings::{Settings, for_holding, owner};
 use crate::signals::{ends_a_wait, listen};
 
 pub(crate) fn hold(connection: &Connection, options: &Hold) -> Result<ExitCode, Failure> {
-    let report = Report::new(options.acquire.verbose, options.acquire.status_fd)?;
+    let report = Report::new(options.holding.verbose, options.holding.status_fd)?;
     let signals = listen()?;
     let settings = Settings::read(connection)?;
-    let manager_options = for_holding(settings.options()?, &options.acquire, Duration::ZERO);
+    let manager_options = for_holding(settings.options()?, &options.holding, Duration::ZERO);
     let manager = connect(&settings, manager_options, &signals)?;
-    let held = take(&manager, &options.name, &options.acquire, &signals, &report)?;
+    let held = take(&manager, &options.name, options.note.as_deref(), &options.waiting, (&signals, &report))?;
     let line = json!({
         "lock": held.guard.key(),
         "key": held.guard.etcd_key(),
         "token": held.guard.token().as_u64(),
-        "owner": owner(&options.acquire),
+        "owner": owner(&options.holding),
     });
     // Whoever reads it may be gone already; then standard input ends, too.
     let mut out = std::io::stdout().lock();

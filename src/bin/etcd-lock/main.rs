@@ -60,6 +60,8 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         options::Command::Run(run) => run::run(&cli.connection, &run),
         options::Command::Hold(hold) => hold::hold(&cli.connection, &hold),
+        options::Command::Lead(lead) => run::lead(&cli.connection, &lead),
+        options::Command::Watch(watch) => wait::watch(&cli.connection, &watch),
         options::Command::Wait(wait) => wait::wait(&cli.connection, &wait),
         options::Command::List(list) => show::list(&cli.connection, &list),
         options::Command::Info(info) => show::info(&cli.connection, &info),

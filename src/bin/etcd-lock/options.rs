@@ -12,8 +12,8 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use connection::Connection;
-pub(crate) use locking::{Acquire, Hold, IfBusy, Output, Wait};
-pub(crate) use running::{OnLoss, Run};
+pub(crate) use locking::{Hold, Holding, IfBusy, Output, Wait, Waiting, Watch};
+pub(crate) use running::{Ending, Lead, OnLoss, Run};
 
 use crate::exit::{self, USAGE};
 use crate::say::say;
@@ -35,12 +35,14 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     Run(Run),
     Hold(Hold),
-    Wait(Wait),
+    Lead(Lead),
     List(List),
     /// Show who holds a lock; exits with 1 if nobody does
     Info(Name),
     /// Show who holds a lock, and who waits for it, in their order
     Queue(Name),
+    Watch(Watch),
+    Wait(Wait),
     Unlock(Unlock),
     /// Look whether etcd and this machine are fit for locks
     ///

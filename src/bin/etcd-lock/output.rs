@@ -68,10 +68,14 @@ fn table(infos: &[LockInfo], coloured: bool) -> String {
     if coloured {
         table.enforce_styling().style_text_only();
     }
-    let head = ["LOCK", "STATE", "OWNER", "TOKEN", "FOR", "LEASE", "EXPIRES IN", "BEHIND"];
-    table.set_header(head.map(|title| Cell::new(title).add_attribute(Attribute::Bold)));
+    let with_notes = infos.iter().any(|info| info.note.is_some());
+    let mut head = vec!["LOCK", "STATE", "OWNER", "TOKEN", "FOR", "LEASE", "EXPIRES IN", "BEHIND"];
+    head.extend(with_notes.then_some("NOTE"));
+    table.set_header(head.into_iter().map(|title| Cell::new(title).add_attribute(Attribute::Bold)));
     for info in infos {
-        table.add_row(row(info));
+        let mut cells = row(info);
+        cells.extend(with_notes.then(|| Cell::new(plain(info.note.as_deref().unwrap_or("-")))));
+        table.add_row(cells);
     }
     for (index, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, 2));
@@ -83,16 +87,19 @@ fn table(infos: &[LockInfo], coloured: bool) -> String {
     table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
-fn row(info: &LockInfo) -> [Cell; 8] {
+/// A name, an owner or a note may have control characters, which a terminal would obey.
+fn plain(text: &str) -> String {
+    text.escape_debug().to_string()
+}
+
+fn row(info: &LockInfo) -> Vec<Cell> {
     let absent = || "-".to_owned();
     let state = match info.state {
         LockState::Held => Cell::new(info.state).fg(Color::Green),
         _ => Cell::new(info.state).fg(Color::Yellow),
     };
-    // A name or an owner may have control characters, which a terminal would obey.
-    let plain = |text: &str| text.escape_debug().to_string();
     let since = info.created_at.and_then(|at| at.elapsed().ok());
-    [
+    vec![
         Cell::new(plain(&info.key)),
         state,
         Cell::new(info.owner.as_deref().map_or("(foreign)".into(), plain)),
@@ -133,6 +140,17 @@ mod tests {
     fn the_table_is_aligned() {
         assert_eq!(table(&infos(), false), include_str!("golden/table.txt"));
         assert_eq!(table(&[], false), "");
+    }
+
+    #[test]
+    fn notes_have_a_column_if_there_are_any() {
+        let mut infos = infos();
+        infos[0].note = Some("an \x1b[1minjection".into());
+        let table = table(&infos, false);
+        let mut lines = table.lines();
+        assert!(lines.next().unwrap().ends_with("BEHIND  NOTE"));
+        assert!(lines.next().unwrap().ends_with("1  an \\u{1b}[1minjection"));
+        assert!(lines.next().unwrap().ends_with("0  -"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use etcd_lock::{LockManager, LockManagerOptions, LockViewer};
 
 use crate::exit::{CONFIG, Failure};
-use crate::options::{Acquire, Connection};
+use crate::options::{Connection, Holding};
 
 /// Where `etcdctl` looks, too.
 const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:2379";
@@ -71,17 +71,17 @@ impl Settings {
 /// Options of a hold whose end takes `grace`: the margin leaves a quarter of that for the deaths of a process group.
 pub(crate) fn for_holding(
     options: LockManagerOptions,
-    acquire: &Acquire,
+    holding: &Holding,
     grace: Duration,
 ) -> LockManagerOptions {
-    let margin = MIN_MARGIN.max(acquire.ttl / 10).max(grace / 4);
-    options.ttl(acquire.ttl).owner(owner(acquire)).safety_margin(margin)
+    let margin = MIN_MARGIN.max(holding.ttl / 10).max(grace / 4);
+    options.ttl(holding.ttl).owner(owner(holding)).safety_margin(margin)
 }
 
 /// The owner, given or by default: the library's own default.
-pub(crate) fn owner(acquire: &Acquire) -> String {
+pub(crate) fn owner(holding: &Holding) -> String {
     let default = || format!("{}/{}", gethostname::gethostname().to_string_lossy(), std::process::id());
-    acquire.owner.clone().unwrap_or_else(default)
+    holding.owner.clone().unwrap_or_else(default)
 }
 
 fn environment(name: &str) -> Option<String> {

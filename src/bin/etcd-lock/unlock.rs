@@ -3,7 +3,7 @@
 use std::io::{BufRead, IsTerminal, Write};
 use std::process::ExitCode;
 
-use etcd_lock::{ForceUnlock, LockInfo};
+use etcd_lock::{FencingToken, ForceUnlock, LockError, LockInfo};
 
 use crate::acquire::describe;
 use crate::exit::{BUSY, Failure, NOTHING};
@@ -17,20 +17,27 @@ pub(crate) fn unlock(connection: &Connection, options: &Unlock) -> Result<ExitCo
     let name = &options.name;
     let free = || Failure::new(NOTHING, format!("lock {name:?} is free"));
     let holder = manager.lock_info(name)?.ok_or_else(free)?;
-    if let Some(token) = options.token.filter(|&token| token != holder.token.as_u64()) {
-        return Err(Failure::new(
-            BUSY,
-            format!("lock {name:?} is not held with token {token} any more, but by {}", describe(&holder)),
-        ));
+    let token = options.token.map_or(holder.token, FencingToken::from);
+    if token != holder.token {
+        return Err(changed(name, token));
     }
     if !options.yes && !agreed(options, &holder)? {
         return Err(Failure::silent(NOTHING));
     }
     let scope = if options.session { ForceUnlock::Session } else { ForceUnlock::Lock };
-    let evicted = manager.force_unlock(name, scope)?;
+    // Nobody but the one that was shown.
+    let evicted = manager.force_unlock_if(name, token, scope).map_err(|error| match error {
+        LockError::NotHeld { .. } => changed(name, token),
+        error => error.into(),
+    })?;
     let _ = manager.close();
     print(&[evicted], options.output)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The lock has changed hands: its holder is not the one that was meant.
+fn changed(name: &str, token: FencingToken) -> Failure {
+    Failure::new(BUSY, format!("lock {name:?} is not held with token {token} any more; look again with info"))
 }
 
 /// Asks on the terminal.

@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 
 use etcd_lock::{LockError, LockManager};
 
-use crate::client::connect;
 use crate::exit::Failure;
-use crate::settings::Settings;
 
 /// Some threads take and release locks, each one of its own; the times of `lock()`.
 pub(super) fn cycles(
@@ -58,25 +56,19 @@ pub(super) fn hand_overs(
     on_threads(managers.iter().map(|manager| move || cycle(manager)))
 }
 
-/// Plain puts, one after the other: each is one commit, as taking a lock is. The key is beside the root, since below it
+/// Fenced puts, one after the other: each is one commit, as taking a lock is. The key is beside the root, since below it
 /// it would be a lock's.
-pub(super) fn puts(settings: &Settings, time: Duration) -> Result<Vec<Duration>, Failure> {
-    let failed = |error: &dyn std::fmt::Display| Failure::internal("measuring puts", error);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let key = format!("{}~bench/{}", settings.root.trim_end_matches('/'), std::process::id());
-    let endpoint = settings.endpoints.first().map_or("", String::as_str);
-    let measure = async {
-        let mut client = connect(settings, endpoint).await?;
-        let (mut times, end) = (Vec::new(), Instant::now() + time);
-        while Instant::now() < end {
-            let start = Instant::now();
-            client.put(&*key, "", None).await?;
-            times.push(start.elapsed());
-        }
-        client.delete(&*key, None).await?;
-        Ok::<_, etcd_client::Error>(times)
-    };
-    runtime.map_err(|error| failed(&error))?.block_on(measure).map_err(|error| failed(&error))
+pub(super) fn puts(manager: &LockManager, name: &str, time: Duration) -> Result<Vec<Duration>, Failure> {
+    let guard = manager.new_lock(name)?.lock()?;
+    let (store, key) = (guard.etcd(), format!("{}~bench/{}", manager.root(), std::process::id()));
+    let (mut times, end) = (Vec::new(), Instant::now() + time);
+    while Instant::now() < end {
+        let start = Instant::now();
+        store.put(&key, "")?;
+        times.push(start.elapsed());
+    }
+    store.delete(&key)?;
+    Ok(times)
 }
 
 /// Runs these jobs at the same time, and collects what they return.

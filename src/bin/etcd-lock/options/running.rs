@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::locking::Acquire;
+use super::locking::{Holding, Waiting};
 use crate::exit::{self, Failure};
 
 /// Run a command under a lock
@@ -26,13 +26,14 @@ pub(crate) struct Run {
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
     #[command(flatten)]
-    pub(crate) acquire: Acquire,
-    /// What the command gets for an orderly end, before it is killed; at most a third of the TTL
-    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration, value_name = "TIME")]
-    pub(crate) grace: Duration,
-    /// What happens when the lock is lost: kill, ignore, or exec:PROGRAM, which is run in place of the SIGTERM
-    #[arg(long, default_value = "kill", value_name = "WHAT")]
-    pub(crate) on_loss: OnLoss,
+    pub(crate) waiting: Waiting,
+    /// Why it is held, an address, a job's number: shown to others
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) note: Option<String>,
+    #[command(flatten)]
+    pub(crate) holding: Holding,
+    #[command(flatten)]
+    pub(crate) ending: Ending,
     /// End the command after this time, and exit with 124
     #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
     pub(crate) max_run: Option<Duration>,
@@ -41,10 +42,43 @@ pub(crate) struct Run {
     pub(crate) hold_at_least: Option<Duration>,
 }
 
-impl Run {
+/// Run a command while this program is the leader, again and again
+///
+/// Campaigns for the lock, and runs the command while it is held. When the lock is lost the command is killed as with
+/// `run`, and this program campaigns again. When the command ends by itself, so does this program, with its exit code.
+/// `info` and `watch` show the leader with its value.
+#[derive(Args, Debug)]
+#[command(after_help = exit::HELP)]
+pub(crate) struct Lead {
+    /// The lock
+    pub(crate) name: String,
+    /// What others see of the leader, such as its address
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) value: String,
+    /// The command and its arguments, after `--`. No shell reads them
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+    #[command(flatten)]
+    pub(crate) holding: Holding,
+    #[command(flatten)]
+    pub(crate) ending: Ending,
+}
+
+/// How the command ends when its lock does.
+#[derive(Args, Debug)]
+pub(crate) struct Ending {
+    /// What the command gets for an orderly end, before it is killed; at most a third of the TTL
+    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    pub(crate) grace: Duration,
+    /// What happens when the lock is lost: kill, ignore, or exec:PROGRAM, which is run in place of the SIGTERM
+    #[arg(long, default_value = "kill", value_name = "WHAT")]
+    pub(crate) on_loss: OnLoss,
+}
+
+impl Ending {
     /// The grace must leave time for renewals, so that a healthy etcd never costs the command its lock.
-    pub(crate) fn check(&self) -> Result<(), Failure> {
-        let (ttl, least) = (self.acquire.ttl, self.grace.saturating_mul(3));
+    pub(crate) fn check(&self, ttl: Duration) -> Result<(), Failure> {
+        let least = self.grace.saturating_mul(3);
         if self.on_loss != OnLoss::Ignore && ttl < least {
             let show = humantime::format_duration;
             return Err(Failure::usage(format!(

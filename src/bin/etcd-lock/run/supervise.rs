@@ -11,7 +11,7 @@ use super::child::{Change, Child};
 use super::clock;
 use crate::acquire::Held;
 use crate::exit;
-use crate::options::{OnLoss, Run};
+use crate::options::{Ending, OnLoss};
 use crate::output::age;
 use crate::report::Report;
 use crate::say::say;
@@ -62,10 +62,18 @@ enum Why {
     Leftovers,
 }
 
+/// When and how the command is ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits<'a> {
+    pub(super) ttl: Duration,
+    pub(super) ending: &'a Ending,
+    pub(super) max_run: Option<Duration>,
+}
+
 pub(super) struct Supervisor<'a> {
     held: &'a Held,
     child: Child,
-    options: &'a Run,
+    limits: Limits<'a>,
     report: &'a Report,
     environment: &'a [(&'static str, String)],
     started: Instant,
@@ -79,14 +87,14 @@ impl<'a> Supervisor<'a> {
     pub(super) fn new(
         held: &'a Held,
         child: Child,
-        options: &'a Run,
+        limits: Limits<'a>,
         report: &'a Report,
         environment: &'a [(&'static str, String)],
     ) -> Self {
         Self {
             held,
             child,
-            options,
+            limits,
             report,
             environment,
             started: Instant::now(),
@@ -134,16 +142,16 @@ impl<'a> Supervisor<'a> {
     fn decide(&mut self, now: Instant) {
         let guard = &self.held.guard;
         let left = guard.remaining();
-        if self.options.on_loss != OnLoss::Ignore {
+        if self.limits.ending.on_loss != OnLoss::Ignore {
             self.child.set_deadline(clock::now() + left);
         }
         if let Some(reason) = guard.loss() {
             self.lost(&reason.to_string());
-        } else if left <= self.options.grace && self.stage == Stage::Running {
+        } else if left <= self.limits.ending.grace && self.stage == Stage::Running {
             let silence = self.held.manager.session().last_answer.unwrap_or_default();
             self.runs_out(now, left, silence);
         }
-        if self.options.max_run.is_some_and(|limit| now.duration_since(self.started) >= limit) {
+        if self.limits.max_run.is_some_and(|limit| now.duration_since(self.started) >= limit) {
             self.ask(now, Why::MaxRun);
         }
         if self.child.code().is_some() {
@@ -159,10 +167,10 @@ impl<'a> Supervisor<'a> {
         if std::mem::replace(&mut self.noticed_loss, true) {
             return;
         }
-        if self.options.on_loss == OnLoss::Ignore {
-            let fields = [("lock", self.options.name.clone().into()), ("reason", reason.into())];
+        if self.limits.ending.on_loss == OnLoss::Ignore {
+            let fields = [("lock", self.held.guard.key().into()), ("reason", reason.into())];
             self.report.event("lost", &fields);
-            say(&format!("lost lock {:?}: {reason}; the command goes on", self.options.name));
+            say(&format!("lost lock {:?}: {reason}; the command goes on", self.held.guard.key()));
             return;
         }
         self.kill();
@@ -174,7 +182,7 @@ impl<'a> Supervisor<'a> {
 
     /// etcd has been silent for so long that only the grace is left.
     fn runs_out(&mut self, now: Instant, left: Duration, silence: Duration) {
-        if self.options.on_loss == OnLoss::Ignore {
+        if self.limits.ending.on_loss == OnLoss::Ignore {
             return;
         }
         let why = format!("etcd has not answered for {}", age(silence));
@@ -189,7 +197,7 @@ impl<'a> Supervisor<'a> {
     fn ask(&mut self, now: Instant, why: Why) {
         if self.stage == Stage::Running {
             self.child.signal(Signal::TERM);
-            self.stage = Stage::Asked(now + self.options.grace);
+            self.stage = Stage::Asked(now + self.limits.ending.grace);
             self.why = Some(why);
         }
     }
@@ -201,7 +209,7 @@ impl<'a> Supervisor<'a> {
 
     /// Runs the program of `--on-loss exec:`; false if there is none.
     fn tell_program(&self) -> bool {
-        let OnLoss::Exec(program) = &self.options.on_loss else { return false };
+        let OnLoss::Exec(program) = &self.limits.ending.on_loss else { return false };
         let mut command = Command::new(program);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.env("ETCD_LOCK_PID", self.child.id().to_string());
@@ -232,15 +240,15 @@ impl<'a> Supervisor<'a> {
     fn pause(&self) -> Duration {
         let now = Instant::now();
         // Often enough that the watcher knows of a renewal long before the deadline that it has moved.
-        let mut pause = LOOK.min(self.options.acquire.ttl / 12);
+        let mut pause = LOOK.min(self.limits.ttl / 12);
         if self.child.code().is_some() || self.stage == Stage::Killed {
             pause = LOOK_AT_DYING;
         }
         if self.stage == Stage::Running {
-            if self.options.on_loss != OnLoss::Ignore {
-                pause = pause.min(self.held.guard.remaining().saturating_sub(self.options.grace));
+            if self.limits.ending.on_loss != OnLoss::Ignore {
+                pause = pause.min(self.held.guard.remaining().saturating_sub(self.limits.ending.grace));
             }
-            if let Some(limit) = self.options.max_run {
+            if let Some(limit) = self.limits.max_run {
                 pause = pause.min(limit.saturating_sub(now.duration_since(self.started)));
             }
         }
