@@ -16,8 +16,9 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// Extra time per watch: etcd answers only after it has synchronised the watches that start in the past, 512 per 100 ms.
 const PROGRESS_TIMEOUT_PER_WATCH: Duration = Duration::from_micros(200);
 
-/// A timer this late means that this process was suspended, not that the stream is dead.
-const OVERSLEPT: Duration = Duration::from_secs(1);
+/// A timer that fires later than this shows that the process was suspended: nobody read the stream meanwhile, so its
+/// silence proves nothing.
+const MAX_TIMER_DELAY: Duration = Duration::from_secs(1);
 
 /// When the stream showed its last sign of life, and what was asked of it since.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +60,7 @@ impl Heartbeat {
         let Some(due) = self.next(watches).filter(|due| *due <= now) else {
             return Beat::Nothing;
         };
-        if now - due > OVERSLEPT {
+        if now - due > MAX_TIMER_DELAY {
             *self = Self::heard(now);
             return Beat::Nothing;
         }
