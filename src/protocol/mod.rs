@@ -246,21 +246,6 @@ impl Protocol {
         self.effects.timers.next()
     }
 
-    /// There are no holds, no waiters, and no keys still to be deleted.
-    #[cfg(test)]
-    pub(crate) fn is_idle(&self) -> bool {
-        self.queues.is_empty()
-    }
-
-    /// All state that future behaviour depends on, in a canonical order: protocols whose sketches differ only in ids and
-    /// times behave alike.
-    #[cfg(test)]
-    pub(crate) fn sketch(&self) -> String {
-        let queues: std::collections::BTreeMap<_, _> = self.queues.iter().collect();
-        let (batches, effects) = (self.batches.sketch(), self.effects.sketch());
-        format!("{queues:?} {:?} {:?} {batches} {:?} {effects}", self.touched, self.fenced, self.session)
-    }
-
     /// Advances the clock. A session deadline that has passed by then takes effect before the event that is about to be
     /// handled, even if that is the answer to a renewal.
     fn advance_clock(&mut self, now: Time) {

@@ -14,5 +14,6 @@ mod node;
 mod old_answers;
 mod reports;
 mod simulation;
+mod sketch;
 mod unknown_outcomes;
 mod world;
