@@ -15,6 +15,7 @@ use crate::info::SessionInfo;
 use crate::name::{LockName, Root};
 use crate::options::LockManagerOptions;
 use crate::protocol::{Config, Ticket, WRITES_IN_FLIGHT};
+use crate::shared::feeds::Feeds;
 use crate::shared::mailbox::{Mailbox, mailbox};
 use crate::shared::message::{Message, Query};
 use crate::shared::report::Report;
@@ -123,6 +124,10 @@ impl Client {
         }
         let now = self.now();
         SessionInfo { last_answer: self.report.stats.last_answer(now), ..self.report.session.info(now) }
+    }
+
+    pub(crate) fn feeds(&self) -> &Arc<Feeds> {
+        &self.report.feeds
     }
 
     pub(crate) fn now(&self) -> Time {

@@ -17,13 +17,20 @@ pub(crate) struct ContenderValue {
     /// When the contender asked for the lock, in milliseconds since the Unix epoch; 0: unknown.
     #[serde(default)]
     created_at: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) note: Option<String>,
 }
 
 impl ContenderValue {
     /// A new value; `asked_at` is the time since the Unix epoch.
     pub(crate) fn new(owner: &str, thread: &str, pid: u32, asked_at: Duration) -> Self {
         let created_at = u64::try_from(asked_at.as_millis()).unwrap_or(u64::MAX);
-        Self { owner: owner.into(), thread: thread.into(), pid, created_at }
+        Self { owner: owner.into(), thread: thread.into(), pid, created_at, note: None }
+    }
+
+    /// The value with this note.
+    pub(crate) fn with_note(self, note: Option<&str>) -> Self {
+        Self { note: note.map(str::to_owned), ..self }
     }
 
     /// The value as JSON.

@@ -85,7 +85,7 @@ pub enum LockError {
         key: String,
         /// How long the call waited.
         waited: Duration,
-        /// The holder at the end of the wait, if the look-up succeeded.
+        /// The first holder at the end of the wait, if the look-up succeeded.
         holder: Option<Box<LockInfo>>,
     },
     /// Returned by [`force_unlock`](crate::LockManager::force_unlock): the lock is free.
@@ -100,7 +100,7 @@ pub enum LockError {
     AlreadyHeld {
         /// The key of the lock.
         key: String,
-        /// The holder at the end of the wait, if the look-up succeeded.
+        /// The first holder at the end of the wait, if the look-up succeeded.
         holder: Option<Box<LockInfo>>,
     },
     /// The hold was lost: another holder may have the lock by now.
@@ -177,6 +177,15 @@ pub enum LockError {
         /// The endpoint, its answer, the user and the key.
         source: Cause,
     },
+    /// The request exceeds a limit of etcd, by default 1.5 MiB (`--max-request-bytes`) and 128 operations
+    /// (`--max-txn-ops`). Nothing was written.
+    #[non_exhaustive]
+    TooLarge {
+        /// The operation.
+        doing: String,
+        /// The endpoint and its answer.
+        source: Cause,
+    },
     /// etcd's database is full (its NOSPACE alarm is on). Held locks stay held and can be released.
     NoSpace,
     /// The manager's I/O thread panicked, which is a defect of this library; the panic message is in the log. All holds
@@ -227,6 +236,7 @@ impl fmt::Display for LockError {
             Self::PermissionDenied { doing, source } => {
                 write!(f, "etcd denied permission while {doing}: {source}")
             }
+            Self::TooLarge { doing, source } => write!(f, "too large for etcd while {doing}: {source}"),
             Self::NoSpace => f.write_str("etcd's database is full (its NOSPACE alarm is on)"),
             Self::Crashed => f.write_str("the lock manager's I/O thread died; connect again"),
             Self::Internal { what } => write!(f, "internal error: {what}"),
@@ -240,7 +250,8 @@ impl std::error::Error for LockError {
             Self::Unavailable { source, .. }
             | Self::ClusterChanged { source, .. }
             | Self::Unauthenticated { source }
-            | Self::PermissionDenied { source, .. } => source.verbatim(),
+            | Self::PermissionDenied { source, .. }
+            | Self::TooLarge { source, .. } => source.verbatim(),
             _ => None,
         }
     }
@@ -255,13 +266,12 @@ fn in_millis(duration: &Duration) -> String {
     }
 }
 
-/// The text ` by <owner>`, which follows "held".
+/// The text ` by <owner>`, which follows "held", with the mode if it is not exclusive.
 fn by(holder: Option<&LockInfo>) -> String {
-    match holder.map(|info| info.owner.as_deref()) {
-        None => String::new(),
-        Some(None) => " by a foreign client".into(),
-        Some(Some(owner)) => format!(" by {owner}"),
-    }
+    let by = |info: &LockInfo| {
+        format!(" by {}{}", info.owner.as_deref().unwrap_or("a foreign client"), info.mode.remark())
+    };
+    holder.map(by).unwrap_or_default()
 }
 
 impl LockError {
@@ -291,6 +301,7 @@ impl LockError {
             Self::ClusterChanged { .. } => ErrorCode::ClusterChanged,
             Self::Unauthenticated { .. } => ErrorCode::Unauthenticated,
             Self::PermissionDenied { .. } => ErrorCode::PermissionDenied,
+            Self::TooLarge { .. } => ErrorCode::TooLarge,
             Self::NoSpace => ErrorCode::NoSpace,
             Self::Crashed => ErrorCode::Crashed,
             Self::Internal { .. } => ErrorCode::Internal,
@@ -344,7 +355,10 @@ pub(crate) fn lock_error(failure: Failure, doing: &str) -> LockError {
         FailureClass::NoSpace => LockError::NoSpace,
         FailureClass::Unauthenticated => LockError::Unauthenticated { source },
         FailureClass::PermissionDenied => LockError::PermissionDenied { doing: doing.into(), source },
-        FailureClass::TooManyOperations | FailureClass::Refused => {
+        FailureClass::TooManyOperations | FailureClass::TooLarge => {
+            LockError::TooLarge { doing: doing.into(), source }
+        }
+        FailureClass::Refused => {
             LockError::Internal { what: format!("etcd refused a request while {doing}: {}", failure.message) }
         }
     }

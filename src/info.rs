@@ -9,8 +9,9 @@ pub use token::{FencingToken, InvalidToken};
 
 use crate::contender_value::ContenderValue;
 use crate::kv::KeyValue;
+use crate::mode::Mode;
 
-/// The holder of a lock, or a waiter for it, as stored in etcd; from [`lock_info`](crate::LockManager::lock_info),
+/// A holder of a lock, or a waiter for it, as stored in etcd; from [`lock_info`](crate::LockManager::lock_info),
 /// [`list_locks`](crate::LockManager::list_locks), [`queue`](crate::LockManager::queue),
 /// [`force_unlock`](crate::LockManager::force_unlock) and errors.
 ///
@@ -42,6 +43,9 @@ pub struct LockInfo {
     pub key: String,
     /// Whether this contender holds the lock or waits for it.
     pub state: LockState,
+    /// Who may hold the lock together with it. Foreign clients are exclusive.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub mode: Mode,
     /// The contender's [owner name](crate::LockManagerOptions::owner); `None` for foreign clients (Go's
     /// `concurrency.Mutex`, `etcdctl lock`).
     pub owner: Option<String>,
@@ -60,8 +64,14 @@ pub struct LockInfo {
     pub ttl_remaining: Option<Duration>,
     /// The contender's fencing token. A waiter's token is the one that it will hold the lock with.
     pub token: FencingToken,
-    /// The number of contenders behind this one. A process counts once, however many of its threads wait.
+    /// The number of contenders that wait behind this one. Not every waiting thread is one: an exclusive waiter counts once
+    /// for its process, with all of the process that are behind it. In the `holder` of an error, those that hold the lock
+    /// together with it count, too.
     pub waiters: usize,
+    /// What the contender says of itself ([`LockOptions::note`](crate::LockOptions::note)); `None` if it says nothing, and
+    /// for foreign clients.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub note: Option<String>,
 }
 
 /// Whether a contender in a lock's queue holds the lock.
@@ -83,7 +93,7 @@ pub enum LockState {
 
 impl fmt::Display for LockState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Self::Held => "held",
             Self::Waiting => "waiting",
         })
@@ -102,9 +112,11 @@ impl LockInfo {
         Self {
             key: name.into(),
             state: LockState::Held,
+            mode: Mode::of(&holder.key),
             created_at: value.as_ref().and_then(ContenderValue::created_at),
             pid: value.as_ref().map(|value| value.pid).filter(|&pid| pid != 0),
             thread: value.as_ref().map(|value| value.thread.clone()).filter(|thread| !thread.is_empty()),
+            note: value.as_ref().and_then(|value| value.note.clone()),
             owner: value.map(|value| value.owner),
             lease_id: Some(holder.lease).filter(|&lease| lease != 0),
             ttl_remaining,
@@ -212,8 +224,12 @@ mod tests {
     use super::*;
 
     fn contender(value: &[u8]) -> LockInfo {
+        contender_under("1f-1", value)
+    }
+
+    fn contender_under(last: &str, value: &[u8]) -> LockInfo {
         let kv = KeyValue {
-            key: "/app/a/1f-1".into(),
+            key: format!("/app/a/{last}").into(),
             value: value.to_vec(),
             create_revision: 9,
             mod_revision: 9,
@@ -234,17 +250,44 @@ mod tests {
         assert_eq!((sparse.owner.as_deref(), sparse.pid, sparse.thread), (Some("o"), None, None));
     }
 
+    #[test]
+    fn the_mode_is_the_one_of_the_key() {
+        let value = ContenderValue::new("host/7", "main", 7, Duration::ZERO).encode();
+        let permits = Mode::Permits { take: 2, limit: 8 };
+        for (last, mode) in [("1f-1", Mode::Exclusive), ("~r.1f-1", Mode::Shared), ("~2of8.1f-1", permits)] {
+            assert_eq!(contender_under(last, &value).mode, mode, "{last}");
+        }
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn modes_serialise_as_their_names_and_a_text_without_a_mode_is_exclusive() {
+        for (last, json) in [
+            ("1f-1", r#""exclusive""#),
+            ("~r.1f-1", r#""shared""#),
+            ("~2of8.1f-1", r#"{"permits":{"take":2,"limit":8}}"#),
+        ] {
+            let info = contender_under(last, b"");
+            assert_eq!(serde_json::to_string(&info.mode).unwrap(), json);
+            let text = serde_json::to_string(&info).unwrap();
+            assert_eq!(serde_json::from_str::<LockInfo>(&text).unwrap(), info);
+            let older = text.replace(&format!(r#""mode":{json},"#), "");
+            assert_eq!(serde_json::from_str::<LockInfo>(&older).unwrap().mode, Mode::Exclusive);
+        }
+    }
+
     #[cfg(feature = "serde")]
     #[test]
     fn lock_info_serialises_under_its_field_names_and_deserialises() {
         let value = ContenderValue::new("host/7", "main", 7, Duration::from_millis(1_700_000_000_123));
+        let value = value.with_note(Some("on \"a\""));
         for info in [contender(&value.encode()), contender(b"")] {
             let json = serde_json::to_string(&info).unwrap();
             assert_eq!(serde_json::from_str::<LockInfo>(&json).unwrap(), info);
         }
         assert_eq!(
             serde_json::to_string(&contender(&value.encode())).unwrap(),
-            r#"{"key":"a","state":"held","owner":"host/7","pid":7,"thread":"main","created_at":1700000000123,"lease_id":31,"ttl_remaining":1500,"token":9,"waiters":2}"#
+            r#"{"key":"a","state":"held","mode":"exclusive","owner":"host/7","pid":7,"thread":"main","created_at":1700000000123,"lease_id":31,"ttl_remaining":1500,"token":9,"waiters":2,"note":"on \"a\""}"#
         );
         assert!(serde_json::from_str::<FencingToken>("-1").is_err());
     }

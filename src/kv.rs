@@ -267,13 +267,15 @@ pub(crate) struct KeyValue {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct WatchId(pub(crate) u64);
 
-/// What to watch. Only deletions are reported.
+/// What to watch. Deletions are reported, and puts if asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct WatchSpec {
     pub(crate) span: Span,
     /// Report deletions from this revision on, past ones included (which etcd serves on a 100 ms tick); 0: only future
     /// ones, at once.
     pub(crate) from_revision: Revision,
+    /// Report puts as well.
+    pub(crate) puts: bool,
 }
 
 /// An event of a watch.
@@ -285,6 +287,25 @@ pub(crate) enum WatchEvent {
     Created { watch: WatchId, revision: Revision },
     /// These watched keys (at least one) were deleted at `revision`, and no other keys of this watch were.
     Deleted { watch: WatchId, keys: Vec<Key>, revision: Revision },
+    /// These watched keys (at least one) were put at `revision`; only for a watch that asks for puts.
+    Put { watch: WatchId, keys: Vec<Key>, revision: Revision },
+}
+
+impl WatchEvent {
+    /// The watch that reports it.
+    pub(crate) fn watch(&self) -> WatchId {
+        match self {
+            Self::Created { watch, .. } | Self::Deleted { watch, .. } | Self::Put { watch, .. } => *watch,
+        }
+    }
+
+    pub(crate) fn revision(&self) -> Revision {
+        match self {
+            Self::Created { revision, .. } | Self::Deleted { revision, .. } | Self::Put { revision, .. } => {
+                *revision
+            }
+        }
+    }
 }
 
 /// Why a request got no [`Response`].
@@ -316,7 +337,9 @@ pub(crate) enum FailureClass {
     PermissionDenied,
     /// Not executed: the transaction has more operations than etcd's `--max-txn-ops`.
     TooManyOperations,
-    /// Not executed, and no retry can succeed (the request is too large, or the store is broken).
+    /// Not executed: the request is larger than etcd's `--max-request-bytes`.
+    TooLarge,
+    /// Not executed, and no retry can succeed (the store is broken, say).
     Refused,
 }
 
@@ -338,6 +361,7 @@ impl Failure {
             | FailureClass::Unauthenticated
             | FailureClass::PermissionDenied
             | FailureClass::TooManyOperations
+            | FailureClass::TooLarge
             | FailureClass::Refused => true,
             FailureClass::NotDone
             | FailureClass::Unknown

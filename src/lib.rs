@@ -1,20 +1,19 @@
 //! Blocking distributed locks on etcd, for ordinary threads.
 //!
 //! **What holds.** Among all programs that use one etcd cluster, at most one holds a lock at a time; threads of one
-//! process count as different holders. Waiters are served in the order in which they asked. Dropping the [`LockGuard`]
-//! releases the lock. If the hold is lost first (etcd is unreachable for too long, or the session is revoked),
+//! process count as different holders. Readers of a read-write lock hold it together, and so do the holders of a
+//! semaphore's permits. Waiters are served in the order in which they asked. Dropping the [`LockGuard`] releases the lock. If the hold is lost first (etcd is unreachable for too long, or the session is revoked),
 //! [`Hold::done`] disconnects and [`Hold::is_held`] turns false *before* another program can acquire the lock. Both
 //! follow this machine's own clock and need no answer from the network. A lost guard stays lost. Every call returns
 //! within its own limit: its timeout, its cancel channel, or the end of the manager.
 //!
 //! **When it stops holding.** A process that is paused between its check and its write can still write late. So every
-//! hold has a [`FencingToken`], greater than the token of every earlier hold. Send it with each write, and let the
+//! hold has a [`FencingToken`], greater than the token of every earlier exclusive hold. Send it with each write, and let the
 //! receiver refuse a token smaller than the greatest it has seen. A forced unlock and a lease revoked by hand are
 //! reported within milliseconds, but after the fact. The clocks of client and server need not agree, but must run at
 //! about the same rate.
 //!
-//! **What it is not.** It has no leader election, no semaphores and no read-write locks. Its API is blocking: callers
-//! never see a future, a runtime or a type of an etcd client.
+//! **What it is not.** Its API is blocking: callers never see a future, a runtime or a type of an etcd client.
 //!
 //! # A complete program
 //!
@@ -55,16 +54,19 @@
 //!
 //! | Chapter | Question |
 //! |---|---|
-//! | [`docs::guide`] | How do I program with it? The tour, errors, the table from the Go API, what is stable. |
+//! | [`docs::guide`] | How do I program with it? The tour, electing a leader, fenced writes, errors, the table from the Go API, what is stable. |
 //! | [`docs::operations`] | How do I run it? Options, TLS, roles, etcd releases, logs, alerts, troubleshooting. |
+//! | [`docs::command_line`] | How do I run a program under a lock, and see who holds which lock? |
 //! | [`docs::guarantees`] | What can I rely on? Each promise with its limits, and what holds under which fault. |
 //! | [`docs::protocol`] | How does another program join the same queues? |
 //! | [`docs::evidence`] | Why should I believe it? |
 //!
 //! Start with [`LockManager`] (one session, any number of locks), [`DistributedLock`] (the ways to acquire a lock, and
-//! a place in the queue for `select!`) and [`LockGuard`] with its [`Hold`] (detects a loss, and checks the remaining
-//! time). [`ReentrantLock`] is for functions that acquire one lock within each other, [`LockViewer`] is for programs
-//! that only read, and [`memory`] is for tests. Options are in [`LockManagerOptions`] and [`LockOptions`], errors in
+//! a place in the queue for `select!`), [`Mode`] (a mutex, readers or permits) and [`LockGuard`] with its [`Hold`]
+//! (detects a loss, and checks the remaining time). [`ReentrantLock`] is for functions that acquire one lock within each
+//! other, [`LockViewer`] is for programs that only read, and [`memory`] is for tests. [`FencedStore`] writes to etcd only
+//! while a hold stands, [`Observer`] reports who holds a lock as it changes, and [`DistributedLock::lead`] is a leader's
+//! whole loop. Options are in [`LockManagerOptions`] and [`LockOptions`], errors in
 //! [`LockError`] with its [`ErrorCode`]. Log lines go to the [`log`] crate with the target `etcd_lock`.
 //!
 //! # Words
@@ -73,12 +75,13 @@
 //! |---|---|
 //! | lease | etcd's lease: it expires after its TTL unless it is renewed, and its keys are deleted with it |
 //! | session | one lease, its renewals and its session key; each manager has one, shared by all of its locks |
-//! | contender | one key below a lock's name in etcd; the one with the lowest create revision holds the lock |
-//! | waiter | a call that waits for a lock. The waiters of one process form a local queue; only the first of them has a contender in etcd |
+//! | contender | one key below a lock's name in etcd; the first ones by create revision hold the lock, as far as their modes allow it |
+//! | mode | who may hold a lock together: nobody else, other readers, or others as long as there are permits ([`Mode`]) |
+//! | waiter | a call that waits for a lock. The waiters of one process form a local queue; the first of them that can hold the lock together have contenders in etcd, and the next one; behind an exclusive one, none has |
 //! | hold | one period in which the lock is held, from its grant to its release or loss ([`Hold`]) |
 //! | guard | a value that keeps the hold alive: [`LockGuard`] and its clones, [`ReentrantGuard`] |
 //! | owner | the name under which a program appears to others ([`LockManagerOptions::owner`]) |
-//! | token | the number of a hold, greater than that of every earlier hold: the create revision of its contender ([`FencingToken`]) |
+//! | token | the number of a hold, greater than that of every earlier exclusive hold: the create revision of its contender ([`FencingToken`]) |
 //! | epoch | the mod revision of the session key. Every request that could put a contender's key compares it, so once it has changed, no older request can take effect |
 //!
 //! # Threads and layers
@@ -108,7 +111,8 @@
 //! | Feature | Default | What it adds |
 //! |---|---|---|
 //! | `tls` | on | [`TlsOptions`](docs::operations) and `https://` endpoints, through rustls |
-//! | `serde` | off | `Serialize` and `Deserialize` for [`FencingToken`] and [`LockInfo`] |
+//! | `cli` | off | The program `etcd-lock` ([`docs::command_line`]); the library does not change |
+//! | `serde` | off | `Serialize` and `Deserialize` for [`FencingToken`], [`LockInfo`] and [`Mode`] |
 //!
 //! Channels are those of [`crossbeam_channel`] 0.5, which is re-exported so that `select!` comes from the same version.
 
@@ -148,8 +152,10 @@ pub use crossbeam_channel;
 pub use error::{Cause, ErrorCode, LockError, LossReason};
 pub use info::{FencingToken, ForceUnlock, InvalidToken, LockInfo, LockState, SessionInfo};
 pub use lock::DistributedLock;
+pub use lock::fenced::{FencedStore, WriteBatch};
 pub use lock::guard::LockGuard;
 pub use lock::hold::Hold;
+pub use lock::observer::Observer;
 pub use lock::pending::PendingLock;
 pub use lock::reentrant::ReentrantLock;
 pub use lock::reentrant_guard::ReentrantGuard;

@@ -1,5 +1,6 @@
 //! A connection to etcd with one session, shared by every lock that is acquired through it.
 
+mod kinds;
 mod queries;
 
 use std::fmt;
@@ -171,7 +172,8 @@ impl LockManager {
         Ok(Self::new(client))
     }
 
-    /// Returns the lock with this key and the default [`LockOptions`]. Does no I/O.
+    /// Returns the lock with this key and the default [`LockOptions`]: a mutex, which is also the writing side of the
+    /// read-write lock with this key. Does no I/O.
     ///
     /// A key is any UTF-8 text of 1 to 512 bytes. `a`, `a/b` and `a/` are three unrelated locks.
     ///
@@ -199,7 +201,7 @@ impl LockManager {
     ///
     /// # Errors
     ///
-    /// - [`LockError::InvalidOptions`]: an option is out of its range.
+    /// - [`LockError::InvalidOptions`]: an option is out of its range, or the [mode](LockOptions::mode) makes no sense.
     /// - Otherwise as for [`new_lock`](Self::new_lock).
     ///
     /// # Examples

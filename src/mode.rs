@@ -22,7 +22,7 @@ pub(crate) const MAX_LIMIT: u32 = 4096;
 /// assert_eq!(Mode::Permits { take: 2, limit: 8 }.to_string(), "2 of 8 permits");
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "lowercase"))]
 #[non_exhaustive]
 pub enum Mode {
     /// Alone: a mutex, or the writer of a read-write lock.
@@ -71,6 +71,11 @@ impl Mode {
             Self::Shared => u32::MAX,
             Self::Permits { limit, .. } => limit,
         }
+    }
+
+    /// What follows the key of a lock in log lines and errors: nothing for an exclusive mode, else the mode in brackets.
+    pub(crate) fn remark(self) -> String {
+        if self == Self::Exclusive { String::new() } else { format!(" ({self})") }
     }
 
     /// How the last segment of a contender's key begins.
@@ -129,6 +134,18 @@ impl Load {
         all.taken <= u64::from(all.limit)
     }
 
+    /// How many of these contenders, in their order, hold the lock together. They are the first ones: a contender that is
+    /// not admitted leaves even less for those behind it.
+    pub(crate) fn holders(in_order: impl IntoIterator<Item = Mode>) -> usize {
+        let mut load = Self::NONE;
+        let admitted = |&mode: &Mode| {
+            let admitted = load.admits(mode);
+            load = load.with(mode);
+            admitted
+        };
+        in_order.into_iter().take_while(admitted).count()
+    }
+
     /// Whether an exclusive one is among them, or the only permit of one is taken: nobody else can hold the lock before
     /// that is given back.
     pub(crate) fn is_exclusive(self) -> bool {
@@ -149,9 +166,9 @@ fn decimal(text: &str) -> Option<u32> {
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Exclusive => f.write_str("exclusive"),
-            Self::Shared => f.write_str("shared"),
-            Self::Permits { take, limit } => write!(f, "{take} of {limit} permits"),
+            Self::Exclusive => f.pad("exclusive"),
+            Self::Shared => f.pad("shared"),
+            Self::Permits { take, limit } => f.pad(&format!("{take} of {limit} permits")),
         }
     }
 }
@@ -247,6 +264,26 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_holders_are_exactly_the_first_contenders_of_a_queue() {
+        let permits = |take, limit| Mode::Permits { take, limit };
+        let modes = [Mode::Exclusive, Mode::Shared, permits(1, 2), permits(2, 3), permits(1, 4)];
+        for number in 0..modes.len().pow(5) {
+            let mut digits = number;
+            let queue: [Mode; 5] = std::array::from_fn(|_| {
+                let mode = modes[digits % modes.len()];
+                digits /= modes.len();
+                mode
+            });
+            let holders = Load::holders(queue);
+            for (place, &mode) in queue.iter().enumerate() {
+                let admitted = Load::of(queue[..place].iter().copied()).admits(mode);
+                assert_eq!(admitted, place < holders, "{place} of {queue:?}");
+            }
+        }
+        assert_eq!(Load::holders([]), 0);
     }
 
     #[test]

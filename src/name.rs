@@ -86,7 +86,7 @@ impl fmt::Debug for Root {
 pub(crate) struct LockName(Arc<NameParts>);
 
 struct NameParts {
-    name: Box<str>,
+    name: String,
     /// `<root>/<encoded name>/`
     prefix: Key,
 }
@@ -111,6 +111,11 @@ impl LockName {
         &self.0.name
     }
 
+    /// The name, as the only one of a list.
+    pub(crate) fn as_list(&self) -> &[String] {
+        std::slice::from_ref(&self.0.name)
+    }
+
     /// The keys of all contenders for this name, and no other keys.
     pub(crate) fn contenders(&self) -> Span {
         Span::Prefix(self.0.prefix.clone())
@@ -130,6 +135,16 @@ impl LockName {
     pub(crate) fn is_key_of(&self, key: &Key, lease: LeaseId) -> bool {
         let of_lease = format!("{}{}{lease:x}-", self.0.prefix, Mode::of(key).marker());
         key.as_bytes().starts_with(of_lease.as_bytes())
+    }
+
+    /// Whether two contenders of this name belong to the same session, both as this library names them.
+    pub(crate) fn is_of_same_session(&self, one: &Key, other: &Key) -> bool {
+        let session = |key: &Key| {
+            let contender = key.as_str().strip_prefix(self.0.prefix.as_str())?.to_owned();
+            let contender = contender.strip_prefix(&Mode::of(key).marker())?;
+            contender.rsplit_once('-').map(|(lease, _)| lease.to_owned())
+        };
+        session(one).is_some_and(|lease| Some(lease) == session(other))
     }
 
     /// The key of a contender. `seq` distinguishes the contenders of one session.

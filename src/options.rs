@@ -1,9 +1,11 @@
 //! Options of managers and locks, with their defaults and limits.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::LockError;
+use crate::mode::Mode;
 #[cfg(feature = "tls")]
 use crate::tls::TlsOptions;
 
@@ -215,8 +217,11 @@ const _: () = assert!(MIN_DEFAULT_MARGIN.as_millis() * 2 < MIN_TTL.as_millis());
 /// Longer than most locks are held, short enough that the warning comes while the wait lasts.
 const WARN_AFTER: Duration = Duration::from_secs(30);
 
-/// How the calls of a [`DistributedLock`](crate::DistributedLock) wait. Passed to
-/// [`new_lock_with`](crate::LockManager::new_lock_with), which checks the values.
+/// The longest note. It is part of the lock's key in etcd, and read by whoever looks at the lock.
+const MAX_NOTE_BYTES: usize = 1024;
+
+/// How the calls of a [`DistributedLock`](crate::DistributedLock) wait, and who may hold the lock together with them.
+/// Passed to [`new_lock_with`](crate::LockManager::new_lock_with), which checks the values.
 ///
 /// # Examples
 ///
@@ -240,18 +245,55 @@ const WARN_AFTER: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "options do nothing until they are given to `LockManager::new_lock_with`"]
 pub struct LockOptions {
+    pub(crate) mode: Mode,
     pub(crate) retry_interval: Duration,
     pub(crate) max_retries: u32,
     pub(crate) warn_after: Duration,
+    pub(crate) note: Option<Arc<str>>,
 }
 
 impl Default for LockOptions {
     fn default() -> Self {
-        Self { retry_interval: Duration::from_millis(100), max_retries: 0, warn_after: WARN_AFTER }
+        Self {
+            mode: Mode::Exclusive,
+            retry_interval: Duration::from_millis(100),
+            max_retries: 0,
+            warn_after: WARN_AFTER,
+            note: None,
+        }
     }
 }
 
 impl LockOptions {
+    /// Who may hold the lock at the same time: nobody else, other readers, or others as long as there are permits.
+    /// [`new_read_lock`](crate::LockManager::new_read_lock) and [`new_semaphore`](crate::LockManager::new_semaphore) are
+    /// short for the common modes.
+    ///
+    /// **Default:** [`Mode::Exclusive`]. **Cost:** none; for permits, a waiter may have to read the keys of as many others
+    /// as there are permits. **Limit:** 1 to 4096 permits, of which a hold takes at least one and at most all.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+    /// use etcd_lock::{LockOptions, Mode};
+    ///
+    /// // A large job takes two of the eight permits.
+    /// let options = LockOptions::default().mode(Mode::Permits { take: 2, limit: 8 });
+    /// let guard = manager.new_lock_with("workers", options)?.lock()?;
+    /// assert_eq!(guard.mode(), Mode::Permits { take: 2, limit: 8 });
+    ///
+    /// let too_many = LockOptions::default().mode(Mode::Permits { take: 9, limit: 8 });
+    /// assert!(manager.new_lock_with("workers", too_many).is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
     /// The unit of [`max_retries`](Self::max_retries), and the first back-off after a failed request to etcd (doubled
     /// up to 2 s, with jitter). Waiting for a lock never polls, whatever the interval is.
     ///
@@ -287,6 +329,17 @@ impl LockOptions {
     }
 
     /// An error that names the first invalid option, if there is one.
+    /// A text that others see with the hold: why the lock is held, an address, a job id. It is stored in etcd with the
+    /// lock's key, shown in [`LockInfo::note`](crate::LockInfo::note) and to observers, and can be replaced while the lock
+    /// is held, by [`Hold::set_note`](crate::Hold::set_note).
+    ///
+    /// **Default:** none. **Cost:** its bytes in each key. **Limit:** 1 KiB. An empty text is no note.
+    pub fn note(mut self, note: impl Into<String>) -> Self {
+        let note: String = note.into();
+        self.note = (!note.is_empty()).then(|| note.into());
+        self
+    }
+
     pub(crate) fn check(&self) -> Result<(), LockError> {
         if self.retry_interval.is_zero() {
             return invalid("retry_interval must not be zero".into());
@@ -294,7 +347,8 @@ impl LockOptions {
         if self.warn_after.is_zero() {
             return invalid("warn_after must not be zero".into());
         }
-        Ok(())
+        self.mode.invalid().map_or(Ok(()), invalid)?;
+        check_note(self.note.as_deref().unwrap_or_default())
     }
 
     /// How long a call waits in total; `None`: without a limit.
@@ -303,81 +357,16 @@ impl LockOptions {
     }
 }
 
+pub(crate) fn check_note(note: &str) -> Result<(), LockError> {
+    if note.len() > MAX_NOTE_BYTES {
+        return invalid(format!("note has {} bytes; it must have at most {MAX_NOTE_BYTES}", note.len()));
+    }
+    Ok(())
+}
+
 fn invalid(why: String) -> Result<(), LockError> {
     Err(LockError::InvalidOptions { why })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    fn why(options: &LockManagerOptions) -> String {
-        match options.check() {
-            Err(LockError::InvalidOptions { why }) => why,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn the_defaults_are_valid_and_as_documented() {
-        let options = LockManagerOptions::default();
-        options.check().unwrap();
-        assert_eq!(options.ttl, 30 * SECOND);
-        assert_eq!(options.margin(), 3 * SECOND);
-        assert_eq!((options.connect_timeout, options.request_timeout), (5 * SECOND, 5 * SECOND));
-        assert_eq!(options.close_timeout, 2 * SECOND);
-        assert!(options.owner_name().ends_with(&format!("/{}", std::process::id())));
-
-        let options = LockOptions::default();
-        options.check().unwrap();
-        assert_eq!((options.retry_interval, options.warn_after), (SECOND / 10, 30 * SECOND));
-        assert_eq!(options.budget(), None);
-    }
-
-    #[test]
-    fn every_bad_value_is_named() {
-        let base = LockManagerOptions::default;
-        assert!(why(&base().ttl(Duration::from_millis(999))).contains("ttl"));
-        assert!(why(&base().ttl(MAX_TTL + SECOND)).contains("ttl"));
-        assert!(why(&base().ttl(4 * SECOND).safety_margin(2 * SECOND)).contains("safety_margin"));
-        assert!(why(&base().connect_timeout(Duration::ZERO)).contains("connect_timeout"));
-        assert!(why(&base().request_timeout(Duration::ZERO)).contains("request_timeout"));
-        assert!(why(&base().close_timeout(Duration::ZERO)).contains("close_timeout"));
-        assert!(why(&base().owner("")).contains("owner"));
-        assert!(why(&base().owner("x".repeat(257))).contains("owner"));
-        assert!(why(&base().credentials("", "x")).contains("credentials"));
-        assert!(LockOptions::default().retry_interval(Duration::ZERO).check().is_err());
-        assert!(LockOptions::default().warn_after(Duration::ZERO).check().is_err());
-        LockOptions::default().warn_after(Duration::MAX).check().unwrap();
-    }
-
-    #[test]
-    fn the_limits_themselves_are_valid() {
-        let base = LockManagerOptions::default;
-        base().ttl(MIN_TTL).check().unwrap();
-        base().ttl(MAX_TTL).check().unwrap();
-        base().owner("x".repeat(256)).check().unwrap();
-        base().ttl(4 * SECOND).safety_margin(Duration::from_millis(1999)).check().unwrap();
-    }
-
-    #[test]
-    fn a_retry_budget_beyond_the_clock_is_no_limit() {
-        let options = LockOptions::default().retry_interval(Duration::MAX).max_retries(2);
-        options.check().unwrap();
-        assert_eq!(options.budget(), None);
-        let options = LockOptions::default().max_retries(7);
-        assert_eq!(options.budget(), Some(Duration::from_millis(700)));
-    }
-
-    #[test]
-    fn debug_shows_no_secret() {
-        let options = LockManagerOptions::default().credentials("alice", "s3cret");
-        #[cfg(feature = "tls")]
-        let options = options.tls(TlsOptions::default().identity_pem("CERTIFICATE", "s3cret"));
-        let shown = format!("{options:?}");
-        assert!(shown.contains("alice"), "{shown}");
-        assert!(!shown.contains("s3cret"), "{shown}");
-    }
-}
+mod tests;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use oneshot::Sender;
@@ -11,10 +12,13 @@ use crate::driver::query_loop::QueryLoop;
 use crate::driver::thread::{GRACE, IoThread};
 use crate::error::LockError;
 use crate::info::LockInfo;
+use crate::lock::observer::{Observer, Source};
 use crate::name::{LockName, Root};
 use crate::options::LockManagerOptions;
+use crate::shared::feeds::Feeds;
 use crate::shared::mailbox::{Mailbox, mailbox};
 use crate::shared::message::{Message, Query};
+use crate::shared::report::Report;
 use crate::store::Store;
 use crate::store::etcd::Etcd;
 
@@ -51,6 +55,8 @@ struct Shared {
     mailbox: Mailbox,
     io: IoThread,
     request_timeout: Duration,
+    feeds: Arc<Feeds>,
+    next_observer: AtomicU64,
 }
 
 impl LockViewer {
@@ -98,15 +104,27 @@ impl LockViewer {
     ) -> Result<Self, LockError> {
         options.check()?;
         let root = Root::parse(root)?;
-        let (mailbox, inbox) = mailbox(&Arc::default());
+        let report: Arc<Report> = Arc::default();
+        let feeds = Arc::clone(&report.feeds);
+        let (mailbox, inbox) = mailbox(&report);
         let request_timeout = options.request_timeout;
-        let queries = QueryLoop { root: root.clone(), request_timeout, inbox };
+        let queries = QueryLoop { root: root.clone(), request_timeout, inbox, feeds: Arc::clone(&feeds) };
         let io =
             IoThread::start_viewer(options.connect_timeout, Clock::default(), queries, &mailbox, connect)?;
-        Ok(Self { shared: Arc::new(Shared { root, mailbox, io, request_timeout }) })
+        Ok(Self {
+            shared: Arc::new(Shared {
+                root,
+                mailbox,
+                io,
+                request_timeout,
+                feeds,
+                next_observer: AtomicU64::new(1),
+            }),
+        })
     }
 
-    /// Returns the current holder of this lock in any process; `None` if the lock is free.
+    /// Returns the current holder of this lock in any process; `None` if the lock is free. If several hold it together, the
+    /// first of them; [`queue`](Self::queue) returns all.
     ///
     /// # Blocking
     ///
@@ -141,7 +159,7 @@ impl LockViewer {
         self.ask(&format!("looking at lock {key:?}"), |reply| Query::LockInfo { name, reply })
     }
 
-    /// Returns every held lock whose key begins with `prefix`, with its current holder in any process, sorted by key.
+    /// Returns every held lock whose key begins with `prefix`, with its first holder in any process, sorted by key.
     /// `""` matches all locks.
     ///
     /// # Blocking
@@ -171,7 +189,7 @@ impl LockViewer {
         self.ask("listing locks", |reply| Query::ListLocks { prefix, reply })
     }
 
-    /// Returns the queue of this lock in admission order: the holder, then the waiters, in any process. The list is
+    /// Returns the queue of this lock in admission order: the holders, then the waiters, in any process. The list is
     /// empty if the lock is free.
     ///
     /// # Blocking
@@ -201,6 +219,46 @@ impl LockViewer {
         let name = LockName::parse(&self.shared.root, key)?;
         let doing = format!("looking at the queue of lock {key:?}");
         self.ask(&doing, |reply| Query::Queue { name, reply })
+    }
+
+    /// Observes who holds this lock: an [`Observer`] reports the holder now, and then each change of holder or note.
+    ///
+    /// # Blocking
+    ///
+    /// Until the first state was read: up to [`request_timeout`](LockManagerOptions::request_timeout).
+    ///
+    /// # Errors
+    ///
+    /// As for [`lock_info`](Self::lock_info).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # use etcd_lock::{LockManager, LockViewer, memory::MemoryStore};
+    /// # let store = MemoryStore::new();
+    /// # let manager = LockManager::in_memory(&store, "/app", Default::default())?;
+    /// # let viewer = LockViewer::in_memory(&store, "/app/", Default::default())?;
+    /// let guard = manager.new_lock("scheduler")?.lock()?;
+    /// let leader = viewer.observe("scheduler")?;
+    /// assert_eq!(leader.current().map(|info| info.token), Some(guard.token()));
+    ///
+    /// guard.unlock()?;
+    /// while leader.current().is_some() {
+    ///     leader.changes().recv().expect("it is open");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn observe(&self, key: &str) -> Result<Observer, LockError> {
+        let name = LockName::parse(&self.shared.root, key)?;
+        let source = Source {
+            mailbox: &self.shared.mailbox,
+            feeds: &self.shared.feeds,
+            owner: Arc::clone(&self.shared) as _,
+            limit: self.shared.request_timeout.saturating_add(GRACE),
+        };
+        Observer::begin(source, self.shared.next_observer.fetch_add(1, Ordering::Relaxed), name)
     }
 
     /// Returns the key below which this viewer finds locks, without a trailing `/`.

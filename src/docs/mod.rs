@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`guide`] | How do I program with it? Connecting, waiting, guards, losses, tests, errors; the table from the Go API. |
 //! | [`operations`] | How do I run it? etcd releases, TLS, roles, timeouts, logs, alerts, troubleshooting. |
+//! | [`command_line`] | How do I run a program under a lock, and see who holds which lock? The program `etcd-lock`. |
 //! | [`guarantees`] | What can I rely on? Each promise with its limits, and what holds under which fault. |
 //! | [`protocol`] | How does another program join the same queues? Keys, transactions, watches. |
 //! | [`evidence`] | Why should I believe it? How each promise is argued and tested, how to repeat that, and what was found. |
@@ -14,6 +15,7 @@ macro_rules! chapter {
     ($name:ident, $file:literal) => {
         // In CommonMark the first definition of a link wins: these go to the pages of this documentation, the files' own
         // definitions to the other files.
+        #[doc = "[command line]: crate::docs::command_line"]
         #[doc = "[evidence]: crate::docs::evidence"]
         #[doc = "[guarantees]: crate::docs::guarantees"]
         #[doc = "[guide]: crate::docs::guide"]
@@ -28,6 +30,7 @@ macro_rules! chapter {
 
 chapter!(guide, "guide.md");
 chapter!(operations, "operations.md");
+chapter!(command_line, "command_line.md");
 chapter!(guarantees, "guarantees.md");
 chapter!(protocol, "protocol.md");
 chapter!(evidence, "evidence.md");

@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use super::inflight::Outgoing;
 use super::log::{Line, SlowWait};
+use super::observers::ObserverCommand;
 use super::startup::Abandoned;
 use super::{Done, Driver};
 use crate::clock::Time;
 use crate::error::LossReason;
 use crate::kv::{Failure, FailureClass};
-use crate::protocol::Action;
+use crate::protocol::{Action, FencedId, HoldId};
 use crate::shared::deadline::Deadline;
+use crate::shared::message::FencedResult;
 use crate::store::{Store, WatchOrder};
 
 impl<S: Store> Driver<S> {
@@ -45,6 +47,7 @@ impl<S: Store> Driver<S> {
         let ended = self.report.holds.end_session(reason);
         self.lines.push(Line::SessionDown(reason));
         self.lines.extend(ended.into_iter().map(Line::Ended));
+        let _ = self.observers.send(ObserverCommand::HoldsEnded);
         self.drop_queued();
     }
 
@@ -88,9 +91,9 @@ impl<S: Store> Driver<S> {
                 self.lines.push(Line::StoreSilent { since, failure, assured });
             }
             Action::StoreAnswers { after } => self.lines.push(Line::StoreAnswers { after }),
-            Action::SlowWait { name, waited, holder, waiting_here } => {
+            Action::SlowWait { name, mode, waited, holder, waiting_here } => {
                 let own_lease = self.report.session.info(self.settings.clock.now()).lease_id;
-                let slow = SlowWait { name, waited, holder, waiting_here, own_lease };
+                let slow = SlowWait { name, mode, waited, holder, waiting_here, own_lease };
                 self.lines.push(Line::SlowWait(slow));
             }
             Action::SessionDown { reason } => self.end_session(reason),
@@ -105,14 +108,31 @@ impl<S: Store> Driver<S> {
             }
             Action::Released { name, token } => self.lines.push(Line::Released { name, token }),
             Action::Refuse { ticket, refusal } => self.report.tickets.refused(ticket, refusal),
-            Action::EndHold { hold, lost } => {
-                self.lines.extend(self.report.holds.end(hold, lost).map(Line::Ended));
-            }
+            Action::EndHold { hold, lost } => self.end_hold(hold, lost),
             Action::Confirm { ticket, result } => self.report.tickets.confirmed(ticket, result),
+            Action::Fenced { id, result } => self.answer_fenced(id, result),
             Action::Closed => {
                 self.lines.extend(self.closing_session.map(Line::SessionClosed));
                 self.over = true;
             }
+        }
+    }
+
+    fn end_hold(&mut self, hold: HoldId, lost: Option<LossReason>) {
+        let Some(ended) = self.report.holds.end(hold, lost) else {
+            return;
+        };
+        if self.asked_for_contention {
+            // Fails only if the observers have ended, which `finish` reports.
+            let _ = self.observers.send(ObserverCommand::HoldsEnded);
+        }
+        self.lines.push(Line::Ended(ended));
+    }
+
+    fn answer_fenced(&mut self, id: FencedId, result: FencedResult) {
+        if let Some(reply) = self.fenced.remove(&id) {
+            // A caller that no longer listens has reached its own limit.
+            let _ = reply.send(result);
         }
     }
 

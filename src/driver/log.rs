@@ -8,6 +8,7 @@ use crate::error::LossReason;
 use crate::info::LockInfo;
 use crate::kv::{Failure, LeaseId, Revision};
 use crate::log_target::LOG;
+use crate::mode::Mode;
 use crate::name::LockName;
 use crate::protocol::{CurrentHolder, Ticket};
 use crate::shared::hold_state::HoldState;
@@ -38,7 +39,7 @@ pub(super) enum Line {
     SessionClosed(LeaseId),
     /// etcd has not confirmed it in time.
     CloseUnconfirmed(Duration),
-    Asked(LockName, Ticket),
+    Asked(LockName, Mode, Ticket),
     Acquired(Arc<HoldState>),
     /// etcd has confirmed it.
     Released {
@@ -70,23 +71,25 @@ impl Line {
                 log::warn!(target: LOG, "no session could be set up: {failure}");
             }
             Self::SessionFailedAgain(failure) => log::debug!(target: LOG, "still no session: {failure}"),
-            Self::Asked(name, ticket) => {
-                log::debug!(target: LOG, "lock {name:?} asked for, ticket {}", ticket.0);
+            Self::Asked(name, mode, ticket) => {
+                log::debug!(target: LOG, "lock {name:?}{} asked for, ticket {}", mode.remark(), ticket.0);
             }
-            Self::Acquired(hold) => {
-                log::debug!(target: LOG, "lock {:?} acquired, token {}", hold.name, hold.token);
-            }
+            Self::Acquired(hold) => log::debug!(
+                target: LOG,
+                "lock {:?}{} acquired, token {}", hold.name, hold.mode().remark(), hold.token
+            ),
             Self::Released { name, token } => {
                 log::debug!(target: LOG, "lock {name:?} released, token {token}");
             }
             Self::Ended(Ended { lost: None, .. }) => {}
             Self::Ended(Ended { state, lost: Some(LossReason::Closed) }) => log::info!(
                 target: LOG,
-                "lock {:?} ended with its manager, token {}", state.name, state.token
+                "lock {:?}{} ended with its manager, token {}", state.name, state.mode().remark(), state.token
             ),
-            Self::Ended(Ended { state, lost: Some(reason) }) => {
-                log::warn!(target: LOG, "lock {:?} lost, token {}: {reason}", state.name, state.token);
-            }
+            Self::Ended(Ended { state, lost: Some(reason) }) => log::warn!(
+                target: LOG,
+                "lock {:?}{} lost, token {}: {reason}", state.name, state.mode().remark(), state.token
+            ),
         }
     }
 }
@@ -95,6 +98,8 @@ impl Line {
 #[derive(Debug)]
 pub(super) struct SlowWait {
     pub(super) name: LockName,
+    /// What is waited for.
+    pub(super) mode: Mode,
     pub(super) waited: Duration,
     pub(super) holder: Option<CurrentHolder>,
     pub(super) waiting_here: usize,
@@ -104,15 +109,18 @@ pub(super) struct SlowWait {
 
 impl fmt::Display for SlowWait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, waited, holder, waiting_here, own_lease } = self;
+        let Self { name, mode, waited, holder, waiting_here, own_lease } = self;
         let name = name.as_str();
-        write!(f, "waiting for lock {name:?} for {waited:.1?}")?;
+        write!(f, "waiting for lock {name:?}{} for {waited:.1?}", mode.remark())?;
         let Some(CurrentHolder { kv, waiters }) = holder else {
             return write!(f, "; etcd does not say who holds it; {waiting_here} waiting in this process");
         };
         let info = LockInfo::from_holder(name, kv, *waiters, None);
         write!(f, "; held by {}", info.owner.as_deref().unwrap_or("a foreign client"))?;
         let mut about: Vec<String> = Vec::new();
+        if info.mode != Mode::Exclusive {
+            about.push(info.mode.to_string());
+        }
         match (info.pid, info.thread) {
             _ if kv.lease == 0 => about.push("without a lease: it stays until its key is deleted".into()),
             (_, Some(thread)) if Some(kv.lease) == *own_lease => {
@@ -127,11 +135,13 @@ impl fmt::Display for SlowWait {
         if !about.is_empty() {
             write!(f, " ({})", about.join(", "))?;
         }
-        write!(
-            f,
-            ", token {}; {waiters} waiting in etcd, one for each process, and {waiting_here} in this process",
-            info.token
-        )
+        write!(f, ", token {}; ", info.token)?;
+        if info.mode == Mode::Exclusive {
+            write!(f, "{waiters} waiting in etcd, and {waiting_here} in this process")
+        } else {
+            // Some of those behind it may hold the lock with it.
+            write!(f, "{waiters} others hold it or wait in etcd, and {waiting_here} wait in this process")
+        }
     }
 }
 
@@ -145,12 +155,18 @@ mod tests {
     use crate::name::Root;
 
     fn slow(value: Vec<u8>, lease: LeaseId, own_lease: LeaseId) -> String {
+        slow_behind("1f-1", Mode::Exclusive, value, lease, own_lease)
+    }
+
+    fn slow_behind(last: &str, mode: Mode, value: Vec<u8>, lease: LeaseId, own_lease: LeaseId) -> String {
         let root = Root::parse("/app").unwrap();
-        let kv = KeyValue { key: "/app/jobs/1f-1".into(), value, create_revision: 9, mod_revision: 9, lease };
+        let key = format!("/app/jobs/{last}").into();
+        let kv = KeyValue { key, value, create_revision: 9, mod_revision: 9, lease };
         let name = LockName::parse(&root, "jobs").unwrap();
         let holder = Some(CurrentHolder { kv, waiters: 3 });
         SlowWait {
             name,
+            mode,
             waited: Duration::from_secs(30),
             holder,
             waiting_here: 2,
@@ -168,7 +184,7 @@ mod tests {
     fn a_long_wait_names_the_holder_with_its_age_and_its_process() {
         assert_eq!(
             slow(ours(), 0x1f, 0x2f),
-            r#"waiting for lock "jobs" for 30.0s; held by billing/7 (pid 7, asked for it 45s ago), token 9; 3 waiting in etcd, one for each process, and 2 in this process"#
+            r#"waiting for lock "jobs" for 30.0s; held by billing/7 (pid 7, asked for it 45s ago), token 9; 3 waiting in etcd, and 2 in this process"#
         );
     }
 
@@ -176,6 +192,16 @@ mod tests {
     fn a_wait_for_what_this_process_holds_says_so_with_the_thread() {
         let line = slow(ours(), 0x1f, 0x1f);
         assert!(line.contains("(this process, thread 4, asked for it 45s ago)"), "{line}");
+    }
+
+    #[test]
+    fn a_wait_behind_several_holders_names_the_first_one_and_its_mode() {
+        assert_eq!(
+            slow_behind("~2of8.1f-1", Mode::Permits { take: 7, limit: 8 }, ours(), 0x1f, 0x2f),
+            r#"waiting for lock "jobs" (7 of 8 permits) for 30.0s; held by billing/7 (2 of 8 permits, pid 7, asked for it 45s ago), token 9; 3 others hold it or wait in etcd, and 2 wait in this process"#
+        );
+        let line = slow_behind("~r.1f-1", Mode::Exclusive, ours(), 0x1f, 0x1f);
+        assert!(line.contains("(shared, this process, thread 4, asked for it 45s ago)"), "{line}");
     }
 
     #[test]
@@ -191,6 +217,7 @@ mod tests {
         let name = LockName::parse(&Root::parse("/app").unwrap(), "jobs").unwrap();
         let slow = SlowWait {
             name,
+            mode: Mode::Shared,
             waited: Duration::from_secs(30),
             holder: None,
             waiting_here: 1,

@@ -9,10 +9,12 @@ mod actions;
 mod inflight;
 mod log;
 mod metered;
+mod observers;
 pub(crate) mod queries;
 pub(crate) mod query_loop;
 mod startup;
 
+use std::collections::HashMap;
 use std::panic;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,15 +25,17 @@ use tokio::task::{JoinError, JoinSet};
 use inflight::Inflight;
 use log::Line;
 use metered::Metered;
+use observers::name::Contention;
+use observers::{ObserverCommand, Observers, is_of_observer};
 use startup::Startup;
 
 use crate::clock::{Clock, Time};
 use crate::error::{LockError, LossReason};
 use crate::kv::{Failure, LeaseId, Response, WatchEvent};
 use crate::name::Root;
-use crate::protocol::{Acquire, Command, Protocol, Refusal, RequestId};
+use crate::protocol::{Acquire, Command, FencedFailure, FencedId, Protocol, Refusal, RequestId};
 use crate::shared::mailbox::{Inbox, Service};
-use crate::shared::message::{Message, Reply};
+use crate::shared::message::{FencedResult, Message, Reply};
 use crate::shared::report::Report;
 use crate::store::{Store, WatchOrder};
 
@@ -47,6 +51,10 @@ const LONGEST_PAUSE_HOLDING: Duration = Duration::from_secs(1);
 
 /// The longest pause when nothing is held and the protocol waits for nothing.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+
+/// The longest pause right after an event. The runtime writes to its eventfd when a timer is started that is due before it
+/// wakes up by itself. Requests start timers of 100 ms or more; so in a series of requests, none of them costs that.
+const LONGEST_PAUSE_BUSY: Duration = Duration::from_millis(50);
 
 /// How long closing waits for the answer to a lease request when the manager never had a session: longer than etcd needs,
 /// so that normally no lease is left behind.
@@ -71,6 +79,12 @@ struct Driver<S: Store> {
     watch_orders: UnboundedSender<WatchOrder>,
     watch_events: UnboundedReceiver<WatchEvent>,
     report: Arc<Report>,
+    observers: UnboundedSender<ObserverCommand>,
+    observed: UnboundedSender<WatchEvent>,
+    /// A holder has asked whether it is contended, so the observers must hear of the ends of holds.
+    asked_for_contention: bool,
+    /// The callers of fenced requests that are not answered yet.
+    fenced: HashMap<FencedId, oneshot::Sender<FencedResult>>,
     startup: Option<Startup>,
     /// When closing began, no key of ours was in etcd; at most an unused lease can be left.
     owns_nothing: bool,
@@ -78,6 +92,8 @@ struct Driver<S: Store> {
     closing: Option<Time>,
     /// The lease of the session that closing ended, until etcd confirms the revocation.
     closing_session: Option<LeaseId>,
+    /// The last pause was ended by an event.
+    busy: bool,
     /// The last attempt to set up a session failed.
     failing: bool,
     lines: Vec<Line>,
@@ -90,6 +106,7 @@ enum Done {
     Request { id: RequestId, reply: Result<Response, Failure>, limited: bool },
     Admin,
     Watches,
+    Observers,
 }
 
 /// What ended a pause.
@@ -117,8 +134,26 @@ impl<S: Store> Driver<S> {
             watches.await;
             Done::Watches
         });
+        let store = Metered::new(store, Arc::clone(&report.stats), settings.clock.clone());
+        let (observers, commands) = mpsc::unbounded_channel();
+        let (observed, of_observers) = mpsc::unbounded_channel();
+        let observing = Observers {
+            store: store.clone(),
+            request_timeout: settings.request_timeout,
+            feeds: Arc::clone(&report.feeds),
+            commands,
+            orders: watch_orders.clone(),
+            events: of_observers,
+        };
+        tasks.spawn(async move {
+            observing.run().await;
+            Done::Observers
+        });
         Self {
-            store: Metered::new(store, Arc::clone(&report.stats), settings.clock.clone()),
+            store,
+            observers,
+            observed,
+            asked_for_contention: false,
             protocol,
             settings,
             inbox,
@@ -127,10 +162,12 @@ impl<S: Store> Driver<S> {
             watch_orders,
             watch_events,
             report,
+            fenced: HashMap::new(),
             owns_nothing: false,
             startup,
             closing: None,
             closing_session: None,
+            busy: false,
             failing: false,
             lines: Vec::new(),
             over: false,
@@ -156,6 +193,7 @@ impl<S: Store> Driver<S> {
                 () = tokio::time::sleep(pause) => Wake::Clock,
                 () = moves.moved() => Wake::Clock,
             };
+            self.busy = !matches!(wake, Wake::Clock);
             let now = clock.now();
             if self.inbox.is_abandoned() {
                 self.begin_to_close(now);
@@ -172,10 +210,14 @@ impl<S: Store> Driver<S> {
     /// How long to wait for an event: until the next deadline or timeout.
     fn pause(&self, now: Time) -> Duration {
         if self.protocol.next_timeout().is_none_or(|at| at > now) {
-            // Beside the watches' task there is one for each request.
-            self.settings.clock.note_turn(now, self.tasks.len().saturating_sub(1));
+            // Beside the tasks of the watches and the observers there is one for each request.
+            self.settings.clock.note_turn(now, self.tasks.len().saturating_sub(2));
         }
-        let longest = if self.report.holds.is_empty() { LONGEST_PAUSE } else { LONGEST_PAUSE_HOLDING };
+        let longest = match () {
+            () if self.busy => LONGEST_PAUSE_BUSY,
+            () if self.report.holds.is_empty() => LONGEST_PAUSE,
+            () => LONGEST_PAUSE_HOLDING,
+        };
         let startup = self.startup.as_ref().map(|startup| startup.deadline);
         [self.protocol.next_timeout(), self.inflight.next_timeout(), startup, self.closing]
             .into_iter()
@@ -222,15 +264,24 @@ impl<S: Store> Driver<S> {
                 }
             }
             Wake::Watch(event) => {
-                self.protocol.handle_watch(now, event);
+                self.watched(now, event);
                 for _ in 1..EVENTS_PER_TURN {
                     let Ok(event) = self.watch_events.try_recv() else { break };
-                    self.protocol.handle_watch(now, event);
+                    self.watched(now, event);
                 }
             }
             Wake::Clock => {}
         }
         Ok(())
+    }
+
+    fn watched(&mut self, now: Time, event: WatchEvent) {
+        if is_of_observer(&event) {
+            // Fails only if the observers have ended, which `finish` reports.
+            let _ = self.observed.send(event);
+        } else {
+            self.protocol.handle_watch(now, event);
+        }
     }
 
     fn finish(&mut self, now: Time, done: Result<Done, JoinError>) -> Result<(), LockError> {
@@ -244,6 +295,7 @@ impl<S: Store> Driver<S> {
             }
             Ok(Done::Admin) => {}
             Ok(Done::Watches) => return broken("the watches ended by themselves"),
+            Ok(Done::Observers) => return broken("the observers ended by themselves"),
             // A request whose task panicked has no outcome; nothing that is built on it can be relied on.
             Err(error) if error.is_panic() => panic::resume_unwind(error.into_panic()),
             Err(_) => return broken("a request was aborted"),
@@ -259,8 +311,30 @@ impl<S: Store> Driver<S> {
                 self.protocol.handle_command(now, Command::Abandon { ticket, confirm });
             }
             Message::Close => self.begin_to_close(now),
+            Message::Fenced { reply, .. } if self.closing.is_some() => {
+                let _ = reply.send(Err(FencedFailure::NotHeld));
+            }
             // Questions are not answered while the manager closes: dropping one closes its reply channel.
             _ if self.closing.is_some() => {}
+            Message::Fenced { call, reply } => {
+                self.fenced.insert(call.id, reply);
+                self.protocol.handle_command(now, Command::Fenced(call));
+            }
+            Message::Observe { id, name, reply } => {
+                let _ = self.observers.send(ObserverCommand::Observe { id, name, reply });
+            }
+            Message::Unobserve { id } => {
+                let _ = self.observers.send(ObserverCommand::Unobserve { id });
+            }
+            Message::AwaitContention { ticket, state } => {
+                if self.protocol.has_waiters(&state.name) {
+                    self.report.feeds.end_contention(ticket);
+                } else {
+                    self.asked_for_contention = true;
+                    let contention = Contention { ticket, state };
+                    let _ = self.observers.send(ObserverCommand::AwaitContention(contention));
+                }
+            }
             Message::Expire { reply } => {
                 self.protocol.handle_expired(now);
                 // Reply only after every hold has ended.
@@ -284,10 +358,14 @@ impl<S: Store> Driver<S> {
             return;
         }
         if ::log::max_level() >= ::log::LevelFilter::Debug {
-            self.lines.push(Line::Asked(acquire.name.clone(), acquire.ticket));
+            self.lines.push(Line::Asked(acquire.name.clone(), acquire.mode, acquire.ticket));
         }
         self.report.tickets.wait(acquire.ticket, reply);
+        let name = Some(&acquire.name).filter(|name| self.report.feeds.awaits_contention_of(name)).cloned();
         self.protocol.handle_command(now, Command::Acquire(acquire));
+        if let Some(name) = name.filter(|name| self.protocol.has_waiters(name)) {
+            self.report.feeds.contended(&name);
+        }
     }
 
     fn begin_to_close(&mut self, now: Time) {

@@ -214,7 +214,16 @@ where
                         Err(Abandoned) => return Ok(()),
                     },
                 };
-                Driver::new(store, Protocol::new(config), settings, inbox, report, startup).run().await
+                let driver = Driver::new(store, Protocol::new(config), settings, inbox, report, startup);
+                // A task of its own: the runtime would write to its eventfd for every wake-up of the future that it blocks on,
+                // even for one that comes from this thread.
+                match tokio::spawn(driver.run()).await {
+                    Ok(end) => end,
+                    Err(error) if error.is_panic() => panic::resume_unwind(error.into_panic()),
+                    Err(error) => {
+                        Err(LockError::Internal { what: format!("the driver was aborted: {error}") })
+                    }
+                }
             }
             Err(error) => {
                 startup.refuse(error);

@@ -34,6 +34,8 @@ pub enum ErrorCode {
     Unauthenticated,
     /// [`LockError::PermissionDenied`](crate::LockError::PermissionDenied)
     PermissionDenied,
+    /// [`LockError::TooLarge`](crate::LockError::TooLarge)
+    TooLarge,
     /// [`LockError::NoSpace`](crate::LockError::NoSpace)
     NoSpace,
     /// [`LockError::Crashed`](crate::LockError::Crashed)
@@ -66,6 +68,7 @@ impl ErrorCode {
             Self::ClusterChanged => "CLUSTER_CHANGED",
             Self::Unauthenticated => "UNAUTHENTICATED",
             Self::PermissionDenied => "PERMISSION_DENIED",
+            Self::TooLarge => "TOO_LARGE",
             Self::NoSpace => "NO_SPACE",
             Self::Crashed => "CRASHED",
             Self::Internal => "INTERNAL",

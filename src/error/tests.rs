@@ -10,10 +10,14 @@ fn unavailable(said: &str) -> LockError {
 }
 
 fn holder(owner: Option<&str>) -> Option<Box<LockInfo>> {
+    holder_under("1f-1", owner)
+}
+
+fn holder_under(last: &str, owner: Option<&str>) -> Option<Box<LockInfo>> {
     let info = LockInfo::from_holder(
         "a",
         &crate::kv::KeyValue {
-            key: "/app/a/1f-1".into(),
+            key: format!("/app/a/{last}").into(),
             value: owner.map_or_else(Vec::new, |owner| {
                 crate::contender_value::ContenderValue::new(owner, "main", 7, Duration::from_secs(1)).encode()
             }),
@@ -26,6 +30,17 @@ fn holder(owner: Option<&str>) -> Option<Box<LockInfo>> {
     );
     assert_eq!(info.token, FencingToken::new(9));
     Some(Box::new(info))
+}
+
+#[test]
+fn a_holder_that_is_not_exclusive_is_named_with_its_mode() {
+    let key = || "a".to_owned();
+    let holder = |last| holder_under(last, Some("billing/7"));
+    let late =
+        LockError::Timeout { key: key(), waited: Duration::from_secs(2), holder: holder("~2of8.1f-1") };
+    assert_eq!(late.to_string(), "lock \"a\" not acquired after 2s, held by billing/7 (2 of 8 permits)");
+    let held = LockError::AlreadyHeld { key: key(), holder: holder("~r.1f-1") };
+    assert_eq!(held.to_string(), "lock \"a\" is already held by billing/7 (shared)");
 }
 
 /// An operator who is woken by a log line has only this text.
@@ -146,4 +161,13 @@ fn every_failure_class_maps_to_its_public_error() {
     for (class, expected) in table {
         assert_eq!(lock_error(Failure::new(class, "why"), "testing").code(), expected, "{class:?}");
     }
+}
+
+#[test]
+fn a_request_beyond_etcd_s_limits_names_the_key_and_the_answer() {
+    let source = Cause::new("http://a:1: etcdserver: request is too large");
+    let error = LockError::TooLarge { doing: "writing key \"/a\"".into(), source };
+    let text = "too large for etcd while writing key \"/a\": http://a:1: request is too large";
+    assert_eq!((error.to_string().as_str(), error.code().as_str()), (text, "TOO_LARGE"));
+    assert!(!error.is_retryable());
 }

@@ -1,7 +1,7 @@
 //! A hold of a lock, which its guards dereference to.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
@@ -11,6 +11,9 @@ use super::holds::Holds;
 use crate::clock::Time;
 use crate::error::{Cause, LockError, LossReason, lock_error};
 use crate::info::FencingToken;
+use crate::kv::Revision;
+use crate::mode::Mode;
+use crate::mutex::Mutex;
 use crate::protocol::{ReleaseFailure, Ticket};
 use crate::shared::hold_state::HoldState;
 use crate::shared::message::{Left, Message};
@@ -26,6 +29,12 @@ pub struct Hold {
     lock: Arc<Holds>,
     waited: Duration,
     granted: Time,
+    /// The note that etcd has confirmed last, and the revision at which it was set; 0: with the key.
+    note: Mutex<(Revision, Option<Arc<str>>)>,
+    /// The channel of `contended()`, once it was asked for.
+    contended: OnceLock<Receiver<()>>,
+    /// Within `lead`: disconnects when the hold is over, or earlier.
+    term: OnceLock<Receiver<()>>,
     /// `Leave` was sent: dropping sends nothing.
     left: bool,
 }
@@ -60,7 +69,10 @@ impl Hold {
     /// # }
     /// ```
     pub fn done(&self) -> &Receiver<()> {
-        if self.lock.client.mailbox.is_here() { &self.state.done } else { process::disconnected() }
+        if !self.lock.client.mailbox.is_here() {
+            return process::disconnected();
+        }
+        self.term.get().unwrap_or(&self.state.done)
     }
 
     /// Returns why the hold was lost; `None` while it is held.
@@ -175,7 +187,9 @@ impl Hold {
         }
     }
 
-    /// Returns the fencing token, which is greater than that of every earlier holder of this lock in any process.
+    /// Returns the fencing token, which is greater than that of every earlier exclusive holder of this lock in any
+    /// process. What a receiver of tokens compares when several hold a lock together is in
+    /// [the guide](crate::docs::guide).
     ///
     /// # Examples
     ///
@@ -196,6 +210,40 @@ impl Hold {
     /// The key of the lock, as passed to [`new_lock`](crate::LockManager::new_lock).
     pub fn key(&self) -> &str {
         self.state.name.as_str()
+    }
+
+    /// The keys of the lock: one, [`key`](Self::key).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+    /// let guard = manager.new_lock("jobs")?.lock()?;
+    /// assert_eq!(guard.keys(), ["jobs"]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn keys(&self) -> &[String] {
+        self.state.name.as_list()
+    }
+
+    /// Returns who may hold the lock together with this hold.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+    /// use etcd_lock::Mode;
+    ///
+    /// assert_eq!(manager.new_lock("a")?.lock()?.mode(), Mode::Exclusive);
+    /// assert_eq!(manager.new_read_lock("b")?.lock()?.mode(), Mode::Shared);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn mode(&self) -> Mode {
+        self.state.mode()
     }
 
     /// Returns this hold's key in etcd. The key exists as long as the lock is held in etcd.
@@ -243,10 +291,26 @@ impl Hold {
 /// What guards do with their hold.
 impl Hold {
     /// The hold of a ticket that was requested at `asked` and has just been granted.
-    pub(crate) fn new(ticket: Ticket, asked: Time, state: Arc<HoldState>, lock: Arc<Holds>) -> Self {
+    pub(crate) fn new(
+        ticket: Ticket,
+        asked: Time,
+        note: Option<Arc<str>>,
+        state: Arc<HoldState>,
+        lock: Arc<Holds>,
+    ) -> Self {
         let granted = lock.client.now();
         lock.enter(ticket, Arc::clone(&state));
-        Self { ticket, state, lock, waited: granted.since(asked), granted, left: false }
+        Self {
+            ticket,
+            state,
+            lock,
+            waited: granted.since(asked),
+            granted,
+            note: Mutex::new((0, note)),
+            contended: OnceLock::new(),
+            term: OnceLock::new(),
+            left: false,
+        }
     }
 
     fn now(&self) -> Time {
@@ -255,6 +319,41 @@ impl Hold {
 
     pub(super) fn lock(&self) -> &Arc<Holds> {
         &self.lock
+    }
+
+    pub(super) fn ticket(&self) -> Ticket {
+        self.ticket
+    }
+
+    pub(super) fn note_cell(&self) -> &Mutex<(Revision, Option<Arc<str>>)> {
+        &self.note
+    }
+
+    pub(super) fn contended_cell(&self) -> &OnceLock<Receiver<()>> {
+        &self.contended
+    }
+
+    /// From now on `done()` is this channel.
+    pub(super) fn limit_term(&self, ends: Receiver<()>) {
+        let _ = self.term.set(ends);
+    }
+
+    pub(super) fn state(&self) -> Arc<HoldState> {
+        Arc::clone(&self.state)
+    }
+
+    pub(super) fn root(&self) -> &str {
+        self.lock.client.root()
+    }
+
+    /// False in a forked child.
+    pub(super) fn is_here(&self) -> bool {
+        self.lock.client.mailbox.is_here()
+    }
+
+    /// The error of a call that came after the end of the hold.
+    pub(super) fn expired(&self) -> LockError {
+        self.state.expired(self.now())
     }
 
     /// An error if the hold was lost, with the reason.
@@ -275,6 +374,7 @@ impl Hold {
     pub(super) fn describe(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct(name)
             .field("key", &self.key())
+            .field("mode", &self.mode())
             .field("token", &self.token())
             .field("held", &self.is_held())
             .finish_non_exhaustive()
@@ -286,7 +386,7 @@ impl Hold {
         let (reply, answer) = oneshot::channel();
         let sent = self.leave(Some(reply));
         let key = self.state.name.as_str();
-        let doing = || format!("releasing lock {key:?}");
+        let doing = || format!("releasing lock {key:?}{}", self.mode().remark());
         // If the end of the I/O thread ended this hold, or the manager is being closed, `Expired` says more than how
         // the thread ended.
         let gone = |error| match error {
@@ -314,6 +414,9 @@ impl Hold {
     fn leave(&mut self, reply: Option<Sender<Left>>) -> Result<(), LockError> {
         self.left = true;
         self.lock.forget(self.ticket);
+        if self.contended.get().is_some() && self.is_here() {
+            self.lock.client.feeds().end_contention(self.ticket);
+        }
         self.lock.client.mailbox.send(Message::Leave { ticket: self.ticket, reply })
     }
 }

@@ -1,4 +1,7 @@
 //! The state shared by all handles of one lock: its name, its manager, and its holds in this process.
+//!
+//! A lock is its name. Handles of one name share it whatever their modes are, because they wait in one queue; the mode
+//! belongs to the handle, as its other options do.
 
 use std::sync::Arc;
 
@@ -18,7 +21,8 @@ pub(crate) struct Holds {
     tickets: Mutex<Vec<GrantedTicket>>,
 }
 
-/// A granted ticket that still has a guard. There is more than one only after an earlier hold was lost.
+/// A granted ticket that still has a guard. There is more than one if the lock is held together, or if an earlier hold
+/// was lost.
 struct GrantedTicket {
     ticket: Ticket,
     state: Arc<HoldState>,
@@ -32,8 +36,10 @@ impl Holds {
     /// Adds a granted ticket.
     pub(super) fn enter(&self, ticket: Ticket, state: Arc<HoldState>) {
         if let Some(mut tickets) = self.tickets() {
-            // There is usually one; `push` alone would reserve room for four.
-            tickets.reserve_exact(1);
+            if tickets.is_empty() {
+                // There is usually one; `push` alone would reserve room for four.
+                tickets.reserve_exact(1);
+            }
             tickets.push(GrantedTicket { ticket, state });
         }
     }
@@ -45,6 +51,7 @@ impl Holds {
         }
     }
 
+    /// Whether a guard in this process holds the lock, in any mode.
     pub(super) fn is_held(&self) -> bool {
         let now = self.client.now();
         self.tickets().is_some_and(|tickets| tickets.iter().any(|granted| granted.state.is_held(now)))

@@ -1,13 +1,18 @@
 //! A lock by its key, and the ways to acquire it.
 
+mod contended;
+pub(crate) mod fenced;
 pub(crate) mod guard;
 pub(crate) mod hold;
+pub(crate) mod observer;
 pub(crate) mod pending;
 pub(crate) mod reentrant;
 pub(crate) mod reentrant_guard;
 
 mod caller_thread;
 mod holds;
+mod lead;
+mod note;
 pub(crate) mod registry;
 mod waiting_call;
 
@@ -22,26 +27,31 @@ use crossbeam_channel::{Receiver, TryRecvError};
 
 use guard::LockGuard;
 use holds::Holds;
-use pending::PendingLock;
-use waiting_call::WaitingCall;
+use waiting_call::{WaitingCall, none_if_held};
 
 use crate::clock::Time;
 use crate::error::LockError;
+use crate::mode::Mode;
 use crate::options::LockOptions;
 use crate::protocol::WaitLimits;
 
-/// A lock of a [`LockManager`](crate::LockManager): at most one thread of one process holds it at a time.
+/// A lock of a [`LockManager`](crate::LockManager): a mutex, one side of a read-write lock, or a semaphore.
 ///
 /// A `DistributedLock` is a handle: it is cheap to clone and can be sent and shared between threads. All handles that
 /// one manager returns for one key are the same lock.
 ///
+/// **Modes.** The handle's [mode](LockOptions::mode) says who may hold the lock together with its guards. A handle from
+/// [`new_lock`](crate::LockManager::new_lock) is exclusive: at most one thread of one process holds the lock at a time.
+/// Handles of one key can have different modes. All modes wait in one queue, and exclude each other as [`Mode`] says.
+///
 /// **Order.** The lock is granted in the order of the requests, between processes and between the threads of one
-/// process.
+/// process. A writer is not overtaken by later readers, nor a large take of permits by small ones.
 ///
 /// **No re-entry.** A guard can move to any thread, so the library cannot know which thread holds the lock. A thread
 /// that holds a guard and asks for the lock again waits for itself, as long as the call allows; its `try_lock` returns
-/// `None`. Functions that call each other under one lock use
-/// [`new_reentrant_lock`](crate::LockManager::new_reentrant_lock).
+/// `None`. In the other modes a second guard is a hold of its own, and waits behind whoever has asked in between: a
+/// thread that reads twice can wait for a writer that waits for its first read. Functions that call each other under
+/// one lock use [`new_reentrant_lock`](crate::LockManager::new_reentrant_lock).
 ///
 /// # Examples
 ///
@@ -101,12 +111,13 @@ impl DistributedLock {
         self.acquire(self.limits(self.shared.client.now(), None), None)
     }
 
-    /// Acquires the lock if it is free. Returns `None` if it is held, or if others are queued for it. Never joins the
-    /// queue.
+    /// Acquires the lock if nobody is in the way: a holder that excludes this mode, or somebody who is queued. Otherwise
+    /// returns `None`. Never joins the queue.
     ///
     /// # Blocking
     ///
-    /// For one transaction of etcd, up to [`request_timeout`](crate::LockManagerOptions::request_timeout).
+    /// For one transaction of etcd, for permits two, up to
+    /// [`request_timeout`](crate::LockManagerOptions::request_timeout).
     ///
     /// # Errors
     ///
@@ -284,41 +295,8 @@ impl DistributedLock {
         self.acquire(self.limits(now, now.checked_add(timeout)), Some(cancel))
     }
 
-    /// Takes a place in the lock's queue. Dropping the returned [`PendingLock`] leaves the queue. Never blocks.
-    ///
-    /// **For one lock at a time.** A caller that queues for two locks at once can be granted one of them while another
-    /// such caller is granted the other. Each then holds what the other waits for: a deadlock, which also blocks
-    /// everyone queued behind them. Acquire several locks one after the other, in the same order in all programs
-    /// (sorted by key, for example), with [`lock_deadline`](Self::lock_deadline).
-    ///
-    /// The [limit](LockOptions::max_retries) of the options counts from this call, not from [`PendingLock::wait`].
-    ///
-    /// # Errors
-    ///
-    /// - [`LockError::Closed`], [`LockError::Crashed`], [`LockError::Forked`]: the manager no longer works.
-    /// - All other errors are returned by [`PendingLock::wait`].
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # fn main() -> Result<(), etcd_lock::LockError> {
-    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
-    /// use etcd_lock::crossbeam_channel::{bounded, select};
-    ///
-    /// let (_stop, shutdown) = bounded::<()>(0);
-    /// let pending = manager.new_lock("jobs")?.enqueue()?;
-    /// select! {
-    ///     recv(pending.ready()) -> _ => assert!(pending.wait()?.is_held()),
-    ///     recv(shutdown) -> _ => drop(pending), // leaves the queue
-    /// }
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn enqueue(&self) -> Result<PendingLock, LockError> {
-        PendingLock::ask(&self.shared, &self.options, self.limits(self.shared.client.now(), None))
-    }
-
-    /// Asks about this process only: whether a guard of this manager holds the lock right now, on any thread.
+    /// Asks about this process only: whether a guard of this manager holds the lock right now, in any mode and on any
+    /// thread.
     ///
     /// `false` does not mean that the lock is free: use [`LockManager::lock_info`](crate::LockManager::lock_info) to
     /// find holders in other processes. Does no I/O.
@@ -341,6 +319,11 @@ impl DistributedLock {
     /// The key of the lock, as passed to [`new_lock`](crate::LockManager::new_lock).
     pub fn key(&self) -> &str {
         self.shared.name.as_str()
+    }
+
+    /// Who may hold the lock together with guards of this handle.
+    pub fn mode(&self) -> Mode {
+        self.options.mode
     }
 
     /// The limits of a call that waits until `deadline` or until the budget of the options is used up.
@@ -377,15 +360,6 @@ impl DistributedLock {
                 return Ok(guard);
             }
         }
-    }
-}
-
-/// Maps `AlreadyHeld` to `None`.
-fn none_if_held<G>(taken: Result<G, LockError>) -> Result<Option<G>, LockError> {
-    match taken {
-        Ok(guard) => Ok(Some(guard)),
-        Err(LockError::AlreadyHeld { .. }) => Ok(None),
-        Err(error) => Err(error),
     }
 }
 

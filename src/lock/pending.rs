@@ -1,20 +1,17 @@
 //! A place in a lock's queue.
 
 use std::fmt;
-use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
 
+use super::DistributedLock;
 use super::guard::LockGuard;
-use super::holds::Holds;
 use super::waiting_call::WaitingCall;
 use crate::error::LockError;
-use crate::options::LockOptions;
-use crate::protocol::WaitLimits;
 use crate::shared::process;
 
-/// A place in a lock's queue, returned by [`DistributedLock::enqueue`](crate::DistributedLock::enqueue). Dropping it
-/// leaves the queue, and releases the lock if it was granted meanwhile.
+/// A place in a lock's queue, returned by [`DistributedLock::enqueue`]. Dropping it leaves the queue, and releases the
+/// lock if it was granted meanwhile.
 ///
 /// # Examples
 ///
@@ -40,17 +37,46 @@ pub struct PendingLock {
     ready: Receiver<()>,
 }
 
-impl PendingLock {
-    pub(crate) fn ask(
-        lock: &Arc<Holds>,
-        options: &LockOptions,
-        limits: WaitLimits,
-    ) -> Result<Self, LockError> {
+impl DistributedLock {
+    /// Takes a place in the lock's queue. Dropping the returned [`PendingLock`] leaves the queue. Never blocks.
+    ///
+    /// **For one lock at a time.** A caller that queues for two locks at once can be granted one of them while another
+    /// such caller is granted the other. Each then holds what the other waits for: a deadlock, which also blocks
+    /// everyone queued behind them. Acquire several locks one after the other, in the same order in all programs
+    /// (sorted by key, for example), with [`lock_deadline`](Self::lock_deadline).
+    ///
+    /// The [limit](crate::LockOptions::max_retries) of the options counts from this call, not from [`PendingLock::wait`].
+    ///
+    /// # Errors
+    ///
+    /// - [`LockError::Closed`], [`LockError::Crashed`], [`LockError::Forked`]: the manager no longer works.
+    /// - All other errors are returned by [`PendingLock::wait`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), etcd_lock::LockError> {
+    /// # let manager = etcd_lock::LockManager::in_memory(&Default::default(), "/app", Default::default())?;
+    /// use etcd_lock::crossbeam_channel::{bounded, select};
+    ///
+    /// let (_stop, shutdown) = bounded::<()>(0);
+    /// let pending = manager.new_lock("jobs")?.enqueue()?;
+    /// select! {
+    ///     recv(pending.ready()) -> _ => assert!(pending.wait()?.is_held()),
+    ///     recv(shutdown) -> _ => drop(pending), // leaves the queue
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn enqueue(&self) -> Result<PendingLock, LockError> {
         let (decided, ready) = crossbeam_channel::bounded(0);
-        let call = WaitingCall::ask(lock, options, limits, Some(decided))?;
-        Ok(Self { call, ready })
+        let limits = self.limits(self.shared.client.now(), None);
+        let call = WaitingCall::ask(&self.shared, &self.options, limits, Some(decided))?;
+        Ok(PendingLock { call, ready })
     }
+}
 
+impl PendingLock {
     /// Returns a channel that carries no messages and disconnects when the outcome is known; [`wait`](Self::wait) then
     /// returns at once. For use in [`select!`](crate::crossbeam_channel::select).
     ///
@@ -81,7 +107,7 @@ impl PendingLock {
     /// # Errors
     ///
     /// - [`LockError::Expired`]: the lock was granted, but lost before this call.
-    /// - Otherwise as for [`DistributedLock::lock`](crate::DistributedLock::lock).
+    /// - Otherwise as for [`DistributedLock::lock`].
     ///
     /// # Examples
     ///

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
+use super::DistributedLock;
 use super::guard::LockGuard;
 use super::reentrant_guard::{ReentrantGuard, reenter};
-use super::{DistributedLock, none_if_held};
+use super::waiting_call::none_if_held;
 use crate::error::LockError;
 
 /// A lock that the holding thread can acquire again at once; returned by

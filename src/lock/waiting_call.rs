@@ -31,9 +31,11 @@ const CANCEL_GRACE: Duration = Duration::from_millis(25);
 pub(crate) struct WaitingCall {
     lock: Arc<Holds>,
     ticket: Ticket,
+    mode: Mode,
     /// In a mutex only because a oneshot receiver is not `Sync`; the mutex is never locked.
     outcome: Mutex<Receiver<Outcome>>,
     asked: Time,
+    note: Option<Arc<str>>,
     /// When the call returns by itself, without an answer of the I/O thread.
     give_up: Option<Instant>,
     /// The outcome was received, or `Leave` was sent: dropping sends nothing.
@@ -64,7 +66,7 @@ impl WaitingCall {
         let acquire = Acquire {
             ticket,
             name: lock.name.clone(),
-            mode: Mode::Exclusive,
+            mode: options.mode,
             thread: CallerThread::current().0,
             limits,
             retry_interval: options.retry_interval,
@@ -72,6 +74,7 @@ impl WaitingCall {
             warn_after: (!limits.try_only).then_some(options.warn_after),
             since: asked,
             asked_at: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
+            note: options.note.clone(),
         };
         lock.client.mailbox.send(Message::Acquire { acquire, reply: Reply { outcome: sender, ready } })?;
         let limit = [limits.deadline, limits.budget].into_iter().flatten().min();
@@ -79,8 +82,10 @@ impl WaitingCall {
         Ok(Self {
             lock: Arc::clone(lock),
             ticket,
+            mode: options.mode,
             outcome: Mutex::new(outcome),
             asked,
+            note: options.note.clone(),
             give_up,
             settled: false,
         })
@@ -124,12 +129,18 @@ impl WaitingCall {
         let key = || self.key().to_owned();
         match end {
             WaitEnd::Outcome(Ok(grant)) => {
-                let hold = Hold::new(self.ticket, self.asked, grant.state, Arc::clone(&self.lock));
+                let hold = Hold::new(
+                    self.ticket,
+                    self.asked,
+                    self.note.clone(),
+                    grant.state,
+                    Arc::clone(&self.lock),
+                );
                 self.settled = true;
                 Ok(LockGuard::new(Arc::new(hold)))
             }
             WaitEnd::Outcome(Err(refusal)) => {
-                let error = error_of_refusal(refusal, self.key());
+                let error = self.error_of(refusal);
                 self.settled = true;
                 Err(error)
             }
@@ -153,10 +164,31 @@ impl WaitingCall {
         }
     }
 
+    /// What the call does, for errors.
+    fn doing(&self) -> String {
+        format!("acquiring lock {:?}{}", self.key(), self.mode.remark())
+    }
+
+    fn error_of(&self, refusal: Refusal) -> LockError {
+        let key = self.key().to_owned();
+        let info = |holder: Option<CurrentHolder>| {
+            let info = |CurrentHolder { kv, waiters }| LockInfo::from_holder(self.key(), &kv, waiters, None);
+            holder.map(|holder| Box::new(info(holder)))
+        };
+        match refusal {
+            Refusal::Held => LockError::AlreadyHeld { key, holder: None },
+            Refusal::Timeout { waited, holder } => LockError::Timeout { key, waited, holder: info(holder) },
+            Refusal::AlreadyHeld { holder } => LockError::AlreadyHeld { key, holder: info(holder) },
+            Refusal::Unavailable(failure) | Refusal::Failed(failure) => lock_error(failure, &self.doing()),
+            Refusal::Cancelled => LockError::Cancelled { key },
+            Refusal::Closed => LockError::Closed,
+        }
+    }
+
     /// The error of a call that the I/O thread left without an answer: whether the lock is held is not known.
     fn overdue(&self) -> LockError {
         LockError::Unavailable {
-            doing: acquiring(self.key()),
+            doing: self.doing(),
             source: Cause::new("the I/O thread did not answer in time"),
         }
     }
@@ -171,23 +203,11 @@ impl Drop for WaitingCall {
     }
 }
 
-fn acquiring(key: &str) -> String {
-    format!("acquiring lock {key:?}")
-}
-
-fn error_of_refusal(refusal: Refusal, key: &str) -> LockError {
-    let info = |holder: Option<CurrentHolder>| {
-        holder.map(|CurrentHolder { kv, waiters }| Box::new(LockInfo::from_holder(key, &kv, waiters, None)))
-    };
-    let key_text = key.to_owned();
-    match refusal {
-        Refusal::Held => LockError::AlreadyHeld { key: key_text, holder: None },
-        Refusal::Timeout { waited, holder } => {
-            LockError::Timeout { key: key_text, waited, holder: info(holder) }
-        }
-        Refusal::AlreadyHeld { holder } => LockError::AlreadyHeld { key: key_text, holder: info(holder) },
-        Refusal::Unavailable(failure) | Refusal::Failed(failure) => lock_error(failure, &acquiring(key)),
-        Refusal::Cancelled => LockError::Cancelled { key: key_text },
-        Refusal::Closed => LockError::Closed,
+/// Maps `AlreadyHeld` to `None`.
+pub(super) fn none_if_held<G>(taken: Result<G, LockError>) -> Result<Option<G>, LockError> {
+    match taken {
+        Ok(guard) => Ok(Some(guard)),
+        Err(LockError::AlreadyHeld { .. }) => Ok(None),
+        Err(error) => Err(error),
     }
 }

@@ -1,13 +1,14 @@
 //! What the session and the queues cause: actions, requests, watches and timers, and what each of them was for.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
 
 use super::contact::Contact;
 use super::history::History;
-use super::messages::{Action, Config, ContenderId, QueueId, Refusal, RequestId, Ticket};
+use super::messages::{Action, Config, ContenderId, FencedId, QueueId, Refusal, RequestId, Ticket};
 use super::timers::{Timer, Timers};
 use crate::clock::Time;
 use crate::kv::{LeaseId, Request, Revision, Span, WatchId, WatchSpec};
@@ -31,6 +32,8 @@ pub(super) enum Purpose {
     Writes,
     CheckPosition(ContenderId),
     ReadHolder(QueueId),
+    /// A request of a holder.
+    Fenced(FencedId),
 }
 
 impl Purpose {
@@ -42,7 +45,7 @@ impl Purpose {
             | Self::Renew { .. }
             | Self::CheckSession
             | Self::Revoke { .. } => true,
-            Self::Writes | Self::CheckPosition(_) | Self::ReadHolder(_) => false,
+            Self::Writes | Self::CheckPosition(_) | Self::ReadHolder(_) | Self::Fenced(_) => false,
         }
     }
 }
@@ -67,6 +70,8 @@ pub(super) struct Effects {
     pub(super) now: Time,
     /// The queue of each ticket that waits, gives up or holds.
     pub(super) tickets: HashMap<Ticket, QueueId>,
+    /// Notes that differ from those in the keys with which their tickets have acquired the lock.
+    pub(super) notes: Vec<(Ticket, Option<Arc<str>>)>,
     actions: VecDeque<Action>,
     /// The requests in flight: what each is for, and the newest revision known when it was sent; `None` for those of a
     /// session that is over.
@@ -86,6 +91,7 @@ impl Effects {
             history: History::default(),
             now: Time::default(),
             tickets: HashMap::new(),
+            notes: Vec::new(),
             actions: VecDeque::new(),
             requests: HashMap::new(),
             watches: HashMap::new(),
@@ -155,7 +161,7 @@ impl Effects {
     pub(super) fn watch(&mut self, watched: Watched, span: Span, from_revision: i64) -> WatchId {
         let id = WatchId(self.next_id());
         self.watches.insert(id, watched);
-        self.act(Action::Watch { id, spec: WatchSpec { span, from_revision } });
+        self.act(Action::Watch { id, spec: WatchSpec { span, from_revision, puts: false } });
         id
     }
 

@@ -1,5 +1,6 @@
 //! What goes into the protocol and what comes out of it, as plain data.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Time;
@@ -47,6 +48,10 @@ pub(super) struct ContenderId {
     pub(super) number: u64,
 }
 
+/// Identifies one fenced request of a holder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct FencedId(pub(crate) u64);
+
 /// A request of a caller.
 #[derive(Clone, Debug)]
 pub(crate) enum Command {
@@ -56,6 +61,8 @@ pub(crate) enum Command {
     /// With `confirm`, an answer follows once the ticket's key is deleted: [`Action::Refuse`] if the ticket was waiting,
     /// [`Action::Confirm`] if it held the lock.
     Abandon { ticket: Ticket, confirm: bool },
+    /// Carry out a request for a holder while its hold stands. Answered exactly once, by [`Action::Fenced`].
+    Fenced(FencedCall),
     /// End all holds, refuse all waiters and revoke the lease; [`Action::Closed`] follows when that is done.
     Close,
 }
@@ -77,6 +84,55 @@ pub(crate) struct Acquire {
     pub(crate) since: Time,
     /// The same instant as time since the Unix epoch; stored in the key's value, for people to read.
     pub(crate) asked_at: Duration,
+    /// Stored in the key's value, for people and observers to read.
+    pub(crate) note: Option<Arc<str>>,
+}
+
+/// A request of a holder, which etcd carries out only while the hold stands.
+#[derive(Clone, Debug)]
+pub(crate) struct FencedCall {
+    pub(crate) id: FencedId,
+    /// The ticket of the hold.
+    pub(crate) ticket: Ticket,
+    pub(crate) request: FencedRequest,
+    /// When its caller stops waiting.
+    pub(crate) until: Time,
+}
+
+/// What a holder asks for.
+#[derive(Clone, Debug)]
+pub(crate) enum FencedRequest {
+    Get(Key),
+    /// All of these or none; no key twice.
+    Write(Vec<FencedWrite>),
+    /// Replace the note in the value of the hold's keys.
+    Note(Option<Arc<str>>),
+}
+
+/// One write of a holder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum FencedWrite {
+    Put { key: Key, value: Vec<u8> },
+    Delete { key: Key },
+}
+
+/// The answer to a fenced request that was carried out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FencedAnswer {
+    pub(crate) revision: Revision,
+    /// To a read: the value, if the key exists.
+    pub(crate) value: Option<Vec<u8>>,
+    /// To writes: how many of the keys to be deleted existed.
+    pub(crate) deleted: u64,
+}
+
+/// Why a fenced request was not answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum FencedFailure {
+    /// The hold is over, and the request was not carried out.
+    NotHeld,
+    /// Whether it was carried out depends on the class of the failure.
+    Failed(Failure),
 }
 
 /// How long a ticket may wait, and how it is refused when it reaches a limit.
@@ -133,6 +189,7 @@ pub(crate) enum Action {
     /// The ticket has waited for its `warn_after`, and goes on waiting.
     SlowWait {
         name: LockName,
+        mode: Mode,
         waited: Duration,
         /// The current holder, if it could be read.
         holder: Option<CurrentHolder>,
@@ -147,6 +204,9 @@ pub(crate) enum Action {
     EndHold { hold: HoldId, lost: Option<LossReason> },
     /// Answers an `Abandon` with `confirm` of a ticket that held the lock.
     Confirm { ticket: Ticket, result: Result<(), ReleaseFailure> },
+
+    /// Answers [`Command::Fenced`].
+    Fenced { id: FencedId, result: Result<FencedAnswer, FencedFailure> },
 
     /// The protocol has ended; no further action follows.
     Closed,

@@ -9,6 +9,7 @@ mod messages;
 mod session;
 
 mod contender;
+mod fenced;
 mod queue;
 
 mod admission;
@@ -29,8 +30,8 @@ use std::collections::HashMap;
 pub(crate) use batch::WRITES_IN_FLIGHT;
 pub(crate) use effects::back_off;
 pub(crate) use messages::{
-    Acquire, Action, Command, Config, CurrentHolder, HoldId, Refusal, ReleaseFailure, RequestId, Ticket,
-    WaitLimits,
+    Acquire, Action, Command, Config, CurrentHolder, FencedAnswer, FencedCall, FencedFailure, FencedId,
+    FencedRequest, FencedWrite, HoldId, Refusal, ReleaseFailure, RequestId, Ticket, WaitLimits,
 };
 pub(crate) use read::{holder, holder_answer};
 
@@ -42,6 +43,7 @@ use crate::name::LockName;
 use batch::Batches;
 use contender::{Contender, Fact, Surroundings};
 use effects::{Effects, Purpose, Watched};
+use fenced::{Consequence, FencedCalls};
 use history::Age;
 use messages::{ContenderId, QueueId};
 use mutants::mutant;
@@ -63,6 +65,7 @@ pub(crate) struct Protocol {
     /// that events that arrive together (a release and the next acquire, say) end up in one write.
     touched: Vec<QueueId>,
     batches: Batches,
+    fenced: FencedCalls,
     effects: Effects,
     now: Time,
 }
@@ -75,6 +78,7 @@ impl Protocol {
             names: HashMap::new(),
             touched: Vec::new(),
             batches: Batches::new(),
+            fenced: FencedCalls::default(),
             effects: Effects::new(config),
             now: Time::default(),
         }
@@ -94,6 +98,7 @@ impl Protocol {
             }
             Command::Acquire(acquire) => self.acquire(acquire),
             Command::Abandon { ticket, confirm } => self.abandon(ticket, confirm),
+            Command::Fenced(call) => self.fenced.add(call, &mut self.effects),
             Command::Close => self.close(),
         }
     }
@@ -128,6 +133,7 @@ impl Protocol {
                 Verdict::Nothing
             }
             Purpose::Writes => return self.handle_writes(id, reply),
+            Purpose::Fenced(id) => self.handle_fenced(id, reply, age),
             Purpose::CheckPosition(id) => {
                 self.in_queue(id.queue, |queue, cx| queue.position_answered(id, reply, cx))
             }
@@ -139,19 +145,18 @@ impl Protocol {
         };
         self.apply(verdict);
         if age == Age::Old {
-            self.session.verify_history(&mut self.effects);
+            self.session.begin_epoch(&mut self.effects);
         }
     }
 
     pub(crate) fn handle_watch(&mut self, now: Time, event: WatchEvent) {
         self.advance_clock(now);
-        let id = match event {
-            WatchEvent::Created { watch, .. } | WatchEvent::Deleted { watch, .. } => watch,
-        };
-        let Some(watched) = self.effects.watched(id) else {
+        let Some(watched) = self.effects.watched(event.watch()) else {
             return;
         };
         match (watched, event) {
+            // The protocol's watches ask for deletions only.
+            (_, WatchEvent::Put { .. }) => {}
             (Watched::Session, WatchEvent::Created { .. }) => {
                 if self.session.handle_watch_created(&mut self.effects) {
                     for id in self.queue_ids() {
@@ -201,6 +206,7 @@ impl Protocol {
                 Timer::Retry(id) => self.change_queue(id, Queue::retry),
                 Timer::Recheck(id) => self.contend(id, Contender::recheck_position),
                 Timer::AwaitLossReason(id) => self.contend(id, Contender::stop_awaiting_loss_reason),
+                Timer::Fenced(id) => self.fenced.handle_timer(id, &mut self.effects),
                 Timer::OwnWatch(id) => self.contend(id, Contender::watch_own_key),
             }
         }
@@ -222,7 +228,13 @@ impl Protocol {
         }
         let mut cx = Context { now: self.now, session: &mut self.session, effects: &mut self.effects };
         self.batches.send(&mut self.queues, &mut cx);
+        self.fenced.send(&self.queues, &mut cx);
         self.effects.pop_action()
+    }
+
+    /// Whether a caller of this process waits for the lock; one that only tries does not count.
+    pub(crate) fn has_waiters(&self, name: &LockName) -> bool {
+        self.names.get(name).and_then(|id| self.queues.get(id)).is_some_and(|it| it.keeps_somebody_waiting())
     }
 
     /// Nothing of ours is in the store, as far as we know, so closing needs no request.
@@ -232,21 +244,6 @@ impl Protocol {
 
     pub(crate) fn next_timeout(&self) -> Option<Time> {
         self.effects.timers.next()
-    }
-
-    /// There are no holds, no waiters, and no keys still to be deleted.
-    #[cfg(test)]
-    pub(crate) fn is_idle(&self) -> bool {
-        self.queues.is_empty()
-    }
-
-    /// All state that future behaviour depends on, in a canonical order: protocols whose sketches differ only in ids and
-    /// times behave alike.
-    #[cfg(test)]
-    pub(crate) fn sketch(&self) -> String {
-        let queues: std::collections::BTreeMap<_, _> = self.queues.iter().collect();
-        let (batches, effects) = (self.batches.sketch(), self.effects.sketch());
-        format!("{queues:?} {:?} {batches} {:?} {effects}", self.touched, self.session)
     }
 
     /// Advances the clock. A session deadline that has passed by then takes effect before the event that is about to be
@@ -291,7 +288,18 @@ impl Protocol {
         for id in self.queue_ids() {
             self.change_queue(id, Queue::close);
         }
+        self.fenced.close(&mut self.effects);
         self.session.close(self.now, &mut self.effects);
+    }
+
+    fn handle_fenced(&mut self, id: FencedId, reply: Result<Response, Failure>, age: Age) -> Verdict {
+        match self.fenced.handle_reply(id, reply, age, &mut self.session, &mut self.effects) {
+            Consequence::Of(verdict) => verdict,
+            Consequence::HoldGone(ticket) => {
+                self.in_queue_of(ticket, Queue::hold_gone);
+                Verdict::Nothing
+            }
+        }
     }
 
     fn handle_writes(&mut self, id: RequestId, reply: Result<Response, Failure>) {
@@ -311,6 +319,7 @@ impl Protocol {
                 }
             }
             Verdict::FenceRefused(waiting, failure) => {
+                self.fenced.epoch_refused(&failure, &mut self.effects);
                 for id in waiting {
                     self.change_queue(id, |queue, cx| queue.fence_refused(&failure, cx));
                 }

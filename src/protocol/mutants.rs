@@ -19,7 +19,7 @@ macro_rules! mutant {
     };
 }
 
-pub(super) use mutant;
+pub(crate) use mutant;
 
 #[cfg(test)]
 pub(crate) use listed::Mutant;
@@ -55,6 +55,12 @@ mod listed {
         ExistenceForCreateRevision,
         /// Events missed before a watch was confirmed, or while its stream was broken, are never read up on.
         MissedEventsIgnored,
+        /// A contender far back that hears of its milestone's deletion does not come closer.
+        MilestoneIgnored,
+        /// Far back, a deletion of the milestone before its watch was confirmed is not looked for.
+        MilestoneGapIgnored,
+        /// A check of the milestone that was sent before its deletion was reported counts as a read of the predecessors.
+        PassedMilestoneBelieved,
         /// A ticket that is abandoned after its grant keeps the lock.
         AbandonIgnoredAfterGrant,
         /// The next local waiter enters with a key that is still to be deleted.
@@ -103,6 +109,16 @@ mod listed {
         SharedReleasedAsExclusive,
         /// The session key is watched from a future revision.
         SessionWatchedFromFuture,
+        /// A holder's request compares that its key exists, not that the create revision is the hold's.
+        FencedByExistence,
+        /// After an unanswered write of a holder the epoch does not move.
+        FencedUnderOldEpoch,
+        /// An unanswered write of a holder is repeated.
+        FencedRepeated,
+        /// An observer publishes what a read shows, however old that is.
+        ObserverBelievesStaleRead,
+        /// An observer whose read is in flight ignores what is reported meanwhile.
+        ObserverForgetsWhileReading,
     }
 
     thread_local! {
@@ -110,7 +126,7 @@ mod listed {
     }
 
     impl Mutant {
-        pub(in super::super) fn is_active(self) -> bool {
+        pub(crate) fn is_active(self) -> bool {
             ACTIVE.get() == Some(self)
         }
 

@@ -86,11 +86,11 @@ impl Look {
 }
 
 fn shown(results: &[OpResult], limit: u32) -> Option<Vec<Shown<'_>>> {
-    let range = |result| match result {
-        &OpResult::Range(ref range) => Some(Shown::within(range, limit)),
+    let shown = results.iter().map(|result| match result {
+        OpResult::Range(range) => Some(Shown::within(range, limit)),
         _ => None,
-    };
-    results.iter().map(range).collect()
+    });
+    shown.collect()
 }
 
 /// Reads whether our key still exists, and its nearest predecessors.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::messages::{ContenderId, QueueId, Ticket};
+use super::messages::{ContenderId, FencedId, QueueId, Ticket};
 use crate::clock::Time;
 use crate::kv::LeaseId;
 
@@ -35,6 +35,8 @@ pub(super) enum Timer {
     AwaitLossReason(ContenderId),
     /// Watch the contender's own key, which is old enough to be worth it.
     OwnWatch(ContenderId),
+    /// Retry the request of a holder, or give it up.
+    Fenced(FencedId),
 }
 
 /// The timers that are set, in order of time.

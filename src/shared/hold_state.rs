@@ -11,6 +11,7 @@ use crate::clock::Time;
 use crate::error::{LockError, LossReason};
 use crate::info::FencingToken;
 use crate::kv::Key;
+use crate::mode::Mode;
 use crate::name::LockName;
 
 /// The state of one hold, shared by its guards and the I/O thread.
@@ -45,6 +46,11 @@ impl HoldState {
         deadline: Arc<Deadline>,
     ) -> Self {
         Self { name, token, key, done, deadline, phase: AtomicU8::new(HELD) }
+    }
+
+    /// The mode that the hold has in etcd.
+    pub(crate) fn mode(&self) -> Mode {
+        Mode::of(&self.key)
     }
 
     /// Ends the hold, as released or lost. If it has ended before, by itself or with its session, that reason stays.

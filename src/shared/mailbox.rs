@@ -146,6 +146,7 @@ impl Mailbox {
         let closing = thread::Builder::new().name("etcd-lock-fork".into()).spawn(move || {
             report.holds.abandon_copy();
             report.tickets.abandon_copy();
+            report.feeds.abandon_copy();
             shared.messages.abandon_copy();
         });
         // If no thread can be started, the channels remain open.

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use oneshot::Sender;
 
 use crate::error::LockError;
-use crate::info::{ForceUnlock, LockInfo};
+use crate::info::{FencingToken, ForceUnlock, LockInfo};
 use crate::name::LockName;
-use crate::protocol::{Acquire, Refusal, ReleaseFailure, Ticket};
+use crate::protocol::{Acquire, FencedAnswer, FencedCall, FencedFailure, Refusal, ReleaseFailure, Ticket};
+use crate::shared::feeds::ObserverId;
 use crate::shared::hold_state::HoldState;
 
 /// A message from a caller to the I/O thread.
@@ -18,6 +19,14 @@ pub(crate) enum Message {
     Acquire { acquire: Acquire, reply: Reply },
     /// Give up the ticket, whether it waits or holds the lock. With `reply`: answer when that is done.
     Leave { ticket: Ticket, reply: Option<Sender<Left>> },
+    /// Carry out a request of a holder while its hold stands.
+    Fenced { call: FencedCall, reply: Sender<FencedResult> },
+    /// Observe a lock; the observer's channel is open. Answered when the first state was published.
+    Observe { id: ObserverId, name: LockName, reply: Sender<Result<(), LockError>> },
+    /// The observer's channel is closed.
+    Unobserve { id: ObserverId },
+    /// The holder wants to learn when somebody waits behind it; its channel is open.
+    AwaitContention { ticket: Ticket, state: Arc<HoldState> },
     /// Query etcd about locks, outside the protocol.
     Ask(Query),
     /// Act as if the session's deadline had just passed. Only tests send it, through the in-memory store. Answered when
@@ -36,8 +45,13 @@ pub(crate) enum Query {
     ListLocks { prefix: String, reply: Sender<Result<Vec<LockInfo>, LockError>> },
     /// The holder of this lock and its waiters.
     Queue { name: LockName, reply: Sender<Result<Vec<LockInfo>, LockError>> },
-    /// Take the lock away from its holder.
-    ForceUnlock { name: LockName, scope: ForceUnlock, reply: Sender<Result<LockInfo, LockError>> },
+    /// Take the lock away from its holder; with a token, only if the holder has that one.
+    ForceUnlock {
+        name: LockName,
+        token: Option<FencingToken>,
+        scope: ForceUnlock,
+        reply: Sender<Result<LockInfo, LockError>>,
+    },
 }
 
 /// The channels for the answer to a [`Message::Acquire`]. Dropping them unanswered tells the caller that the I/O thread
@@ -65,6 +79,9 @@ pub(crate) type Outcome = Result<Grant, Refusal>;
 pub(crate) struct Grant {
     pub(crate) state: Arc<HoldState>,
 }
+
+/// The answer to a request of a holder.
+pub(crate) type FencedResult = Result<FencedAnswer, FencedFailure>;
 
 /// The outcome of a release, or of leaving the queue.
 pub(crate) type Left = Result<(), ReleaseFailure>;

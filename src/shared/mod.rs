@@ -9,6 +9,7 @@ pub(crate) mod message;
 mod message_queue;
 
 pub(crate) mod deadline;
+pub(crate) mod feeds;
 pub(crate) mod hold_state;
 pub(crate) mod hold_table;
 pub(crate) mod report;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::feeds::Feeds;
 use super::hold_table::HoldTable;
 use super::tickets::Tickets;
 use crate::clock::Sleeper;
@@ -16,6 +17,7 @@ pub(crate) struct Report {
     pub(crate) session: SessionCell,
     pub(crate) holds: HoldTable,
     pub(crate) tickets: Tickets,
+    pub(crate) feeds: Arc<Feeds>,
 }
 
 impl Report {
@@ -25,17 +27,19 @@ impl Report {
             session: SessionCell::default(),
             holds: HoldTable::new(Arc::clone(&stats)),
             tickets: Tickets::new(Arc::clone(&stats)),
+            feeds: Arc::default(),
             stats,
         }
     }
 
     /// Ends everything for good; the mailbox must have been closed before. The order matters: end the session (and so
-    /// every hold) with one store, close every `done()`, drop every ticket. Seeing a later step implies the earlier
+    /// every hold) with one store, close every `done()`, drop every ticket, and then the channels of observers. Seeing a later step implies the earlier
     /// ones.
     pub(crate) fn end(&self, lost: LossReason) {
         self.session.down(lost);
         self.holds.shut(lost);
         self.tickets.close(lost);
+        self.feeds.close();
     }
 }
 

@@ -90,6 +90,15 @@ fn no_modules_import_each_other_in_a_circle() {
     assert!(circles.is_empty(), "{circles:#?}");
 }
 
+#[test]
+fn no_modules_of_the_program_import_each_other_in_a_circle() {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/bin/etcd-lock");
+    let arrows = Sources::read(&program).arrows();
+    assert!(arrows.len() > 30, "the reader finds too few imports: {arrows:?}");
+    let circles = circles(&arrows);
+    assert!(circles.is_empty(), "{circles:#?}");
+}
+
 /// The sources of a crate in which `lock` and `client` are as given.
 fn crate_with(lock: &str, client: &str) -> Sources {
     let kv = "pub(crate) struct Key;";

@@ -15,21 +15,27 @@ mod crash;
 mod ends;
 mod errors;
 mod exclusion;
+mod fenced;
 mod grant_race;
 mod limits;
 mod logged;
+mod long_queue;
 mod reentry;
 mod session;
 
 mod support_works;
 
 mod admin;
+#[cfg(all(feature = "cli", target_os = "linux"))]
+mod command_line;
 mod connecting;
 mod etcd_suites;
 mod growth;
 mod interop;
+mod kinds;
 mod lazy;
 mod names;
+mod observers;
 mod one_session;
 mod viewer;
 

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use etcd_lock::crossbeam_channel::Select;
+use etcd_lock::memory::MemoryStore;
 use etcd_lock::{LockGuard, LockManager, LossReason};
 
 use crate::support::manager::{
@@ -111,4 +113,27 @@ fn a_deleted_session_key_ends_every_guard_too() {
     assert_ne!(lease_of(&manager), lost);
     assert!(raw.get(guard.etcd_key()).is_some());
     eventually(SOON, "the old lease is revoked", || !raw.leases().contains(&lost));
+}
+
+/// However many holds a session has, none is held any more once the loss of any is reported.
+#[test]
+fn all_holds_of_a_session_are_lost_at_one_instant() {
+    const HOLDS: usize = 20_000;
+    let store = MemoryStore::new();
+    let manager = LockManager::in_memory(&store, "/locks", Default::default()).unwrap();
+    let pending: Vec<_> = (0..HOLDS).map(|n| enqueue(&manager, &format!("lock-{n}"))).collect();
+    let guards: Vec<LockGuard> = pending.into_iter().map(granted).collect();
+    assert!(guards.iter().all(|guard| guard.is_held()));
+
+    let mut any = Select::new();
+    // Some of them, as waiting for one of 20,000 would take longer than the loss.
+    guards.iter().step_by(HOLDS / 10).for_each(|guard| _ = any.recv(guard.done()));
+    store.revoke_session(&manager);
+    any.ready_timeout(SOON).expect("a loss is reported");
+    let reported = Instant::now();
+    assert_eq!(guards.iter().filter(|guard| guard.is_held()).count(), 0);
+    guards.iter().for_each(wait_until_done);
+    // A few milliseconds in an optimised build on an idle machine.
+    assert!(reported.elapsed() < Duration::from_secs(2), "{:?}", reported.elapsed());
+    assert!(guards.iter().all(|guard| guard.loss() == Some(LossReason::SessionRevoked)));
 }

@@ -9,23 +9,33 @@ use crate::rows::Shape;
 use crate::window::{Sheet, Turn, Window};
 
 pub(crate) fn run(part: &Part) -> Sheet {
-    let manager = LockManager::connect(&part.endpoints, &part.prefix, Default::default()).unwrap();
-    let locks = |worker| part.names(worker).iter().map(|name| manager.new_lock(name).unwrap()).collect();
-    let locks: Vec<Vec<DistributedLock>> = (0..part.shape.workers_each()).map(locks).collect();
+    let workers = part.shape.workers_each();
+    let sessions = if matches!(part.shape, Shape::Sessions { .. }) { workers } else { 1 };
+    let connect = |_| LockManager::connect(&part.endpoints, &part.prefix, Default::default()).unwrap();
+    let managers: Vec<LockManager> = (0..sessions).map(connect).collect();
+    let locks = |worker: usize| {
+        let manager = &managers[worker % sessions];
+        part.names(worker).iter().map(|name| manager.new_lock(name).unwrap()).collect()
+    };
+    let locks: Vec<Vec<DistributedLock>> = (0..workers).map(locks).collect();
+    let all = || managers.iter().map(LockManager::stats).collect::<Vec<_>>();
     let window = Window::agreed();
     let (turns, before, after) = thread::scope(|scope| {
         let workers: Vec<_> =
             locks.iter().map(|locks| scope.spawn(move || take_turns(locks, part.shape, window))).collect();
         window.wait_for_begin();
-        let before = manager.stats();
+        let before = all();
         window.wait_for_end();
-        let after = manager.stats();
+        let after = all();
         (workers.into_iter().map(|worker| worker.join().unwrap()).collect(), before, after)
     });
-    let stats = manager.stats();
-    assert_eq!((stats.lost.total(), stats.sessions), (0, 1), "a session was lost: nothing to compare");
-    manager.close().unwrap();
-    let grown = |count: fn(&Stats) -> u64| count(&after) - count(&before);
+    for manager in managers {
+        let stats = manager.stats();
+        assert_eq!((stats.lost.total(), stats.sessions), (0, 1), "a session was lost: nothing to compare");
+        manager.close().unwrap();
+    }
+    let sum = |stats: &[Stats], count: fn(&Stats) -> u64| stats.iter().map(count).sum::<u64>();
+    let grown = |count: fn(&Stats) -> u64| sum(&after, count) - sum(&before, count);
     Sheet {
         turns,
         steps: grown(|stats| stats.acquired + stats.released),

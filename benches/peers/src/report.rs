@@ -81,7 +81,7 @@ impl Measured {
                 ..rates.iter().copied().fold(0.0, f64::max);
             let _ = writeln!(
                 out,
-                "| {:<38} | {:<26} | {:>8.0} | {:>15} | {:>6} | {:>6} | {:>8} | {:>8} | {:<24} |",
+                "| {:<38} | {:<26} | {:>8.0} | {:>15} | {:>6} | {:>6} | {:>8} | {:>8} | {:>8} | {:<24} |",
                 self.row.title,
                 who.title(),
                 median(rates),
@@ -90,6 +90,7 @@ impl Measured {
                 number(self.ratio((*who, Figures::rate), (Who::Puts, Figures::rate))),
                 millis(self.median(*who, |figures| figures.quantile(0.5).as_secs_f64())),
                 millis(self.median(*who, |figures| figures.quantile(0.99).as_secs_f64())),
+                millis(self.median(*who, |figures| figures.quantile(0.999).as_secs_f64())),
                 self.notes(*who),
             );
         }
@@ -124,6 +125,7 @@ impl Measured {
                 "p50_micros": list(&|figures| micros(figures.quantile(0.5))),
                 "p90_micros": list(&|figures| micros(figures.quantile(0.9))),
                 "p99_micros": list(&|figures| micros(figures.quantile(0.99))),
+                "p999_micros": list(&|figures| micros(figures.quantile(0.999))),
                 "max_micros": list(&|figures| micros(figures.quantile(1.0))),
                 "part_50_to_200_ms": list(&Figures::hump),
                 "slowest_of_mean": list(&Figures::slowest),
@@ -149,8 +151,8 @@ pub(crate) fn text(rows: &[Measured], held: Option<&Held>) -> String {
     if !rows.is_empty() {
         let _ = writeln!(
             out,
-            "| {:<38} | {:<26} | {:>8} | {:>15} | {:>6} | {:>6} | {:>8} | {:>8} | {:<24} |\n\
-             |:{:-<38}-|:{:-<26}-|-{:->8}:|-{:->15}:|-{:->6}:|-{:->6}:|-{:->8}:|-{:->8}:|:{:-<24}-|",
+            "| {:<38} | {:<26} | {:>8} | {:>15} | {:>6} | {:>6} | {:>8} | {:>8} | {:>8} | {:<24} |\n\
+             |:{:-<38}-|:{:-<26}-|-{:->8}:|-{:->15}:|-{:->6}:|-{:->6}:|-{:->8}:|-{:->8}:|-{:->8}:|:{:-<24}-|",
             "situation",
             "who",
             "each s",
@@ -159,7 +161,9 @@ pub(crate) fn text(rows: &[Measured], held: Option<&Held>) -> String {
             "x puts",
             "p50 ms",
             "p99 ms",
+            "p99.9 ms",
             "notes",
+            "",
             "",
             "",
             "",

@@ -5,6 +5,8 @@
 pub(crate) enum Shape {
     /// Processes that contend for one name.
     HandOver { processes: usize },
+    /// Sessions of a few processes that contend for one name.
+    Sessions { sessions: usize },
     /// Threads of one program that contend for one name.
     Threads { threads: usize },
     /// Threads of one session, with a name each.
@@ -19,6 +21,7 @@ impl Shape {
     pub(crate) fn workers(self) -> usize {
         match self {
             Self::HandOver { processes: workers }
+            | Self::Sessions { sessions: workers }
             | Self::Threads { threads: workers }
             | Self::Own { threads: workers } => workers,
             Self::Confirmed | Self::Rotating { .. } => 1,
@@ -26,7 +29,11 @@ impl Shape {
     }
 
     pub(crate) fn processes(self) -> usize {
-        if let Self::HandOver { processes } = self { processes } else { 1 }
+        match self {
+            Self::HandOver { processes } => processes,
+            Self::Sessions { .. } => 4,
+            _ => 1,
+        }
     }
 
     /// The workers of each process.
@@ -36,7 +43,7 @@ impl Shape {
 
     /// Whether all contend for one name.
     pub(crate) fn is_shared(self) -> bool {
-        matches!(self, Self::HandOver { .. } | Self::Threads { .. })
+        matches!(self, Self::HandOver { .. } | Self::Sessions { .. } | Self::Threads { .. })
     }
 
     /// How many names each worker locks in turn.
@@ -97,6 +104,9 @@ pub(crate) const ROWS: &[Row] = &[
         0,
         &[Target::TimesGo(2.0), Target::Slowest(0.5)],
     ),
+    sessions("sessions-128", "128 sessions of 4 processes, one name", 128),
+    sessions("sessions-512", "512 sessions of 4 processes, one name", 512),
+    sessions("sessions-1000", "1,000 sessions of 4 processes, one name", 1_000),
     Row {
         name: "own-64",
         title: "64 threads, a name each, lock + drop",
@@ -145,4 +155,9 @@ const fn hand_over(
     targets: &'static [Target],
 ) -> Row {
     Row { name, title, shape: Shape::HandOver { processes }, writes, targets }
+}
+
+const fn sessions(name: &'static str, title: &'static str, sessions: usize) -> Row {
+    let targets = &[Target::TimesGo(1.5)];
+    Row { name, title, shape: Shape::Sessions { sessions }, writes: 0, targets }
 }

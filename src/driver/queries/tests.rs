@@ -13,7 +13,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use crate::contender_value::ContenderValue;
 use crate::driver::queries;
 use crate::error::LockError;
-use crate::info::{ForceUnlock, LockState};
+use crate::info::{FencingToken, ForceUnlock, LockState};
 use crate::kv::{Failure, FailureClass, Op, Request, Response, Span, WatchEvent};
 use crate::mode::Mode;
 use crate::name::{LockName, Root};
@@ -34,8 +34,12 @@ fn name(name: &str) -> LockName {
 
 /// A contender as this library makes one; its create revision.
 async fn contend(etcd: &Etcd, lock: &str, lease: i64, seq: u64, owner: &str) -> i64 {
+    contend_in(Mode::Exclusive, etcd, lock, lease, seq, owner).await
+}
+
+async fn contend_in(mode: Mode, etcd: &Etcd, lock: &str, lease: i64, seq: u64, owner: &str) -> i64 {
     let value = ContenderValue::new(owner, "main", 1, Duration::from_millis(1_700_000_000_000)).encode();
-    let put = Op::Put { key: name(lock).contender_key(Mode::Exclusive, lease, seq), value, lease };
+    let put = Op::Put { key: name(lock).contender_key(mode, lease, seq), value, lease };
     call(etcd, always(vec![put])).await.unwrap().revision
 }
 
@@ -58,6 +62,69 @@ async fn lock_info_returns_the_holder_and_the_number_of_waiters() {
     assert!(info.created_at < Some(SystemTime::now()));
 }
 
+/// Contenders of these modes, in this order, and the number of them that hold the lock.
+async fn holders_and_waiters_of(modes: &[Mode], holders: usize) {
+    let cluster = TestCluster::start(1);
+    let etcd = connect(&cluster.urls()).await;
+    let lease = grant(&etcd, 60).await;
+    let mut tokens = Vec::new();
+    for (&mode, seq) in modes.iter().zip((1..=modes.len() as u64).rev()) {
+        tokens.push(contend_in(mode, &etcd, "a", lease, seq, "host/1").await);
+    }
+    let queue = queries::queue(&etcd, &name("a"), LONG).await.unwrap();
+    assert!(queue.iter().map(|info| info.mode).eq(modes.iter().copied()), "{queue:#?}");
+    assert!(queue.iter().map(|info| info.token.as_u64() as i64).eq(tokens.iter().copied()));
+    for (place, info) in queue.iter().enumerate() {
+        let state = if place < holders { LockState::Held } else { LockState::Waiting };
+        assert_eq!(info.state, state, "{place} of {modes:?}");
+        assert_eq!(info.waiters, modes.len() - holders.max(place + 1), "{place} of {modes:?}");
+    }
+    let info = queries::lock_info(&etcd, &name("a"), LONG).await.unwrap().unwrap();
+    assert_eq!(info, queue[0], "the first holder");
+    assert_eq!(queries::list_locks(&etcd, &root(), "", LONG).await.unwrap(), queue[..1]);
+
+    let evicted = queries::force_unlock(&etcd, &name("a"), None, ForceUnlock::Lock, LONG).await.unwrap();
+    assert_eq!(evicted, queue[0]);
+    let left = queries::queue(&etcd, &name("a"), LONG).await.unwrap();
+    assert!(left.iter().map(|info| info.token).eq(queue[1..].iter().map(|info| info.token)));
+}
+
+#[tokio::test]
+async fn several_contenders_are_shown_as_holders_by_the_rule_and_the_first_of_them_is_evicted() {
+    let permits = |take, limit| Mode::Permits { take, limit };
+    let (shared, exclusive) = (Mode::Shared, Mode::Exclusive);
+    for (modes, holders) in [
+        (vec![shared, shared, shared], 3),
+        (vec![shared, shared, exclusive, shared], 2),
+        (vec![exclusive, shared, shared], 1),
+        (vec![permits(1, 3), permits(2, 3), permits(1, 3)], 2),
+        (vec![permits(1, 3), permits(3, 3), permits(1, 3)], 1),
+        (vec![permits(1, 4), permits(1, 1), permits(1, 4)], 1),
+        (vec![permits(1, 2), shared, shared], 2),
+    ] {
+        holders_and_waiters_of(&modes, holders).await;
+    }
+}
+
+/// Their create revisions are equal, so their keys decide.
+#[tokio::test]
+async fn contenders_of_one_transaction_are_in_the_order_of_their_keys() {
+    let cluster = TestCluster::start(1);
+    let etcd = connect(&cluster.urls()).await;
+    let lease = grant(&etcd, 60).await;
+    let put =
+        |mode, seq| Op::Put { key: name("a").contender_key(mode, lease, seq), value: Vec::new(), lease };
+    call(&etcd, always(vec![put(Mode::Shared, 2), put(Mode::Exclusive, 3), put(Mode::Shared, 1)]))
+        .await
+        .unwrap();
+    let queue = queries::queue(&etcd, &name("a"), LONG).await.unwrap();
+    let shown: Vec<_> = queue.iter().map(|info| (info.mode, info.state)).collect();
+    let waiting = (Mode::Shared, LockState::Waiting);
+    assert_eq!(shown, [(Mode::Exclusive, LockState::Held), waiting, waiting]);
+    let listed = queries::list_locks(&etcd, &root(), "", LONG).await.unwrap();
+    assert_eq!((listed[0].mode, listed[0].waiters), (Mode::Exclusive, 2));
+}
+
 #[tokio::test]
 async fn a_key_without_a_lease_holds_the_lock_until_it_is_deleted() {
     let cluster = TestCluster::start(1);
@@ -67,7 +134,7 @@ async fn a_key_without_a_lease_holds_the_lock_until_it_is_deleted() {
     assert_eq!((info.lease_id, info.ttl_remaining, info.owner), (None, None, None));
     for scope in [ForceUnlock::Session, ForceUnlock::Lock] {
         put_key(&etcd, "/app/a/by-hand", 0).await;
-        let evicted = queries::force_unlock(&etcd, &name("a"), scope, LONG).await.unwrap();
+        let evicted = queries::force_unlock(&etcd, &name("a"), None, scope, LONG).await.unwrap();
         assert_eq!(evicted.key, "a");
         assert_eq!(queries::lock_info(&etcd, &name("a"), LONG).await.unwrap(), None);
     }
@@ -141,20 +208,20 @@ async fn force_unlock_ends_exactly_the_lock_or_the_session() {
     let cluster = TestCluster::start(1);
     let etcd = connect(&cluster.urls()).await;
     let lock = |lock: &str| name(lock);
-    let free = queries::force_unlock(&etcd, &lock("a"), ForceUnlock::Lock, LONG).await.unwrap_err();
+    let free = queries::force_unlock(&etcd, &lock("a"), None, ForceUnlock::Lock, LONG).await.unwrap_err();
     assert!(matches!(free, LockError::NotHeld { key } if key == "a"));
 
     let (one, two) = (grant(&etcd, 60).await, grant(&etcd, 60).await);
     let first = contend(&etcd, "a", one, 1, "one").await;
     contend(&etcd, "b", one, 2, "one").await;
     contend(&etcd, "a", two, 1, "two").await;
-    let evicted = queries::force_unlock(&etcd, &lock("a"), ForceUnlock::Lock, LONG).await.unwrap();
+    let evicted = queries::force_unlock(&etcd, &lock("a"), None, ForceUnlock::Lock, LONG).await.unwrap();
     assert_eq!((evicted.owner.as_deref(), evicted.token.as_u64() as i64), (Some("one"), first));
     assert_eq!((evicted.lease_id, evicted.waiters), (Some(one), 1));
     assert_eq!(keys(&etcd, range(Span::Prefix(key("/app/")))).await.len(), 2, "b of one, a of two");
 
     contend(&etcd, "c", two, 2, "two").await;
-    let evicted = queries::force_unlock(&etcd, &lock("a"), ForceUnlock::Session, LONG).await.unwrap();
+    let evicted = queries::force_unlock(&etcd, &lock("a"), None, ForceUnlock::Session, LONG).await.unwrap();
     assert_eq!((evicted.owner.as_deref(), evicted.lease_id), (Some("two"), Some(two)));
     let left = queries::list_locks(&etcd, &root(), "", LONG).await.unwrap();
     assert_eq!(left.iter().map(|info| info.key.as_str()).collect::<Vec<_>>(), ["b"]);
@@ -173,9 +240,37 @@ async fn force_unlock_follows_a_lock_that_changes_hands() {
     let meddling = Meddling::Before(vec![Request::Delete { key: holder.clone() }, again]);
     let plan = [Meddling::Nothing, Meddling::Nothing, meddling];
     let meddled = Meddled::new(&etcd, plan);
-    let evicted = queries::force_unlock(&meddled, &name("a"), ForceUnlock::Lock, LONG).await.unwrap();
+    let evicted = queries::force_unlock(&meddled, &name("a"), None, ForceUnlock::Lock, LONG).await.unwrap();
     assert_eq!(evicted.owner.as_deref(), Some("two"), "the holder by then");
     assert_eq!(keys(&etcd, range(Span::Prefix(key("/app/")))).await, [holder.to_string()]);
+}
+
+#[tokio::test]
+async fn a_hold_named_by_its_token_is_evicted_and_no_later_one() {
+    let cluster = TestCluster::start(1);
+    let etcd = connect(&cluster.urls()).await;
+    for scope in [ForceUnlock::Lock, ForceUnlock::Session] {
+        let (one, two) = (grant(&etcd, 60).await, grant(&etcd, 60).await);
+        let token = FencingToken::from(contend(&etcd, "a", one, 1, "one").await.unsigned_abs());
+        contend(&etcd, "a", two, 1, "two").await;
+        // After the look the holder leaves, and its key is used again at the end of the queue.
+        let holder = name("a").contender_key(Mode::Exclusive, one, 1);
+        let again = always(vec![Op::Put { key: holder.clone(), value: Vec::new(), lease: one }]);
+        let meddling = Meddling::Before(vec![Request::Delete { key: holder }, again]);
+        let meddled = Meddled::new(&etcd, [Meddling::Nothing, Meddling::Nothing, meddling]);
+        for store in [meddled, Meddled::new(&etcd, [])] {
+            let late = queries::force_unlock(&store, &name("a"), Some(token), scope, LONG).await.unwrap_err();
+            assert!(matches!(late, LockError::NotHeld { .. }), "{late:?}");
+        }
+        let queue = queries::queue(&etcd, &name("a"), LONG).await.unwrap();
+        assert_eq!(queue.iter().map(|info| info.lease_id).collect::<Vec<_>>(), [Some(two), Some(one)]);
+        let token = Some(queue[0].token);
+        let evicted = queries::force_unlock(&etcd, &name("a"), token, scope, LONG).await.unwrap();
+        assert_eq!((evicted.owner.as_deref(), Some(evicted.token)), (Some("two"), token));
+        let left = queries::queue(&etcd, &name("a"), LONG).await.unwrap();
+        assert_eq!(left.iter().map(|info| info.lease_id).collect::<Vec<_>>(), [Some(one)]);
+        call(&etcd, Request::RevokeLease { lease: one }).await.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -188,7 +283,7 @@ async fn a_lost_answer_does_not_evict_the_next_holder_too() {
         contend(&etcd, "a", two, 1, "two").await;
         let plan = [Meddling::Nothing, Meddling::Nothing, Meddling::LoseAnswer];
         let meddled = Meddled::new(&etcd, plan);
-        let evicted = queries::force_unlock(&meddled, &name("a"), scope, LONG).await.unwrap();
+        let evicted = queries::force_unlock(&meddled, &name("a"), None, scope, LONG).await.unwrap();
         assert_eq!(evicted.owner.as_deref(), Some("one"));
         let next = queries::lock_info(&etcd, &name("a"), LONG).await.unwrap().unwrap();
         assert_eq!(next.owner.as_deref(), Some("two"));
@@ -266,7 +361,7 @@ async fn queries_fail_within_their_limit_without_a_server() {
     let errors = [
         queries::lock_info(&etcd, &name("a"), limit).await.unwrap_err(),
         queries::list_locks(&etcd, &root(), "", limit).await.unwrap_err(),
-        queries::force_unlock(&etcd, &name("a"), ForceUnlock::Lock, limit).await.unwrap_err(),
+        queries::force_unlock(&etcd, &name("a"), None, ForceUnlock::Lock, limit).await.unwrap_err(),
     ];
     assert!(begun.elapsed() < limit * 3 + Duration::from_millis(500), "{:?}", begun.elapsed());
     assert!(errors.iter().all(|error| matches!(error, LockError::Unavailable { .. })), "{errors:?}");
@@ -330,7 +425,8 @@ async fn locks_of_etcdctl_are_listed_and_can_be_force_unlocked() {
     assert!(info.ttl_remaining.is_some());
     assert_eq!(queries::list_locks(&etcd, &root(), "", LONG).await.unwrap().len(), 1);
 
-    let evicted = queries::force_unlock(&etcd, &name("jobs"), ForceUnlock::Session, LONG).await.unwrap();
+    let evicted =
+        queries::force_unlock(&etcd, &name("jobs"), None, ForceUnlock::Session, LONG).await.unwrap();
     assert_eq!((evicted.lease_id, evicted.waiters), (info.lease_id, 1));
     let next = waiter.held_key();
     assert!(next.starts_with("/app/jobs/") && next != held, "{next}");

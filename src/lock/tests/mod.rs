@@ -7,6 +7,7 @@ use std::thread;
 use super::*;
 use crate::clock;
 use crate::error::LossReason;
+use crate::kv::{Failure, FailureClass};
 use crate::lock::tests::scripted_io::{
     SOON, ScriptedHold, ScriptedIo, lock, lock_with, scripted_locks, scripted_locks_with,
 };
@@ -39,6 +40,40 @@ fn the_holding_thread_cannot_acquire_the_lock_again() {
     let (_guard, _hold) = take(&lock, &mut io);
     let again = meanwhile(|| lock.try_lock(), || drop(io.refuse(Refusal::Held)));
     assert!(again.unwrap().is_none());
+}
+
+#[test]
+fn the_mode_of_a_handle_goes_to_the_i_o_thread_and_into_its_errors() {
+    let (locks, io) = scripted_locks();
+    let permits = Mode::Permits { take: 2, limit: 8 };
+    for (mode, remark) in [(Mode::Exclusive, ""), (Mode::Shared, " (shared)"), (permits, " (2 of 8 permits)")]
+    {
+        let lock = lock_with(&locks, "a", LockOptions::default().mode(mode));
+        assert_eq!(lock.mode(), mode);
+        let failure = Failure::new(FailureClass::NotDone, "no leader");
+        let mut asked = None;
+        let refused =
+            meanwhile(|| lock.lock(), || asked = Some(io.refuse(Refusal::Unavailable(failure)).mode));
+        assert_eq!(asked, Some(mode));
+        let text = refused.unwrap_err().to_string();
+        assert!(text.contains(&format!("acquiring lock \"a\"{remark}: ")), "{text}");
+    }
+}
+
+/// A lock is its name: the modes of its handles are in one queue.
+#[test]
+fn handles_of_different_modes_share_a_lock_and_holds_of_any_mode_count() {
+    let (locks, mut io) = scripted_locks();
+    let reader = lock_with(&locks, "a", LockOptions::default().mode(Mode::Shared));
+    let (first, _first) = take(&reader, &mut io);
+    let (second, _second) = take(&reader, &mut io);
+    let writer = lock(&locks, "a");
+    drop(first);
+    io.leave();
+    assert!(writer.is_locked() && reader.is_locked(), "the second hold remains");
+    drop(second);
+    io.leave();
+    assert!(!writer.is_locked() && !reader.is_locked());
 }
 
 #[test]

@@ -193,7 +193,9 @@ impl Contender {
                 Err(if old { Unread::Failed(read::stale()) } else { Unread::EpochChanged { session } })
             }
             // The milestone was reported deleted meanwhile, and the answer says nothing about others.
-            PositionAnswer::Read(Admission::Behind(_)) if asked.is_some() && self.milestone() != asked => {
+            PositionAnswer::Read(Admission::Behind(_))
+                if asked.is_some() && self.milestone() != asked && !mutant!(PassedMilestoneBelieved) =>
+            {
                 if again {
                     self.check_position(cx);
                 }

@@ -4,9 +4,11 @@
 //! itself. Its queue passes events to it, and acts on the [`Fact`]s that they establish.
 
 mod events;
+pub(in crate::protocol) mod origin;
 mod position;
 pub(in crate::protocol) mod stale_key;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Time;
@@ -15,11 +17,12 @@ use crate::mode::Mode;
 use crate::name::LockName;
 use crate::protocol::admission::Milestone;
 use crate::protocol::effects::{Effects, Watched};
-use crate::protocol::messages::{ContenderId, HoldId, RequestId, Ticket};
+use crate::protocol::messages::{Config, ContenderId, HoldId, RequestId, Ticket};
 use crate::protocol::put::{ContenderPut, Try};
 use crate::protocol::read::{Epoch, Look};
 use crate::protocol::timers::Timer;
 
+use origin::{HeldKeys, Origin};
 use position::Position;
 use stale_key::StaleKey;
 
@@ -65,8 +68,8 @@ pub(super) struct Surroundings<'a> {
 pub(super) struct Contender {
     id: ContenderId,
     key: Key,
-    /// The key's value; empty once the lock is held.
-    value: Vec<u8>,
+    /// What the key's value says.
+    origin: Origin,
     lease: LeaseId,
     look: Look,
     /// The key is put only if the contender is admitted at once.
@@ -134,7 +137,7 @@ impl Contender {
     pub(super) fn new(
         id: ContenderId,
         key: Key,
-        value: Vec<u8>,
+        origin: Origin,
         lease: LeaseId,
         mode: Mode,
         try_only: bool,
@@ -142,7 +145,7 @@ impl Contender {
         Self {
             id,
             key,
-            value,
+            origin,
             lease,
             look: Look { mode, counted: false },
             try_only: try_only.then(Try::default),
@@ -196,11 +199,11 @@ impl Contender {
     }
 
     /// The put of the key, as long as that is not known to be carried out.
-    pub(super) fn put(&self, name: &LockName) -> Option<ContenderPut> {
+    pub(super) fn put(&self, name: &LockName, config: &Config) -> Option<ContenderPut> {
         self.is_entering().then(|| ContenderPut {
             name: name.clone(),
             key: self.key.clone(),
-            value: self.value.clone(),
+            value: self.origin.encode(config),
             lease: self.lease,
             look: self.look,
             try_only: self.try_only,
@@ -210,8 +213,6 @@ impl Contender {
     /// Takes the lock for a ticket, and returns the key.
     pub(super) fn hold(&mut self, held: Held, cx: &mut Surroundings<'_>) -> Key {
         self.unwatch_predecessors(cx.effects);
-        // The value is in the store now; ten thousand holds need not keep it in memory.
-        self.value = Vec::new();
         self.stage = Stage::Held(held);
         cx.effects.timers.clear(Timer::Recheck(self.id));
         if self.own_watch.is_none() {
@@ -223,6 +224,22 @@ impl Contender {
     /// Whether it holds the lock with this key.
     pub(super) fn holds(&self, kv: &KeyValue) -> bool {
         self.held().is_some_and(|held| (&self.key, held.token) == (&kv.key, kv.create_revision))
+    }
+
+    /// What is in etcd for the hold of this ticket.
+    pub(super) fn held_keys(&self, ticket: Ticket) -> Option<HeldKeys> {
+        let held = self.held().filter(|held| held.ticket == ticket)?;
+        let keys = vec![(self.key.clone(), held.token)];
+        Some(HeldKeys { keys, lease: self.lease, origin: self.origin.clone() })
+    }
+
+    /// The key may have been put for a ticket that has given up since. Returns whether its note has to be replaced.
+    pub(super) fn adopt_note(&mut self, note: Option<&Arc<str>>) -> bool {
+        let differs = self.origin.note.as_ref() != note;
+        if differs {
+            self.origin.note = note.cloned();
+        }
+        differs
     }
 
     pub(super) fn held(&self) -> Option<&Held> {

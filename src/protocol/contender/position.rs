@@ -28,7 +28,7 @@ use crate::protocol::mutants::mutant;
 pub(super) const RECHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Farther back it waits this long for each contender of the name. The rate of all of them together grows with the
-/// logarithm of their number: with a thousand, about nine a second.
+/// logarithm of their number: with a thousand, about nine a second, and five of those near the head.
 const RECHECK_INTERVAL_PER_CONTENDER: Duration = Duration::from_millis(750);
 
 /// A watch opened while the store is writing can miss its start: etcd then serves it only from its next tick on, which
@@ -228,7 +228,9 @@ impl Position {
         watch.trust = if complete { WatchTrust::Live } else { WatchTrust::Gapped };
         let reopened = std::mem::replace(&mut watch.confirmed_at, revision) != 0;
         match &watch.predecessors {
-            Predecessors::Milestone(_) if complete => Confirmed::CheckAfter(self.recheck_after()),
+            Predecessors::Milestone(_) if complete || mutant!(MilestoneGapIgnored) => {
+                Confirmed::CheckAfter(self.recheck_after())
+            }
             Predecessors::Milestone(milestone) if !reopened => {
                 Confirmed::CheckAfter(milestone.times(FIRST_EARLY_CHECK))
             }
@@ -302,6 +304,7 @@ impl Position {
             return DeletionEffect::Nothing;
         };
         match predecessors {
+            Predecessors::Milestone(_) if mutant!(MilestoneIgnored) => DeletionEffect::Nothing,
             Predecessors::Milestone(_) => DeletionEffect::MilestoneDeleted,
             Predecessors::All(_) | Predecessors::Nearest(_) => {
                 match admission::by_deletions(own, predecessors, deleted) {

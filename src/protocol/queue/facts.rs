@@ -3,9 +3,10 @@
 use super::{Context, Queue};
 use crate::error::LossReason;
 use crate::kv::{Failure, Response, Revision};
+use crate::protocol::contender::origin::HeldKeys;
 use crate::protocol::contender::stale_key::StaleKey;
 use crate::protocol::contender::{Contender, Fact, Held, Surroundings, Unread};
-use crate::protocol::messages::{Action, ContenderId, HoldId, Refusal};
+use crate::protocol::messages::{Action, ContenderId, HoldId, Refusal, Ticket};
 use crate::protocol::mutants::mutant;
 use crate::protocol::session::Verdict;
 use crate::protocol::timers::Timer;
@@ -60,14 +61,11 @@ impl Queue {
         }
     }
 
-    /// The contender has the lock as of this revision; the first waiter of its mode is granted it.
+    /// The contender has the lock as of this revision; the waiter that it stands for is granted it.
     fn grant(&mut self, contender: ContenderId, token: Revision, as_of: Revision, cx: &mut Context<'_>) {
         let id = HoldId(cx.effects.next_id());
-        let Some(mode) = self.contender(contender).map(Contender::mode) else {
-            return;
-        };
-        let Some(at) = self.waiters.iter().position(|waiter| waiter.mode == mode) else {
-            // All its waiters have given up meanwhile.
+        let Some(at) = self.waiter_of(contender) else {
+            // All that it could stand for have given up meanwhile.
             if let Some(contender) = self.take_contender(contender) {
                 self.stale_keys
                     .push(StaleKey { created: Some(token), ..contender.into_stale_key(cx.effects) });
@@ -79,12 +77,29 @@ impl Queue {
         let Some(key) = self.ask_contender(contender, cx, |contender, cx| contender.hold(held, cx)) else {
             return;
         };
-        self.waiters.remove(at);
+        let note = self.waiters.remove(at).and_then(|waiter| waiter.note.clone());
+        let own = self.contenders.iter_mut().find(|own| own.id() == contender);
+        if own.is_some_and(|own| own.adopt_note(note.as_ref())) {
+            cx.effects.notes.push((ticket, note));
+        }
         cx.effects.timers.clear(Timer::WaitLimit(ticket));
         cx.effects.timers.clear(Timer::SlowWait(ticket));
         cx.effects.act(Action::Grant { ticket, hold: id, name: self.name.clone(), key, token });
         let load = self.held_load();
         self.refuse_tries(|waiter| !load.admits(waiter.mode), cx);
+    }
+
+    /// What is in etcd for the hold of this ticket.
+    pub(in crate::protocol) fn held_keys(&self, ticket: Ticket) -> Option<HeldKeys> {
+        self.contenders.iter().find_map(|contender| contender.held_keys(ticket))
+    }
+
+    /// An answer to a request of the holder showed that a key of the hold does not exist any more.
+    pub(in crate::protocol) fn hold_gone(&mut self, ticket: Ticket, cx: &mut Context<'_>) {
+        let holder = self.contenders.iter().find(|contender| contender.held_keys(ticket).is_some());
+        if let Some(id) = holder.map(Contender::id) {
+            self.act_on(id, Fact::Gone, cx);
+        }
     }
 
     /// The read of the contender's position was answered, or failed.

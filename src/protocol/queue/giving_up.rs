@@ -170,8 +170,13 @@ impl Queue {
         for ticket in std::mem::take(&mut self.slow) {
             // Unless it was answered meanwhile.
             if let Some(waiter) = self.waiters.iter().find(|waiter| waiter.ticket == ticket) {
-                let (name, waited) = (self.name.clone(), cx.now.since(waiter.since));
-                cx.effects.act(Action::SlowWait { name, waited, holder: holder.cloned(), waiting_here });
+                cx.effects.act(Action::SlowWait {
+                    name: self.name.clone(),
+                    mode: waiter.mode,
+                    waited: cx.now.since(waiter.since),
+                    holder: holder.cloned(),
+                    waiting_here,
+                });
             }
         }
     }

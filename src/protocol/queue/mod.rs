@@ -116,22 +116,28 @@ impl Queue {
     }
 
     /// There is a waiter other than a `try_only` ticket.
-    fn has_queued_waiter(&self) -> bool {
+    pub(super) fn has_queued_waiter(&self) -> bool {
         self.waiters.iter().any(|waiter| !waiter.limits.try_only)
+    }
+
+    /// The holders of this process leave no room for one of its waiters.
+    pub(super) fn keeps_somebody_waiting(&self) -> bool {
+        let held = self.held_load();
+        self.waiters.iter().any(|waiter| !waiter.limits.try_only && !held.admits(waiter.mode))
     }
 
     pub(super) fn acquire(&mut self, acquire: Acquire, cx: &mut Context<'_>) {
         let ticket = acquire.ticket;
         let held = self.held_load();
-        // If a contender is queued, an earlier caller of this process is in the queue.
-        let queued = || self.contenders.iter().any(Contender::is_queued) && self.has_queued_waiter();
-        if acquire.limits.try_only && (!held.admits(acquire.mode) || queued()) {
-            cx.effects.refuse(ticket, Refusal::Held);
-            return;
-        }
         let waiting = self.waiters.iter().filter(|waiter| !waiter.limits.try_only);
         let came_behind = self.has_queued_waiter()
             && !waiting.fold(held, |load, waiter| load.with(waiter.mode)).admits(acquire.mode);
+        // If a contender is queued, an earlier caller of this process is in the queue.
+        let queued = came_behind && self.contenders.iter().any(Contender::is_queued);
+        if acquire.limits.try_only && (!held.admits(acquire.mode) || queued) {
+            cx.effects.refuse(ticket, Refusal::Held);
+            return;
+        }
         cx.effects.tickets.insert(ticket, self.id);
         let limits = [acquire.limits.deadline, acquire.limits.budget];
         if let Some(limit) = limits.into_iter().flatten().min() {
@@ -204,11 +210,18 @@ impl Queue {
     }
 
     /// The put of this contender was answered: it has predecessors. This answers the tries of its mode that had been made
-    /// when the write was sent (`asked`), and those behind a caller of this process that is queued.
+    /// when the write was sent (`asked`), and those for which the callers of this process before them leave no room.
     fn refuse_tries_of(&mut self, id: ContenderId, asked: &[Ticket], cx: &mut Context<'_>) {
         let mode = self.contender(id).map(Contender::mode);
-        let behind = self.waiters.iter().skip_while(|waiter| waiter.limits.try_only);
-        let behind: Vec<Ticket> = behind.map(|waiter| waiter.ticket).collect();
+        let (mut load, mut queued, mut behind) = (self.held_load(), false, Vec::new());
+        for waiter in &self.waiters {
+            if !waiter.limits.try_only {
+                load = load.with(waiter.mode);
+                queued = true;
+            } else if queued && !load.admits(waiter.mode) {
+                behind.push(waiter.ticket);
+            }
+        }
         let answered = |waiter: &Waiter| Some(waiter.mode) == mode && asked.contains(&waiter.ticket);
         self.refuse_tries(
             |it| answered(it) || behind.contains(&it.ticket) || mutant!(TryRefusedByOldNews),

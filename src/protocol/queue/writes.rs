@@ -2,14 +2,12 @@
 
 use super::sent::{SentDelete, SentWrite};
 use super::{Context, Queue, WriteState};
-use crate::clock::Time;
-use crate::contender_value::ContenderValue;
 use crate::kv::{Failure, Key, Revision};
 use crate::mode::Mode;
 use crate::protocol::contender::Contender;
+use crate::protocol::contender::origin::Origin;
 use crate::protocol::contender::stale_key::StaleKey;
-use crate::protocol::effects::Effects;
-use crate::protocol::messages::{Acquire, ContenderId, Refusal};
+use crate::protocol::messages::{ContenderId, Refusal};
 use crate::protocol::mutants::mutant;
 use crate::protocol::put::ContenderPut;
 use crate::protocol::read::Epoch;
@@ -123,7 +121,9 @@ impl Queue {
                 break;
             }
             let id = place.contender.or_else(|| self.new_contender(place.waiter, epoch.revision, cx));
-            let Some((id, put)) = id.and_then(|id| Some((id, self.contender(id)?.put(&self.name)?))) else {
+            let Some((id, put)) =
+                id.and_then(|id| Some((id, self.contender(id)?.put(&self.name, &cx.effects.config)?)))
+            else {
                 break;
             };
             // Those of one write are looked at together.
@@ -156,19 +156,12 @@ impl Queue {
         let key = lease.contender_key(&self.name, mode, in_use);
         let lease = lease.id;
         let id = ContenderId { queue: self.id, number: cx.effects.next_id() };
-        let value = contender_value(waiter, cx.now, cx.effects);
+        let origin = Origin::of(waiter, cx.now);
         // Nearly always it is the only one of its name, and a manager may hold many names.
         if self.contenders.is_empty() {
             self.contenders.reserve_exact(1);
         }
-        self.contenders.push(Contender::new(id, key, value, lease, mode, try_only));
+        self.contenders.push(Contender::new(id, key, origin, lease, mode, try_only));
         Some(id)
     }
-}
-
-fn contender_value(front: &Acquire, now: Time, effects: &Effects) -> Vec<u8> {
-    // The caller's wall clock when it asked, plus the time that it has waited since.
-    let created_at = front.asked_at + now.since(front.since);
-    let thread = front.thread.to_string();
-    ContenderValue::new(&effects.config.owner, &thread, effects.config.pid, created_at).encode()
 }

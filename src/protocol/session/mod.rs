@@ -315,8 +315,9 @@ impl Session {
         }
     }
 
-    /// An answer came from an old state: a write finds out whether the store was restored from a backup.
-    pub(super) fn verify_history(&mut self, effects: &mut Effects) {
+    /// Begins a new epoch. To find out whether the store was restored from a backup after an answer came from an old state:
+    /// only a write can. Or to fence an unanswered write of a holder.
+    pub(super) fn begin_epoch(&mut self, effects: &mut Effects) {
         if let State::Up(lease) = &mut self.state {
             lease.begin_epoch(effects);
         }

@@ -3,6 +3,8 @@
 mod answers;
 mod batching;
 mod contention;
+mod far_back;
+mod fenced;
 mod giving_up;
 mod leaving_nothing;
 mod locking;
@@ -12,5 +14,6 @@ mod node;
 mod old_answers;
 mod reports;
 mod simulation;
+mod sketch;
 mod unknown_outcomes;
 mod world;

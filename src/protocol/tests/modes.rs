@@ -333,3 +333,33 @@ fn all_modes_are_lost_with_their_session() {
     locks.0.pass_alone(Duration::from_secs(11));
     assert_eq!(locks.holding(held), [false; 2]);
 }
+
+#[test]
+fn a_reader_is_not_granted_the_key_of_a_try_that_gave_up_before_an_earlier_writer() {
+    let mut locks = Locks::with(1);
+    let tried = locks.0.try_in(READ, 0, "a", 1);
+    let (writer, reader) = (locks.ask(0, WRITE), locks.ask(0, READ));
+    locks.0.abandon(0, tried);
+    locks.0.settle();
+    assert_eq!(locks.holding([writer, reader]), [true, false]);
+    locks.release(writer);
+    assert!(locks.holds(reader));
+}
+
+#[test]
+fn a_try_beside_a_waiter_that_leaves_room_for_it_is_decided_by_the_store() {
+    let mut locks = Locks::with(2);
+    let other = locks.lock(1, permits(2, 3));
+    let waiter = locks.lock(0, permits(2, 3));
+    let refused = locks.try_lock(0, permits(1, 3));
+    assert!(!locks.holds(waiter) && locks.is_refused(refused));
+    // The manager has not heard that the permits are back.
+    locks.0.nodes[0].events_held_back = true;
+    locks.0.abandon(1, other.1);
+    locks.0.settle();
+    let tried = locks.try_lock(0, permits(1, 3));
+    assert!(locks.holds(tried), "{:?}", locks.0.refusal(0, tried.1));
+    locks.0.nodes[0].events_held_back = false;
+    locks.0.settle();
+    assert!(locks.holds(waiter));
+}

@@ -7,8 +7,13 @@ use super::world::{MARGIN, TTL};
 use crate::error::LossReason;
 use crate::kv::{Key, Request, Revision, WatchEvent, WatchId};
 use crate::name::Root;
-use crate::protocol::{Action, Config, HoldId, Protocol, Refusal, ReleaseFailure, RequestId, Ticket};
+use crate::protocol::{
+    Action, Config, FencedAnswer, FencedFailure, FencedId, HoldId, Protocol, Refusal, ReleaseFailure,
+    RequestId, Ticket,
+};
 use crate::store::memory::model::Watcher;
+
+pub(super) type FencedResult = Result<FencedAnswer, FencedFailure>;
 
 pub(super) struct Node {
     pub(super) protocol: Protocol,
@@ -21,6 +26,7 @@ pub(super) struct Node {
     pub(super) watches_before: Vec<WatchId>,
     pub(super) outcomes: HashMap<Ticket, Outcome>,
     pub(super) confirms: HashMap<Ticket, Result<(), ReleaseFailure>>,
+    pub(super) fenced: BTreeMap<FencedId, FencedResult>,
     pub(super) holds: HashMap<HoldId, Option<LossReason>>,
     /// All actions except requests and watches, in order.
     pub(super) log: Vec<String>,
@@ -58,6 +64,7 @@ impl Node {
             watches_before: Vec::new(),
             outcomes: HashMap::new(),
             confirms: HashMap::new(),
+            fenced: BTreeMap::new(),
             holds: HashMap::new(),
             log: Vec::new(),
             closed: false,
@@ -79,6 +86,7 @@ impl Node {
                 assert_eq!(old, None, "{ticket:?} is answered once");
             }
             Action::Confirm { ticket, result } => assert!(self.confirms.insert(ticket, result).is_none()),
+            Action::Fenced { id, result } => assert!(self.fenced.insert(id, result).is_none()),
             Action::EndHold { hold, lost } => {
                 assert!(self.holds.insert(hold, lost).is_none(), "{hold:?} ends once");
             }

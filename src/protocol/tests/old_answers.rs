@@ -108,7 +108,7 @@ fn reopen(world: &mut World, node: usize) {
     let watches: Vec<_> = world.nodes[node].watches_before.drain(..).collect();
     for watch in watches {
         // No key is deleted after the restore in these tests, so it does not matter which key is watched.
-        let spec = WatchSpec { span: Span::Key(Key::from("/nowhere")), from_revision: 0 };
+        let spec = WatchSpec { span: Span::Key(Key::from("/nowhere")), from_revision: 0, puts: false };
         let (watcher, _) = world.model.watch(&spec).unwrap();
         world.nodes[node].watches.insert(watch, watcher);
         world.nodes[node].protocol.handle_watch(world.now, WatchEvent::Created { watch, revision });

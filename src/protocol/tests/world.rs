@@ -1,5 +1,6 @@
 //! Protocols and one model of the store in virtual time; the test decides when each message arrives.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::node::{Node, Outcome};
@@ -27,6 +28,8 @@ pub(super) struct World {
     pub(super) model: Model,
     pub(super) nodes: Vec<Node>,
     next_ticket: u64,
+    /// The note of the next calls.
+    pub(super) note: Option<Arc<str>>,
 }
 
 pub(super) fn name(text: &str) -> LockName {
@@ -63,6 +66,7 @@ impl World {
             model: Model::new(),
             nodes: (0..nodes).map(|_| Node::new()).collect(),
             next_ticket: 0,
+            note: None,
         };
         for node in 0..nodes {
             world.nodes[node].protocol.handle_start(now);
@@ -299,6 +303,7 @@ impl World {
             warn_after: Some(WARN_AFTER),
             since: self.now,
             asked_at: Duration::from_secs(1_700_000_000),
+            note: self.note.clone(),
         };
         self.command(id, Command::Acquire(acquire));
         ticket

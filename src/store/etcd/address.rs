@@ -1,28 +1,14 @@
 //! Where to connect and how, checked before anything is contacted.
 
-use std::time::Duration;
-
-use etcd_client::ConnectOptions;
-
+use super::transport::Transport;
 use crate::error::LockError;
 use crate::options::{Credentials, LockManagerOptions};
-
-/// How often a connection is pinged, to detect one that is silently dead. etcd closes a connection (GOAWAY) that is pinged
-/// more often than every 5 s.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
-/// How long a ping may be unanswered before the connection counts as dead.
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
-/// The interval of the kernel's keep-alive probes: a connection without a stream is not pinged.
-const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
-
-const _: () = assert!(PING_INTERVAL.as_secs() > 5, "etcd allows one ping in 5 s");
 
 /// One endpoint's address and the way to connect to it.
 pub(super) struct Address {
     /// Scheme, host and port only, so it contains no secret and can be logged.
     pub(super) url: String,
-    /// Without the user: etcd-client would authenticate while connecting.
-    pub(super) connect: ConnectOptions,
+    pub(super) transport: Transport,
     pub(super) credentials: Option<Credentials>,
 }
 
@@ -38,8 +24,9 @@ impl Address {
         for endpoint in endpoints {
             let url = parse(endpoint, wants_tls).map_err(|why| LockError::InvalidOptions { why })?;
             if addresses.iter().all(|address| address.url != url) {
-                let connect = connect_options(&url, options);
-                addresses.push(Self { url, connect, credentials: options.credentials.clone() });
+                let transport = Transport::new(&url, options)
+                    .map_err(|fault| LockError::InvalidOptions { why: format!("endpoint {url}: {fault}") })?;
+                addresses.push(Self { url, transport, credentials: options.credentials.clone() });
             }
         }
         if addresses.is_empty() {
@@ -75,40 +62,6 @@ fn check_ca(_options: &LockManagerOptions) -> Result<(), LockError> {
 #[cfg(not(feature = "tls"))]
 fn wants_tls(_options: &LockManagerOptions) -> bool {
     false
-}
-
-fn connect_options(url: &str, options: &LockManagerOptions) -> ConnectOptions {
-    // At most half of the request timeout: if this endpoint does not answer, the rest is for another one.
-    let handshake = options.connect_timeout.min(options.request_timeout / 2);
-    let connect = ConnectOptions::new()
-        .with_require_leader(true)
-        .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)
-        .with_keep_alive_while_idle(false)
-        .with_tcp_keepalive(TCP_KEEPALIVE)
-        .with_connect_timeout(handshake);
-    #[cfg(feature = "tls")]
-    if url.starts_with("https://") {
-        return connect.with_tls(tls_options(options.tls.as_ref(), handshake));
-    }
-    let _ = url;
-    connect
-}
-
-#[cfg(feature = "tls")]
-fn tls_options(tls: Option<&crate::tls::TlsOptions>, handshake: Duration) -> etcd_client::TlsOptions {
-    use etcd_client::{Certificate, Identity};
-    let mut options = etcd_client::TlsOptions::new().timeout(handshake);
-    options = match tls.and_then(|tls| tls.ca_certificate.as_ref()) {
-        Some(pem) => options.ca_certificate(Certificate::from_pem(pem)),
-        None => options.with_enabled_roots(),
-    };
-    if let Some((certificate, key)) = tls.and_then(|tls| tls.identity.as_ref()) {
-        options = options.identity(Identity::from_pem(certificate, key));
-    }
-    if let Some(name) = tls.and_then(|tls| tls.domain_name.as_ref()) {
-        options = options.domain_name(name);
-    }
-    options
 }
 
 /// The URL of an endpoint, or what is wrong with it. Without a scheme it is `https` if TLS options are given, else `http`. The

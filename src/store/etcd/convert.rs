@@ -11,7 +11,7 @@ use etcd_client::{
 use super::fault::{EtcdFault, FaultKind};
 use crate::kv::{
     Answer, Compare, FailureClass, Field, Key, KeyValue, LeaseId, Op, OpResult, Order, Range, RangeResult,
-    Relation, Response, Revision, Span, Txn, TxnAnswer,
+    Relation, Response, Revision, Span, Txn, TxnAnswer, WatchSpec,
 };
 
 /// An answer, and the cluster it came from.
@@ -207,17 +207,25 @@ fn from_kv(kv: etcd_client::KeyValue) -> Result<KeyValue, EtcdFault> {
     Ok(KeyValue { key: Key::from(key), value, create_revision, mod_revision, lease })
 }
 
-/// The key and options of a watch for deletions.
-pub(super) fn to_watch(span: &Span, from_revision: Revision, watch_id: i64) -> (Vec<u8>, WatchOptions) {
-    let (key, end) = bounds(span);
-    let mut options = WatchOptions::new()
-        .with_watch_id(watch_id)
-        .with_start_revision(from_revision)
-        .with_filters(vec![WatchFilterType::NoPut]);
+/// The key and options of a watch.
+pub(super) fn to_watch(spec: &WatchSpec, watch_id: i64) -> (Vec<u8>, WatchOptions) {
+    let (key, end) = bounds(&spec.span);
+    let mut options = WatchOptions::new().with_watch_id(watch_id).with_start_revision(spec.from_revision);
+    if !spec.puts {
+        options = options.with_filters(vec![WatchFilterType::NoPut]);
+    }
     if let Some(end) = end {
         options = options.with_range(end);
     }
     (key, options)
+}
+
+/// A watched key was put or deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Change {
+    pub(super) key: Key,
+    pub(super) revision: Revision,
+    pub(super) deleted: bool,
 }
 
 /// One message of a watch stream.
@@ -232,7 +240,7 @@ pub(super) struct WatchMessage {
     /// Above 0: the watch asked for deletions that are compacted away.
     pub(super) compact_revision: Revision,
     pub(super) reason: String,
-    pub(super) deletions: Vec<(Key, Revision)>,
+    pub(super) changes: Vec<Change>,
 }
 
 pub(super) fn from_watch(response: &etcd_client::WatchResponse) -> Result<WatchMessage, EtcdFault> {
@@ -248,15 +256,15 @@ pub(super) fn from_watch(response: &etcd_client::WatchResponse) -> Result<WatchM
         canceled: response.canceled(),
         compact_revision: response.compact_revision(),
         reason: response.cancel_reason().to_owned(),
-        deletions: response.events().iter().filter_map(deletion).collect(),
+        changes: response.events().iter().filter_map(change).collect(),
     })
 }
 
-/// The key and the revision of a deletion; `None` for anything else.
-fn deletion(event: &etcd_client::Event) -> Option<(Key, Revision)> {
+fn change(event: &etcd_client::Event) -> Option<Change> {
     let kv = event.kv()?;
     // `event_type` panics on unknown types, so check the version: only a deleted key has version 0.
-    (kv.version() == 0).then(|| (Key::from(kv.key().to_vec()), kv.mod_revision()))
+    let deleted = kv.version() == 0;
+    Some(Change { key: Key::from(kv.key().to_vec()), revision: kv.mod_revision(), deleted })
 }
 
 /// The linearizable read of a health check: it needs a leader and a valid token.

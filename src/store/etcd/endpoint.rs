@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use etcd_client::{Client, KvClient, LeaseClient, WatchClient};
+use etcd_client::{Client, ConnectOptions, KvClient, LeaseClient, WatchClient};
 use tokio::time::{Instant, timeout};
 
 use super::address::Address;
@@ -131,11 +131,6 @@ impl Endpoint {
         self.address.credentials.is_some()
     }
 
-    /// Creates a connection without any I/O: an error means that the address or the TLS options are invalid.
-    pub(super) async fn check(&self) -> Result<(), EtcdFault> {
-        self.open().await.map(|_| ())
-    }
-
     /// The connection, authenticated if there are credentials. A new one is made after [`give_up`](Self::give_up).
     pub(super) async fn link(&self) -> Result<Link, EtcdFault> {
         let mut live = self.live.lock().await;
@@ -241,7 +236,8 @@ impl Endpoint {
     }
 
     async fn open(&self) -> Result<(Client, KvClient), EtcdFault> {
-        let client = Client::connect([self.url()], Some(self.address.connect.clone())).await?;
+        let options = ConnectOptions::new().with_require_leader(true);
+        let client = Client::from_channel(self.address.transport.channel(), Some(options)).await?;
         let kv = client.kv_client().max_decoding_message_size(MAX_ANSWER_BYTES);
         Ok((client, kv))
     }

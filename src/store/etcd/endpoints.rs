@@ -71,10 +71,6 @@ impl Endpoints {
         self.list.len()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Endpoint> {
-        self.list.iter().map(Arc::as_ref)
-    }
-
     /// The endpoint to use now: the pinned one, or the best of those that were not `tried` yet. `None`: all were.
     pub(super) fn choose(&self, tried: &[usize]) -> Option<(Pin, Arc<Endpoint>)> {
         let state = self.state.lock();

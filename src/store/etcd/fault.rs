@@ -52,6 +52,7 @@ const WORDS: &[(&str, FaultKind)] = &[
     ("has been compacted", FaultKind::Class(FailureClass::Compacted)),
     ("is a future revision", FaultKind::Class(FailureClass::Compacted)),
     ("too many operations", FaultKind::Class(FailureClass::TooManyOperations)),
+    ("request is too large", FaultKind::Class(FailureClass::TooLarge)),
     ("database space exceeded", FaultKind::Class(FailureClass::NoSpace)),
     ("no leader", FaultKind::Leaderless),
     ("not leader", FaultKind::Leaderless),
@@ -183,7 +184,7 @@ fn kind_of(code: i32, message: &str, source: Option<&(dyn Error + 'static)>) -> 
     }
     // gRPC rejected the request for its size before etcd received it.
     if message.contains("received message larger than max") {
-        return FaultKind::Class(FailureClass::Refused);
+        return FaultKind::Class(FailureClass::TooLarge);
     }
     if chain(source).any(is_connect_error) {
         return FaultKind::Elsewhere;
@@ -284,7 +285,7 @@ mod tests {
             (3, "etcdserver: authentication failed, invalid user ID or password", C::Unauthenticated),
             (9, "etcdserver: user name not found", C::Unauthenticated),
             (7, "etcdserver: permission denied", C::PermissionDenied),
-            (3, "etcdserver: request is too large", C::Refused),
+            (3, "etcdserver: request is too large", C::TooLarge),
             (3, "etcdserver: too many operations in txn request", C::TooManyOperations),
             (3, "etcdserver: duplicate key given in txn request", C::Refused),
             (11, "etcdserver: too large lease TTL", C::Refused),
@@ -292,7 +293,7 @@ mod tests {
             (9, "etcdserver: authentication is not enabled", C::Refused),
             (2, "etcdserver: something of the future", C::Unknown),
             (14, "etcdserver: something of the future", C::Unknown),
-            (8, "grpc: received message larger than max (4194305 vs. 2097152)", C::Refused),
+            (8, "grpc: received message larger than max (4194305 vs. 2097152)", C::TooLarge),
         ];
         for (code, message, expected) in table {
             assert_eq!(class(code, message), expected, "{code} {message}");

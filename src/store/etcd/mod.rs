@@ -2,15 +2,18 @@
 
 mod address;
 mod agreement;
+mod coalesced;
 mod connect;
 mod convert;
 mod endpoint;
 mod endpoints;
 mod fault;
+mod heartbeat;
 mod keepalive;
 mod log_seen;
 mod scheme;
 mod stop_waiting;
+mod transport;
 mod watch_set;
 mod watch_stream;
 
@@ -94,7 +97,7 @@ impl Etcd {
         endpoints: &[String],
         options: &LockManagerOptions,
     ) -> Result<Self, LockError> {
-        let etcd = Self::unconnected(endpoints, options).await?;
+        let etcd = Self::unconnected(endpoints, options)?;
         warn_of_checkpoints(options);
         Ok(etcd)
     }
@@ -106,20 +109,15 @@ impl Etcd {
         endpoints: &[String],
         options: &LockManagerOptions,
     ) -> Result<Self, LockError> {
-        let etcd = Self::unconnected(endpoints, options).await?;
+        let etcd = Self::unconnected(endpoints, options)?;
         connect::first_contact(&etcd.shared.endpoints, options.connect_timeout).await?;
         Ok(etcd)
     }
 
     /// Checks the endpoints and how to connect to them, and contacts none.
-    async fn unconnected(endpoints: &[String], options: &LockManagerOptions) -> Result<Self, LockError> {
+    fn unconnected(endpoints: &[String], options: &LockManagerOptions) -> Result<Self, LockError> {
         let addresses = Address::parse_all(endpoints, options)?;
         let endpoints = Arc::new(Endpoints::new(addresses.into_iter().map(Endpoint::new).collect()));
-        for endpoint in endpoints.iter() {
-            endpoint.check().await.map_err(|fault| LockError::InvalidOptions {
-                why: format!("endpoint {}: {fault}", endpoint.url()),
-            })?;
-        }
         let (agreement, keep_alive) = (Agreement::default(), KeepAlive::default());
         let request_timeout = options.request_timeout;
         let silence_limit = (options.ttl / SILENCES_PER_TTL).clamp(MIN_SILENCE, MAX_SILENCE);

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::convert::WatchMessage;
+use super::convert::{Change, WatchMessage};
 use super::fault::{FaultKind, kind_of_words};
-use crate::kv::{FailureClass, Revision, Span, WatchEvent, WatchId, WatchSpec};
+use crate::kv::{FailureClass, Key, WatchEvent, WatchId, WatchSpec};
 use crate::protocol;
 use crate::store::WatchOrder;
 
@@ -24,7 +24,7 @@ pub(super) fn back_off(failures: u32) -> Duration {
 /// The next request to send on the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum WatchRequest {
-    Create { wire: i64, span: Span, from_revision: Revision },
+    Create { wire: i64, spec: WatchSpec },
     Cancel { wire: i64 },
     Progress,
 }
@@ -133,8 +133,7 @@ impl WatchSet {
                 Queued::Create { wire } => {
                     let watch = self.by_wire.get(wire).and_then(|id| self.open.get(id));
                     if let Some(Watch { spec, .. }) = watch {
-                        let (span, from_revision) = (spec.span.clone(), spec.from_revision);
-                        return Some(WatchRequest::Create { wire: *wire, span, from_revision });
+                        return Some(WatchRequest::Create { wire: *wire, spec: spec.clone() });
                     }
                     self.queue.pop_front();
                 }
@@ -185,10 +184,8 @@ impl WatchSet {
         let wire = if message.created { self.answered(message.wire) } else { message.wire };
         if let Some(&watch) = self.by_wire.get(&wire) {
             // etcd sends all events of a revision in one message, unless fragments are requested.
-            for of_one in message.deletions.chunk_by(|(_, one), (_, next)| one == next) {
-                let keys = of_one.iter().map(|(key, _)| key.clone()).collect();
-                let revision = of_one.first().map_or(0, |&(_, revision)| revision);
-                report(WatchEvent::Deleted { watch, keys, revision });
+            for of_one in message.changes.chunk_by(|one, next| one.revision == next.revision) {
+                self.report(watch, of_one, &mut report);
             }
         }
         if message.canceled {
@@ -203,6 +200,26 @@ impl WatchSet {
             report(WatchEvent::Created { watch: id, revision: message.revision });
         }
         None
+    }
+
+    /// Reports the changes of one revision: one event for each kind, in the order in which they came.
+    fn report(&self, watch: WatchId, changes: &[Change], report: &mut impl FnMut(WatchEvent)) {
+        let keys = |deleted: bool| {
+            let of_kind = changes.iter().filter(|change| change.deleted == deleted);
+            of_kind.map(|change| change.key.clone()).collect::<Vec<Key>>()
+        };
+        let wants_puts = self.open.get(&watch).is_some_and(|open| open.spec.puts);
+        let Some(&Change { revision, deleted, .. }) = changes.first() else {
+            return;
+        };
+        for deleted in [deleted, !deleted] {
+            let keys = keys(deleted);
+            if !keys.is_empty() && deleted {
+                report(WatchEvent::Deleted { watch, keys, revision });
+            } else if !keys.is_empty() && wants_puts {
+                report(WatchEvent::Put { watch, keys, revision });
+            }
+        }
     }
 
     /// The id of the watch whose create was answered. A refusal may lack the id, but answers arrive in the order of the

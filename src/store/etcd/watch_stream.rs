@@ -12,20 +12,10 @@ use super::convert;
 use super::endpoint::{Endpoint, Link};
 use super::endpoints::{Endpoints, Pin};
 use super::fault::{EtcdFault, FaultKind};
+use super::heartbeat::{Beat, Heartbeat};
 use super::watch_set::{Trouble, WatchRequest, WatchSet, back_off};
 use crate::kv::{FailureClass, WatchEvent};
 use crate::store::WatchOrder;
-
-/// Silence of the stream before a progress request...
-const QUIET: Duration = Duration::from_secs(2);
-/// ...and how long to wait for its answer before the stream counts as dead.
-const PROGRESS_TIMEOUT: Duration = Duration::from_secs(2);
-/// Extra time per watch: etcd answers only after it has synchronised the watches that start in the past, 512 per 100 ms.
-const PROGRESS_TIMEOUT_PER_WATCH: Duration = Duration::from_micros(200);
-
-/// A timer that fires later than this shows that the process was suspended: nobody read the stream meanwhile, so its
-/// silence proves nothing.
-const MAX_TIMER_DELAY: Duration = Duration::from_secs(1);
 
 /// After a stream that lasted this long, the next one is opened without a back-off.
 const GOOD_STREAM: Duration = Duration::from_secs(2);
@@ -115,11 +105,11 @@ impl WatchTask {
         endpoint: &Arc<Endpoint>,
     ) -> Result<Result<Stream, EtcdFault>, Closed> {
         self.watches.restart();
-        let Some(WatchRequest::Create { wire, span, from_revision }) = self.watches.next() else {
+        let Some(WatchRequest::Create { wire, spec }) = self.watches.next() else {
             return Ok(Err(EtcdFault::class(FailureClass::NotDone, "there is nothing to watch")));
         };
         self.watches.mark_sent();
-        let (key, options) = convert::to_watch(&span, from_revision, wire);
+        let (key, options) = convert::to_watch(&spec, wire);
         let mut used = None;
         let opening = async {
             let link = endpoint.link().await?;
@@ -158,26 +148,25 @@ impl WatchTask {
 
     /// Sends requests and handles messages until the stream breaks; returns why it did.
     async fn serve(&mut self, mut stream: Stream) -> Result<EtcdFault, Closed> {
-        let mut last_message = Instant::now();
-        let mut probed: Option<Instant> = None;
+        let mut heartbeat = Heartbeat::heard(Instant::now());
         let mut left = std::pin::pin!(self.endpoints.left(stream.pin));
         loop {
             self.watches.retry_due(Instant::now());
             let next = self.watches.next();
             let has_next = next.is_some();
-            let heartbeat = self.heartbeat(last_message, probed);
+            let beat = heartbeat.next(self.watches.len());
             tokio::select! {
                 // Messages that have arrived are handled before timers.
                 biased;
                 order = self.orders.recv() => {
                     if self.watches.is_empty() {
                         // Without watches, the stream was not monitored until now.
-                        (last_message, probed) = (Instant::now(), None);
+                        heartbeat = Heartbeat::heard(Instant::now());
                     }
                     self.watches.apply(order.ok_or(Closed)?);
                 }
                 message = stream.messages.message() => {
-                    (last_message, probed) = (Instant::now(), None);
+                    heartbeat = Heartbeat::heard(Instant::now());
                     match message {
                         Ok(Some(message)) => {
                             if let Err(fault) = self.handle_message(&message, &stream)? {
@@ -201,31 +190,17 @@ impl WatchTask {
                 },
                 // Requests to this endpoint fail, so watch events may be missing as well.
                 () = &mut left => return Ok(its_endpoint_failed()),
-                () = sleep_until_some(heartbeat) => {
-                    if heartbeat.is_some_and(|due| due.elapsed() > MAX_TIMER_DELAY) {
-                        (last_message, probed) = (Instant::now(), None);
-                        continue;
-                    }
-                    if probed.is_some() {
+                () = sleep_until_some(beat) => match heartbeat.beat(Instant::now(), self.watches.len()) {
+                    Beat::Nothing => {}
+                    Beat::AskProgress => self.watches.ask_progress(),
+                    Beat::Dead => {
                         stream.endpoint.give_up(&stream.link);
                         return Ok(EtcdFault::class(FailureClass::Unknown, "the watch stream does not answer a progress request"));
                     }
-                    probed = Some(Instant::now());
-                    self.watches.ask_progress();
-                }
+                },
                 () = sleep_until_some(self.watches.next_retry()) => {}
             }
         }
-    }
-
-    /// When to request progress, or to stop waiting for it; `None` without any watch.
-    fn heartbeat(&self, last_message: Instant, probed: Option<Instant>) -> Option<Instant> {
-        if self.watches.is_empty() {
-            return None;
-        }
-        let watches = u32::try_from(self.watches.len()).unwrap_or(u32::MAX);
-        let limit = PROGRESS_TIMEOUT + PROGRESS_TIMEOUT_PER_WATCH.saturating_mul(watches);
-        Some(probed.map_or(last_message + QUIET, |probed| probed + limit))
     }
 
     /// Handles a message. The inner error means that the stream must be replaced.
@@ -275,8 +250,8 @@ impl WatchTask {
 async fn send(sender: &mut WatchRequestSender, request: Option<WatchRequest>) -> Result<(), EtcdFault> {
     match request {
         None => pending().await,
-        Some(WatchRequest::Create { wire, span, from_revision }) => {
-            let (key, options) = convert::to_watch(&span, from_revision, wire);
+        Some(WatchRequest::Create { wire, spec }) => {
+            let (key, options) = convert::to_watch(&spec, wire);
             sender.watch(key, Some(options)).await?;
         }
         Some(WatchRequest::Cancel { wire }) => sender.cancel(wire).await?,

@@ -174,6 +174,7 @@ impl State {
                 Notice::Deleted { keys, revision } => {
                     self.report(id, WatchEvent::Deleted { watch, keys, revision });
                 }
+                Notice::Put { keys, revision } => self.report(id, WatchEvent::Put { watch, keys, revision }),
                 Notice::Compacted { .. } => self.reopen_from_now(id, watch),
             }
         }

@@ -15,6 +15,8 @@ mod members;
 mod orphans;
 mod partitions;
 mod processes;
+#[cfg(all(feature = "cli", target_os = "linux"))]
+mod program;
 mod restore;
 mod rolling;
 mod soak;

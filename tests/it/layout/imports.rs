@@ -63,7 +63,9 @@ fn collect(folder: &Path, module: &str, found: &mut Vec<(String, String)>) {
     for entry in fs::read_dir(folder).expect("the folder of the sources can be read") {
         let path = entry.expect("the folder's entry can be read").path();
         let stem = path.file_stem().and_then(|stem| stem.to_str()).expect("a name").to_owned();
-        if path.is_dir() {
+        if path.is_dir() && stem == "bin" {
+            // Programs are crates of their own.
+        } else if path.is_dir() {
             collect(&path, &child(module, &stem), found);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let name = if stem == "mod" { module.to_owned() } else { child(module, &stem) };

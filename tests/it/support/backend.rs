@@ -94,9 +94,7 @@ impl Backend {
             Kind::Etcd { raw, .. } => {
                 usize::try_from(raw.count(&format!("{}/{name}/", self.root))).expect("a count")
             }
-            Kind::Memory { observer, .. } => {
-                observer.lock_info(name).unwrap().map_or(0, |info| info.waiters + 1)
-            }
+            Kind::Memory { observer, .. } => observer.queue(name).unwrap().len(),
         }
     }
 

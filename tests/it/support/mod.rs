@@ -30,6 +30,10 @@ pub(crate) mod manager;
 pub(crate) mod oracle;
 pub(crate) mod parked;
 pub(crate) mod process;
+#[cfg(all(feature = "cli", target_os = "linux"))]
+pub(crate) mod program;
+#[cfg(all(feature = "cli", target_os = "linux"))]
+pub(crate) mod pty;
 pub(crate) mod referee;
 pub(crate) mod register;
 pub(crate) mod stalls;

@@ -96,6 +96,11 @@ impl Process {
         }
     }
 
+    /// All lines that a child which has ended sent and that were not heard.
+    pub(crate) fn said(&self) -> Vec<String> {
+        self.lines.iter().collect()
+    }
+
     /// Sends a line to the child.
     pub(crate) fn say(&mut self, line: &str) {
         let input = self.input.as_mut().expect("the child's input is open");

@@ -154,6 +154,7 @@ impl World {
                 None => self.model.execute(self.now, request),
             },
         };
+        self.check_written();
         self.remember();
         self.note(|| format!("etcd: {id:?} of manager {node}: {request:?} -> {reply:?}"));
         self.cause = Some((node, sent));

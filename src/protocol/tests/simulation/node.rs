@@ -20,6 +20,8 @@ pub(super) struct Tally {
     pub(super) grants: u64,
     pub(super) losses: u64,
     pub(super) faults: u64,
+    /// Acknowledged writes of holders.
+    pub(super) writes: u64,
 }
 
 /// One manager: the protocol, and the simulated driver around it.
@@ -57,6 +59,7 @@ impl Tally {
         self.grants += other.grants;
         self.losses += other.losses;
         self.faults += other.faults;
+        self.writes += other.writes;
     }
 }
 

@@ -93,6 +93,7 @@ impl World {
             warn_after: Some(Duration::from_secs(2)),
             since,
             asked_at: Duration::from_secs(1),
+            note: None,
         };
         self.post(node, Command::Acquire(acquire));
     }
@@ -127,12 +128,17 @@ impl World {
         }
         self.nodes[node].workers[worker].state = State::Holding(ticket);
         let longest = match self.rng.u8(0..20) {
+            5..=14 if self.writing.is_some() => Duration::from_secs(3),
             0 => self.ttl.min(Duration::from_secs(5)) * 3,
             1..=4 => Duration::from_secs(1),
             _ => Duration::from_millis(50),
         };
         let (after, life) = (self.below(longest), self.nodes[node].life);
         self.schedule(after, Event::Work { node, life, worker });
+    }
+
+    pub(super) fn is_holding(&self, node: usize, ticket: Ticket) -> bool {
+        self.nodes[node].workers.iter().any(|worker| worker.state == State::Holding(ticket))
     }
 
     pub(super) fn refused(&mut self, node: usize, ticket: Ticket) {

@@ -11,6 +11,7 @@ use crate::store::memory::model::{Notice, Watcher};
 
 /// Silence before a health probe, and the probe's own timeout, as in the driver.
 const QUIET: Duration = Duration::from_secs(2);
+const PROBE_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// A timer that fires this late shows that the thread was suspended, not that the stream is dead.
 const MAX_TIMER_DELAY: Duration = Duration::from_secs(1);
@@ -67,7 +68,7 @@ impl World {
             it.beats = false;
             return;
         }
-        let due = it.asked.unwrap_or(it.last_event) + QUIET;
+        let due = it.asked.map_or(it.last_event + QUIET, |asked| asked + PROBE_TIMEOUT);
         if now < due {
             self.schedule(due.since(now), Event::Heartbeat { node, stream });
             return;
@@ -85,6 +86,8 @@ impl World {
         } else {
             it.asked = Some(now);
             self.probe(node, stream);
+            self.schedule(PROBE_TIMEOUT, Event::Heartbeat { node, stream });
+            return;
         }
         self.schedule(QUIET, Event::Heartbeat { node, stream });
     }
@@ -196,6 +199,7 @@ impl World {
                 Notice::Deleted { keys, revision } => {
                     self.deliver(node, watch, WatchEvent::Deleted { watch, keys, revision });
                 }
+                Notice::Put { .. } => {}
                 Notice::Compacted { .. } => {
                     // The driver reopens such a watch from the present revision.
                     self.nodes[node].stream.open.remove(&watch);
@@ -220,14 +224,13 @@ impl World {
         let last = self.nodes[node].stream.last_arrival.entry(watch).or_default();
         *last = (*last).max(at);
         let after = last.since(self.now);
-        let (WatchEvent::Created { revision, .. } | WatchEvent::Deleted { revision, .. }) = &event;
-        let happened = self.past.superseded(*revision).unwrap_or(self.now);
+        let happened = self.past.superseded(event.revision()).unwrap_or(self.now);
         self.schedule(after, Event::Deliver { node, stream: number, event, happened });
     }
 
     pub(super) fn receive_event(&mut self, node: usize, stream: u64, event: WatchEvent, happened: Time) {
         let it = &self.nodes[node].stream;
-        let (WatchEvent::Created { watch, .. } | WatchEvent::Deleted { watch, .. }) = &event;
+        let watch = &event.watch();
         if it.number == stream && !it.stalled && it.wanted.contains_key(watch) {
             let it = &mut self.nodes[node].stream;
             (it.last_event, it.asked) = (self.now, None);

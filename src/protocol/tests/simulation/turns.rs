@@ -230,7 +230,9 @@ impl World {
                 self.tally.grants += 1;
                 self.check_grant(node, ticket, hold, &name, key.clone(), token)?;
                 self.truth.granted(ticket, hold, &key, token);
+                let name = self.names.iter().position(|other| *other == name).unwrap_or_default();
                 self.granted(node, ticket);
+                self.begin_writing(node, ticket, name, token);
             }
             Action::Refuse { ticket, refusal } => {
                 self.check_refusal(node, ticket, &refusal)?;
@@ -248,6 +250,7 @@ impl World {
                 self.check_confirmed(node, ticket, &result)?;
                 self.confirmed(node, ticket);
             }
+            Action::Fenced { id, result } => self.wrote(id, result)?,
             Action::Closed => self.nodes[node].closed = true,
         }
         Ok(())

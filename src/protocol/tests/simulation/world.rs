@@ -19,6 +19,7 @@ use super::past::Past;
 use super::script::Worker;
 use super::truth::Truth;
 use super::weather::Weather;
+use super::writing::Writing;
 use crate::clock::Time;
 use crate::kv::{Failure, Request, Response, WatchEvent, WatchId};
 use crate::name::{LockName, Root};
@@ -85,6 +86,12 @@ pub(super) enum Event {
         life: u32,
         worker: usize,
     },
+    /// A holder writes.
+    Write {
+        node: usize,
+        life: u32,
+        ticket: Ticket,
+    },
     /// A foreign contender continues.
     Foreign(usize),
     Fault(InjectedFault),
@@ -99,6 +106,8 @@ pub(super) struct World {
     /// Some keys are denied to the managers.
     pub(super) denied: bool,
     pub(super) past: Past,
+    /// The holders write.
+    pub(super) writing: Option<Writing>,
     /// A violation found in a function that cannot return one.
     pub(super) broken: Option<Violation>,
     pub(super) model: Model,
@@ -151,6 +160,7 @@ impl World {
             ttl,
             denied: false,
             past: Past::default(),
+            writing: None,
             broken: None,
             model,
             nodes,
@@ -279,6 +289,7 @@ impl World {
             Event::Heartbeat { node, stream } => self.beat(node, stream),
             Event::ProbeAnswered { node, stream } => self.answer_probe(node, stream),
             Event::Work { node, life, worker } => self.work(node, life, worker),
+            Event::Write { node, life, ticket } => self.write(node, life, ticket),
             Event::Foreign(foreign) => self.advance_foreign(foreign),
             Event::Fault(fault) => self.inject(fault),
         }
@@ -287,9 +298,10 @@ impl World {
     /// The manager that cannot handle the event while it is paused.
     fn concerned(&self, event: &Event) -> Option<usize> {
         match event {
-            Event::Reopen { node, .. } | Event::Heartbeat { node, .. } | Event::Work { node, .. } => {
-                Some(*node)
-            }
+            Event::Reopen { node, .. }
+            | Event::Heartbeat { node, .. }
+            | Event::Work { node, .. }
+            | Event::Write { node, .. } => Some(*node),
             _ => None,
         }
     }

@@ -219,7 +219,7 @@ proptest! {
         let mut response = PbWatchResponse { header, watch_id, created, canceled, compact_revision, ..Default::default() };
         (response.cancel_reason, response.fragment, response.events) = (cancel_reason, fragment, events);
         match convert::from_watch(&WatchResponse(response)) {
-            Ok(message) => prop_assert_eq!(message.deletions.len(), deleted),
+            Ok(message) => prop_assert_eq!(message.changes.iter().filter(|change| change.deleted).count(), deleted),
             Err(fault) => prop_assert_eq!(fault.into_failure().class, FailureClass::Unknown),
         }
     }

@@ -38,9 +38,9 @@ async fn a_foreign_key_can_be_force_unlocked_before_there_is_a_new_session() {
 
     let root = Root::parse("/app").unwrap();
     let name = LockName::parse(&root, "a").unwrap();
-    let evicted = queries::force_unlock(&etcd, &name, ForceUnlock::Lock, LONG).await.unwrap();
+    let evicted = queries::force_unlock(&etcd, &name, None, ForceUnlock::Lock, LONG).await.unwrap();
     assert_eq!((evicted.key.as_str(), evicted.lease_id), ("a", None));
-    let free = queries::force_unlock(&etcd, &name, ForceUnlock::Lock, LONG).await.unwrap_err();
+    let free = queries::force_unlock(&etcd, &name, None, ForceUnlock::Lock, LONG).await.unwrap_err();
     assert!(matches!(free, LockError::NotHeld { .. }), "{free:?}");
     for request in [Request::Delete { key: "/app/a/1".into() }, Request::RenewLease { lease }] {
         let failure = call(&etcd, request).await.unwrap_err();

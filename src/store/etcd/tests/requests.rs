@@ -6,6 +6,7 @@ use crate::kv::{
     Answer, Compare, FailureClass, Field, Op, OpResult, Order, Range, RangeResult, Request, Span, Txn,
     TxnAnswer,
 };
+use crate::store::etcd::coalesced::tests::WRITES;
 use crate::store::etcd::tests::cluster::{
     TestCluster, always, call, connect, grant, key, keys, put, put_key, range, txn_answer,
 };
@@ -47,6 +48,21 @@ async fn a_lease_is_granted_renewed_queried_and_revoked() {
             "{request:?}"
         );
     }
+}
+
+/// Every write to the socket wakes etcd. etcd answers each request with a ping of its own, too.
+#[tokio::test]
+async fn a_request_is_written_to_the_socket_at_once() {
+    let cluster = TestCluster::start(1);
+    let etcd = connect(&cluster.urls()).await;
+    put_key(&etcd, "/a", 0).await;
+    let (before, cycles) = (WRITES.get(), 200);
+    for _ in 0..cycles {
+        put_key(&etcd, "/a", 0).await;
+        call(&etcd, always(vec![Op::Delete { key: key("/a") }])).await.unwrap();
+    }
+    let writes = WRITES.get() - before;
+    assert!(writes <= 4 * cycles, "{writes} writes for {cycles} pairs of requests");
 }
 
 #[tokio::test]
@@ -163,7 +179,7 @@ async fn each_refusal_has_its_failure_class() {
         (at(revision + 100), FailureClass::Compacted),
         (always(many), FailureClass::TooManyOperations),
         (always(vec![put("/a", "", 0), put("/a", "", 0)]), FailureClass::Refused),
-        (large, FailureClass::Refused),
+        (large, FailureClass::TooLarge),
     ];
     for (request, class) in table {
         let failure = call(&etcd, request).await.unwrap_err();

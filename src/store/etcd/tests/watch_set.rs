@@ -6,11 +6,11 @@ use tokio::time::Instant;
 
 use crate::kv::{Key, Revision, Span, WatchEvent, WatchId, WatchSpec};
 use crate::store::WatchOrder;
-use crate::store::etcd::convert::WatchMessage;
+use crate::store::etcd::convert::{Change, WatchMessage};
 use crate::store::etcd::watch_set::{Trouble, WatchRequest, WatchSet};
 
 fn open(watches: &mut WatchSet, id: u64, from_revision: Revision) {
-    let spec = WatchSpec { span: Span::Key(Key::from(format!("k{id}"))), from_revision };
+    let spec = WatchSpec { span: Span::Key(Key::from(format!("k{id}"))), from_revision, puts: false };
     watches.apply(WatchOrder::Open { id: WatchId(id), spec });
 }
 
@@ -24,7 +24,7 @@ fn send_all(watches: &mut WatchSet) -> Vec<String> {
     while let Some(request) = watches.next() {
         watches.mark_sent();
         sent.push(match request {
-            WatchRequest::Create { wire, span: Span::Key(key), from_revision } => {
+            WatchRequest::Create { wire, spec: WatchSpec { span: Span::Key(key), from_revision, .. } } => {
                 format!("+{wire} {key}@{from_revision}")
             }
             WatchRequest::Create { wire, .. } => format!("+{wire}"),
@@ -46,7 +46,12 @@ fn created(wire: i64, revision: Revision) -> WatchMessage {
 }
 
 fn deleted(wire: i64, key: &str, revision: Revision) -> WatchMessage {
-    WatchMessage { wire, revision, deletions: vec![(Key::from(key), revision)], ..WatchMessage::default() }
+    WatchMessage {
+        wire,
+        revision,
+        changes: vec![Change { key: Key::from(key), revision, deleted: true }],
+        ..WatchMessage::default()
+    }
 }
 
 fn refused(wire: i64, reason: &str) -> WatchMessage {

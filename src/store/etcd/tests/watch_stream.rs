@@ -27,7 +27,7 @@ impl Watcher {
     }
 
     fn open(&self, id: u64, span: Span, from_revision: Revision) {
-        let spec = WatchSpec { span, from_revision };
+        let spec = WatchSpec { span, from_revision, puts: false };
         self.orders.send(WatchOrder::Open { id: WatchId(id), spec }).unwrap();
     }
 

@@ -7,6 +7,9 @@ use crate::kv::{Failure, FailureClass, Key, LeaseId, Op, OpResult, Range, Span, 
 use super::refusal::{check_key, denied, lease_gone, no_space, refused};
 use super::{Model, Space};
 
+/// etcd's default of `--max-request-bytes`.
+const MAX_REQUEST_BYTES: usize = 3 << 19;
+
 /// The branch of a transaction that will run, decided before any operation runs.
 struct Plan<'a> {
     succeeded: bool,
@@ -26,6 +29,9 @@ impl Model {
     /// operation runs.
     pub(super) fn txn(&mut self, txn: &Txn) -> Result<TxnAnswer, Failure> {
         check_size(txn, self.limits.max_txn_ops)?;
+        if bytes(txn) > MAX_REQUEST_BYTES {
+            return Err(Failure::new(FailureClass::TooLarge, "etcdserver: request is too large"));
+        }
         writes(&txn.then)?;
         writes(&txn.otherwise)?;
         if self.denied.as_ref().is_some_and(|denied| touches(txn, denied)) {
@@ -124,6 +130,17 @@ fn check_size(txn: &Txn, max_ops: usize) -> Result<(), Failure> {
         Op::Range(_) => Ok(()),
         Op::Txn(nested) => check_size(nested, left),
     })
+}
+
+/// The size of what the transaction can write, which is nearly all of a large request.
+fn bytes(txn: &Txn) -> usize {
+    let ops = txn.then.iter().chain(&txn.otherwise);
+    ops.map(|op| match op {
+        Op::Put { key, value, .. } => key.as_bytes().len() + value.len(),
+        Op::Txn(nested) => bytes(nested),
+        Op::Delete { .. } | Op::Range(_) => 0,
+    })
+    .sum()
 }
 
 /// The keys that a list of operations can write, nested transactions included.

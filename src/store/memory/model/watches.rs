@@ -1,4 +1,4 @@
-//! Watches for deletions.
+//! Watches for deletions, and for puts if asked for.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -15,6 +15,8 @@ pub(crate) struct Watcher(u64);
 pub(crate) enum Notice {
     /// These watched keys were deleted, and no others at that revision.
     Deleted { keys: Vec<Key>, revision: Revision },
+    /// These watched keys were put, and no others at that revision.
+    Put { keys: Vec<Key>, revision: Revision },
     /// The start revision was compacted: there is no such watch.
     Compacted { revision: Revision },
 }
@@ -37,6 +39,13 @@ struct Open {
     span: Span,
     /// The first revision that the watch reports.
     from: Revision,
+    puts: bool,
+}
+
+impl Open {
+    fn reports(&self, change: &Change) -> bool {
+        (change.deleted || self.puts) && self.from <= change.revision && self.span.contains(&change.key)
+    }
 }
 
 impl Watches {
@@ -63,9 +72,8 @@ impl Watches {
                 self.of_range.insert(watcher);
             }
         }
-        let open = Open { span: spec.span.clone(), from };
-        let missed =
-            keys.changes_from(from).filter(|change| change.deleted && open.span.contains(&change.key));
+        let open = Open { span: spec.span.clone(), from, puts: spec.puts };
+        let missed = keys.changes_from(from).filter(|change| open.reports(change));
         for change in missed {
             note(&mut self.notices, watcher, change);
         }
@@ -89,13 +97,9 @@ impl Watches {
 
     /// Notifies the watchers of a write that was just committed.
     pub(super) fn tell(&mut self, change: &Change) {
-        if !change.deleted {
-            return;
-        }
         let of_key = self.of_key.get(&change.key).into_iter().flatten();
         for watcher in of_key.chain(&self.of_range) {
-            let told = self.open.get(watcher);
-            if told.is_some_and(|open| open.from <= change.revision && open.span.contains(&change.key)) {
+            if self.open.get(watcher).is_some_and(|open| open.reports(change)) {
                 note(&mut self.notices, *watcher, change);
             }
         }
@@ -108,16 +112,22 @@ impl Watches {
 
 /// Adds the change to the watcher's notice of the same commit, if there is one.
 fn note(notices: &mut VecDeque<(Watcher, Notice)>, watcher: Watcher, change: &Change) {
-    let of_one = |notice: &(Watcher, Notice)| match notice {
-        (_, Notice::Deleted { revision, .. }) => *revision == change.revision,
-        (_, Notice::Compacted { .. }) => false,
+    let revision = change.revision;
+    let of_one = |notice: &(Watcher, Notice)| match &notice.1 {
+        Notice::Deleted { revision: of, .. } | Notice::Put { revision: of, .. } => *of == revision,
+        Notice::Compacted { .. } => false,
     };
-    let begun =
-        notices.iter_mut().rev().take_while(|notice| of_one(notice)).find(|(told, _)| *told == watcher);
-    match begun {
-        Some((_, Notice::Deleted { keys, .. })) => keys.push(change.key.clone()),
+    let same_kind = |notice: &Notice| matches!(notice, Notice::Deleted { .. }) == change.deleted;
+    let mut of_commit = notices.iter_mut().rev().take_while(|notice| of_one(notice));
+    match of_commit.find(|(told, notice)| *told == watcher && same_kind(notice)) {
+        Some((_, Notice::Deleted { keys, .. } | Notice::Put { keys, .. })) => keys.push(change.key.clone()),
         _ => {
-            let notice = Notice::Deleted { keys: vec![change.key.clone()], revision: change.revision };
+            let keys = vec![change.key.clone()];
+            let notice = if change.deleted {
+                Notice::Deleted { keys, revision }
+            } else {
+                Notice::Put { keys, revision }
+            };
             notices.push_back((watcher, notice));
         }
     }

@@ -77,7 +77,7 @@ impl Watches {
     }
 
     fn open(&self, id: u64, span: Span, from_revision: Revision) {
-        let spec = WatchSpec { span, from_revision };
+        let spec = WatchSpec { span, from_revision, puts: false };
         self.orders.send(WatchOrder::Open { id: WatchId(id), spec }).unwrap();
     }
 

@@ -3,6 +3,7 @@
 //! `ETCD_LOCK_SOAK_SECONDS` sets the length, and `ETCD_LOCK_SOAK_SEED` repeats the faults of a failed run.
 
 mod chaos;
+mod fenced_set;
 mod workers;
 
 use std::sync::atomic::{AtomicBool, Ordering};

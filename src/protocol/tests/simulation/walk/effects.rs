@@ -49,6 +49,7 @@ impl State {
             | Action::StoreAnswers { .. }
             | Action::SlowWait { .. }
             | Action::Released { .. }
+            | Action::Fenced { .. }
             | Action::Closed => {}
             Action::Grant { ticket, hold, key, token, .. } => {
                 return self.grant(node, ticket, hold, key, token);

@@ -86,6 +86,7 @@ impl State {
             warn_after: None,
             since: self.now,
             asked_at: Duration::from_secs(1),
+            note: None,
         };
         self.sides[node].protocol.handle_command(self.now, Command::Acquire(acquire));
     }

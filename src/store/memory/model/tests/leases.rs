@@ -41,7 +41,8 @@ fn an_ending_lease_deletes_its_keys_by_name_in_one_revision() {
         put_with("c", "", other),
         put("d", ""),
     ]);
-    let (watcher, _) = model.watch(&WatchSpec { span: Span::Prefix("".into()), from_revision: 0 }).unwrap();
+    let (watcher, _) =
+        model.watch(&WatchSpec { span: Span::Prefix("".into()), from_revision: 0, puts: false }).unwrap();
 
     let answer = model.execute(NOW, &Request::RevokeLease { lease: one }).unwrap();
     assert_eq!((answer.revision, answer.answer), (3, Answer::LeaseRevoked));
@@ -99,7 +100,8 @@ fn due_leases_end_one_by_one_the_longest_overdue_first() {
     let mut model = Model::new();
     let [long, short] = [model.do_grant(secs(9)), model.do_grant(secs(5))];
     model.do_ops(vec![put_with("long", "", long), put_with("short", "", short)]);
-    let (_, revision) = model.watch(&WatchSpec { span: Span::Prefix("".into()), from_revision: 0 }).unwrap();
+    let (_, revision) =
+        model.watch(&WatchSpec { span: Span::Prefix("".into()), from_revision: 0, puts: false }).unwrap();
     assert_eq!(model.expire_due(after(secs(9))), [short, long]);
     let told: Vec<_> = model.notices().into_iter().map(|(_, notice)| notice).collect();
     assert_eq!(

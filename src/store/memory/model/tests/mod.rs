@@ -161,7 +161,7 @@ fn a_denied_span_refuses_every_request_that_could_touch_it() {
     denied(&mut model, Request::Txn(always(vec![Op::Txn(always(vec![delete("secret/key")]))])));
     denied(&mut model, Request::RenewLease { lease });
     denied(&mut model, Request::RevokeLease { lease });
-    let spec = WatchSpec { span: Span::Prefix("secret/".into()), from_revision: 0 };
+    let spec = WatchSpec { span: Span::Prefix("secret/".into()), from_revision: 0, puts: false };
     assert_eq!(model.watch(&spec).unwrap_err().class, FailureClass::PermissionDenied);
 
     model.do_ops(vec![put("open", "1"), read(all_of("open"))]);

@@ -3,7 +3,7 @@
 use super::*;
 
 fn spec(span: Span, from_revision: Revision) -> WatchSpec {
-    WatchSpec { span, from_revision }
+    WatchSpec { span, from_revision, puts: false }
 }
 
 fn everything(from_revision: Revision) -> WatchSpec {

@@ -128,9 +128,10 @@ impl Generator {
             5..8 => self.revision(model),
             _ => model.revision() + self.rng.i64(0..4),
         };
+        let puts = self.rng.bool();
         // Releases differ in what remains of the compacted revision itself.
         let doubtful = from_revision > 0 && from_revision == model.compacted();
-        WatchSpec { span, from_revision: from_revision + i64::from(doubtful) }
+        WatchSpec { span, from_revision: from_revision + i64::from(doubtful), puts }
     }
 
     fn compare(&mut self, model: &Model) -> Compare {

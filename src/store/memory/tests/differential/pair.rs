@@ -44,6 +44,7 @@ pub(super) struct Pair {
 struct Watch {
     seed: u64,
     span: Span,
+    puts: bool,
     live: Option<Watcher>,
     expected: VecDeque<WatchEvent>,
 }
@@ -128,8 +129,16 @@ impl Pair {
         self.note(format_args!("{id:?} {spec:?}"));
         let (watcher, revision) = self.model.watch(&spec).map_err(|failure| failure.message)?;
         let expected = VecDeque::from([WatchEvent::Created { watch: id, revision }]);
-        self.watches
-            .insert(id, Watch { seed: self.seed, span: spec.span.clone(), live: Some(watcher), expected });
+        self.watches.insert(
+            id,
+            Watch {
+                seed: self.seed,
+                span: spec.span.clone(),
+                puts: spec.puts,
+                live: Some(watcher),
+                expected,
+            },
+        );
         self.watchers.insert(watcher, id);
         self.expect_notices()?;
         self.orders.send(WatchOrder::Open { id, spec }).map_err(|_| "the watches are not served")?;
@@ -172,7 +181,7 @@ impl Pair {
         self.ask(&Request::Txn(Txn { then: vec![put], ..Txn::default() })).await?.map_err(|_| "no put")?;
         self.ask(&Request::Delete { key: key.clone() }).await?.map_err(|_| "no deletion")?;
         let from_revision = self.model.revision();
-        self.watch(WatchSpec { span: Span::Key(key), from_revision }).await?;
+        self.watch(WatchSpec { span: Span::Key(key), from_revision, puts: false }).await?;
         self.settle().await
     }
 
@@ -190,9 +199,10 @@ impl Pair {
             let watch = self.watches.get_mut(id).ok_or("a notice of an unknown watch")?;
             watch.expected.push_back(match notice {
                 Notice::Deleted { keys, revision } => WatchEvent::Deleted { watch: *id, keys, revision },
+                Notice::Put { keys, revision } => WatchEvent::Put { watch: *id, keys, revision },
                 Notice::Compacted { .. } => {
                     // The store's watch continues from now.
-                    let spec = WatchSpec { span: watch.span.clone(), from_revision: 0 };
+                    let spec = WatchSpec { span: watch.span.clone(), from_revision: 0, puts: watch.puts };
                     let (watcher, revision) = self.model.watch(&spec).map_err(|failure| failure.message)?;
                     let id = *id;
                     watch.live = Some(watcher);
@@ -239,8 +249,7 @@ impl Pair {
     }
 
     fn check_event(&mut self, event: &WatchEvent) -> Result<(), String> {
-        let (WatchEvent::Created { watch, .. } | WatchEvent::Deleted { watch, .. }) = event;
-        let heard = self.watches.get_mut(watch).ok_or("an event of an unknown watch")?;
+        let heard = self.watches.get_mut(&event.watch()).ok_or("an event of an unknown watch")?;
         let expected = heard.expected.pop_front();
         if expected.as_ref() != Some(event) {
             return Err(format!(

@@ -98,7 +98,7 @@ async fn an_expiring_lease_deletes_its_keys_in_the_same_order() {
     pair.do_ops(vec![put("b", lease), put("c", 0)]).await;
     pair.do_ops(vec![put("a/x", lease), put("a", lease), put("d", lease)]).await;
     pair.do_ops(vec![put("d", 0)]).await;
-    pair.watch(WatchSpec { span: everything(), from_revision: 0 }).await.unwrap();
+    pair.watch(WatchSpec { span: everything(), from_revision: 0, puts: false }).await.unwrap();
 
     pair.expire(lease).await.unwrap();
     pair.do_ops(vec![read()]).await;
@@ -125,7 +125,7 @@ async fn the_same_transactions_are_refused_for_their_writes() {
         pair.refused(txn(then.clone(), vec![])).await;
         pair.refused(txn(vec![], then)).await;
     }
-    pair.watch(WatchSpec { span: everything(), from_revision: 0 }).await.unwrap();
+    pair.watch(WatchSpec { span: everything(), from_revision: 0, puts: false }).await.unwrap();
     for then in [
         vec![delete(), delete()],
         vec![Op::Txn(txn(vec![put()], vec![put()])), read()],
@@ -186,7 +186,7 @@ async fn compaction_leaves_the_same_history() {
     for key in ["a", "b", "c"] {
         pair.do_ops(vec![delete(key), put("d", 0)]).await; // 5, 6, 7
     }
-    let watch = |from_revision| WatchSpec { span: everything(), from_revision };
+    let watch = |from_revision| WatchSpec { span: everything(), from_revision, puts: false };
     pair.watch(watch(5)).await.unwrap();
     for revision in [6, 6, 5, 100] {
         pair.compact(revision).await.unwrap();

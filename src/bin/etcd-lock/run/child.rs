@@ -1,0 +1,159 @@
+//! The command's process group, from its start until the last of it is dead.
+
+use std::ffi::OsString;
+
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, getpid, kill_process_group,
+    set_child_subreaper, test_kill_process_group, wait, waitid,
+};
+
+use super::cgroup::Cgroup;
+use super::helper;
+use super::terminal::Terminal;
+use super::watcher::Watcher;
+
+/// The command with all that it has started, as far as it has stayed in its process group or its cgroup.
+#[derive(Debug)]
+pub(super) struct Child {
+    group: Pid,
+    cgroup: Option<Cgroup>,
+    watcher: Watcher,
+    terminal: Option<Terminal>,
+    /// Whether the group was put into the foreground of the terminal.
+    foreground: bool,
+    /// The exit code of the command itself, once it has ended.
+    code: Option<u8>,
+    killed: bool,
+    /// Nothing of the group lives, so its number may be another's.
+    over: bool,
+}
+
+/// What became of the command since the last look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    None,
+    /// The command itself was stopped.
+    Stopped,
+}
+
+impl Child {
+    /// Starts the command. The thread that calls this must not end before the command does: its end would be taken for
+    /// the death of this process.
+    pub(super) fn spawn(words: &[OsString], environment: &[(&str, String)]) -> std::io::Result<Self> {
+        use std::os::unix::process::CommandExt;
+        // What the command leaves behind becomes a child of this process, which learns of its end.
+        set_child_subreaper(Some(getpid()))?;
+        let mut watcher = Watcher::spawn()?;
+        let cgroup = Cgroup::create();
+        let terminal = Terminal::open();
+        let foreground = terminal.as_ref().is_some_and(Terminal::is_ours);
+        let mut command = helper::command(getpid(), cgroup.as_ref(), foreground, words);
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
+        // Readiness was this program's to tell.
+        command.env_remove("NOTIFY_SOCKET").process_group(0);
+        let process = command.spawn()?;
+        let group = Pid::from_child(&process);
+        watcher.guard(group, cgroup.as_ref());
+        Ok(Self { group, cgroup, watcher, terminal, foreground, code: None, killed: false, over: false })
+    }
+
+    pub(super) fn id(&self) -> i32 {
+        self.group.as_raw_nonzero().get()
+    }
+
+    /// Tells the watcher until when the lock is held for certain.
+    pub(super) fn set_deadline(&mut self, deadline: std::time::Duration) {
+        self.watcher.set_deadline(deadline);
+    }
+
+    /// Sends a signal to the group; a stopped group gets it, too.
+    pub(super) fn signal(&self, signal: Signal) {
+        let _ = kill_process_group(self.group, signal);
+        if signal == Signal::TERM {
+            let _ = kill_process_group(self.group, Signal::CONT);
+        }
+    }
+
+    /// Kills the group, and what has left it but not its cgroup.
+    pub(super) fn kill(&mut self) {
+        self.killed = true;
+        let _ = kill_process_group(self.group, Signal::KILL);
+        let _ = self.cgroup.as_ref().map(Cgroup::kill);
+    }
+
+    /// Learns what has happened, after SIGCHLD or a while.
+    pub(super) fn look(&mut self) -> Change {
+        let stops = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG;
+        let stopped = matches!(waitid(WaitId::Pid(self.group), stops), Ok(Some(_)));
+        // Among them are those that the command has left behind, which are this process's children now.
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+            if pid == self.group {
+                self.code = Some(code_of(status));
+            }
+        }
+        if stopped && self.code.is_none() { Change::Stopped } else { Change::None }
+    }
+
+    /// The command's exit code, once it has ended; others of its group may live.
+    pub(super) fn code(&self) -> Option<u8> {
+        self.code
+    }
+
+    /// Whether nothing of the group lives; after `kill`, nothing of the cgroup either.
+    pub(super) fn is_gone(&self) -> bool {
+        let beyond = |cgroup: &Cgroup| self.killed && cgroup.is_populated();
+        self.code.is_some()
+            && test_kill_process_group(self.group) == Err(Errno::SRCH)
+            && !self.cgroup.as_ref().is_some_and(beyond)
+    }
+
+    /// Stops this process with its command, as the shell that waits for both expects; returns when it is continued.
+    pub(super) fn stop_together(&self) {
+        let Some(terminal) = &self.terminal else { return };
+        if self.foreground {
+            terminal.take();
+        }
+        let _ = signal_hook::low_level::emulate_default_handler(signal_hook::consts::SIGTSTP);
+    }
+
+    /// Continues the group, in the foreground if this process is there.
+    pub(super) fn cont(&mut self) {
+        if let Some(terminal) = self.terminal.as_ref().filter(|terminal| terminal.is_ours()) {
+            self.foreground = true;
+            terminal.give(self.group);
+        }
+        let _ = kill_process_group(self.group, Signal::CONT);
+    }
+
+    /// Gives back what this process had for the group, when that is gone.
+    pub(super) fn clean_up(&mut self) {
+        self.over = true;
+        self.watcher.end();
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.remove();
+        }
+        if let Some(terminal) = self.terminal.as_ref().filter(|_| self.foreground) {
+            terminal.take();
+            if self.code.is_some_and(|code| code > 128) {
+                terminal.restore();
+            }
+        }
+    }
+}
+
+/// A panic of this program releases the lock, so it must not leave the command behind.
+impl Drop for Child {
+    fn drop(&mut self) {
+        if !self.over {
+            self.kill();
+        }
+    }
+}
+
+fn code_of(status: WaitStatus) -> u8 {
+    if let Some(signal) = status.terminating_signal() {
+        return crate::exit::of_signal(signal);
+    }
+    u8::try_from(status.exit_status().unwrap_or(0)).unwrap_or(u8::MAX)
+}
