@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::checks::Violation;
-use super::reading::oldest_within;
+use super::reading::keys_within;
 use super::world::{Event, World};
 use crate::kv::{FailureClass, Key, Order, Range, Revision, Span};
 use crate::protocol::{
@@ -176,8 +176,8 @@ impl World {
             let value = String::from_utf8_lossy(&kv.value).into_owned();
             let parts: Vec<u64> = value.split('/').filter_map(|part| part.parse().ok()).collect();
             let (ticket, number) = (Ticket(parts[0]), parts[1]);
-            let holder = oldest_within(&self.model, name.contenders());
-            let stands = holder.is_some_and(|holder| holder.create_revision.unsigned_abs() == parts[2]);
+            let contenders = keys_within(&self.model, name.contenders());
+            let stands = contenders.iter().any(|it| it.create_revision.unsigned_abs() == parts[2]);
             let settled = writing.holds.get(&ticket).map_or(0, |writer| writer.settled);
             let wrong = if !stands {
                 Some("its hold is over")
