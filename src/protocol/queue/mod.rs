@@ -209,24 +209,24 @@ impl Queue {
         });
     }
 
-    /// The put of this contender was answered: it has predecessors. This answers the tries of its mode that had been made
-    /// when the write was sent (`asked`), and those for which the callers of this process before them leave no room.
+    /// The put of this contender was answered: there is no room for it. This answers the tries of its mode that had been
+    /// made when the write was sent (`asked`) and are not before it, and those for which the callers of this process before them leave no room.
     fn refuse_tries_of(&mut self, id: ContenderId, asked: &[Ticket], cx: &mut Context<'_>) {
         let mode = self.contender(id).map(Contender::mode);
+        let is_try = self.contender(id).is_some_and(Contender::is_try);
         let (mut load, mut queued, mut behind) = (self.held_load(), false, Vec::new());
         for waiter in &self.waiters {
             if !waiter.limits.try_only {
                 load = load.with(waiter.mode);
                 queued = true;
-            } else if queued && !load.admits(waiter.mode) {
-                behind.push(waiter.ticket);
+            } else {
+                let answered = Some(waiter.mode) == mode && asked.contains(&waiter.ticket);
+                if answered && (is_try || queued) || queued && !load.admits(waiter.mode) {
+                    behind.push(waiter.ticket);
+                }
             }
         }
-        let answered = |waiter: &Waiter| Some(waiter.mode) == mode && asked.contains(&waiter.ticket);
-        self.refuse_tries(
-            |it| answered(it) || behind.contains(&it.ticket) || mutant!(TryRefusedByOldNews),
-            cx,
-        );
+        self.refuse_tries(|it| behind.contains(&it.ticket) || mutant!(TryRefusedByOldNews), cx);
     }
 
     fn contender(&self, id: ContenderId) -> Option<&Contender> {

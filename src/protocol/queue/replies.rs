@@ -4,6 +4,7 @@ use super::sent::{SentDelete, SentWrite};
 use super::{Context, Queue, WriteState};
 use crate::error::LossReason;
 use crate::kv::{Failure, FailureClass, KeyValue, Revision};
+use crate::mode::Mode;
 use crate::protocol::admission::Admission;
 use crate::protocol::batch::WriteOutcome;
 use crate::protocol::messages::{Action, ContenderId, Refusal, ReleaseFailure};
@@ -47,6 +48,16 @@ impl Queue {
         Verdict::Nothing
     }
 
+    /// Whether the answer says that there is no room for the contender, and not only that it does not show enough.
+    fn is_certainly_behind(&self, id: ContenderId, admission: &Admission) -> bool {
+        let exclusive = self.contender(id).is_some_and(|contender| contender.mode() == Mode::Exclusive);
+        match admission {
+            Admission::Behind(Some(_)) | Admission::Gone => true,
+            Admission::Behind(None) => exclusive,
+            Admission::Admitted | Admission::Uncounted => false,
+        }
+    }
+
     fn put_answered(
         &mut self,
         id: ContenderId,
@@ -57,7 +68,7 @@ impl Queue {
     ) {
         match outcome {
             PutOutcome::Put { created, admission } => {
-                if admission != Admission::Admitted {
+                if self.is_certainly_behind(id, &admission) {
                     self.refuse_tries_of(id, &sent.tries, cx);
                 }
                 let (put, answered) = ((created, admission), (revision, sent.sent));

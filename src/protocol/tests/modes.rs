@@ -363,3 +363,16 @@ fn a_try_beside_a_waiter_that_leaves_room_for_it_is_decided_by_the_store() {
     locks.0.settle();
     assert!(locks.holds(waiter));
 }
+
+#[test]
+fn a_try_beside_a_reader_that_must_count_the_others_first_is_not_refused() {
+    let mut locks = Locks::with(1);
+    let permit = locks.lock(0, permits(1, 3));
+    let (mut tried, mut reader) = (None, None);
+    locks.0.together(0, |world| {
+        tried = Some(Asked(0, world.try_in(READ, 0, "a", 1)));
+        reader = Some(Asked(0, world.ask_in(READ, 0, "a", 2, WaitLimits::default())));
+    });
+    locks.0.settle();
+    assert_eq!(locks.holding([permit, tried.unwrap(), reader.unwrap()]), [true; 3]);
+}
