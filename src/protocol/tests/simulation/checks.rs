@@ -8,7 +8,7 @@ use super::reading::{everything, keys_within, sessions};
 use super::rule::{Part, is_holder, may_hold_together};
 use super::world::World;
 use crate::clock::Time;
-use crate::kv::{Key, LeaseId, Revision};
+use crate::kv::{Key, LeaseId, Revision, Span};
 use crate::mode::Mode;
 use crate::name::LockName;
 use crate::protocol::{HoldId, Refusal, Ticket, WaitLimits};
@@ -118,6 +118,16 @@ impl Checks {
         }
     }
 
+    /// An administrator may have deleted the key that stood for it: it has to queue again, behind others.
+    fn lost_its_place(&self, asked: &Asked) -> bool {
+        let prefix = match asked.name.contenders() {
+            Span::Prefix(prefix) => prefix,
+            other => unreachable!("{other:?}"),
+        };
+        let of_name = |key: &Key| key.as_bytes().starts_with(prefix.as_bytes());
+        self.taken.iter().any(|(key, at)| *at >= asked.at && of_name(key))
+    }
+
     /// Ends all holds of the manager, and returns their number.
     pub(super) fn session_down(&mut self, node: usize) -> u64 {
         let before = self.holds.len();
@@ -215,6 +225,7 @@ impl World {
                 && other.at < granted.at
                 && !other.abandoned
                 && limit.is_none_or(|limit| local < limit)
+                && !self.checks.lost_its_place(other)
         });
         let earlier: Vec<_> = waiting.map(|(ticket, other)| (*ticket, other.part)).collect();
         let parts: Vec<Part> = earlier.iter().map(|&(_, part)| part).chain([granted.part]).collect();
