@@ -144,10 +144,8 @@ impl ContenderPut {
         if let Some(rank) = own.kvs.first().map(Rank::from) {
             shown.push(Shown::own(own));
             let admission = admission::by_nearest(rank, self.look.counted, &shown);
-            return match (&admission, self.try_only) {
-                (Admission::Behind(Some(_)), Some(_)) => PutOutcome::Taken,
-                _ => PutOutcome::Put { created: rank.created, admission },
-            };
+            // Even that of a try that is not admitted: it exists, and must be deleted.
+            return PutOutcome::Put { created: rank.created, admission };
         }
         if self.try_only.is_none() {
             return PutOutcome::Malformed;

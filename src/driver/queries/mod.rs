@@ -191,6 +191,10 @@ impl<S: Store> Asker<S> {
             if gone || maybe_done {
                 return Ok(Eviction::Done(info));
             }
+            // Readers of one commit share their token; only the first of them was meant.
+            if token.is_some() {
+                return Ok(Eviction::NotHeld);
+            }
         }
         Ok(Eviction::Missed)
     }

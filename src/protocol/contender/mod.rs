@@ -193,6 +193,17 @@ impl Contender {
         matches!(&self.stage, Stage::Queued(position) if position.was_behind && position.read_sent >= since)
     }
 
+    /// When the read was sent that shows that there is no room for it, if it is a try that exists all the same: an earlier
+    /// copy of its put was carried out.
+    pub(super) fn has_no_room_since(&self) -> Option<Time> {
+        match &self.stage {
+            Stage::Queued(position) if self.is_try() && position.knows_predecessors() => {
+                Some(position.read_sent)
+            }
+            _ => None,
+        }
+    }
+
     /// It is queued, and the last read of its position was sent before `since`.
     pub(super) fn was_read_before(&self, since: Time) -> bool {
         matches!(&self.stage, Stage::Queued(position) if position.read_sent < since)

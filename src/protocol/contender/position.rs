@@ -241,6 +241,11 @@ impl Position {
         }
     }
 
+    /// The last read showed who keeps us out.
+    pub(super) fn knows_predecessors(&self) -> bool {
+        self.watch.as_ref().is_some_and(|watch| !watch.predecessors.is_empty())
+    }
+
     /// The milestone that it waits for, far back in the queue.
     pub(super) fn milestone(&self) -> Option<&Milestone> {
         match &self.watch {

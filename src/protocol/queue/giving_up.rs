@@ -145,7 +145,9 @@ impl Queue {
             return Contention::HeldHere;
         }
         // A read sent before this ticket's call says nothing about its wait.
-        let queued = since.is_some_and(|since| self.contenders.iter().any(|own| own.was_behind_since(since)));
+        let before = self.places().into_iter().filter(|place| place.waiter <= at);
+        let mut contenders = before.filter_map(|place| self.contender(place.contender?));
+        let queued = since.is_some_and(|since| contenders.any(|own| own.was_behind_since(since)));
         match self.last_failure {
             Some(_) => Contention::Unknown,
             None if kept_out || queued => Contention::Contended,

@@ -193,6 +193,7 @@ impl Queue {
     /// Decides, from the state alone, what to do next.
     pub(super) fn advance(&mut self, cx: &mut Context<'_>) {
         self.settle(cx);
+        self.refuse_queued_tries(cx);
         self.drop_unwanted_contenders(cx);
         self.fence_stale_keys(cx);
         self.answer_given_up(cx);
@@ -227,6 +228,16 @@ impl Queue {
             }
         }
         self.refuse_tries(|it| behind.contains(&it.ticket) || mutant!(TryRefusedByOldNews), cx);
+    }
+
+    /// A try must not join the queue, so if its key stands there all the same, it is refused, and the key deleted.
+    fn refuse_queued_tries(&mut self, cx: &mut Context<'_>) {
+        let no_room = |it: &Contender| it.has_no_room_since().map(|read| (it.id(), it.mode(), read));
+        for (id, mode, read) in self.contenders.iter().filter_map(no_room).collect::<Vec<_>>() {
+            // A read from before the call is no answer to it.
+            self.refuse_tries(|waiter| waiter.mode == mode && waiter.since <= read, cx);
+            self.discard_contender(id, Vec::new(), cx);
+        }
     }
 
     fn contender(&self, id: ContenderId) -> Option<&Contender> {

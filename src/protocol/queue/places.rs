@@ -111,13 +111,13 @@ impl Queue {
     }
 
     /// A waiter that takes over a queued contender needs a read of its own: an older one does not say whether somebody has
-    /// kept it out since it asked. Read once for each waiter, because the contender goes on reading by itself.
+    /// kept it out since it asked. Read once for each, because the contender goes on reading by itself.
     fn read_positions_for_heirs(&mut self, places: &[Place], cx: &mut Context<'_>) {
         for place in places {
             let Some(id) = place.contender else { continue };
             let since = self.waiters[place.waiter].since;
             if self.contender(id).is_some_and(|contender| contender.was_read_before(since))
-                && !std::mem::replace(&mut self.waiters[place.waiter].position_read, true)
+                && self.waiters[place.waiter].position_read.replace(id) != Some(id)
             {
                 self.ask_contender(id, cx, Contender::check_position);
             }

@@ -5,7 +5,7 @@ use std::ops::Deref;
 use crate::clock::Time;
 use crate::kv::Failure;
 use crate::mode::{Load, Mode};
-use crate::protocol::messages::{Acquire, CurrentHolder, Ticket};
+use crate::protocol::messages::{Acquire, ContenderId, CurrentHolder, Ticket};
 
 /// A ticket that waits, and what is known about its wait.
 #[derive(Clone, Debug)]
@@ -15,13 +15,13 @@ pub(super) struct Waiter {
     pub(super) came_behind: bool,
     /// A hold of this process has kept it out since it asked.
     pub(super) kept_out: bool,
-    /// It has taken over a contender that was put for an earlier waiter, and the position has been read for it since.
-    pub(super) position_read: bool,
+    /// It has taken over this contender, which was put for an earlier waiter, and its position has been read for it.
+    pub(super) position_read: Option<ContenderId>,
 }
 
 impl Waiter {
     pub(super) fn new(acquire: Acquire, came_behind: bool) -> Self {
-        Self { acquire, came_behind, kept_out: false, position_read: false }
+        Self { acquire, came_behind, kept_out: false, position_read: None }
     }
 }
 

@@ -103,7 +103,8 @@ impl Queue {
     }
 
     /// The puts of contenders, which are created now for waiters without one: the first one in the order of arrival, and
-    /// if that is shared, all shared ones right behind it. With them, the write has at most `most` operations.
+    /// if that is shared, all shared ones right behind it whose keys follow in the same order. A try is put alone, because
+    /// etcd decides the compares of all of them before it puts the first. With them, the write has at most `most` operations.
     fn take_puts(
         &mut self,
         epoch: &Epoch,
@@ -116,8 +117,9 @@ impl Queue {
             if !self.is_to_be_put(&place) {
                 continue;
             }
-            let shared = self.waiters[place.waiter].mode == Mode::Shared;
-            if !puts.is_empty() && (!shared || puts.len() + LOOK_OPERATIONS >= most) {
+            let waiter = &self.waiters[place.waiter];
+            let joins = waiter.mode == Mode::Shared && !waiter.limits.try_only;
+            if !puts.is_empty() && (!joins || puts.len() + LOOK_OPERATIONS >= most) {
                 break;
             }
             let id = place.contender.or_else(|| self.new_contender(place.waiter, epoch.revision, cx));
@@ -126,12 +128,12 @@ impl Queue {
             else {
                 break;
             };
-            // Those of one write are looked at together.
-            if puts.first().is_some_and(|(_, first)| first.look != put.look) {
+            // Those of one write are looked at together, and have one create revision, so that their keys order them.
+            if puts.last().is_some_and(|(_, last)| last.look != put.look || last.key > put.key) {
                 break;
             }
             puts.push((id, put));
-            if !shared {
+            if !joins {
                 break;
             }
         }

@@ -376,3 +376,44 @@ fn a_try_beside_a_reader_that_must_count_the_others_first_is_not_refused() {
     locks.0.settle();
     assert_eq!(locks.holding([permit, tried.unwrap(), reader.unwrap()]), [true; 3]);
 }
+
+#[test]
+fn two_tries_together_take_the_one_permit_that_is_left_once_and_leave_no_key() {
+    let mut locks = Locks::with(2);
+    locks.lock(1, permits(2, 3));
+    let mut tried = Vec::new();
+    locks.0.together(0, |world| {
+        tried = (1..3).map(|thread| Asked(0, world.try_in(READ, 0, "a", thread))).collect();
+    });
+    locks.0.settle();
+    assert_eq!(locks.holding([tried[0], tried[1]]), [true, false]);
+    assert!(locks.is_refused(tried[1]));
+    assert_eq!(locks.0.contenders("a").len(), 2);
+}
+
+#[test]
+fn a_try_is_not_overtaken_by_a_reader_that_asks_after_it() {
+    let mut locks = Locks::with(2);
+    locks.lock(1, permits(2, 3));
+    let (mut tried, mut reader) = (None, None);
+    locks.0.together(0, |world| {
+        tried = Some(Asked(0, world.try_in(READ, 0, "a", 1)));
+        reader = Some(Asked(0, world.ask_in(READ, 0, "a", 2, WaitLimits::default())));
+    });
+    locks.0.settle();
+    assert_eq!(locks.holding([tried.unwrap(), reader.unwrap()]), [true, false]);
+}
+
+#[test]
+fn readers_of_one_process_are_admitted_in_their_order_of_arrival_whatever_their_keys_are() {
+    let mut locks = Locks::with(2);
+    locks.lock(1, permits(1, 8));
+    let mut readers = Vec::new();
+    locks.0.together(0, |world| {
+        let mut ask = |thread| Asked(0, world.ask_in(READ, 0, "a", thread, WaitLimits::default()));
+        readers = (0..20).map(&mut ask).collect();
+    });
+    locks.0.settle();
+    let held: Vec<bool> = readers.iter().map(|&reader| locks.holds(reader)).collect();
+    assert!(held.iter().enumerate().all(|(at, &held)| held == (at < 7)), "{held:?}");
+}
