@@ -124,18 +124,14 @@ async fn probe_once(endpoints: &Endpoints, index: usize, endpoint: &Endpoint) ->
     seen
 }
 
-/// Sends both requests at once: the start of a program waits for them.
 async fn check_endpoint(endpoints: &Endpoints, index: usize, link: &Link) -> Result<(), EtcdFault> {
-    let status = async {
-        let status = link.status().await?;
-        endpoints.check_cluster(index, status.cluster)?;
-        endpoints.saw_term(index, status.term);
-        if !status.has_leader {
-            return Err(EtcdFault::new(FaultKind::Leaderless, "etcdserver: no leader"));
-        }
-        Ok(())
-    };
-    tokio::try_join!(status, convert::probe_read(link.kv())).map(|_| ())
+    let status = link.status().await?;
+    endpoints.check_cluster(index, status.cluster)?;
+    endpoints.saw_term(index, status.term);
+    if !status.has_leader {
+        return Err(EtcdFault::new(FaultKind::Leaderless, "etcdserver: no leader"));
+    }
+    convert::probe_read(link.kv()).await
 }
 
 /// The error texts of a TLS handshake with a server that does not speak TLS.
