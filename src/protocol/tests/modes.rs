@@ -417,3 +417,17 @@ fn readers_of_one_process_are_admitted_in_their_order_of_arrival_whatever_their_
     let held: Vec<bool> = readers.iter().map(|&reader| locks.holds(reader)).collect();
     assert!(held.iter().enumerate().all(|(at, &held)| held == (at < 7)), "{held:?}");
 }
+
+#[test]
+fn a_try_that_is_refused_never_has_a_key() {
+    for mode in [READ, WRITE, permits(1, 3)] {
+        let mut locks = Locks::with(2);
+        locks.lock(1, permits(3, 3));
+        let tried = Asked(0, locks.0.try_in(mode, 0, "a", 1));
+        while !locks.0.nodes[0].sent.is_empty() {
+            locks.0.answer(0);
+            assert_eq!(locks.0.contenders("a").len(), 1, "{mode}");
+        }
+        assert!(locks.is_refused(tried), "{mode}");
+    }
+}
