@@ -55,13 +55,15 @@ impl Queue {
         places
     }
 
-    /// The index of the waiter that this contender stands for. The first one overtakes nobody, even if the contender was put
-    /// for another one, which has given up since.
+    /// The index of the waiter that this contender stands for, unless that would overtake an earlier one. The first waiter
+    /// overtakes nobody, even if the contender was put for another one, which has given up since.
     pub(super) fn waiter_of(&self, id: ContenderId) -> Option<usize> {
         let place = self.places().into_iter().find(|place| place.contender == Some(id));
         let mode = self.contender(id).map(Contender::mode);
         let first = || self.waiters.front().filter(|first| Some(first.mode) == mode).map(|_| 0);
-        place.map(|place| place.waiter).or_else(first)
+        let at = place.map(|place| place.waiter).or_else(first)?;
+        let before = self.waiters.iter().take(at).fold(self.held_load(), |load, it| load.with(it.mode));
+        before.admits(self.waiters[at].mode).then_some(at)
     }
 
     /// Discards the contenders that no waiter can use. One that holds the lock stays, and one whose put is in flight stays

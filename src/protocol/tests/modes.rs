@@ -431,3 +431,16 @@ fn a_try_that_is_refused_never_has_a_key() {
         assert!(locks.is_refused(tried), "{mode}");
     }
 }
+
+#[test]
+fn a_try_is_not_overtaken_by_a_later_waiter_that_takes_over_a_contender() {
+    let mut locks = Locks::with(1);
+    let first = locks.ask(0, permits(1, 2));
+    let tried = Asked(0, locks.0.try_in(permits(2, 2), 0, "a", 2));
+    locks.0.abandon(0, first.1);
+    let later = locks.ask(0, permits(1, 2));
+    locks.0.settle();
+    assert_eq!(locks.holding([tried, later]), [true, false]);
+    locks.release(tried);
+    assert!(locks.holds(later));
+}
