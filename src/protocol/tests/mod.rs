@@ -12,6 +12,7 @@ mod losing;
 mod modes;
 mod node;
 mod old_answers;
+mod outcomes;
 mod reports;
 mod simulation;
 mod sketch;

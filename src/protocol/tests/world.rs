@@ -3,16 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::node::{Node, Outcome};
+use super::node::Node;
 use crate::clock::Time;
-use crate::error::LossReason;
 use crate::kv::{
     Failure, FailureClass, Key, KeyValue, Op, Order, Range, Request, Response, Revision, Span, Txn,
     WatchEvent,
 };
 use crate::mode::Mode;
 use crate::name::{LockName, Root};
-use crate::protocol::{Acquire, Action, Command, Refusal, RequestId, Ticket, WaitLimits};
+use crate::protocol::{Acquire, Action, Command, RequestId, Ticket, WaitLimits};
 use crate::store::memory::model::{Model, Notice};
 
 pub(super) const TTL: Duration = Duration::from_secs(10);
@@ -346,44 +345,6 @@ impl World {
     pub(super) fn command(&mut self, id: NodeId, command: Command) {
         self.nodes[id].protocol.handle_command(self.now, command);
         self.pump(id);
-    }
-
-    pub(super) fn token(&self, id: NodeId, ticket: Ticket) -> Option<Revision> {
-        match self.nodes[id].outcomes.get(&ticket) {
-            Some(Outcome::Granted { token, .. }) => Some(*token),
-            _ => None,
-        }
-    }
-
-    /// The key under which the ticket was granted.
-    pub(super) fn key_of(&self, id: NodeId, ticket: Ticket) -> Option<Key> {
-        match self.nodes[id].outcomes.get(&ticket) {
-            Some(Outcome::Granted { key, .. }) => Some(key.clone()),
-            _ => None,
-        }
-    }
-
-    /// Whether the ticket was granted and its hold is not over.
-    pub(super) fn holds(&self, id: NodeId, ticket: Ticket) -> bool {
-        match self.nodes[id].outcomes.get(&ticket) {
-            Some(Outcome::Granted { hold, .. }) => !self.nodes[id].holds.contains_key(hold),
-            _ => false,
-        }
-    }
-
-    /// Why the ticket's hold was lost.
-    pub(super) fn loss(&self, id: NodeId, ticket: Ticket) -> Option<LossReason> {
-        match self.nodes[id].outcomes.get(&ticket) {
-            Some(Outcome::Granted { hold, .. }) => self.nodes[id].holds.get(hold).copied().flatten(),
-            _ => None,
-        }
-    }
-
-    pub(super) fn refusal(&self, id: NodeId, ticket: Ticket) -> Option<Refusal> {
-        match self.nodes[id].outcomes.get(&ticket) {
-            Some(Outcome::Refused(refusal)) => Some(refusal.clone()),
-            _ => None,
-        }
     }
 
     /// The contenders of a lock, oldest first.

@@ -1,6 +1,8 @@
 //! Answers are true (P9): each is compared with the queues in the store, and the tickets of the process, during the
 //! call.
 
+mod ends;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -10,11 +12,10 @@ use super::reading::keys_within;
 use super::rule::{Part, may_hold_together};
 use super::world::World;
 use crate::clock::Time;
-use crate::error::LossReason;
 use crate::kv::{Key, LeaseId, Revision};
 use crate::mode::Mode;
 use crate::name::LockName;
-use crate::protocol::{CurrentHolder, HoldId, Refusal, ReleaseFailure, Ticket};
+use crate::protocol::{CurrentHolder, HoldId, Refusal, Ticket};
 
 /// Without faults, every answer that a wait depends on arrives within this time.
 const ANSWERED: Duration = Duration::from_millis(150);
@@ -300,81 +301,6 @@ impl World {
         let mut here = self.truth.others(claim.node, &claim.name, ticket, claim.asked);
         Some(holder.kv.lease) != self.nodes[claim.node].lease
             || here.any(|other| matches!(&other.granted, Some((_, _, k, c)) if k == key && *c == created))
-    }
-
-    /// P9: a confirmed release has happened, and a failed one has the reported reason.
-    pub(super) fn check_confirmed(
-        &mut self,
-        node: usize,
-        ticket: Ticket,
-        result: &Result<(), ReleaseFailure>,
-    ) -> Result<(), Violation> {
-        let stamp = self.truth.stamp();
-        let Some(claim) = self.truth.claims.get(&ticket) else {
-            return Ok(());
-        };
-        // The driver knows that the hold was lost, and reports that to its caller instead of this result.
-        let Some((_, hold, key, token)) = claim.granted.clone().filter(|_| !claim.lost) else {
-            return Ok(());
-        };
-        let contender = |other: &ObservedContender| other.key == key && other.created == token;
-        let there = self.contenders(&claim.name).iter().any(contender);
-        let sharing = self.truth.holds.get(&(node, hold)).into_iter().flatten();
-        let shared = sharing.into_iter().any(|other| self.truth.open.contains(other));
-        let fits = match result {
-            Ok(()) if shared => true,
-            Ok(()) => {
-                self.truth.confirmed_deleted.insert(key.clone(), stamp);
-                !there
-            }
-            Err(ReleaseFailure::NotHeld) => {
-                let gone = self.truth.deleted.get(&(key.clone(), token));
-                !there && gone.is_some_and(|by| *by != Some(node))
-            }
-            Err(ReleaseFailure::Lost(_)) => {
-                self.truth.blamed.push((node, ticket));
-                true
-            }
-            Err(ReleaseFailure::Failed(_)) => self.checks.may_refuse,
-        };
-        if fits {
-            return Ok(());
-        }
-        let by = self.truth.deleted.get(&(key.clone(), token));
-        Err(Violation::new(format!(
-            "P9: the release of {ticket:?} ({key}) by manager {node} is confirmed as {result:?}; exists: {there}, deleted by: {by:?}"
-        )))
-    }
-
-    /// P9: a hold is reported as force-unlocked only if its key was deleted.
-    pub(super) fn check_loss_true(
-        &self,
-        node: usize,
-        hold: HoldId,
-        lost: Option<LossReason>,
-    ) -> Result<(), Violation> {
-        let tickets = self.truth.holds.get(&(node, hold)).into_iter().flatten();
-        let mut granted = tickets.filter_map(|ticket| self.truth.claims[ticket].granted.clone());
-        match granted.find(|(_, _, key, token)| !self.truth.deleted.contains_key(&(key.clone(), *token))) {
-            Some((.., key, _)) if lost == Some(LossReason::ForceUnlocked) => Err(Violation::new(format!(
-                "P9: {key} of manager {node} is reported as deleted, but still exists"
-            ))),
-            _ => Ok(()),
-        }
-    }
-
-    /// At the end of a turn: a ticket that was reported lost with its session was indeed lost with it.
-    pub(super) fn check_blamed(&mut self) -> Result<(), Violation> {
-        for (node, ticket) in std::mem::take(&mut self.truth.blamed) {
-            let granted = self.truth.claims.get(&ticket).and_then(|claim| claim.granted.as_ref());
-            let over = self.truth.session_over.get(&node);
-            if over.is_none_or(|&over| granted.is_some_and(|&(granted, ..)| granted > over)) {
-                return Err(Violation::new(format!(
-                    "P9: {ticket:?} is reported lost with its session, which is still up"
-                )));
-            }
-        }
-        Ok(())
     }
 
     /// What of the name should be taken soon: a contender of a live manager that holds the lock by the rule, but is no
