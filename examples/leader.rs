@@ -10,7 +10,7 @@ use std::error::Error;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use etcd_lock::crossbeam_channel::{Receiver, bounded, select, tick};
+use etcd_lock::crossbeam_channel::{Receiver, Sender, bounded, never, select, tick};
 use etcd_lock::{Hold, LockError, LockManager, LockManagerOptions, LockOptions, LockViewer};
 
 const ROOT: &str = "/leader";
@@ -25,15 +25,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let leader = viewer.observe(KEY)?;
 
     let (stop_first, first_stopped) = bounded::<()>(0);
-    let first = candidate(etcd.endpoints(), "10.0.0.1:8080", first_stopped)?;
+    let (standby, stands_by) = bounded(1);
+    let first = candidate(etcd.endpoints(), "10.0.0.1:8080", first_stopped, standby.clone())?;
     let address = follow(&leader, |address| address.is_some())?;
     println!("clients: the leader is at {address:?}");
 
     let (stop_second, second_stopped) = bounded::<()>(0);
-    let second = candidate(etcd.endpoints(), "10.0.0.2:8080", second_stopped)?;
-    while viewer.queue(KEY)?.len() < 2 {
-        thread::sleep(Duration::from_millis(10));
-    }
+    let second = candidate(etcd.endpoints(), "10.0.0.2:8080", second_stopped, standby)?;
+    stands_by.recv_timeout(Duration::from_secs(30))?;
     println!("clients: {} stands by", viewer.queue(KEY)?[1].note.as_deref().unwrap_or("somebody"));
 
     // SIGTERM for the first one: it finishes its work, and the other leads.
@@ -55,25 +54,32 @@ fn candidate(
     endpoints: &[String],
     address: &str,
     stop: Receiver<()>,
+    standby: Sender<()>,
 ) -> Result<thread::JoinHandle<Result<(), LockError>>, LockError> {
     let manager = LockManager::connect(endpoints, ROOT, LockManagerOptions::default())?;
     // Whoever leads shows the address of its candidate.
     let lock = manager.new_lock_with(KEY, LockOptions::default().note(address))?;
     let address = address.to_owned();
     Ok(thread::spawn(move || {
-        lock.lead(&stop, |term| serve(&address, term))?;
+        lock.lead(&stop, |term| serve(&address, term, &standby))?;
         println!("{address}: stopped");
         manager.close()
     }))
 }
 
 /// One term. Returns soon after `done()` disconnects: the leadership was lost, or the process is to end.
-fn serve(address: &str, term: &Hold) {
+fn serve(address: &str, term: &Hold, standby: &Sender<()>) {
     println!("{address}: leads, term {}", term.token());
     let work = tick(Duration::from_millis(50));
+    // Disconnects once another candidate waits, and stays so.
+    let mut contended = term.contended().clone();
     loop {
         select! {
             recv(term.done()) -> _ => break,
+            recv(contended) -> _ => {
+                let _ = standby.try_send(());
+                contended = never();
+            }
             recv(work) -> _ => {} // do a piece of work that fits into the rest of the lease
         }
     }

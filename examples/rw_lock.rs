@@ -3,10 +3,10 @@
 mod support;
 
 use std::error::Error;
-use std::thread;
 use std::time::Duration;
 
-use etcd_lock::{FencingToken, LockManager, LockManagerOptions, LockState};
+use etcd_lock::crossbeam_channel::RecvTimeoutError;
+use etcd_lock::{FencingToken, LockManager, LockManagerOptions};
 
 fn main() -> Result<(), Box<dyn Error>> {
     support::show_logs();
@@ -26,12 +26,18 @@ fn main() -> Result<(), Box<dyn Error>> {
         "\n2. A writer is `new_lock` with the same key. It waits for both, and later readers wait for it."
     );
     let writer = import.new_lock("catalogue")?.enqueue()?;
-    wait_for(&import, 3)?;
-    let late = web.new_read_lock("catalogue")?.enqueue()?;
-    wait_for(&import, 4)?;
+    // The readers learn that somebody waits for them.
+    let told = reading.contended().recv_timeout(Duration::from_secs(30));
+    assert_eq!(told, Err(RecvTimeoutError::Disconnected));
+    let late = web.new_read_lock("catalogue")?;
+    println!(
+        "   one more reader at once: {}",
+        if late.try_lock()?.is_some() { "yes" } else { "no, it has to wait" }
+    );
     for info in import.queue("catalogue")? {
         println!("   {:<8} {:<10} {}", info.state, info.mode, info.owner.unwrap_or_default());
     }
+    let late = late.enqueue()?;
 
     println!("\n3. When the readers are gone the writer is admitted, then the reader that came after it.");
     drop((reading, searching));
@@ -74,14 +80,4 @@ impl Cache {
         (self.greatest, self.greatest_writer) = (Some(token), Some(token));
         "accepted"
     }
-}
-
-/// Waits until so many hold the lock or wait for it.
-fn wait_for(manager: &LockManager, count: usize) -> Result<(), etcd_lock::LockError> {
-    let queue = || manager.queue("catalogue");
-    while queue()?.len() < count {
-        thread::sleep(Duration::from_millis(5));
-    }
-    debug_assert!(queue()?.first().is_some_and(|first| first.state == LockState::Held));
-    Ok(())
 }
