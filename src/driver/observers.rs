@@ -163,8 +163,8 @@ impl<S: Store> Task<S> {
             Step::Nothing => {}
             Step::Read => {
                 let (store, timeout) = (self.setup.store.clone(), self.setup.request_timeout);
-                let (name, newest) = (name.name().clone(), name.wants_newest());
-                self.reads.spawn(async move { (id, read_holder(&store, &name, newest, timeout).await) });
+                let (name, contenders) = (name.name().clone(), name.contenders_wanted());
+                self.reads.spawn(async move { (id, read_holder(&store, &name, contenders, timeout).await) });
             }
         }
         self.forget_unused(Some(id));

@@ -100,21 +100,25 @@ fn serve(guard: &LockGuard, stop: &Receiver<()>, term: &mut impl FnMut(&Hold)) -
     let (ending, ends) = crossbeam_channel::bounded::<()>(0);
     let lost = guard.done().clone();
     guard.limit_term(ends);
-    thread::scope(|scope| {
-        let (running, returned) = crossbeam_channel::bounded::<()>(0);
-        let watcher = move || {
-            let stopped = crossbeam_channel::select! {
-                recv(lost) -> _ => false,
-                recv(returned) -> _ => false,
-                recv(stop) -> _ => true,
-            };
-            drop(ending);
-            stopped
+    let (running, returned) = crossbeam_channel::bounded::<()>(0);
+    let stop = stop.clone();
+    let watcher = move || {
+        let stopped = crossbeam_channel::select! {
+            recv(lost) -> _ => false,
+            recv(returned) -> _ => false,
+            recv(stop) -> _ => true,
         };
-        let watcher = thread::Builder::new().name(WATCHER.into()).spawn_scoped(scope, watcher);
-        let watcher = watcher.map_err(|error| LockError::Internal { what: format!("no thread: {error}") })?;
-        term(guard);
-        drop(running);
-        Ok(watcher.join().unwrap_or(false))
-    })
+        drop(ending);
+        stopped
+    };
+    let watcher = thread::Builder::new().name(WATCHER.into()).spawn(watcher);
+    let watcher = watcher.map_err(|error| LockError::Internal { what: format!("no thread: {error}") })?;
+    term(guard);
+    if !guard.is_here() {
+        // A child that was forked within the term: the watcher is a thread of its parent, and does not exist here.
+        std::mem::forget(watcher);
+        return Err(LockError::Forked);
+    }
+    drop(running);
+    Ok(watcher.join().unwrap_or(false))
 }

@@ -1,7 +1,6 @@
 //! What the session and the queues cause: actions, requests, watches and timers, and what each of them was for.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -70,8 +69,6 @@ pub(super) struct Effects {
     pub(super) now: Time,
     /// The queue of each ticket that waits, gives up or holds.
     pub(super) tickets: HashMap<Ticket, QueueId>,
-    /// Notes that differ from those in the keys with which their tickets have acquired the lock.
-    pub(super) notes: Vec<(Ticket, Option<Arc<str>>)>,
     actions: VecDeque<Action>,
     /// The requests in flight: what each is for, and the newest revision known when it was sent; `None` for those of a
     /// session that is over.
@@ -91,7 +88,6 @@ impl Effects {
             history: History::default(),
             now: Time::default(),
             tickets: HashMap::new(),
-            notes: Vec::new(),
             actions: VecDeque::new(),
             requests: HashMap::new(),
             watches: HashMap::new(),

@@ -9,15 +9,12 @@ mod call;
 mod request;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::contender::origin::HeldKeys;
 use super::effects::{Effects, Purpose};
 use super::history::Age;
-use super::messages::{
-    Action, FencedAnswer, FencedCall, FencedFailure, FencedId, FencedRequest, QueueId, Ticket,
-};
+use super::messages::{Action, FencedAnswer, FencedCall, FencedFailure, FencedId, QueueId, Ticket};
 use super::mutants::mutant;
 use super::queue::{Context, Queue};
 use super::read;
@@ -34,13 +31,10 @@ const FIRST_BACK_OFF: Duration = Duration::from_millis(50);
 /// A read may be repeated, so it gives an endpoint half of the time that is left, but at least this.
 const SHORTEST_ATTEMPT: Duration = Duration::from_millis(500);
 
-/// The numbers of requests that the protocol makes for itself: callers never reach them.
-const OWN_IDS: u64 = 1 << 63;
-
 /// All fenced requests that are not answered yet.
 #[derive(Clone, Debug, Default)]
 pub(super) struct FencedCalls {
-    /// In the order in which they were made, except that those of the protocol itself are last.
+    /// In the order in which they were made.
     calls: BTreeMap<FencedId, Call>,
     /// For each hold, the latest epoch under which a write went unanswered. It may be carried out until the epoch changes.
     unanswered: HashMap<Ticket, Revision>,
@@ -68,9 +62,6 @@ enum Meaning {
 impl FencedCalls {
     /// Sends what holders have asked for, or refuses it if their hold is over.
     pub(super) fn send(&mut self, queues: &HashMap<QueueId, Box<Queue>>, cx: &mut Context<'_>) {
-        for (ticket, note) in std::mem::take(&mut cx.effects.notes) {
-            self.add_note(ticket, note, cx.effects);
-        }
         for (id, ticket) in self.ready() {
             let queue = cx.effects.tickets.get(&ticket).and_then(|queue| queues.get(queue));
             let held = queue.and_then(|queue| queue.held_keys(ticket));
@@ -90,14 +81,6 @@ impl FencedCalls {
         self.calls.insert(call.id, Call::new(call));
     }
 
-    /// Adds a change of a note by the protocol itself, which is repeated until it is answered or the hold is over.
-    fn add_note(&mut self, ticket: Ticket, note: Option<Arc<str>>, effects: &mut Effects) {
-        let id = FencedId(OWN_IDS | effects.next_id());
-        let until = effects.now + effects.config.request_timeout;
-        let call = FencedCall { id, ticket, request: FencedRequest::Note(note), until };
-        self.calls.insert(id, Call { repeats: true, ..Call::new(call) });
-    }
-
     /// Sends a request, unless its hold is over (`held` is `None`) or the epoch has to move first.
     fn advance(&mut self, id: FencedId, held: Option<HeldKeys>, cx: &mut Context<'_>) {
         let Some(call) = self.calls.get(&id) else {
@@ -106,7 +89,7 @@ impl FencedCalls {
         let (Some(held), Some(epoch)) = (held, cx.session.lease().map(|lease| lease.epoch.clone())) else {
             return self.finish(id, Err(FencedFailure::NotHeld), cx.effects);
         };
-        if !call.repeats && call.until <= cx.now {
+        if call.until <= cx.now {
             return self.give_up(id, cx.effects);
         }
         if self.waits_for_epoch(call.ticket, epoch.revision, cx.now) && !mutant!(FencedUnderOldEpoch) {
@@ -116,8 +99,7 @@ impl FencedCalls {
             }
             return;
         }
-        let request_timeout = cx.effects.config.request_timeout;
-        let left = if call.repeats { request_timeout } else { call.until.since(cx.now) };
+        let left = call.until.since(cx.now);
         let timeout = if call.is_read() { (left / 2).max(SHORTEST_ATTEMPT).min(left) } else { left };
         let txn = request::txn(&epoch, &held, &call.request, &cx.effects.config);
         cx.effects.send_within(Purpose::Fenced(id), Request::Txn(txn), timeout);
@@ -212,15 +194,16 @@ impl FencedCalls {
                 if !call.is_read() {
                     let tickets = &effects.tickets;
                     self.unanswered.retain(|ticket, _| tickets.contains_key(ticket));
-                    self.unanswered.insert(call.ticket, epoch);
+                    let latest = self.unanswered.entry(call.ticket).or_insert(epoch);
+                    *latest = epoch.max(*latest);
                 }
-                call.is_read() || call.repeats
+                call.is_read()
             }
             _ => false,
         };
         call.failures += 1;
         let again = effects.now + effects.back_off(FIRST_BACK_OFF, call.failures);
-        if repeats && (again < call.until || call.repeats) {
+        if repeats && again < call.until {
             call.state = State::BackingOff;
             call.last_failure = Some(failure);
             effects.timers.set(Timer::Fenced(id), again);
@@ -239,7 +222,7 @@ impl FencedCalls {
         if matches!(call.state, State::InFlight { .. }) {
             return;
         }
-        if call.until <= effects.now && !call.repeats {
+        if call.until <= effects.now {
             return self.give_up(id, effects);
         }
         call.state = State::Ready;
@@ -248,7 +231,7 @@ impl FencedCalls {
 
     /// The store refuses to begin a new epoch: fails the requests that wait for one.
     pub(super) fn epoch_refused(&mut self, failure: &Failure, effects: &mut Effects) {
-        let waiting = self.calls.iter().filter(|(_, call)| call.state == State::AwaitsEpoch && !call.repeats);
+        let waiting = self.calls.iter().filter(|(_, call)| call.state == State::AwaitsEpoch);
         for id in waiting.map(|(&id, _)| id).collect::<Vec<_>>() {
             self.finish(id, Err(FencedFailure::Failed(failure.clone())), effects);
         }
@@ -276,11 +259,9 @@ impl FencedCalls {
     }
 
     fn finish(&mut self, id: FencedId, result: Result<FencedAnswer, FencedFailure>, effects: &mut Effects) {
-        if let Some(call) = self.calls.remove(&id) {
+        if self.calls.remove(&id).is_some() {
             effects.timers.clear(Timer::Fenced(id));
-            if !call.repeats {
-                effects.act(Action::Fenced { id, result });
-            }
+            effects.act(Action::Fenced { id, result });
         }
     }
 }

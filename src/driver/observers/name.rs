@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::driver::queries::holder_read::HolderRead;
+use crate::driver::queries::holder_read::{Contenders, HolderRead};
 use crate::info::LockInfo;
-use crate::kv::{Failure, Key, Revision, WatchEvent};
+use crate::kv::{Failure, Key, KeyValue, Revision, WatchEvent};
 use crate::mode::{Load, Mode};
 use crate::name::LockName;
 use crate::protocol::mutants::mutant;
@@ -31,6 +31,13 @@ const RESTORED_AFTER: Duration = Duration::from_secs(5);
 pub(in crate::driver) struct Contention {
     pub(in crate::driver) ticket: Ticket,
     pub(in crate::driver) state: Arc<HoldState>,
+}
+
+impl Contention {
+    /// Others may hold the lock together with it.
+    fn may_be_one_of_several(&self) -> bool {
+        Mode::of(&self.state.key) != Mode::Exclusive
+    }
 }
 
 /// What is to be done.
@@ -104,9 +111,14 @@ impl ObservedName {
             && self.contentions.is_empty()
     }
 
-    /// The newest contenders are wanted, too, not only the holder.
-    pub(super) fn wants_newest(&self) -> bool {
-        !self.contentions.is_empty()
+    /// Which contenders are wanted beside the holder. Whoever is behind an exclusive hold waits for it, while it takes all
+    /// of them to know who waits behind one of several holds.
+    pub(super) fn contenders_wanted(&self) -> Contenders {
+        match self.contentions.is_empty() {
+            true => Contenders::None,
+            false if self.contentions.iter().any(Contention::may_be_one_of_several) => Contenders::All,
+            false => Contenders::Newest,
+        }
     }
 
     /// When to call `check_again`; `None` while a read is in flight.
@@ -156,7 +168,8 @@ impl ObservedName {
             WatchEvent::Created { revision, .. } => self.newest().is_none_or(|newest| newest < *revision),
             WatchEvent::Put { keys, revision, .. } => {
                 self.note_contenders(keys.iter(), *revision, feeds);
-                self.concerns_holder(keys, *revision)
+                let one_of_several = self.contentions.iter().any(Contention::may_be_one_of_several);
+                one_of_several || self.concerns_holder(keys, *revision)
             }
             WatchEvent::Deleted { keys, revision, .. } => self.concerns_holder(keys, *revision),
         };
@@ -185,8 +198,7 @@ impl ObservedName {
         revision > state.revision && holder.is_none_or(|holder| keys.contains(holder))
     }
 
-    /// These contenders exist as of this revision: one of another session than the holder's, for which the hold leaves no
-    /// room, waits behind it.
+    /// These contenders exist as of this revision: one of another session than an exclusive holder's waits behind it.
     fn note_contenders<'a>(
         &mut self,
         keys: impl Iterator<Item = &'a Key>,
@@ -197,11 +209,30 @@ impl ObservedName {
             return;
         }
         let keys: Vec<&Key> = keys.collect();
-        self.contentions.retain(|Contention { ticket, state }| {
-            let load = Load::of([Mode::of(&state.key)]);
-            let behind =
-                |key: &&Key| !self.name.is_of_same_session(key, &state.key) && !load.admits(Mode::of(key));
-            let contended = revision > state.token.as_i64() && keys.iter().any(behind);
+        self.contentions.retain(|contention| {
+            let Contention { ticket, state } = contention;
+            let behind = |key: &&Key| !self.name.is_of_same_session(key, &state.key);
+            let alone = !contention.may_be_one_of_several();
+            let contended = alone && revision > state.token.as_i64() && keys.iter().any(behind);
+            if contended {
+                feeds.end_contention(*ticket);
+            }
+            !contended
+        });
+    }
+
+    /// These are all contenders. The rule says who of them waits, and so for whom a hold that may be one of several leaves
+    /// no room, be it alone or together with others.
+    fn note_queue(&mut self, mut queue: Vec<KeyValue>, feeds: &Feeds) {
+        queue.sort_by(|one, other| (one.create_revision, &one.key).cmp(&(other.create_revision, &other.key)));
+        let holders = Load::holders(queue.iter().map(|kv| Mode::of(&kv.key)));
+        self.contentions.retain(|contention| {
+            let Contention { ticket, state } = contention;
+            let own = queue.iter().position(|kv| {
+                kv.key.as_str() == state.key.as_str() && kv.create_revision == state.token.as_i64()
+            });
+            let waits = own.is_some_and(|own| own < holders && queue.len() > holders);
+            let contended = contention.may_be_one_of_several() && waits;
             if contended {
                 feeds.end_contention(*ticket);
             }
@@ -238,6 +269,7 @@ impl ObservedName {
                 for (_, first) in self.joined.drain(..) {
                     first(Err(failure.clone()));
                 }
+                self.behind_since = None;
                 self.back_off(now);
             }
             Ok(read)
@@ -273,7 +305,10 @@ impl ObservedName {
     fn accept(&mut self, read: HolderRead, now: Instant, feeds: &Feeds) {
         (self.failures, self.behind_since) = (0, None);
         self.check = now + CHECK_AGAIN;
-        self.note_contenders(read.newest.iter().map(|kv| &kv.key), read.revision, feeds);
+        self.note_contenders(read.contenders.iter().map(|kv| &kv.key), read.revision, feeds);
+        if self.contenders_wanted() == Contenders::All {
+            self.note_queue(read.contenders, feeds);
+        }
         let info = read
             .holder
             .as_ref()

@@ -105,7 +105,7 @@ impl World {
         let newest = self.model.revision();
         let revision = if stale { (newest - self.rng.i64(0..4)).max(1) } else { newest };
         let holder = self.read_at(revision).map(|kv| CurrentHolder { kv, waiters: 0 });
-        self.executed = Some(HolderRead { revision, holder, newest: Vec::new() });
+        self.executed = Some(HolderRead { revision, holder, contenders: Vec::new() });
     }
 
     fn answer(&mut self) {
@@ -190,7 +190,7 @@ fn a_store_that_was_restored_is_believed_after_a_while() {
         world.answer();
     }
     world.events.clear();
-    let backup = HolderRead { revision: 2, holder: None, newest: Vec::new() };
+    let backup = HolderRead { revision: 2, holder: None, contenders: Vec::new() };
     let begun = world.now;
     while world.now < begun + Duration::from_secs(30) {
         if world.name.due().is_some_and(|due| due <= world.now) && world.name.check_again() == Step::Read {

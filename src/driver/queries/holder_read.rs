@@ -18,23 +18,32 @@ const NEWEST: u32 = 8;
 pub(crate) struct HolderRead {
     pub(crate) revision: Revision,
     pub(crate) holder: Option<CurrentHolder>,
-    /// The newest contenders, if asked for.
-    pub(crate) newest: Vec<KeyValue>,
+    /// The contenders that were asked for, without their values.
+    pub(crate) contenders: Vec<KeyValue>,
 }
 
-/// Reads the holder, and with `newest` the newest contenders at the same revision.
+/// Which contenders to read with the holder, at the same revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Contenders {
+    None,
+    /// A few of the newest.
+    Newest,
+    All,
+}
+
+/// Reads the holder, and these contenders.
 pub(crate) async fn read_holder<S: Store>(
     store: &S,
     name: &LockName,
-    newest: bool,
+    contenders: Contenders,
     timeout: Duration,
 ) -> Result<HolderRead, Failure> {
     let mut txn = protocol::holder(name);
-    if newest {
+    if contenders != Contenders::None {
         txn.then.push(Op::Range(Range {
             span: name.contenders(),
             order: Order::NewestFirst,
-            limit: NEWEST,
+            limit: if contenders == Contenders::All { 0 } else { NEWEST },
             max_create_revision: 0,
             at_revision: 0,
             keys_only: true,
@@ -44,11 +53,12 @@ pub(crate) async fn read_holder<S: Store>(
     let Answer::Txn(TxnAnswer { succeeded, mut results }) = answer else {
         return Err(Failure::malformed());
     };
-    let newest = match if newest { results.pop() } else { None } {
+    let asked = contenders != Contenders::None;
+    let contenders = match if asked { results.pop() } else { None } {
         Some(OpResult::Range(range)) => range.kvs,
         Some(_) => return Err(Failure::malformed()),
         None => Vec::new(),
     };
     let holder = protocol::holder_answer(Answer::Txn(TxnAnswer { succeeded, results }))?;
-    Ok(HolderRead { revision, holder, newest })
+    Ok(HolderRead { revision, holder, contenders })
 }

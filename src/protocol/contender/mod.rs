@@ -8,7 +8,6 @@ pub(in crate::protocol) mod origin;
 mod position;
 pub(in crate::protocol) mod stale_key;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Time;
@@ -17,7 +16,7 @@ use crate::mode::Mode;
 use crate::name::LockName;
 use crate::protocol::admission::Milestone;
 use crate::protocol::effects::{Effects, Watched};
-use crate::protocol::messages::{Config, ContenderId, HoldId, RequestId, Ticket};
+use crate::protocol::messages::{Acquire, Config, ContenderId, HoldId, RequestId, Ticket};
 use crate::protocol::put::{ContenderPut, Try};
 use crate::protocol::read::{Epoch, Look};
 use crate::protocol::timers::Timer;
@@ -244,13 +243,9 @@ impl Contender {
         Some(HeldKeys { keys, lease: self.lease, origin: self.origin.clone() })
     }
 
-    /// The key may have been put for a ticket that has given up since. Returns whether its note has to be replaced.
-    pub(super) fn adopt_note(&mut self, note: Option<&Arc<str>>) -> bool {
-        let differs = self.origin.note.as_ref() != note;
-        if differs {
-            self.origin.note = note.cloned();
-        }
-        differs
+    /// It can stand for this caller: its mode and what its value says are what the caller wants.
+    pub(super) fn suits(&self, acquire: &Acquire) -> bool {
+        self.mode() == acquire.mode && self.origin.note == acquire.note
     }
 
     pub(super) fn held(&self) -> Option<&Held> {

@@ -13,8 +13,6 @@ pub(super) struct Call {
     /// When its caller stops waiting.
     pub(super) until: Time,
     pub(super) state: State,
-    /// The protocol made it for itself. It can be repeated without an answer, under a later epoch.
-    pub(super) repeats: bool,
     /// Attempts that failed in a row.
     pub(super) failures: u32,
     pub(super) last_failure: Option<Failure>,
@@ -39,12 +37,16 @@ pub(super) enum State {
 impl Call {
     pub(super) fn new(call: FencedCall) -> Self {
         let FencedCall { ticket, request, until, .. } = call;
-        Self { ticket, request, until, state: State::Ready, repeats: false, failures: 0, last_failure: None }
+        Self { ticket, request, until, state: State::Ready, failures: 0, last_failure: None }
     }
 
     /// It changes nothing, so it may be repeated.
     pub(super) fn is_read(&self) -> bool {
-        matches!(self.request, FencedRequest::Get(_))
+        match &self.request {
+            FencedRequest::Get(_) => true,
+            FencedRequest::Write(writes) => writes.is_empty(),
+            FencedRequest::Note(_) => false,
+        }
     }
 
     /// A write in flight under this epoch whose caller may have stopped waiting: it counts as unanswered before its

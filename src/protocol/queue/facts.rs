@@ -77,11 +77,7 @@ impl Queue {
         let Some(key) = self.ask_contender(contender, cx, |contender, cx| contender.hold(held, cx)) else {
             return;
         };
-        let note = self.waiters.remove(at).and_then(|waiter| waiter.note.clone());
-        let own = self.contenders.iter_mut().find(|own| own.id() == contender);
-        if own.is_some_and(|own| own.adopt_note(note.as_ref())) {
-            cx.effects.notes.push((ticket, note));
-        }
+        self.waiters.remove(at);
         cx.effects.timers.clear(Timer::WaitLimit(ticket));
         cx.effects.timers.clear(Timer::SlowWait(ticket));
         cx.effects.act(Action::Grant { ticket, hold: id, name: self.name.clone(), key, token });

@@ -5,6 +5,7 @@
 //! overtaken by a thread that could not hold the lock yet. Behind an exclusive one, nothing else stands: a process has
 //! one exclusive place in the queue of a name at a time, and the next one is put by the write that deletes it.
 
+use super::waiter::Waiter;
 use super::writes::LOOK_OPERATIONS;
 use super::{Context, Queue};
 use crate::mode::{Load, Mode};
@@ -39,7 +40,7 @@ impl Queue {
             }
             // In order, because a contender must not stand for a later waiter than one behind it does.
             let usable = |contender: &&Contender| {
-                contender.mode() == waiter.mode && contender.is_try() == waiter.limits.try_only
+                contender.suits(waiter) && contender.is_try() == waiter.limits.try_only
             };
             let mut rest = free.clone();
             let contender = rest.find(usable).map(|contender| {
@@ -59,8 +60,8 @@ impl Queue {
     /// overtakes nobody, even if the contender was put for another one, which has given up since.
     pub(super) fn waiter_of(&self, id: ContenderId) -> Option<usize> {
         let place = self.places().into_iter().find(|place| place.contender == Some(id));
-        let mode = self.contender(id).map(Contender::mode);
-        let first = || self.waiters.front().filter(|first| Some(first.mode) == mode).map(|_| 0);
+        let suits = |first: &&Waiter| self.contender(id).is_some_and(|contender| contender.suits(first));
+        let first = || self.waiters.front().filter(suits).map(|_| 0);
         let at = place.map(|place| place.waiter).or_else(first)?;
         let before = self.waiters.iter().take(at).fold(self.held_load(), |load, it| load.with(it.mode));
         before.admits(self.waiters[at].mode).then_some(at)

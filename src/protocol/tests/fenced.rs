@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::node::FencedResult;
 use super::world::{NodeId, TTL, World};
 use crate::error::LossReason;
-use crate::kv::{FailureClass, Key, Request, Span};
+use crate::kv::{Failure, FailureClass, Key, Request, Span};
 use crate::protocol::mutants::Mutant;
 use crate::protocol::{
     Command, FencedAnswer, FencedCall, FencedFailure, FencedId, FencedRequest, FencedWrite, Ticket,
@@ -311,7 +311,7 @@ fn a_note_is_put_into_the_value_and_keeps_the_place_in_the_queue() {
 }
 
 #[test]
-fn a_ticket_that_acquires_with_the_key_of_another_puts_its_own_note() {
+fn a_ticket_does_not_acquire_with_a_key_that_has_another_note() {
     let mut world = World::with(2);
     let holder = world.lock(1, "a", 1);
     world.settle();
@@ -327,6 +327,42 @@ fn a_ticket_that_acquires_with_the_key_of_another_puts_its_own_note() {
     assert!(world.holds(0, second));
     let value = String::from_utf8(world.contenders("a")[0].value.clone()).unwrap();
     assert!(value.contains("stayed"), "{value}");
+    assert_eq!(world.contenders("a").len(), 1);
+}
+
+/// Two threads share the hold. The failure of the later write is known first.
+#[test]
+fn the_latest_of_several_unanswered_writes_decides_when_the_next_one_is_sent() {
+    let (mut world, ticket) = World::held(1);
+    world.put(0, ticket, "1");
+    let (first, _) = world.nodes[0].sent.pop_front().unwrap();
+    world.move_epoch();
+    let refreshed = world.put(0, ticket, "0");
+    world.settle();
+    assert!(world.is_done(0, refreshed));
+    world.put(0, ticket, "2");
+    let parked = world.lose_answer(0);
+    world.deliver(0, first, Err(Failure::new(FailureClass::Unknown, "no answer")));
+    let third = world.put(0, ticket, "3");
+    world.settle();
+    assert!(world.is_done(0, third));
+    world.execute_late(&parked);
+    assert_eq!(world.data().as_deref(), Some("3"));
+}
+
+#[test]
+fn an_empty_commit_that_a_lagging_member_answers_ends_no_session() {
+    let (mut world, ticket) = World::held(1);
+    let lagging = world.model.clone();
+    let other = world.lock(0, "b", 1);
+    world.settle();
+    let empty = world.fenced(0, ticket, FencedRequest::Write(Vec::new()));
+    let (id, request) = world.nodes[0].sent.pop_front().unwrap();
+    let old = lagging.clone().execute(world.now, &request);
+    world.deliver(0, id, old);
+    assert!(world.holds(0, ticket) && world.holds(0, other));
+    world.pass(Duration::from_millis(500));
+    assert!(world.is_done(0, empty));
 }
 
 #[test]

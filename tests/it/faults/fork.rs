@@ -126,3 +126,26 @@ fn start_managers_in_a_child() {
         }
     }
 }
+
+/// Purpose: `lead` waits for a thread of its own, which a child that is forked within a term does not have.
+#[test]
+fn lead_ends_in_a_child_that_was_forked_within_a_term() {
+    let name = "faults::fork::lead_ends_in_a_child_that_was_forked_within_a_term";
+    alone(name, Duration::from_secs(60), || {
+        let manager = LockManager::in_memory(&MemoryStore::new(), "/fork", Default::default()).unwrap();
+        let (stop, stopped) = etcd_lock::crossbeam_channel::bounded(1);
+        let mut forked = None;
+        let led = manager.new_lock("x").unwrap().lead(&stopped, |_| {
+            forked = Some(fork::fork().unwrap());
+            stop.send(()).unwrap();
+        });
+        match forked.unwrap() {
+            fork::Fork::Child => std::process::exit(i32::from(!matches!(led, Err(LockError::Forked)))),
+            fork::Fork::Parent(child) => {
+                led.unwrap();
+                let status = within(Duration::from_secs(30), "the child", move || fork::waitpid(child));
+                assert_eq!(status.unwrap(), 0, "the child failed");
+            }
+        }
+    });
+}
