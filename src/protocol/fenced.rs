@@ -195,7 +195,7 @@ impl FencedCalls {
                     let tickets = &effects.tickets;
                     self.unanswered.retain(|ticket, _| tickets.contains_key(ticket));
                     let latest = self.unanswered.entry(call.ticket).or_insert(epoch);
-                    *latest = epoch.max(*latest);
+                    *latest = if mutant!(FencedEpochTakenBack) { epoch } else { epoch.max(*latest) };
                 }
                 call.is_read()
             }

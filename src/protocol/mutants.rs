@@ -113,6 +113,8 @@ mod listed {
         FencedByExistence,
         /// After an unanswered write of a holder the epoch does not move.
         FencedUnderOldEpoch,
+        /// The failure that is known last decides, not the write that was sent last.
+        FencedEpochTakenBack,
         /// An unanswered write of a holder is repeated.
         FencedRepeated,
         /// An observer publishes what a read shows, however old that is.

@@ -1,7 +1,7 @@
 //! Holders that write to etcd while they hold, and what must be true of that.
 //!
-//! Each name has one key of data. A holder puts, reads and changes its note, one after the other, and each value says
-//! which hold wrote it and as its how manieth.
+//! Each name has one key of data. A holder puts, reads and changes its note, sometimes two at once, as its threads may, and
+//! each value says which hold wrote it and as its how manieth.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use crate::kv::{FailureClass, Key, Order, Range, Revision, Span};
 use crate::protocol::{
     Command, FencedAnswer, FencedCall, FencedFailure, FencedId, FencedRequest, FencedWrite, Ticket,
 };
+use crate::store::memory::model::Model;
 
 /// The time limit of a holder's request, as in the library that of any request.
 const LIMIT: Duration = Duration::from_secs(1);
@@ -40,22 +41,47 @@ struct Writer {
     token: Revision,
     /// The number of its last write.
     last: u64,
-    /// Up to this number, no write may be applied any more.
-    settled: u64,
+    /// Its writes without an answer.
+    in_flight: BTreeSet<u64>,
+    /// Its requests without an answer.
+    waiting: usize,
+    /// These writes must not be applied any more: a request that began after their end was acknowledged.
+    settled: BTreeSet<u64>,
+}
+
+impl Writer {
+    /// The writes that have ended by now.
+    fn ended(&self) -> Vec<u64> {
+        (1..=self.last).filter(|number| !self.in_flight.contains(number)).collect()
+    }
 }
 
 #[derive(Debug)]
 struct Asked {
     ticket: Ticket,
     what: What,
+    /// The writes of its hold that had ended when it was made.
+    after: Vec<u64>,
 }
 
 #[derive(Debug)]
 enum What {
     Put(String, u64),
-    /// A read, after the write with this number.
-    Get(u64),
+    Get(Key),
     Note,
+}
+
+/// The value of a key as of a revision; `None` if the store does not know it any more.
+fn value_at(model: &Model, key: &Key, at_revision: Revision) -> Option<Option<Vec<u8>>> {
+    let range = Range {
+        span: Span::Key(key.clone()),
+        order: Order::ByKey,
+        limit: 1,
+        max_create_revision: 0,
+        at_revision,
+        keys_only: false,
+    };
+    Some(model.read(&range).ok()?.kvs.into_iter().next().map(|kv| kv.value))
 }
 
 fn data(name: usize) -> Key {
@@ -74,7 +100,19 @@ impl World {
     pub(super) fn begin_writing(&mut self, node: usize, ticket: Ticket, name: usize, token: Revision) {
         let life = self.nodes[node].life;
         let Some(writing) = &mut self.writing else { return };
-        writing.holds.insert(ticket, Writer { node, life, name, token, last: 0, settled: 0 });
+        writing.holds.insert(
+            ticket,
+            Writer {
+                node,
+                life,
+                name,
+                token,
+                last: 0,
+                in_flight: BTreeSet::new(),
+                waiting: 0,
+                settled: BTreeSet::new(),
+            },
+        );
         self.write_soon(node, life, ticket);
     }
 
@@ -88,25 +126,32 @@ impl World {
         if self.nodes[node].life != life || !self.is_holding(node, ticket) {
             return;
         }
-        let kind = self.rng.u8(0..8);
+        let (kind, another) = (self.rng.u8(0..8), self.rng.u8(0..4) == 0);
         let until = self.local(node) + LIMIT;
         let Some(writing) = &mut self.writing else { return };
         let Some(writer) = writing.holds.get_mut(&ticket) else { return };
+        let after = writer.ended();
         writing.last_call += 1;
         let id = FencedId(writing.last_call);
         let key = data(writer.name);
         let (request, what) = match kind {
             0 => (FencedRequest::Note(Some(format!("note {}", writing.last_call).into())), What::Note),
-            1 => (FencedRequest::Get(key), What::Get(writer.last)),
+            1 => (FencedRequest::Get(key.clone()), What::Get(key)),
             _ => {
                 writer.last += 1;
+                writer.in_flight.insert(writer.last);
                 let value = format!("{}/{}/{}", ticket.0, writer.last, writer.token);
                 let write = FencedWrite::Put { key, value: value.clone().into() };
                 (FencedRequest::Write(vec![write]), What::Put(value, writer.last))
             }
         };
-        writing.calls.insert(id, Asked { ticket, what });
+        writing.calls.insert(id, Asked { ticket, what, after });
+        writer.waiting += 1;
+        let another = another && writer.waiting < 2;
         self.post(node, Command::Fenced(FencedCall { id, ticket, request, until }));
+        if another {
+            self.write_soon(node, life, ticket);
+        }
     }
 
     /// A holder's request was answered.
@@ -116,10 +161,18 @@ impl World {
         result: Result<FencedAnswer, FencedFailure>,
     ) -> Result<(), Violation> {
         let Some(writing) = &mut self.writing else { return Ok(()) };
-        let Some(Asked { ticket, what }) = writing.calls.remove(&id) else {
+        let Some(Asked { ticket, what, after }) = writing.calls.remove(&id) else {
             return Err(Violation::new(format!("{id:?} is answered twice")));
         };
         let Some(writer) = writing.holds.get_mut(&ticket) else { return Ok(()) };
+        writer.waiting -= 1;
+        if let What::Put(_, number) = &what {
+            writer.in_flight.remove(number);
+        }
+        if result.is_ok() && !matches!(what, What::Note) {
+            writer.settled.extend(after);
+        }
+        let idle = writer.waiting == 0;
         let not_done = match &result {
             Ok(_) => false,
             Err(FencedFailure::NotHeld) => true,
@@ -129,7 +182,7 @@ impl World {
         };
         match what {
             What::Put(value, number) if result.is_ok() => {
-                writer.settled = writer.settled.max(number);
+                writer.settled.insert(number);
                 self.tally.writes += 1;
                 if !writing.applied.contains(&value) {
                     return Err(Violation::new(format!(
@@ -145,10 +198,16 @@ impl World {
                 }
                 writing.refused.insert(value);
             }
-            What::Get(last) if result.is_ok() => writer.settled = writer.settled.max(last),
-            What::Put(..) | What::Get(_) | What::Note => {}
+            What::Get(key) => {
+                if let Ok(answer) = &result
+                    && value_at(&self.model, &key, answer.revision).is_some_and(|value| value != answer.value)
+                {
+                    return Err(Violation::new(format!("a read of {key} is answered {answer:?}")));
+                }
+            }
+            What::Put(..) | What::Note => {}
         }
-        if !matches!(result, Err(FencedFailure::NotHeld)) {
+        if idle && !matches!(result, Err(FencedFailure::NotHeld)) {
             let (node, life) = (writer.node, writer.life);
             self.write_soon(node, life, ticket);
         }
@@ -178,10 +237,10 @@ impl World {
             let (ticket, number) = (Ticket(parts[0]), parts[1]);
             let contenders = keys_within(&self.model, name.contenders());
             let stands = contenders.iter().any(|it| it.create_revision.unsigned_abs() == parts[2]);
-            let settled = writing.holds.get(&ticket).map_or(0, |writer| writer.settled);
+            let settled = writing.holds.get(&ticket).is_some_and(|writer| writer.settled.contains(&number));
             let wrong = if !stands {
                 Some("its hold is over")
-            } else if number <= settled {
+            } else if settled {
                 Some("a later request of the hold was acknowledged")
             } else if writing.refused.contains(&value) {
                 Some("it was said not to be")
