@@ -328,18 +328,19 @@ impl LockOptions {
         self
     }
 
-    /// An error that names the first invalid option, if there is one.
     /// A text that others see with the hold: why the lock is held, an address, a job id. It is stored in etcd with the
     /// lock's key, shown in [`LockInfo::note`](crate::LockInfo::note) and to observers, and can be replaced while the lock
     /// is held, by [`Hold::set_note`](crate::Hold::set_note).
     ///
-    /// **Default:** none. **Cost:** its bytes in each key. **Limit:** 1 KiB. An empty text is no note.
+    /// **Default:** none. **Cost:** its bytes in each key; a call takes over the place in the queue of another one of its
+    /// process that gave up only if their notes are the same. **Limit:** 1 KiB. An empty text is no note.
     pub fn note(mut self, note: impl Into<String>) -> Self {
         let note: String = note.into();
         self.note = (!note.is_empty()).then(|| note.into());
         self
     }
 
+    /// An error that names the first invalid option, if there is one.
     pub(crate) fn check(&self) -> Result<(), LockError> {
         if self.retry_interval.is_zero() {
             return invalid("retry_interval must not be zero".into());

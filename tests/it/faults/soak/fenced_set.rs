@@ -12,9 +12,8 @@ use etcd_lock::{LockError, LockGuard, LockManager};
 use fastrand::Rng;
 
 use super::chaos::{Chaos, Stage};
-use super::{MANAGERS, MEMBERS, REQUEST_TIMEOUT, Seed, TTL, number};
-use crate::faults::ground::{connect_with, options};
-use crate::support::{Cluster, Proxy, Raw, eventually, fresh_root};
+use super::{MANAGERS, MEMBERS, Seed, TTL, managers_with_doors, number};
+use crate::support::{Cluster, Raw, eventually, fresh_root};
 
 const THREADS: usize = 2;
 const DEFAULT_SECONDS: u64 = 20;
@@ -149,15 +148,7 @@ fn random_faults_lose_no_acknowledged_fenced_write() {
     let length = Duration::from_secs(number("ETCD_LOCK_SET_SECONDS").unwrap_or(DEFAULT_SECONDS));
     let cluster = Cluster::start(MEMBERS);
     let root = fresh_root("set");
-    let doors: Vec<Vec<Proxy>> =
-        (0..MANAGERS).map(|_| cluster.members().iter().map(Proxy::of).collect()).collect();
-    let managers: Vec<LockManager> = doors
-        .iter()
-        .map(|doors| {
-            let access = cluster.access().at(doors.iter().map(Proxy::endpoint));
-            connect_with(&access, &root, options(&access, TTL).request_timeout(REQUEST_TIMEOUT))
-        })
-        .collect();
+    let (doors, managers) = managers_with_doors(&cluster, &root);
     let raw = Raw::connect(cluster.access());
     let sets = [Set::new(&root, "fenced", None), Set::new(&root, "unfenced", Some(&raw))];
     let stage = Stage { cluster: &cluster, doors: &doors, managers: &managers, root: &root };

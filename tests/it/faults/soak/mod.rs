@@ -9,10 +9,12 @@ mod workers;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use etcd_lock::LockManager;
+
 use chaos::{Chaos, Stage};
 use workers::Record;
 
-use crate::faults::ground::{assert_nothing_left, options};
+use crate::faults::ground::{assert_nothing_left, connect_with, options};
 use crate::support::{Cluster, Proxy, fresh_root};
 
 /// etcd's minimum.
@@ -43,6 +45,19 @@ fn number(variable: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text:?} is not a number")))
 }
 
+/// Managers that each have a way of their own to each member, which can be broken.
+fn managers_with_doors(cluster: &Cluster, root: &str) -> (Vec<Vec<Proxy>>, Vec<LockManager>) {
+    let doors = |_| -> Vec<Proxy> { cluster.members().iter().map(Proxy::of).collect() };
+    let doors: Vec<Vec<Proxy>> = (0..MANAGERS).map(doors).collect();
+    let manager = |doors: &Vec<Proxy>| {
+        let access = cluster.access().at(doors.iter().map(Proxy::endpoint));
+        let options = options(&access, TTL).request_timeout(REQUEST_TIMEOUT);
+        connect_with(&access, root, options)
+    };
+    let managers = doors.iter().map(manager).collect();
+    (doors, managers)
+}
+
 /// Three managers with five threads each run through random faults: exclusion, the order of tokens, no lost write, no
 /// call beyond its limit, nothing left behind. After the faults, every manager gets every lock.
 #[test]
@@ -52,16 +67,7 @@ fn random_faults_break_no_promise() {
     println!("row 21: seed {}, {length:?}", seed.0);
     let cluster = Cluster::start(MEMBERS);
     let root = fresh_root("soak");
-    let doors: Vec<Vec<Proxy>> =
-        (0..MANAGERS).map(|_| cluster.members().iter().map(Proxy::of).collect()).collect();
-    let managers: Vec<_> = doors
-        .iter()
-        .map(|doors| {
-            let access = cluster.access().at(doors.iter().map(Proxy::endpoint));
-            let options = options(&access, TTL).request_timeout(REQUEST_TIMEOUT);
-            crate::faults::ground::connect_with(&access, &root, options)
-        })
-        .collect();
+    let (doors, managers) = managers_with_doors(&cluster, &root);
     let stage = Stage { cluster: &cluster, doors: &doors, managers: &managers, root: &root };
     let (record, stop) = (Record::new(NAMES), AtomicBool::new(false));
     let evictions = std::thread::scope(|scope| {
