@@ -10,8 +10,8 @@ impl Hold {
     /// Returns a channel that carries no messages and disconnects once somebody waits for the lock behind this hold, in
     /// this process or another one. It stays disconnected. It also disconnects when the hold is over.
     ///
-    /// Readers that may hold the lock together do not count. A hold of permits notices only whom it leaves no room by itself, and
-    /// not who waits because all permits together are taken.
+    /// Readers that may hold the lock together do not count. Whoever waits because all permits are taken counts for each hold of
+    /// some of them.
     ///
     /// For long holders that can let others in between: release the lock, and acquire it again at the end of the queue.
     /// The first call begins to watch the queue; a hold that never asks pays nothing.
