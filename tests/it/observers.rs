@@ -4,8 +4,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use etcd_lock::crossbeam_channel::{self, Receiver, TryRecvError};
-use etcd_lock::{ForceUnlock, LockInfo, LockManagerOptions, LockOptions, Observer};
+use etcd_lock::crossbeam_channel::{self, Receiver, RecvTimeoutError, TryRecvError};
+use etcd_lock::{ForceUnlock, LockInfo, LockManager, LockManagerOptions, LockOptions, Observer};
 
 use crate::support::{Backend, SOON, disconnects, eventually, on_both_stores, take, wait_for_waiting};
 
@@ -19,6 +19,8 @@ on_both_stores! {
     a_holder_learns_that_another_process_waits,
     a_holder_learns_that_a_thread_of_its_own_waits,
     a_holder_that_asks_late_learns_at_once,
+    each_holder_of_some_permits_learns_that_somebody_waits_for_one,
+    a_reader_learns_of_a_writer_behind_it_and_not_of_readers_beside_it,
     a_try_is_no_contention,
     contention_ends_with_the_hold,
     a_leader_serves_until_it_is_stopped,
@@ -42,6 +44,11 @@ fn wait_for(observer: &Observer, what: &str, is_it: impl Fn(&Option<LockInfo>) -
         let _ = observer.changes().recv_timeout(Duration::from_millis(100));
         is_it(&observer.current())
     });
+}
+
+/// It disconnects by an event.
+fn is_told(channel: &Receiver<()>) -> bool {
+    channel.recv_timeout(BY_EVENT) == Err(RecvTimeoutError::Disconnected)
 }
 
 fn nothing_yet(channel: &Receiver<()>) -> bool {
@@ -183,10 +190,10 @@ fn a_holder_learns_that_another_process_waits(backend: &Backend) {
     assert!(nothing_yet(guard.contended()));
     let _elsewhere = lock_of(&other, "b").enqueue().unwrap();
     let waiting = lock_of(&other, "a").enqueue().unwrap();
-    assert!(disconnects(guard.contended()));
+    assert!(is_told(guard.contended()));
     drop(waiting);
     backend.wait_for_contenders("a", 1);
-    assert!(disconnects(guard.contended()), "it stays so");
+    assert!(is_told(guard.contended()), "it stays so");
     guard.unlock().unwrap();
     let next = take(&lock_of(&manager, "a"));
     assert!(nothing_yet(next.contended()), "another hold");
@@ -199,7 +206,7 @@ fn a_holder_learns_that_a_thread_of_its_own_waits(backend: &Backend) {
     assert!(nothing_yet(guard.contended()));
     let before = manager.stats().rpcs.txn;
     let _waiting = lock.enqueue().unwrap();
-    assert!(disconnects(guard.contended()));
+    assert!(is_told(guard.contended()));
     assert!(manager.stats().rpcs.txn - before <= 1, "the read of the first use, at most");
 }
 
@@ -208,11 +215,39 @@ fn a_holder_that_asks_late_learns_at_once(backend: &Backend) {
     let guard = take(&lock_of(&manager, "a"));
     let _theirs = lock_of(&other, "a").enqueue().unwrap();
     backend.wait_for_contenders("a", 2);
-    assert!(disconnects(guard.contended()));
+    assert!(is_told(guard.contended()));
     let guard = take(&lock_of(&manager, "b"));
     let _ours = lock_of(&manager, "b").enqueue().unwrap();
     wait_for_waiting(&manager, 1);
-    assert!(disconnects(guard.contended()));
+    assert!(is_told(guard.contended()));
+}
+
+fn each_holder_of_some_permits_learns_that_somebody_waits_for_one(backend: &Backend) {
+    let managers = [(); 3].map(|()| backend.manager());
+    let semaphore = |manager: &LockManager| manager.new_semaphore("a", 2).unwrap();
+    let (first, second) = (take(&semaphore(&managers[0])), take(&semaphore(&managers[1])));
+    assert!(nothing_yet(first.contended()) && nothing_yet(second.contended()), "each leaves room for one");
+    let waiting = semaphore(&managers[2]).enqueue().unwrap();
+    assert!(is_told(first.contended()) && is_told(second.contended()));
+    drop(first);
+    assert!(waiting.wait().unwrap().is_held());
+}
+
+fn a_reader_learns_of_a_writer_behind_it_and_not_of_readers_beside_it(backend: &Backend) {
+    let (manager, other, third) = (backend.manager(), backend.manager(), backend.manager());
+    let reader = |manager: &LockManager| manager.new_read_lock("a").unwrap();
+    let guard = take(&reader(&manager));
+    assert!(nothing_yet(guard.contended()));
+    let beside = take(&reader(&other));
+    backend.wait_for_contenders("a", 2);
+    assert!(nothing_yet(guard.contended()));
+    let late = take(&reader(&third));
+    let _writer = lock_of(&other, "a").enqueue().unwrap();
+    assert!(is_told(guard.contended()) && is_told(beside.contended()));
+    // More of them than are read at once stand between the writer and the newest contender.
+    let _behind: Vec<_> = (0..12).map(|_| reader(&manager).enqueue().unwrap()).collect();
+    backend.wait_for_contenders("a", 16);
+    assert!(is_told(late.contended()), "it asks only now");
 }
 
 fn a_try_is_no_contention(backend: &Backend) {
