@@ -35,8 +35,8 @@ pub(super) enum PutOutcome {
     /// The contender's key exists, and this is what the rule says about it. Who its predecessors are is not known if this
     /// answers a repeated request.
     Put { created: Revision, admission: Admission },
-    /// A try was not put, because others leave no room for it.
-    Taken,
+    /// A try was not put, because these leave no room for it, as far as they are shown; none is shown to an exclusive one.
+    Taken { by: Vec<Key> },
     /// A try was not put, but those that the answer showed leave room for it, so it has to be put as of that answer. If
     /// `counted`, the shared contenders were not among those, but must be counted.
     Room { counted: bool },
@@ -131,7 +131,7 @@ impl ContenderPut {
             (Admission::Admitted, Some(own)) => {
                 PutOutcome::Put { created: own.created, admission: Admission::Admitted }
             }
-            _ if self.try_only.is_some() => PutOutcome::Taken,
+            _ if self.try_only.is_some() => PutOutcome::Taken { by: Vec::new() },
             (admission @ Admission::Behind(_), Some(own)) => {
                 PutOutcome::Put { created: own.created, admission }
             }
@@ -154,7 +154,8 @@ impl ContenderPut {
         let load = Load::of(others());
         let counted = self.look.mode != Mode::Shared || self.look.counted || load == Load::NONE;
         if load.is_exclusive() || counted && !load.admits(self.look.mode) {
-            PutOutcome::Taken
+            let by = shown.iter().flat_map(|shown| shown.contenders()).map(|it| it.key.clone());
+            PutOutcome::Taken { by: by.collect() }
         } else {
             PutOutcome::Room { counted: !counted }
         }

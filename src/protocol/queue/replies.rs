@@ -3,8 +3,8 @@
 use super::sent::{SentDelete, SentWrite};
 use super::{Context, Queue, WriteState};
 use crate::error::LossReason;
-use crate::kv::{Failure, FailureClass, KeyValue, Revision};
-use crate::mode::Mode;
+use crate::kv::{Failure, FailureClass, Key, KeyValue, Revision};
+use crate::mode::{Load, Mode};
 use crate::protocol::admission::Admission;
 use crate::protocol::batch::WriteOutcome;
 use crate::protocol::messages::{Action, ContenderId, Refusal, ReleaseFailure};
@@ -58,6 +58,14 @@ impl Queue {
         }
     }
 
+    /// Whether these keys keep out the contender even without those of holds that this process has released since: such a
+    /// key is only on its way out. Otherwise the try is put again, after the deletes.
+    fn keeps_out_for_certain(&self, id: ContenderId, by: &[Key]) -> bool {
+        let stays = |key: &&Key| !self.stale_keys.iter().any(|stale| stale.key == **key);
+        let load = Load::of(by.iter().filter(stays).map(Mode::of));
+        by.is_empty() || self.contender(id).is_some_and(|contender| !load.admits(contender.mode()))
+    }
+
     fn put_answered(
         &mut self,
         id: ContenderId,
@@ -74,8 +82,10 @@ impl Queue {
                 let (put, answered) = ((created, admission), (revision, sent.sent));
                 self.contend(id, cx, |contender, cx| contender.put_answered(put, answered, cx));
             }
-            PutOutcome::Taken => {
-                self.refuse_tries_of(id, &sent.tries, cx);
+            PutOutcome::Taken { by } => {
+                if self.keeps_out_for_certain(id, &by) {
+                    self.refuse_tries_of(id, &sent.tries, cx);
+                }
                 self.forget_contender(id, cx);
             }
             PutOutcome::Room { counted } => {

@@ -141,3 +141,18 @@ fn a_try_is_not_overtaken_by_a_later_waiter_that_takes_over_a_contender() {
     locks.release(tried);
     assert!(locks.holds(later));
 }
+
+#[test]
+fn a_try_is_not_refused_because_of_a_hold_that_its_process_has_released_meanwhile() {
+    let mut locks = Locks::with(2);
+    let own = locks.lock(0, permits(1, 4));
+    let tried = Asked(0, locks.0.try_in(permits(3, 4), 0, "a", 2));
+    // It has found the own hold, and is to be put beside it.
+    locks.0.answer(0);
+    locks.0.abandon(0, own.1);
+    let other = locks.ask(1, permits(1, 4));
+    locks.0.settle_node(1);
+    assert!(locks.holds(other));
+    locks.0.settle();
+    assert!(locks.holds(tried), "{:?}", locks.0.refusal(0, tried.1));
+}
