@@ -23,7 +23,7 @@ const CAUGHT: [(Mutant, u64); 31] = [
     (Mutant::EpochNotCompared, 0),
     (Mutant::UnknownTakenForNotDone, 2),
     (Mutant::DeletedWithoutFence, 1),
-    (Mutant::PromotedWithoutRead, 13020),
+    (Mutant::PromotedWithoutRead, 18795),
     (Mutant::OldDeletionBelieved, 288),
     (Mutant::OwnEndOverlooked, 767),
     (Mutant::ExistenceForCreateRevision, 76),
