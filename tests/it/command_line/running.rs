@@ -228,26 +228,6 @@ fn what_the_command_leaves_behind_is_ended_before_the_lock_is_free() {
     drop(guard);
 }
 
-/// Purpose: where there is a cgroup, a process that has left the group is reached, too.
-#[test]
-fn what_has_left_the_group_dies_with_the_lock_where_a_cgroup_can_be_made() {
-    let (program, root) = program("running");
-    let manager = connect(shared().access(), &root);
-    let life = Lifeline::new();
-    let script = life.script("cat /proc/self/cgroup; setsid sh -c 'echo >&9; exec sleep 60' & sleep 600");
-    let mut running = program.start(&["run", "jobs", "--", "sh", "-c", &script]);
-    life.wait_alive(1);
-    let own = |line: &String| line.starts_with("0::");
-    let cgroup = running.stdout().find(own).unwrap_or_default();
-    manager.force_unlock("jobs", ForceUnlock::Lock).unwrap();
-    assert_eq!(running.code(), 76);
-    if cgroup.contains("/etcd-lock.") {
-        life.wait_dead(SOON);
-    } else {
-        println!("no cgroup can be made here: {cgroup}");
-    }
-}
-
 #[test]
 fn the_lock_is_held_at_least_so_long() {
     let (program, root) = program("running");

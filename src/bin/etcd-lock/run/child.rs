@@ -1,6 +1,7 @@
 //! The command's process group, from its start until the last of it is dead.
 
 use std::ffi::OsString;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{
@@ -40,12 +41,24 @@ pub(super) enum Change {
 impl Child {
     /// Starts the command. The thread that calls this must not end before the command does: its end would be taken for
     /// the death of this process.
-    pub(super) fn spawn(words: &[OsString], environment: &[(&str, String)]) -> std::io::Result<Self> {
+    ///
+    /// The watcher knows the deadline first: what this thread does next may block.
+    pub(super) fn spawn(
+        words: &[OsString],
+        environment: &[(&str, String)],
+        deadline: Option<Duration>,
+    ) -> std::io::Result<Self> {
         use std::os::unix::process::CommandExt;
         // What the command leaves behind becomes a child of this process, which learns of its end.
         set_child_subreaper(Some(getpid()))?;
         let mut watcher = Watcher::spawn()?;
         let cgroup = Cgroup::create();
+        if let Some(cgroup) = &cgroup {
+            watcher.guard_cgroup(cgroup);
+        }
+        if let Some(deadline) = deadline {
+            watcher.set_deadline(deadline);
+        }
         let terminal = Terminal::open();
         let foreground = terminal.as_ref().is_some_and(Terminal::is_ours);
         let mut command = helper::command(getpid(), cgroup.as_ref(), foreground, words);
@@ -54,7 +67,7 @@ impl Child {
         command.env_remove("NOTIFY_SOCKET").process_group(0);
         let process = command.spawn()?;
         let group = Pid::from_child(&process);
-        watcher.guard(group, cgroup.as_ref());
+        watcher.guard(group);
         Ok(Self { group, cgroup, watcher, terminal, foreground, code: None, killed: false, over: false })
     }
 
@@ -63,7 +76,7 @@ impl Child {
     }
 
     /// Tells the watcher until when the lock is held for certain.
-    pub(super) fn set_deadline(&mut self, deadline: std::time::Duration) {
+    pub(super) fn set_deadline(&mut self, deadline: Duration) {
         self.watcher.set_deadline(deadline);
     }
 

@@ -32,12 +32,15 @@ use crate::acquire::{Held, connect, take};
 use crate::environment::variables;
 use crate::exit::{self, Failure};
 use crate::options::{Connection, Ending, Holding, Lead, OnLoss, Run, Waiting};
-use crate::report::{Report, ready};
+use crate::report::{Report, ready_meanwhile};
 use crate::say::say;
 use crate::settings::{Settings, for_holding, owner};
 use crate::signals::{ends_a_wait, listen};
 use child::Child;
 use supervise::{End, Limits, Supervisor};
+
+/// How long a service manager has for a message after the command has ended.
+const READY: Duration = Duration::from_secs(1);
 
 /// This process as one of its own helpers, if it was started so.
 pub(crate) fn as_helper() -> Option<ExitCode> {
@@ -118,17 +121,26 @@ impl<'a> Office<'a> {
     fn serve(&self, held: &Held, command: &[OsString], max_run: Option<Duration>) -> Result<End, Failure> {
         let owner = owner(self.holding);
         let environment = variables(&held.manager, &held.guard, &owner, &self.settings.endpoints);
-        let child = Child::spawn(command, &environment)
-            .map_err(|error| Failure::internal("the command cannot be started", error))?;
         let lock = || ("lock", self.name.into());
+        let lost = |why: &str| self.report.event("lost", &[lock(), ("reason", why.into())]);
+        if !held.guard.is_held() {
+            let why = held.guard.loss().map_or("its time is over".to_owned(), |reason| reason.to_string());
+            lost(&why);
+            return Ok(End::Lost(why));
+        }
+        let deadline = (self.ending.on_loss != OnLoss::Ignore).then(|| clock::now() + held.guard.remaining());
+        let child = Child::spawn(command, &environment, deadline)
+            .map_err(|error| Failure::internal("the command cannot be started", error))?;
         self.report.event("started", &[lock(), ("pid", child.id().into())]);
-        ready(&format!("running under {}", self.name));
+        let notified = ready_meanwhile(format!("running under {}", self.name));
         let limits = Limits { ttl: self.holding.ttl, ending: self.ending, max_run };
         let end = Supervisor::new(held, child, limits, &self.report, &environment).run(&self.signals);
         self.report.event("ended", &[lock(), ("code", end.code().into())]);
         if let End::Lost(why) = &end {
-            self.report.event("lost", &[lock(), ("reason", why.as_str().into())]);
+            lost(why);
         }
+        // A service that ends before its manager has the message was never ready.
+        let _ = notified.recv_timeout(READY);
         Ok(end)
     }
 

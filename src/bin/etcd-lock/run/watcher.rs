@@ -48,12 +48,14 @@ impl Watcher {
         Ok(Self { process, orders, told: Duration::ZERO })
     }
 
-    /// Names what is to be killed.
-    pub(super) fn guard(&mut self, group: Pid, cgroup: Option<&Cgroup>) {
+    /// Names the group that is to be killed.
+    pub(super) fn guard(&mut self, group: Pid) {
         self.order(&format!("group {group}"));
-        if let Some(cgroup) = cgroup {
-            self.order(&format!("cgroup {}", cgroup.path().display()));
-        }
+    }
+
+    /// Names the cgroup that is to be killed, too.
+    pub(super) fn guard_cgroup(&mut self, cgroup: &Cgroup) {
+        self.order(&format!("cgroup {}", cgroup.path().display()));
     }
 
     /// Sets the deadline, by the clock of [`now`].
@@ -120,31 +122,46 @@ pub(super) fn watch() -> ExitCode {
 }
 
 fn follow(orders: &Receiver<Order>) {
-    let (mut group, mut cgroup, mut deadline) = (None, None, None);
-    let kill = |group: Option<Pid>, cgroup: &Option<Cgroup>| {
-        let _ = group.map(|group| kill_process_group(group, Signal::KILL));
-        let _ = cgroup.as_ref().map(Cgroup::kill);
-    };
+    let mut prey = Prey::default();
+    let mut deadline = None;
+    // Whether the deadline was dealt with.
+    let mut over = false;
     loop {
-        let left = deadline.map_or(LOOK, |deadline: Duration| deadline.saturating_sub(now()));
+        let left =
+            deadline.filter(|_| !over).map_or(LOOK, |deadline: Duration| deadline.saturating_sub(now()));
         match orders.recv_timeout(left.min(LOOK)) {
-            Ok(Order::Group(pid)) => group = Some(pid),
-            Ok(Order::Cgroup(path)) => cgroup = Some(Cgroup::at(path)),
-            Ok(Order::Deadline(time)) => deadline = Some(time),
+            // An order that comes after the deadline does not wait for the next one.
+            Ok(Order::Group(pid)) => (prey.group, over) = (Some(pid), false),
+            Ok(Order::Cgroup(path)) => (prey.cgroup, over) = (Some(Cgroup::at(path)), false),
+            Ok(Order::Deadline(time)) => (deadline, over) = (Some(time), false),
             Ok(Order::End) => return,
             Err(RecvTimeoutError::Timeout) => {
-                if deadline.is_some_and(|deadline| deadline <= now()) {
-                    kill(group, &cgroup);
-                    deadline = None;
+                if !over && deadline.is_some_and(|deadline| deadline <= now()) {
+                    prey.kill();
+                    over = true;
                 }
             }
             Err(RecvTimeoutError::Disconnected) => {
-                kill(group, &cgroup);
-                if let Some(cgroup) = cgroup {
+                prey.kill();
+                if let Some(cgroup) = prey.cgroup {
                     cgroup.remove();
                 }
                 return;
             }
         }
+    }
+}
+
+/// What the watcher kills.
+#[derive(Debug, Default)]
+struct Prey {
+    group: Option<Pid>,
+    cgroup: Option<Cgroup>,
+}
+
+impl Prey {
+    fn kill(&self) {
+        let _ = self.group.map(|group| kill_process_group(group, Signal::KILL));
+        let _ = self.cgroup.as_ref().map(Cgroup::kill);
     }
 }
