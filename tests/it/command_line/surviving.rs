@@ -2,14 +2,15 @@
 
 use std::io::Write;
 use std::process::Command;
+use std::time::Instant;
 
 use etcd_lock::ForceUnlock;
 use rustix::fs::{CWD, Mode, OFlags, mkfifoat};
 
 use super::program;
-use crate::support::manager::connect;
+use crate::support::manager::{connect, enqueue, granted};
 use crate::support::program::{Lifeline, Program, Running};
-use crate::support::{SOON, shared};
+use crate::support::{SOON, shared, stalls};
 
 /// Purpose: nobody has to read the events: a pipe that is full must not keep the program from its watch.
 #[test]
@@ -39,22 +40,57 @@ fn a_reader_of_events_that_does_not_read_delays_no_kill() {
     assert_eq!(running.code(), 76);
 }
 
-/// Purpose: where there is a cgroup, a process that has left the group is reached, too.
+/// Whether this line of `/proc/self/cgroup` is about a cgroup that the program has made.
+fn is_own_cgroup(line: &str) -> bool {
+    let made = line.starts_with("0::") && line.contains("/etcd-lock.");
+    if !made {
+        println!("no cgroup can be made here: {line}");
+    }
+    made
+}
+
+/// Purpose: where there is a cgroup, a process that has left the group is reached, too: also one that ignores the wish,
+/// and also if the command itself heeds it, or ends by itself.
 #[test]
 fn what_has_left_the_group_dies_with_the_lock_where_a_cgroup_can_be_made() {
-    let (program, root) = program("running");
+    let (program, root) = program("surviving");
     let manager = connect(shared().access(), &root);
-    let life = Lifeline::new();
-    let script = life.script("cat /proc/self/cgroup; setsid sh -c 'echo >&9; exec sleep 60' & sleep 600");
-    let mut running = program.start(&["run", "jobs", "--", "sh", "-c", &script]);
-    life.wait_alive(1);
-    let own = |line: &String| line.starts_with("0::");
-    let cgroup = running.stdout().find(own).unwrap_or_default();
-    manager.force_unlock("jobs", ForceUnlock::Lock).unwrap();
-    assert_eq!(running.code(), 76);
-    if cgroup.contains("/etcd-lock.") {
-        life.wait_dead(SOON);
-    } else {
-        println!("no cgroup can be made here: {cgroup}");
+    let left = "grep ^0:: /proc/self/cgroup || echo none; setsid sh -c 'trap \"\" TERM; echo >&9; exec sleep 60' & read wait; exit 5";
+    for (end, options, code) in [
+        (End::Eviction, &[][..], 76),
+        (End::ByItself, &["--grace", "300ms"], 5),
+        (End::MaxRun, &["--grace", "300ms", "--max-run", "1s"], 124),
+    ] {
+        let (life, start) = (Lifeline::new(), Instant::now());
+        let script = life.script(left);
+        let args = [&["run", "jobs"], options, &["--", "sh", "-c", &script]].concat();
+        let mut running = program.start(&args);
+        let cgroup = running.stdout().next().unwrap();
+        life.wait_alive(1);
+        let next = enqueue(&manager, "jobs");
+        match end {
+            End::Eviction => drop(manager.force_unlock("jobs", ForceUnlock::Lock).unwrap()),
+            End::ByItself => drop(running.stdin()),
+            End::MaxRun => {}
+        }
+        next.ready().recv_timeout(SOON).expect_err("the next holder is granted");
+        let got = Instant::now();
+        if is_own_cgroup(&cgroup) {
+            let late = life.wait_dead(SOON).saturating_duration_since(got);
+            // That of an eviction is told after the fact.
+            assert!(
+                end == End::Eviction || late <= stalls::since(start),
+                "{end:?}: dead {late:?} after the grant"
+            );
+        }
+        assert_eq!(running.code(), code, "{end:?}");
+        drop(granted(next));
     }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Eviction,
+    ByItself,
+    MaxRun,
 }

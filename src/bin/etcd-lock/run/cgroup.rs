@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::Pid;
+
 /// A group of cgroup v2 below this process's own.
 #[derive(Debug)]
 pub(super) struct Cgroup {
@@ -47,7 +49,13 @@ impl Cgroup {
         fs::write(self.path.join("cgroup.kill"), "1")
     }
 
-    /// Whether a process is in the group.
+    /// The processes in the group itself.
+    pub(super) fn members(&self) -> Vec<Pid> {
+        let members = fs::read_to_string(self.path.join("cgroup.procs")).unwrap_or_default();
+        members.lines().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
+    }
+
+    /// Whether a process is in the group, or in one below it.
     pub(super) fn is_populated(&self) -> bool {
         let events = fs::read_to_string(self.path.join("cgroup.events")).unwrap_or_default();
         events.lines().any(|line| line == "populated 1")

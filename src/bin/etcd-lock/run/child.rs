@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, getpid, kill_process_group,
-    set_child_subreaper, test_kill_process_group, wait, waitid,
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, getpgid, getpid, kill_process,
+    kill_process_group, set_child_subreaper, test_kill_process_group, wait, waitid,
 };
 
 use super::cgroup::Cgroup;
@@ -25,7 +25,6 @@ pub(super) struct Child {
     foreground: bool,
     /// The exit code of the command itself, once it has ended.
     code: Option<u8>,
-    killed: bool,
     /// Nothing of the group lives, so its number may be another's.
     over: bool,
 }
@@ -68,7 +67,7 @@ impl Child {
         let process = command.spawn()?;
         let group = Pid::from_child(&process);
         watcher.guard(group);
-        Ok(Self { group, cgroup, watcher, terminal, foreground, code: None, killed: false, over: false })
+        Ok(Self { group, cgroup, watcher, terminal, foreground, code: None, over: false })
     }
 
     pub(super) fn id(&self) -> i32 {
@@ -88,9 +87,18 @@ impl Child {
         }
     }
 
+    /// Asks the group to end, and what has left it but not its cgroup.
+    pub(super) fn terminate(&self) {
+        self.signal(Signal::TERM);
+        let members = self.cgroup.iter().flat_map(Cgroup::members);
+        for pid in members.filter(|pid| getpgid(Some(*pid)).is_ok_and(|group| group != self.group)) {
+            let _ = kill_process(pid, Signal::TERM);
+            let _ = kill_process(pid, Signal::CONT);
+        }
+    }
+
     /// Kills the group, and what has left it but not its cgroup.
     pub(super) fn kill(&mut self) {
-        self.killed = true;
         let _ = kill_process_group(self.group, Signal::KILL);
         let _ = self.cgroup.as_ref().map(Cgroup::kill);
     }
@@ -108,17 +116,16 @@ impl Child {
         if stopped && self.code.is_none() { Change::Stopped } else { Change::None }
     }
 
-    /// The command's exit code, once it has ended; others of its group may live.
+    /// The command's exit code, once it has ended; others of its group or cgroup may live.
     pub(super) fn code(&self) -> Option<u8> {
         self.code
     }
 
-    /// Whether nothing of the group lives; after `kill`, nothing of the cgroup either.
+    /// Whether nothing of the group lives, nor of its cgroup.
     pub(super) fn is_gone(&self) -> bool {
-        let beyond = |cgroup: &Cgroup| self.killed && cgroup.is_populated();
         self.code.is_some()
             && test_kill_process_group(self.group) == Err(Errno::SRCH)
-            && !self.cgroup.as_ref().is_some_and(beyond)
+            && !self.cgroup.as_ref().is_some_and(Cgroup::is_populated)
     }
 
     /// Stops this process with its command, as the shell that waits for both expects; returns when it is continued.

@@ -58,7 +58,7 @@ enum Stage {
 enum Why {
     Lost(String),
     MaxRun,
-    /// The command itself has ended, others of its group have not.
+    /// The command itself has ended, others of its group or cgroup have not.
     Leftovers,
 }
 
@@ -104,7 +104,7 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Returns when nothing of the command's group lives any more.
+    /// Returns when nothing of the command's group lives any more, nor of its cgroup.
     pub(super) fn run(mut self, signals: &Receiver<i32>) -> End {
         let silent = never();
         let mut signals = signals.clone();
@@ -187,16 +187,16 @@ impl<'a> Supervisor<'a> {
         }
         let why = format!("etcd has not answered for {}", age(silence));
         if !self.tell_program() {
-            self.child.signal(Signal::TERM);
+            self.child.terminate();
         }
         self.stage = Stage::Asked(now + left);
         self.why = Some(Why::Lost(why));
     }
 
-    /// Asks the group to end, with the grace to do so; once only.
+    /// Asks the command to end, with the grace to do so; once only.
     fn ask(&mut self, now: Instant, why: Why) {
         if self.stage == Stage::Running {
-            self.child.signal(Signal::TERM);
+            self.child.terminate();
             self.stage = Stage::Asked(now + self.limits.ending.grace);
             self.why = Some(why);
         }
