@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, getpgid, getpid, kill_process,
-    kill_process_group, set_child_subreaper, test_kill_process_group, wait, waitid,
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, getpgid, getpgrp, getpid, getsid,
+    kill_current_process_group, kill_process, kill_process_group, set_child_subreaper,
+    test_kill_process_group, wait, waitid,
 };
+
+use signal_hook::consts::SIGTSTP;
 
 use super::cgroup::Cgroup;
 use super::helper;
@@ -21,7 +24,7 @@ pub(super) struct Child {
     cgroup: Option<Cgroup>,
     watcher: Watcher,
     terminal: Option<Terminal>,
-    /// Whether the group was put into the foreground of the terminal.
+    /// Whether the group was put into the foreground of the terminal when it last started or went on.
     foreground: bool,
     /// The exit code of the command itself, once it has ended.
     code: Option<u8>,
@@ -33,8 +36,8 @@ pub(super) struct Child {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     None,
-    /// The command itself was stopped.
-    Stopped,
+    /// The command itself was stopped, by this signal.
+    Stopped(i32),
 }
 
 impl Child {
@@ -106,14 +109,15 @@ impl Child {
     /// Learns what has happened, after SIGCHLD or a while.
     pub(super) fn look(&mut self) -> Change {
         let stops = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG;
-        let stopped = matches!(waitid(WaitId::Pid(self.group), stops), Ok(Some(_)));
+        let stopped = waitid(WaitId::Pid(self.group), stops).ok().flatten();
+        let stopped = stopped.and_then(|status| status.stopping_signal());
         // Among them are those that the command has left behind, which are this process's children now.
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             if pid == self.group {
                 self.code = Some(code_of(status));
             }
         }
-        if stopped && self.code.is_none() { Change::Stopped } else { Change::None }
+        stopped.filter(|_| self.code.is_none()).map_or(Change::None, Change::Stopped)
     }
 
     /// The command's exit code, once it has ended; others of its group or cgroup may live.
@@ -128,22 +132,38 @@ impl Child {
             && !self.cgroup.as_ref().is_some_and(Cgroup::is_populated)
     }
 
-    /// Stops this process with its command, as the shell that waits for both expects; returns when it is continued.
-    pub(super) fn stop_together(&self) {
+    /// Stops this process and its whole group, a script say, with the command, as the shell that waits for them expects;
+    /// returns when it is continued.
+    pub(super) fn stop_together(&mut self, signal: i32) {
         let Some(terminal) = &self.terminal else { return };
-        if self.foreground {
+        if getsid(None) == Ok(getpgrp()) {
+            // No shell would continue this group: Ctrl-Z has no effect, as in any program that has a terminal to itself.
+            if signal == SIGTSTP {
+                self.cont();
+            }
+            return;
+        }
+        if self.has_terminal() {
             terminal.take();
         }
-        let _ = signal_hook::low_level::emulate_default_handler(signal_hook::consts::SIGTSTP);
+        // Not SIGTSTP, which this program catches.
+        let _ = kill_current_process_group(Signal::STOP);
     }
 
     /// Continues the group, in the foreground if this process is there.
     pub(super) fn cont(&mut self) {
-        if let Some(terminal) = self.terminal.as_ref().filter(|terminal| terminal.is_ours()) {
-            self.foreground = true;
-            terminal.give(self.group);
+        if let Some(terminal) = &self.terminal {
+            self.foreground = terminal.is_ours() || self.has_terminal();
+            if self.foreground {
+                terminal.give(self.group);
+            }
         }
         let _ = kill_process_group(self.group, Signal::CONT);
+    }
+
+    /// Whether this process may take the terminal from the group: `bg` has given it to others.
+    fn has_terminal(&self) -> bool {
+        self.foreground && self.terminal.as_ref().is_some_and(|terminal| terminal.is_left_by(self.group))
     }
 
     /// Gives back what this process had for the group, when that is gone.
@@ -153,7 +173,7 @@ impl Child {
         if let Some(cgroup) = &self.cgroup {
             cgroup.remove();
         }
-        if let Some(terminal) = self.terminal.as_ref().filter(|_| self.foreground) {
+        if let Some(terminal) = self.terminal.as_ref().filter(|_| self.has_terminal()) {
             terminal.take();
             if self.code.is_some_and(|code| code > 128) {
                 terminal.restore();

@@ -109,8 +109,8 @@ impl<'a> Supervisor<'a> {
         let silent = never();
         let mut signals = signals.clone();
         loop {
-            if self.child.look() == Change::Stopped {
-                self.child.stop_together();
+            if let Change::Stopped(signal) = self.child.look() {
+                self.child.stop_together(signal);
             }
             if self.child.is_gone() {
                 break;
