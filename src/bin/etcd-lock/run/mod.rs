@@ -57,7 +57,7 @@ pub(crate) fn run(connection: &Connection, options: &Run) -> Result<ExitCode, Fa
     let held = office.take(options.note.as_deref(), &options.waiting)?;
     let since = Instant::now();
     match office.serve(&held, &options.command, options.max_run)? {
-        End::Lost(why) => {
+        End::Lost(why, _) => {
             let _ = held.manager.close();
             Err(Failure::new(exit::LOST, format!("lost lock {:?}: {why}", options.name)))
         }
@@ -80,7 +80,12 @@ pub(crate) fn lead(connection: &Connection, options: &Lead) -> Result<ExitCode, 
         let held = office.take(Some(&options.value), &Waiting::default())?;
         match office.serve(&held, &options.command, None)? {
             End::Command(code) => return office.finish(held, code),
-            End::Lost(why) => say(&format!("lost lock {:?}: {why}; campaigning again", options.name)),
+            End::Lost(why, Some(signal)) => {
+                let _ = held.manager.close();
+                let message = format!("lost lock {:?}: {why}", options.name);
+                return Err(Failure::new(exit::of_signal(signal), message));
+            }
+            End::Lost(why, None) => say(&format!("lost lock {:?}: {why}; campaigning again", options.name)),
             End::MaxRun => {}
         }
     }
@@ -126,7 +131,7 @@ impl<'a> Office<'a> {
         if !held.guard.is_held() {
             let why = held.guard.loss().map_or("its time is over".to_owned(), |reason| reason.to_string());
             lost(&why);
-            return Ok(End::Lost(why));
+            return Ok(End::Lost(why, None));
         }
         let deadline = (self.ending.on_loss != OnLoss::Ignore).then(|| clock::now() + held.guard.remaining());
         let child = Child::spawn(command, &environment, deadline)
@@ -136,7 +141,7 @@ impl<'a> Office<'a> {
         let limits = Limits { ttl: self.holding.ttl, ending: self.ending, max_run };
         let end = Supervisor::new(held, child, limits, &self.report, &environment).run(&self.signals);
         self.report.event("ended", &[lock(), ("code", end.code().into())]);
-        if let End::Lost(why) = &end {
+        if let End::Lost(why, _) = &end {
             lost(why);
         }
         // A service that ends before its manager has the message was never ready.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use etcd_lock::crossbeam_channel::{Receiver, never, select};
 use rustix::process::Signal;
-use signal_hook::consts::{SIGCHLD, SIGCONT};
+use signal_hook::consts::{SIGCHLD, SIGCONT, SIGHUP};
 
 use super::child::{Change, Child};
 use super::clock;
@@ -15,6 +15,7 @@ use crate::options::{Ending, OnLoss};
 use crate::output::age;
 use crate::report::Report;
 use crate::say::say;
+use crate::signals::ends_a_wait;
 
 /// How often an idle supervisor looks at the clock: what waits for a channel does not count the time in which the
 /// machine sleeps.
@@ -28,8 +29,8 @@ const LOOK_AT_DYING: Duration = Duration::from_millis(10);
 pub(super) enum End {
     /// By itself; its exit code.
     Command(u8),
-    /// By this program, because the lock was lost; why.
-    Lost(String),
+    /// By this program, because the lock was lost; why, and the signal that had asked for the end anyway.
+    Lost(String, Option<i32>),
     /// By this program, because of `--max-run`.
     MaxRun,
 }
@@ -38,7 +39,7 @@ impl End {
     pub(super) fn code(&self) -> u8 {
         match self {
             Self::Command(code) => *code,
-            Self::Lost(_) => exit::LOST,
+            Self::Lost(..) => exit::LOST,
             Self::MaxRun => exit::MAX_RUN,
         }
     }
@@ -81,6 +82,8 @@ pub(super) struct Supervisor<'a> {
     why: Option<Why>,
     /// Whether the end of the hold was noticed; with `--on-loss ignore` nothing else follows.
     noticed_loss: bool,
+    /// The last signal that asked for the end of the command.
+    asked_to_end: Option<i32>,
 }
 
 impl<'a> Supervisor<'a> {
@@ -101,6 +104,7 @@ impl<'a> Supervisor<'a> {
             stage: Stage::Running,
             why: None,
             noticed_loss: false,
+            asked_to_end: None,
         }
     }
 
@@ -132,7 +136,7 @@ impl<'a> Supervisor<'a> {
         self.child.clean_up();
         let code = self.child.code().unwrap_or(exit::INTERNAL);
         match self.why {
-            Some(Why::Lost(why)) => End::Lost(why),
+            Some(Why::Lost(why)) => End::Lost(why, self.asked_to_end),
             Some(Why::MaxRun) => End::MaxRun,
             Some(Why::Leftovers) | None => End::Command(code),
         }
@@ -229,6 +233,10 @@ impl<'a> Supervisor<'a> {
             SIGCHLD => {}
             SIGCONT => self.child.cont(),
             signal => {
+                // A command that runs may take SIGHUP as the wish to read its settings again.
+                if ends_a_wait(signal) && (signal != SIGHUP || self.stage != Stage::Running) {
+                    self.asked_to_end = Some(signal);
+                }
                 if let Some(signal) = Signal::from_named_raw(signal) {
                     self.child.signal(signal);
                 }
