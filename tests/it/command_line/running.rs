@@ -4,7 +4,7 @@ use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use etcd_lock::ForceUnlock;
-use rustix::process::{Signal, kill_process};
+use rustix::process::Signal;
 
 use super::program;
 use crate::support::manager::{connect, enqueue, granted, lock, wait_for_contenders};
@@ -174,21 +174,6 @@ fn the_whole_group_dies_with_a_killed_program() {
     assert!(dead - before < Duration::from_secs(1) + stalls::since(before), "{:?}", dead - before);
     let guard = granted(next);
     assert!(dead < Instant::now() - guard.held_for());
-}
-
-/// Purpose: if the watcher dies with the program, the kernel still kills the command itself.
-#[test]
-fn the_command_itself_dies_even_if_the_watcher_is_killed_first() {
-    let (program, _) = program("running");
-    let life = Lifeline::new();
-    let script = life.script("echo >&9; exec sleep 600");
-    let mut running = program.start(&["run", "jobs", "--", "sh", "-c", &script]);
-    life.wait_alive(1);
-    let watcher = running.child_with("__watch").expect("a watcher");
-    kill_process(watcher, Signal::KILL).unwrap();
-    running.signal(Signal::KILL);
-    running.code();
-    life.wait_dead(SOON);
 }
 
 /// Purpose: a program that stands still cannot kill; its watcher knows the deadline.

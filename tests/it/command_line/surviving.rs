@@ -6,11 +6,12 @@ use std::time::Instant;
 
 use etcd_lock::ForceUnlock;
 use rustix::fs::{CWD, Mode, OFlags, mkfifoat};
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::program;
 use crate::support::manager::{connect, enqueue, granted};
 use crate::support::program::{Lifeline, Program, Running};
-use crate::support::{SOON, shared, stalls};
+use crate::support::{SOON, eventually, shared, stalls};
 
 /// Purpose: nobody has to read the events: a pipe that is full must not keep the program from its watch.
 #[test]
@@ -38,6 +39,57 @@ fn a_reader_of_events_that_does_not_read_delays_no_kill() {
     manager.force_unlock("jobs", ForceUnlock::Lock).unwrap();
     life.wait_dead(SOON);
     assert_eq!(running.code(), 76);
+}
+
+/// Purpose: if the watcher dies with the program, the kernel still kills the command itself.
+#[test]
+fn the_command_itself_dies_even_if_the_watcher_is_killed_first() {
+    let (program, _) = program("running");
+    let life = Lifeline::new();
+    let script = life.script("echo >&9; exec sleep 600");
+    let mut running = program.start(&["run", "jobs", "--", "sh", "-c", &script]);
+    life.wait_alive(1);
+    // Or it would start another watcher.
+    running.signal(Signal::STOP);
+    let watcher = running.child_with("__watch").expect("a watcher");
+    kill_process(watcher, Signal::KILL).unwrap();
+    running.signal(Signal::KILL);
+    running.code();
+    life.wait_dead(SOON);
+}
+
+/// Purpose: a service manager may signal every process of a service; and a watcher that was killed all the same must not be
+/// missed when the program is.
+#[test]
+fn the_watcher_outlives_other_signals_and_is_replaced_when_it_is_killed() {
+    let (program, _) = program("surviving");
+    let life = Lifeline::new();
+    let mut running = program.start(&["run", "jobs", "--", "sh", "-c", &life.stubborn()]);
+    life.wait_alive(3);
+    let first = running.child_with("__watch").expect("a watcher");
+    let signals = [Signal::USR1, Signal::USR2, Signal::ALARM, Signal::VTALARM, Signal::PROF, Signal::HUP];
+    eventually(SOON, "the watcher catches them", || signals.iter().all(|&signal| is_caught(first, signal)));
+    for signal in signals {
+        kill_process(first, signal).unwrap();
+    }
+    // One that is dead has no memory.
+    assert!(std::fs::read_to_string(format!("/proc/{first}/status")).unwrap().contains("VmRSS"));
+    kill_process(first, Signal::KILL).unwrap();
+    let mut second = None;
+    eventually(SOON, "there is another watcher", || {
+        second = running.child_with("__watch").filter(|&watcher| watcher != first);
+        second.is_some()
+    });
+    running.signal(Signal::KILL);
+    running.code();
+    life.wait_dead(SOON);
+}
+
+/// Whether a process has a handler for this signal.
+fn is_caught(pid: Pid, signal: Signal) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or("0").trim();
+    u64::from_str_radix(mask, 16).is_ok_and(|mask| mask & (1 << (signal.as_raw() - 1)) != 0)
 }
 
 /// Whether this line of `/proc/self/cgroup` is about a cgroup that the program has made.

@@ -116,7 +116,9 @@ impl Child {
             if pid == self.group {
                 self.code = Some(code_of(status));
             }
+            self.watcher.reaped(pid);
         }
+        self.watcher.revive();
         stopped.filter(|_| self.code.is_none()).map_or(Change::None, Change::Stopped)
     }
 

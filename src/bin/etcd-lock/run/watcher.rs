@@ -1,6 +1,7 @@
 //! A process that kills the command's group when this program cannot: it was killed, or it stands still and the deadline
 //! has passed.
 
+use std::fmt;
 use std::io::{BufRead, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -12,10 +13,11 @@ use std::time::Duration;
 
 use etcd_lock::crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 use rustix::process::{Pid, Signal, kill_process_group, setsid};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::consts::{FORBIDDEN, SIGABRT, SIGBUS, SIGSYS, SIGTRAP};
 
 use super::cgroup::Cgroup;
 use super::clock::now;
+use crate::say::say;
 
 /// Its first argument.
 pub(super) const WORD: &str = "__watch";
@@ -26,16 +28,32 @@ const END: &str = "end";
 /// The clock of a timeout does not count the time in which the machine sleeps, so it is read again so often.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// Linux's last signal; those of the C library itself are refused.
+const LAST_SIGNAL: i32 = 64;
+
+/// Those that a defect of the watcher itself would raise. They end it.
+const FAULTS: [i32; 4] = [SIGABRT, SIGBUS, SIGSYS, SIGTRAP];
+
 /// The program's side: a pipe, whose end tells the watcher that this process has died.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Watcher {
-    process: std::process::Child,
+    /// `None` once it has died.
+    process: Option<std::process::Child>,
     orders: Option<ChildStdin>,
-    told: Duration,
+    prey: Prey,
+    deadline: Option<Duration>,
+    /// Whether it was said that none can be started.
+    complained: bool,
 }
 
 impl Watcher {
     pub(super) fn spawn() -> std::io::Result<Self> {
+        let mut watcher = Self::default();
+        watcher.start()?;
+        Ok(watcher)
+    }
+
+    fn start(&mut self) -> std::io::Result<()> {
         let mut process = Command::new("/proc/self/exe")
             .arg0("etcd-lock")
             .arg(WORD)
@@ -44,31 +62,35 @@ impl Watcher {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
-        let orders = process.stdin.take();
-        Ok(Self { process, orders, told: Duration::ZERO })
+        self.orders = process.stdin.take();
+        self.process = Some(process);
+        Ok(())
     }
 
     /// Names the group that is to be killed.
     pub(super) fn guard(&mut self, group: Pid) {
-        self.order(&format!("group {group}"));
+        self.prey.group = Some(group);
+        self.order(&Order::Group(group));
     }
 
     /// Names the cgroup that is to be killed, too.
     pub(super) fn guard_cgroup(&mut self, cgroup: &Cgroup) {
-        self.order(&format!("cgroup {}", cgroup.path().display()));
+        self.prey.cgroup = Some(Cgroup::at(cgroup.path().to_owned()));
+        self.order(&Order::Cgroup(cgroup.path().to_owned()));
     }
 
     /// Sets the deadline, by the clock of [`now`].
     pub(super) fn set_deadline(&mut self, deadline: Duration) {
         // Two readings of one deadline differ by the time between its two clocks' readings.
-        if deadline.abs_diff(self.told) > Duration::from_millis(1) {
-            self.told = deadline;
-            self.order(&format!("deadline {}", deadline.as_nanos()));
+        let same = |told: Duration| deadline.abs_diff(told) <= Duration::from_millis(1);
+        if !self.deadline.is_some_and(same) {
+            self.deadline = Some(deadline);
+            self.order(&Order::Deadline(deadline));
         }
     }
 
-    fn order(&mut self, order: &str) {
-        // A watcher that was killed leaves the rest to this process and to the kernel.
+    fn order(&mut self, order: &Order) {
+        // One that has died leaves the rest to this process and to the kernel, until there is another.
         if let Some(orders) = &mut self.orders
             && orders.write_all(format!("{order}\n").as_bytes()).is_err()
         {
@@ -76,11 +98,44 @@ impl Watcher {
         }
     }
 
+    /// Says that this child of this process was reaped.
+    pub(super) fn reaped(&mut self, pid: Pid) {
+        if self.process.as_ref().is_some_and(|process| Pid::from_child(process) == pid) {
+            self.process = None;
+        }
+    }
+
+    /// Starts another one in place of one that has died.
+    pub(super) fn revive(&mut self) {
+        if self.process.is_some() {
+            return;
+        }
+        match self.start() {
+            Ok(()) => {
+                let group = self.prey.group.map(Order::Group);
+                let cgroup = self.prey.cgroup.as_ref().map(|cgroup| Order::Cgroup(cgroup.path().to_owned()));
+                for order in [group, cgroup, self.deadline.map(Order::Deadline)].iter().flatten() {
+                    self.order(order);
+                }
+            }
+            // Tried again at the next look.
+            Err(error) => {
+                if !std::mem::replace(&mut self.complained, true) {
+                    say(&format!("the watcher has died, and another cannot be started yet: {error}"));
+                }
+            }
+        }
+    }
+
     /// Ends the watcher; it kills nothing from then on.
     pub(super) fn end(&mut self) {
-        self.order(END);
+        self.order(&Order::End);
         self.orders = None;
-        let _ = self.process.wait();
+        if let Some(mut process) = self.process.take() {
+            // It may be stopped.
+            let _ = process.kill();
+            let _ = process.wait();
+        }
     }
 }
 
@@ -91,6 +146,17 @@ enum Order {
     Cgroup(PathBuf),
     Deadline(Duration),
     End,
+}
+
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Group(group) => write!(f, "group {group}"),
+            Self::Cgroup(path) => write!(f, "cgroup {}", path.display()),
+            Self::Deadline(deadline) => write!(f, "deadline {}", deadline.as_nanos()),
+            Self::End => f.write_str(END),
+        }
+    }
 }
 
 fn parse(line: &str) -> Option<Order> {
@@ -109,7 +175,7 @@ pub(super) fn watch() -> ExitCode {
     // A terminal's signals, and those for the command's or this program's group, are not for the watcher; a service
     // manager that signals every process of a service means the command.
     let _ = setsid();
-    for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM] {
+    for signal in (1..=LAST_SIGNAL).filter(|signal| !FAULTS.contains(signal) && !FORBIDDEN.contains(signal)) {
         let _ = signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)));
     }
     let (sender, orders) = unbounded();
@@ -152,7 +218,7 @@ fn follow(orders: &Receiver<Order>) {
     }
 }
 
-/// What the watcher kills.
+/// What a watcher kills.
 #[derive(Debug, Default)]
 struct Prey {
     group: Option<Pid>,
