@@ -1,6 +1,7 @@
 //! `run`: nothing of the command outlives its lock, whatever stands still and whatever has left its group.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
@@ -90,6 +91,28 @@ fn is_caught(pid: Pid, signal: Signal) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or("0").trim();
     u64::from_str_radix(mask, 16).is_ok_and(|mask| mask & (1 << (signal.as_raw() - 1)) != 0)
+}
+
+/// Purpose: a killed program cannot tidy up, so its watcher does, also what the command has made in its cgroup.
+#[test]
+fn no_cgroup_is_left_behind() {
+    let (program, _) = program("surviving");
+    for signal in [Signal::TERM, Signal::KILL] {
+        let life = Lifeline::new();
+        let script = life.script("grep ^0:: /proc/self/cgroup || echo none; echo >&9; exec sleep 600");
+        let mut running = program.start(&["run", "jobs", "--", "sh", "-c", &script]);
+        let line = running.stdout().next().unwrap();
+        life.wait_alive(1);
+        let path = line.trim_start_matches("0::/");
+        let mounts = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+        let folder =
+            mounts.map(|mount| Path::new(mount).join(path)).into_iter().find(|folder| folder.exists());
+        let Some(folder) = folder.filter(|_| is_own_cgroup(&line)) else { return };
+        std::fs::create_dir(folder.join("within")).unwrap();
+        running.signal(signal);
+        running.code();
+        eventually(SOON, "the cgroup is gone", || !folder.exists());
+    }
 }
 
 /// Whether this line of `/proc/self/cgroup` is about a cgroup that the program has made.

@@ -17,6 +17,9 @@ use super::helper;
 use super::terminal::Terminal;
 use super::watcher::Watcher;
 
+/// How long the kernel may need to let go of a cgroup that is empty.
+const EMPTY: Duration = Duration::from_millis(100);
+
 /// The command with all that it has started, as far as it has stayed in its process group or its cgroup.
 #[derive(Debug)]
 pub(super) struct Child {
@@ -67,7 +70,12 @@ impl Child {
         command.envs(environment.iter().map(|(name, value)| (name, value)));
         // Readiness was this program's to tell.
         command.env_remove("NOTIFY_SOCKET").process_group(0);
-        let process = command.spawn()?;
+        let process = command.spawn().inspect_err(|_| {
+            watcher.end();
+            if let Some(cgroup) = &cgroup {
+                cgroup.remove(EMPTY);
+            }
+        })?;
         let group = Pid::from_child(&process);
         watcher.guard(group);
         Ok(Self { group, cgroup, watcher, terminal, foreground, code: None, over: false })
@@ -173,7 +181,7 @@ impl Child {
         self.over = true;
         self.watcher.end();
         if let Some(cgroup) = &self.cgroup {
-            cgroup.remove();
+            cgroup.remove(EMPTY);
         }
         if let Some(terminal) = self.terminal.as_ref().filter(|_| self.has_terminal()) {
             terminal.take();

@@ -25,6 +25,9 @@ pub(super) const WORD: &str = "__watch";
 /// The last order: there is nothing to kill any more.
 const END: &str = "end";
 
+/// How long the watcher of a program that was killed waits for the deaths in the cgroup, to remove it.
+const DYING: Duration = Duration::from_secs(60);
+
 /// The clock of a timeout does not count the time in which the machine sleeps, so it is read again so often.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -210,7 +213,7 @@ fn follow(orders: &Receiver<Order>) {
             Err(RecvTimeoutError::Disconnected) => {
                 prey.kill();
                 if let Some(cgroup) = prey.cgroup {
-                    cgroup.remove();
+                    cgroup.remove(DYING);
                 }
                 return;
             }
