@@ -109,7 +109,7 @@ pub(crate) struct Unlock {
 
 /// Measure what this etcd gives to locks
 ///
-/// It loads the cluster for four times the given time, with locks and, beside the root, one key that is put.
+/// It loads the cluster for four times the given time, with locks below the root only.
 #[derive(Args, Debug)]
 pub(crate) struct Bench {
     /// The lock, and the beginning of the names of others [default: etcd-lock-bench/<pid>]
