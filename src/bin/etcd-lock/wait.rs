@@ -15,9 +15,10 @@ use crate::settings::Settings;
 use crate::signals::{ends_a_wait, listen};
 
 pub(crate) fn wait(connection: &Connection, options: &Wait) -> Result<ExitCode, Failure> {
-    let signals = listen()?;
     let viewer = Settings::read(connection)?.view()?;
     let observer = viewer.observe(&options.name)?;
+    // Until now there is nothing that a signal could leave behind.
+    let signals = listen()?;
     let limit = if options.no_wait { Some(Duration::ZERO) } else { options.wait };
     let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
     let late = deadline.map_or_else(never, at);
@@ -35,15 +36,17 @@ pub(crate) fn wait(connection: &Connection, options: &Wait) -> Result<ExitCode, 
 }
 
 pub(crate) fn watch(connection: &Connection, options: &Watch) -> Result<ExitCode, Failure> {
-    let signals = listen()?;
     let viewer = Settings::read(connection)?.view()?;
     let observer = viewer.observe(&options.name)?;
+    let signals = listen()?;
     let mut seen = 0;
     while options.follow || seen < 2 {
         select! {
             recv(observer.changes()) -> change => {
                 let holder = change.map_err(|_| ended())?;
-                print_lines(&[state(&options.name, holder.as_ref())?], options.output);
+                if !print_lines(&[state(&options.name, holder.as_ref())?], options.output) {
+                    break;
+                }
                 seen += 1;
             }
             recv(signals) -> signal => end_by(signal)?,

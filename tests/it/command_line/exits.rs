@@ -45,6 +45,8 @@ fn a_wrong_command_line_is_64() {
     assert_ends(&program.run(&["list", "--user", "a:secret"]), 64, "--password-file");
     assert_ends(&program.run(&["list", "--user", "a"]), 64, "--password-file");
     assert_ends(&program.run(&["list", "--cert", "/dev/null"]), 64, "--key");
+    let hold = ["hold", "jobs", "--user", "a", "--password-file", "-"];
+    assert_ends(&program.run_with(&hold, "secret\n"), 64, "must name a file");
 }
 
 #[test]

@@ -85,6 +85,18 @@ fn watch_prints_the_holder_and_each_change() {
 }
 
 #[test]
+fn watch_ends_when_its_reader_has_seen_enough() {
+    let (program, root) = program("leading");
+    let manager = connect(shared().access(), &root);
+    let mut running = program.start(&["watch", "jobs", "--follow"]);
+    let mut lines = running.stdout();
+    assert!(lines.next().unwrap().contains("free"));
+    drop(lines);
+    let _guard = lock(&manager, "jobs");
+    assert_eq!(running.code(), 0);
+}
+
+#[test]
 fn a_note_is_shown_to_others() {
     let (program, root) = program("leading");
     let manager = connect(shared().access(), &root);

@@ -111,8 +111,9 @@ impl<'a> Office<'a> {
     ) -> Result<Self, Failure> {
         ending.check(holding.ttl)?;
         let report = Report::new(holding.verbose, holding.status_fd)?;
-        let signals = listen()?;
+        // A signal while a password is typed just ends this program.
         let settings = Settings::read(connection)?;
+        let signals = listen()?;
         let options = for_holding(settings.options()?, holding, ending.grace);
         let manager = connect(&settings, options, &signals)?;
         Ok(Self { name, settings, holding, ending, report, signals, manager })
