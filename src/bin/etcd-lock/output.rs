@@ -88,7 +88,7 @@ fn table(infos: &[LockInfo], coloured: bool) -> String {
 }
 
 /// A name, an owner or a note may have control characters, which a terminal would obey.
-fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     text.escape_debug().to_string()
 }
 

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::acquire::describe;
 use crate::exit::{self, BUSY, Failure};
 use crate::options::{Connection, Wait, Watch};
-use crate::output::{Line, print_lines};
+use crate::output::{Line, plain, print_lines};
 use crate::settings::Settings;
 use crate::signals::{ends_a_wait, listen};
 
@@ -58,10 +58,13 @@ pub(crate) fn watch(connection: &Connection, options: &Watch) -> Result<ExitCode
 /// One state of a lock.
 fn state(name: &str, holder: Option<&LockInfo>) -> Result<Line, Failure> {
     let Some(holder) = holder else {
-        return Ok(Line { text: format!("{name}: free"), json: json!({ "key": name, "state": "free" }) });
+        return Ok(Line {
+            text: format!("{}: free", plain(name)),
+            json: json!({ "key": name, "state": "free" }),
+        });
     };
     let json = serde_json::to_value(holder).map_err(|error| Failure::internal("writing JSON", error))?;
-    Ok(Line { text: format!("{name}: {}", describe(holder)), json })
+    Ok(Line { text: format!("{}: {}", plain(name), describe(holder)), json })
 }
 
 fn ended() -> Failure {

@@ -114,7 +114,7 @@ impl<'a> Office<'a> {
         // A signal while a password is typed just ends this program.
         let settings = Settings::read(connection)?;
         let signals = listen()?;
-        let options = for_holding(settings.options()?, holding, ending.grace);
+        let options = for_holding(settings.options()?, holding, ending.reserve());
         let manager = connect(&settings, options, &signals)?;
         Ok(Self { name, settings, holding, ending, report, signals, manager })
     }
