@@ -31,7 +31,9 @@ pub(super) struct Child {
     foreground: bool,
     /// The exit code of the command itself, once it has ended.
     code: Option<u8>,
-    /// Nothing of the group lives, so its number may be another's.
+    /// Nothing of the group lives, so its number may be another's; of its cgroup, something may.
+    group_gone: bool,
+    /// Nothing of the cgroup lives, either.
     over: bool,
 }
 
@@ -77,8 +79,8 @@ impl Child {
             }
         })?;
         let group = Pid::from_child(&process);
-        watcher.guard(group);
-        Ok(Self { group, cgroup, watcher, terminal, foreground, code: None, over: false })
+        watcher.guard(Some(group));
+        Ok(Self { group, cgroup, watcher, terminal, foreground, code: None, group_gone: false, over: false })
     }
 
     pub(super) fn id(&self) -> i32 {
@@ -92,9 +94,15 @@ impl Child {
 
     /// Sends a signal to the group; a stopped group gets it, too.
     pub(super) fn signal(&self, signal: Signal) {
-        let _ = kill_process_group(self.group, signal);
+        self.signal_group(signal);
         if signal == Signal::TERM {
-            let _ = kill_process_group(self.group, Signal::CONT);
+            self.signal_group(Signal::CONT);
+        }
+    }
+
+    fn signal_group(&self, signal: Signal) {
+        if !self.group_gone {
+            let _ = kill_process_group(self.group, signal);
         }
     }
 
@@ -110,7 +118,7 @@ impl Child {
 
     /// Kills the group, and what has left it but not its cgroup.
     pub(super) fn kill(&mut self) {
-        let _ = kill_process_group(self.group, Signal::KILL);
+        self.signal_group(Signal::KILL);
         let _ = self.cgroup.as_ref().map(Cgroup::kill);
     }
 
@@ -126,6 +134,12 @@ impl Child {
             }
             self.watcher.reaped(pid);
         }
+        if self.code.is_some() && !self.group_gone {
+            self.group_gone = test_kill_process_group(self.group) == Err(Errno::SRCH);
+            if self.group_gone {
+                self.watcher.guard(None);
+            }
+        }
         self.watcher.revive();
         stopped.filter(|_| self.code.is_none()).map_or(Change::None, Change::Stopped)
     }
@@ -135,11 +149,9 @@ impl Child {
         self.code
     }
 
-    /// Whether nothing of the group lives, nor of its cgroup.
+    /// Whether nothing of the group lived at the last look, and nothing of its cgroup does.
     pub(super) fn is_gone(&self) -> bool {
-        self.code.is_some()
-            && test_kill_process_group(self.group) == Err(Errno::SRCH)
-            && !self.cgroup.as_ref().is_some_and(Cgroup::is_populated)
+        self.group_gone && !self.cgroup.as_ref().is_some_and(Cgroup::is_populated)
     }
 
     /// Stops this process and its whole group, a script say, with the command, as the shell that waits for them expects;
@@ -168,7 +180,7 @@ impl Child {
                 terminal.give(self.group);
             }
         }
-        let _ = kill_process_group(self.group, Signal::CONT);
+        self.signal_group(Signal::CONT);
     }
 
     /// Whether this process may take the terminal from the group: `bg` has given it to others.

@@ -161,8 +161,11 @@ impl<'a> Supervisor<'a> {
         if self.child.code().is_some() {
             self.ask(now, Why::Leftovers);
         }
-        if matches!(self.stage, Stage::Asked(until) if until <= now) {
-            self.kill();
+        match self.stage {
+            Stage::Asked(until) if until <= now => self.kill(),
+            // Again and again, for what comes into the cgroup meanwhile.
+            Stage::Killed => self.child.kill(),
+            Stage::Asked(_) | Stage::Running => {}
         }
     }
 

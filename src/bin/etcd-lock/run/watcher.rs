@@ -70,9 +70,9 @@ impl Watcher {
         Ok(())
     }
 
-    /// Names the group that is to be killed.
-    pub(super) fn guard(&mut self, group: Pid) {
-        self.prey.group = Some(group);
+    /// Names the group that is to be killed; none once it is dead.
+    pub(super) fn guard(&mut self, group: Option<Pid>) {
+        self.prey.group = group;
         self.order(&Order::Group(group));
     }
 
@@ -115,7 +115,7 @@ impl Watcher {
         }
         match self.start() {
             Ok(()) => {
-                let group = self.prey.group.map(Order::Group);
+                let group = Some(Order::Group(self.prey.group));
                 let cgroup = self.prey.cgroup.as_ref().map(|cgroup| Order::Cgroup(cgroup.path().to_owned()));
                 for order in [group, cgroup, self.deadline.map(Order::Deadline)].iter().flatten() {
                     self.order(order);
@@ -145,7 +145,7 @@ impl Watcher {
 /// What the watcher is told.
 #[derive(Debug)]
 enum Order {
-    Group(Pid),
+    Group(Option<Pid>),
     Cgroup(PathBuf),
     Deadline(Duration),
     End,
@@ -154,7 +154,9 @@ enum Order {
 impl fmt::Display for Order {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Group(group) => write!(f, "group {group}"),
+            Self::Group(group) => {
+                write!(f, "group {}", group.map_or(0, |group| group.as_raw_nonzero().get()))
+            }
             Self::Cgroup(path) => write!(f, "cgroup {}", path.display()),
             Self::Deadline(deadline) => write!(f, "deadline {}", deadline.as_nanos()),
             Self::End => f.write_str(END),
@@ -165,7 +167,7 @@ impl fmt::Display for Order {
 fn parse(line: &str) -> Option<Order> {
     let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
     match word {
-        "group" => rest.parse().ok().and_then(Pid::from_raw).map(Order::Group),
+        "group" => rest.parse().ok().map(|group| Order::Group(Pid::from_raw(group))),
         "cgroup" => Some(Order::Cgroup(rest.into())),
         "deadline" => rest.parse().ok().map(Duration::from_nanos).map(Order::Deadline),
         END => Some(Order::End),
@@ -200,7 +202,7 @@ fn follow(orders: &Receiver<Order>) {
             deadline.filter(|_| !over).map_or(LOOK, |deadline: Duration| deadline.saturating_sub(now()));
         match orders.recv_timeout(left.min(LOOK)) {
             // An order that comes after the deadline does not wait for the next one.
-            Ok(Order::Group(pid)) => (prey.group, over) = (Some(pid), false),
+            Ok(Order::Group(group)) => (prey.group, over) = (group, false),
             Ok(Order::Cgroup(path)) => (prey.cgroup, over) = (Some(Cgroup::at(path)), false),
             Ok(Order::Deadline(time)) => (deadline, over) = (Some(time), false),
             Ok(Order::End) => return,
@@ -232,5 +234,24 @@ impl Prey {
     fn kill(&self) {
         let _ = self.group.map(|group| kill_process_group(group, Signal::KILL));
         let _ = self.cgroup.as_ref().map(Cgroup::kill);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_arrives_as_it_was_given() {
+        let orders = [
+            Order::Group(Pid::from_raw(4711)),
+            Order::Group(None),
+            Order::Cgroup("/sys/fs/cgroup/a b".into()),
+            Order::Deadline(Duration::new(7, 11)),
+            Order::End,
+        ];
+        for order in orders {
+            assert_eq!(format!("{:?}", parse(&order.to_string())), format!("{:?}", Some(order)));
+        }
     }
 }
