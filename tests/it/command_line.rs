@@ -5,6 +5,7 @@ mod exits;
 mod holding;
 mod leading;
 mod running;
+mod surviving;
 mod terminal;
 
 use crate::support::program::Program;

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::environment;
 use crate::exit::{self, BUSY, Failure};
 use crate::options::{IfBusy, Waiting};
-use crate::output::age;
+use crate::output::{age, plain};
 use crate::report::Report;
 use crate::say::say;
 use crate::settings::Settings;
@@ -167,7 +167,7 @@ fn narrate(manager: &LockManager, name: &str, report: &Report, stop: &Receiver<(
 
 /// A holder in words.
 pub(crate) fn describe(holder: &LockInfo) -> String {
-    let owner = holder.owner.as_deref().unwrap_or("a foreign client");
+    let owner = holder.owner.as_deref().map_or("a foreign client".into(), plain);
     let since = holder.created_at.and_then(|at| at.elapsed().ok());
     let since = since.map_or(String::new(), |since| format!(", held for {}", age(since)));
     let note = holder.note.as_ref().map_or(String::new(), |note| format!(", {note:?}"));

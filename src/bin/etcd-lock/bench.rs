@@ -14,7 +14,6 @@ use crate::exit::Failure;
 use crate::options::{Bench, Connection};
 use crate::output::{Line, print_lines};
 use crate::percentiles::Percentiles;
-use crate::say::say;
 use crate::settings::Settings;
 
 /// The result of one row.
@@ -46,9 +45,8 @@ pub(crate) fn bench(connection: &Connection, options: &Bench) -> Result<ExitCode
     let name = options.name.clone().unwrap_or_else(|| format!("etcd-lock-bench/{}", std::process::id()));
     let (threads, time) = (options.threads, options.time);
     let bar = progress(time * 4);
-    // A user may lack the permission for them, which is no reason to fail.
-    let puts = measure(&bar, time, "puts under a lock, 1 thread", || work::puts(one, &name, time));
-    let mut rows = vec![
+    let rows = [
+        measure(&bar, time, "puts under a lock, 1 thread", || work::puts(one, &name, time))?,
         measure(&bar, time, "lock and unlock, 1 thread", || work::cycles(one, &name, 1, time))?,
         measure(&bar, time, &format!("lock and unlock, {threads} threads, a name each"), || {
             work::cycles(one, &name, threads, time)
@@ -59,11 +57,7 @@ pub(crate) fn bench(connection: &Connection, options: &Bench) -> Result<ExitCode
     ];
     bar.finish_and_clear();
     managers.iter().for_each(|manager| drop(LockManager::close(manager)));
-    match puts {
-        Ok(row) => rows.insert(0, row),
-        Err(failure) => say(&failure.to_string()),
-    }
-    print_lines(&rows.iter().map(Row::line).collect::<Vec<_>>(), options.output);
+    print_lines(&rows.each_ref().map(Row::line), options.output);
     Ok(ExitCode::SUCCESS)
 }
 

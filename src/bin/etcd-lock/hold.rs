@@ -17,8 +17,11 @@ use crate::signals::{ends_a_wait, listen};
 
 pub(crate) fn hold(connection: &Connection, options: &Hold) -> Result<ExitCode, Failure> {
     let report = Report::new(options.holding.verbose, options.holding.status_fd)?;
-    let signals = listen()?;
+    if connection.reads_stdin() {
+        return Err(Failure::usage("hold ends with its standard input, so --password-file must name a file"));
+    }
     let settings = Settings::read(connection)?;
+    let signals = listen()?;
     let manager_options = for_holding(settings.options()?, &options.holding, Duration::ZERO);
     let manager = connect(&settings, manager_options, &signals)?;
     let held = take(&manager, &options.name, options.note.as_deref(), &options.waiting, (&signals, &report))?;

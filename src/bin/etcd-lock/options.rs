@@ -4,12 +4,14 @@ mod connection;
 mod locking;
 mod running;
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::builder::Resettable;
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub(crate) use connection::Connection;
 pub(crate) use locking::{Hold, Holding, IfBusy, Output, Wait, Waiting, Watch};
@@ -109,7 +111,7 @@ pub(crate) struct Unlock {
 
 /// Measure what this etcd gives to locks
 ///
-/// It loads the cluster for four times the given time, with locks and, beside the root, one key that is put.
+/// It loads the cluster for four times the given time, with locks below the root only.
 #[derive(Args, Debug)]
 pub(crate) struct Bench {
     /// The lock, and the beginning of the names of others [default: etcd-lock-bench/<pid>]
@@ -127,7 +129,14 @@ pub(crate) struct Bench {
 
 /// The command line, or the exit code of a program that ends here.
 pub(crate) fn parse() -> Result<Cli, ExitCode> {
-    Cli::try_parse().map_err(|error| {
+    // A variable that is empty is as good as none.
+    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    let command = Cli::command().mut_args(|arg| match arg.get_env() {
+        Some(name) if is_empty(name) => arg.env(Resettable::Reset),
+        _ => arg,
+    });
+    let parsed = command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    parsed.map_err(|error| {
         if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
             let _ = error.print();
             return ExitCode::SUCCESS;
@@ -157,8 +166,6 @@ fn one_line(error: &clap::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     fn refused(words: &[&str]) -> String {

@@ -29,11 +29,11 @@ pub(crate) struct Line {
     pub(crate) json: serde_json::Value,
 }
 
-/// Prints a report as the options want it.
-pub(crate) fn print_lines(lines: &[Line], output: Output) {
+/// Prints a report as the options want it; false if nobody reads it any more.
+pub(crate) fn print_lines(lines: &[Line], output: Output) -> bool {
     let as_json = wants_json(output);
     let line = |line: &Line| if as_json { format!("{}\n", line.json) } else { format!("{}\n", line.text) };
-    write(&lines.iter().map(line).collect::<String>());
+    write(&lines.iter().map(line).collect::<String>())
 }
 
 /// Prints these contenders as the options want it.
@@ -48,10 +48,10 @@ fn wants_json(output: Output) -> bool {
     output.json || !(output.table || std::io::stdout().is_terminal())
 }
 
-fn write(text: &str) {
+fn write(text: &str) -> bool {
     let mut out = std::io::stdout().lock();
     // A reader that has seen enough (`head`) is no failure.
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_ok()
 }
 
 fn json(infos: &[LockInfo]) -> Result<String, Failure> {
@@ -88,7 +88,7 @@ fn table(infos: &[LockInfo], coloured: bool) -> String {
 }
 
 /// A name, an owner or a note may have control characters, which a terminal would obey.
-fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     text.escape_debug().to_string()
 }
 

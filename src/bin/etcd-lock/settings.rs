@@ -114,7 +114,7 @@ fn credentials(connection: &Connection) -> Result<Option<(String, String)>, Fail
         },
     };
     if let Some(file) = &connection.password_file {
-        password = Some(read_password(file)?);
+        password = Some(read_password(file, connection.reads_stdin())?);
     }
     match password.or_else(|| environment("ETCDCTL_PASSWORD")) {
         Some(password) => Ok(Some((user, password))),
@@ -122,8 +122,8 @@ fn credentials(connection: &Connection) -> Result<Option<(String, String)>, Fail
     }
 }
 
-fn read_password(file: &Path) -> Result<String, Failure> {
-    let text = if file == Path::new("-") {
+fn read_password(file: &Path, is_stdin: bool) -> Result<String, Failure> {
+    let text = if is_stdin {
         let mut text = String::new();
         std::io::stdin().read_to_string(&mut text).map(|_| text)
     } else {

@@ -10,14 +10,15 @@ use serde_json::json;
 use crate::acquire::describe;
 use crate::exit::{self, BUSY, Failure};
 use crate::options::{Connection, Wait, Watch};
-use crate::output::{Line, print_lines};
+use crate::output::{Line, plain, print_lines};
 use crate::settings::Settings;
 use crate::signals::{ends_a_wait, listen};
 
 pub(crate) fn wait(connection: &Connection, options: &Wait) -> Result<ExitCode, Failure> {
-    let signals = listen()?;
     let viewer = Settings::read(connection)?.view()?;
     let observer = viewer.observe(&options.name)?;
+    // Until now there is nothing that a signal could leave behind.
+    let signals = listen()?;
     let limit = if options.no_wait { Some(Duration::ZERO) } else { options.wait };
     let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
     let late = deadline.map_or_else(never, at);
@@ -35,15 +36,17 @@ pub(crate) fn wait(connection: &Connection, options: &Wait) -> Result<ExitCode, 
 }
 
 pub(crate) fn watch(connection: &Connection, options: &Watch) -> Result<ExitCode, Failure> {
-    let signals = listen()?;
     let viewer = Settings::read(connection)?.view()?;
     let observer = viewer.observe(&options.name)?;
+    let signals = listen()?;
     let mut seen = 0;
     while options.follow || seen < 2 {
         select! {
             recv(observer.changes()) -> change => {
                 let holder = change.map_err(|_| ended())?;
-                print_lines(&[state(&options.name, holder.as_ref())?], options.output);
+                if !print_lines(&[state(&options.name, holder.as_ref())?], options.output) {
+                    break;
+                }
                 seen += 1;
             }
             recv(signals) -> signal => end_by(signal)?,
@@ -55,10 +58,13 @@ pub(crate) fn watch(connection: &Connection, options: &Watch) -> Result<ExitCode
 /// One state of a lock.
 fn state(name: &str, holder: Option<&LockInfo>) -> Result<Line, Failure> {
     let Some(holder) = holder else {
-        return Ok(Line { text: format!("{name}: free"), json: json!({ "key": name, "state": "free" }) });
+        return Ok(Line {
+            text: format!("{}: free", plain(name)),
+            json: json!({ "key": name, "state": "free" }),
+        });
     };
     let json = serde_json::to_value(holder).map_err(|error| Failure::internal("writing JSON", error))?;
-    Ok(Line { text: format!("{name}: {}", describe(holder)), json })
+    Ok(Line { text: format!("{}: {}", plain(name), describe(holder)), json })
 }
 
 fn ended() -> Failure {

@@ -1,12 +1,13 @@
 //! What administrators ask: of locks that this library holds, and of those of `etcdctl lock`, which are Go's.
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::program;
 use crate::support::etcdctl::Etcdctl;
 use crate::support::manager::{connect, enqueue, lock, wait_for_contenders};
 use crate::support::program::{Ended, Program};
-use crate::support::{Raw, shared};
+use crate::support::{Raw, SOON, eventually, shared};
 
 fn lines(ended: &Ended) -> Vec<Value> {
     assert_eq!((ended.code, &*ended.stderr), (0, ""), "{ended:?}");
@@ -153,6 +154,20 @@ fn bench_measures_locks_and_hand_overs_and_leaves_nothing() {
         assert!(number("per_second") > 1.0 && number("p50_ms") <= number("p99_ms"), "{row}");
     }
     assert_eq!(Raw::connect(shared().access()).count(&root), 0);
+}
+
+/// Purpose: whatever it writes has a lease, so that a signal leaves nothing in etcd for ever.
+#[test]
+fn bench_writes_nothing_that_outlives_its_leases() {
+    let (program, root) = program("admin");
+    let raw = Raw::connect(shared().access());
+    let mut running = program.start(&["bench", "--threads", "1", "--time", "600s"]);
+    // Beside the root are keys that only begin like it.
+    eventually(SOON, "it puts", || raw.keys(&root).iter().any(|kv| kv.mod_revision > kv.create_revision));
+    running.signal(Signal::TERM);
+    running.code();
+    let keys = raw.keys(&root);
+    assert!(keys.iter().all(|kv| kv.lease != 0), "{keys:?}");
 }
 
 /// Purpose: etcdctl's own conditions can name the hold, so a script can fence its writes.

@@ -3,7 +3,7 @@
 use super::program;
 use crate::support::manager::{connect, lock};
 use crate::support::program::{Ended, Program};
-use crate::support::{Setup, fresh_root, shared};
+use crate::support::{SOON, Setup, eventually, fresh_root, shared};
 
 /// The code, with one line on standard error that has these words; with silence if there are none.
 #[track_caller]
@@ -41,10 +41,16 @@ fn a_wrong_command_line_is_64() {
         64,
         "use --ttl 15s or --grace 2s",
     );
+    // The advice can be given as it is.
+    let limits = |ttl: &str| ["run", "jobs", "--ttl", ttl, "--grace", "25s", "--", "true"].map(str::to_owned);
+    assert_ends(&program.run(&limits("30s")), 64, "use --ttl 1m15s or --grace 10s");
+    assert_ends(&program.run(&limits("1m15s")), 0, "");
     assert_ends(&program.run(&["unlock", "jobs"]), 64, "--any");
     assert_ends(&program.run(&["list", "--user", "a:secret"]), 64, "--password-file");
     assert_ends(&program.run(&["list", "--user", "a"]), 64, "--password-file");
     assert_ends(&program.run(&["list", "--cert", "/dev/null"]), 64, "--key");
+    let hold = ["hold", "jobs", "--user", "a", "--password-file", "-"];
+    assert_ends(&program.run_with(&hold, "secret\n"), 64, "must name a file");
 }
 
 #[test]
@@ -131,6 +137,53 @@ fn a_busy_lock_is_75_or_what_the_options_say() {
     guard.unlock().unwrap();
     assert_ends(&run(&["-n"]), 0, "");
     assert_ends(&program.run(&["wait", "jobs", "-n"]), 0, "");
+}
+
+/// Purpose: an owner is text of somebody else, which a terminal must not obey.
+#[test]
+fn an_owner_is_escaped() {
+    let (program, root) = program("exits");
+    let manager = connect(shared().access(), &root);
+    let mut running = program.start(&["hold", "jobs", "--owner", "me\x1b[2J\nall is well"]);
+    eventually(SOON, "it is held", || manager.lock_info("jobs").unwrap().is_some());
+    assert_ends(&program.run(&["run", "jobs", "-n", "--", "true"]), 75, r"held by me\u{1b}[2J\nall is well");
+    let mut watch = program.start(&["watch", "jobs", "--table"]);
+    assert!(watch.stdout().next().unwrap().contains(r"me\u{1b}[2J\nall is well"));
+    drop(running.stdin());
+    running.code();
+}
+
+#[test]
+fn a_variable_that_is_empty_is_as_good_as_none() {
+    let (program, root) = program("exits");
+    let names = [
+        "ETCD_LOCK_CACERT",
+        "ETCD_LOCK_CERT",
+        "ETCD_LOCK_KEY_FILE",
+        "ETCD_LOCK_USER",
+        "ETCD_LOCK_PASSWORD_FILE",
+    ];
+    let program = names.into_iter().fold(program, |program, name| program.with(name, ""));
+    let program =
+        program.with("ETCD_LOCK_ENDPOINTS", "").with("ETCDCTL_ENDPOINTS", shared().endpoints().join(","));
+    assert_ends(&program.run(&["run", "jobs", "--", "true"]), 0, "");
+    let nobody = program.clone().with("ETCD_LOCK_ROOT", "").run(&[
+        "run",
+        &root,
+        "--",
+        "sh",
+        "-c",
+        "echo $ETCD_LOCK_KEY",
+    ]);
+    assert!(nobody.stdout.starts_with("/locks/"), "{nobody:?}");
+}
+
+/// Purpose: without a kill there is nothing to keep a grace for.
+#[test]
+fn the_grace_of_a_loss_that_is_ignored_does_not_matter() {
+    let (program, _) = program("exits");
+    let limits = ["--on-loss", "ignore", "--ttl", "6s", "--grace", "30s"];
+    assert_ends(&program.run(&[&["run", "jobs"], &limits[..], &["--", "true"]].concat()), 0, "");
 }
 
 #[test]

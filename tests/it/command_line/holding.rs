@@ -1,5 +1,7 @@
 //! `hold` and `wait`.
 
+use std::io::Write;
+
 use etcd_lock::ForceUnlock;
 use rustix::process::Signal;
 use serde_json::Value;
@@ -57,4 +59,19 @@ fn wait_ends_when_the_lock_is_free_and_leaves_no_trace() {
     guard.unlock().unwrap();
     assert_eq!(running.code(), 0);
     eventually(SOON, "nobody holds it", || manager.queue("jobs").unwrap().is_empty());
+}
+
+/// Purpose: a person who is asked for a password must be able to give up.
+#[test]
+fn a_signal_ends_a_program_that_waits_for_its_password() {
+    let (program, _) = program("holding");
+    let options = ["--user", "me", "--password-file", "-"];
+    for args in [&["run", "jobs", "--", "true"][..], &["wait", "jobs"], &["watch", "jobs"], &["list"]] {
+        let mut running = program.start(&[&options[..], args].concat());
+        let mut keyboard = running.stdin();
+        keyboard.write_all(b"half a pass").unwrap();
+        eventually(SOON, "it reads", || rustix::io::ioctl_fionread(&keyboard) == Ok(0));
+        running.signal(Signal::TERM);
+        assert_eq!(running.code(), -1, "{args:?}: it has no handler yet");
+    }
 }

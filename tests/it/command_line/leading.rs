@@ -45,6 +45,22 @@ fn a_signal_ends_a_campaign() {
     assert_eq!(manager.queue("jobs").unwrap().len(), 1);
 }
 
+/// Purpose: a loss must not swallow the wish to end, for which a service manager would send SIGKILL later.
+#[test]
+fn a_signal_that_the_command_has_yet_to_heed_when_the_lock_is_lost_ends_the_program() {
+    let (program, root) = program("leading");
+    let manager = connect(shared().access(), &root);
+    let command = "trap 'echo told' TERM; echo ready; while :; do read line; done";
+    let mut running = program.start(&["lead", "jobs", "--value", "me", "--", "sh", "-c", command]);
+    let mut lines = running.stdout();
+    assert_eq!(lines.next().as_deref(), Some("ready"));
+    running.signal(Signal::TERM);
+    assert_eq!(lines.next().as_deref(), Some("told"));
+    manager.force_unlock("jobs", ForceUnlock::Lock).unwrap();
+    assert_eq!(running.code(), 143);
+    assert!(manager.lock_info("jobs").unwrap().is_none());
+}
+
 #[test]
 fn watch_prints_the_holder_and_each_change() {
     let (program, root) = program("leading");
@@ -66,6 +82,18 @@ fn watch_prints_the_holder_and_each_change() {
     assert_eq!(one.code(), 0);
     running.signal(Signal::TERM);
     assert_eq!(running.code(), 143);
+}
+
+#[test]
+fn watch_ends_when_its_reader_has_seen_enough() {
+    let (program, root) = program("leading");
+    let manager = connect(shared().access(), &root);
+    let mut running = program.start(&["watch", "jobs", "--follow"]);
+    let mut lines = running.stdout();
+    assert!(lines.next().unwrap().contains("free"));
+    drop(lines);
+    let _guard = lock(&manager, "jobs");
+    assert_eq!(running.code(), 0);
 }
 
 #[test]

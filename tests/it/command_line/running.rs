@@ -4,7 +4,7 @@ use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use etcd_lock::ForceUnlock;
-use rustix::process::{Signal, kill_process};
+use rustix::process::Signal;
 
 use super::program;
 use crate::support::manager::{connect, enqueue, granted, lock, wait_for_contenders};
@@ -176,21 +176,6 @@ fn the_whole_group_dies_with_a_killed_program() {
     assert!(dead < Instant::now() - guard.held_for());
 }
 
-/// Purpose: if the watcher dies with the program, the kernel still kills the command itself.
-#[test]
-fn the_command_itself_dies_even_if_the_watcher_is_killed_first() {
-    let (program, _) = program("running");
-    let life = Lifeline::new();
-    let script = life.script("echo >&9; exec sleep 600");
-    let mut running = program.start(&["run", "jobs", "--", "sh", "-c", &script]);
-    life.wait_alive(1);
-    let watcher = running.child_with("__watch").expect("a watcher");
-    kill_process(watcher, Signal::KILL).unwrap();
-    running.signal(Signal::KILL);
-    running.code();
-    life.wait_dead(SOON);
-}
-
 /// Purpose: a program that stands still cannot kill; its watcher knows the deadline.
 #[test]
 fn the_group_of_a_stopped_program_is_dead_before_the_next_grant() {
@@ -226,26 +211,6 @@ fn what_the_command_leaves_behind_is_ended_before_the_lock_is_free() {
     assert!(!life.is_alive());
     assert_eq!(running.code(), 5);
     drop(guard);
-}
-
-/// Purpose: where there is a cgroup, a process that has left the group is reached, too.
-#[test]
-fn what_has_left_the_group_dies_with_the_lock_where_a_cgroup_can_be_made() {
-    let (program, root) = program("running");
-    let manager = connect(shared().access(), &root);
-    let life = Lifeline::new();
-    let script = life.script("cat /proc/self/cgroup; setsid sh -c 'echo >&9; exec sleep 60' & sleep 600");
-    let mut running = program.start(&["run", "jobs", "--", "sh", "-c", &script]);
-    life.wait_alive(1);
-    let own = |line: &String| line.starts_with("0::");
-    let cgroup = running.stdout().find(own).unwrap_or_default();
-    manager.force_unlock("jobs", ForceUnlock::Lock).unwrap();
-    assert_eq!(running.code(), 76);
-    if cgroup.contains("/etcd-lock.") {
-        life.wait_dead(SOON);
-    } else {
-        println!("no cgroup can be made here: {cgroup}");
-    }
 }
 
 #[test]

@@ -76,6 +76,66 @@ fn control_z_stops_both_and_fg_continues_both() {
     assert!(manager.lock_info("jobs").unwrap().is_none_or(|info| info.token == token));
 }
 
+/// Purpose: a job that was sent into the background no longer has the terminal, so its end must not take it from the shell.
+#[test]
+fn the_end_of_a_job_in_the_background_leaves_the_terminal_to_the_shell() {
+    let (program, _) = program("terminal");
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("end");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
+    let program = program.with("end", pipe.to_str().unwrap());
+    let text = r#"$me run jobs -- sh -c 'echo ready; read go <"$end"; exit 9'; echo "stopped:$?"; bg; echo >"$end"; wait %1
+        echo "code:$?"; read a; echo "got:$a"; read b; echo "got:$b""#;
+    let mut pty = shell(&program, &["-m", "-c", text]);
+    pty.wait_for("ready");
+    pty.press("\x1a");
+    pty.wait_for("stopped:");
+    pty.wait_for("code:9");
+    pty.press("one\n");
+    pty.wait_for("got:one");
+    pty.press("two\n");
+    pty.wait_for("got:two");
+    assert_eq!(pty.end().0, Some(0));
+}
+
+/// Purpose: a script has no job control, so the shell around it would wait for the script while the command is stopped.
+#[test]
+fn control_z_stops_the_script_around_the_program_too() {
+    let (program, _) = program("terminal");
+    let text = r#"sh +m -c '$me run jobs -- sh -c "echo ready; read a; echo got:\$a"; echo "script goes on"'; echo "stopped:$?"
+        fg; echo "code:$?""#;
+    let mut pty = shell(&program, &["-m", "-c", text]);
+    pty.wait_for("ready");
+    pty.press("\x1a");
+    assert!(!pty.wait_for("stopped:").contains("goes on"));
+    pty.press("more\n");
+    pty.wait_for("got:more");
+    pty.wait_for("script goes on");
+    pty.wait_for("code:0");
+}
+
+/// Purpose: nobody could continue a program that has its terminal to itself.
+#[test]
+fn control_z_has_no_effect_without_a_shell() {
+    let (program, _) = program("terminal");
+    let me = Program::path().to_str().unwrap();
+    let command = [
+        "run",
+        "jobs",
+        "--",
+        "sh",
+        "-c",
+        "trap 'echo continued' CONT; echo ready; until read a; do :; done; echo got:$a",
+    ];
+    let mut pty = Pty::start(me, &command, |command| program.set_up(command));
+    pty.wait_for("ready");
+    pty.press("\x1a");
+    pty.wait_for("continued");
+    pty.press("more\n");
+    pty.wait_for("got:more");
+    assert_eq!(pty.end().0, Some(0));
+}
+
 #[test]
 fn a_killed_command_leaves_the_terminal_as_it_was() {
     let (program, _) = program("terminal");

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use etcd_fixture::forget_settings;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -57,7 +58,7 @@ impl Program {
     }
 
     fn command(&self, args: &[impl AsRef<OsStr>]) -> Command {
-        let mut command = Command::new(Self::path());
+        let mut command = undisturbed(Self::path());
         self.set_up(&mut command);
         command.args(args);
         command
@@ -84,6 +85,14 @@ impl Program {
         let command = self.command(args);
         Running::start(command)
     }
+}
+
+/// A command with SIGINT and SIGQUIT at their defaults: what a shell starts in the background ignores them, tests included, and
+/// what is ignored stays ignored. (`env` becomes the program.)
+pub(crate) fn undisturbed(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("env");
+    command.arg("--default-signal=INT,QUIT").arg(program);
+    command
 }
 
 fn code(status: ExitStatus) -> i32 {
@@ -145,9 +154,19 @@ impl Running {
         text
     }
 
-    /// Its standard output, line by line.
+    /// Its standard output, line by line; it panics if a line takes too long.
     pub(crate) fn stdout(&mut self) -> impl Iterator<Item = String> + use<> {
-        BufReader::new(self.child.stdout.take().expect("read once")).lines().map_while(Result::ok)
+        let mut output = BufReader::new(self.child.stdout.take().expect("read once"));
+        std::iter::from_fn(move || {
+            let wait = || {
+                let mut fds = [PollFd::new(output.get_ref(), PollFlags::IN)];
+                let limit = SOON.try_into().expect("a time span");
+                rustix::io::retry_on_intr(|| poll(&mut fds, Some(&limit))).expect("a pipe can be waited for")
+            };
+            assert!(!output.buffer().is_empty() || wait() > 0, "no further line on standard output");
+            let mut line = String::new();
+            (output.read_line(&mut line).expect("text") > 0).then(|| line.trim_end_matches('\n').to_owned())
+        })
     }
 
     /// Its standard input; dropping that closes it.

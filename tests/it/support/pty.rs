@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
+use super::program::undisturbed;
 use super::{SOON, eventually};
 
 /// The terminal's other side: what a person would type and see.
@@ -27,7 +28,7 @@ impl Pty {
         grantpt(&ours).and_then(|()| unlockpt(&ours)).expect("a terminal");
         let theirs = ptsname(&ours, Vec::new()).expect("a name").into_string().expect("text");
         let theirs = File::options().read(true).write(true).open(theirs).expect("the terminal's side");
-        let mut command = Command::new("setsid");
+        let mut command = undisturbed("setsid");
         set_up(&mut command);
         command.arg("-c").arg(program).args(args);
         let same = || theirs.try_clone().expect("a descriptor");

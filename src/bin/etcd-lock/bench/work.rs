@@ -56,18 +56,17 @@ pub(super) fn hand_overs(
     on_threads(managers.iter().map(|manager| move || cycle(manager)))
 }
 
-/// Fenced puts, one after the other: each is one commit, as taking a lock is. The key is beside the root, since below it
-/// it would be a lock's.
+/// Fenced puts, one after the other: each is one commit, as taking a lock is. The key is the hold's own, with its note, so that
+/// it ends with the lease however this program ends.
 pub(super) fn puts(manager: &LockManager, name: &str, time: Duration) -> Result<Vec<Duration>, Failure> {
     let guard = manager.new_lock(name)?.lock()?;
-    let (store, key) = (guard.etcd(), format!("{}~bench/{}", manager.root(), std::process::id()));
     let (mut times, end) = (Vec::new(), Instant::now() + time);
     while Instant::now() < end {
         let start = Instant::now();
-        store.put(&key, "")?;
+        guard.set_note("bench")?;
         times.push(start.elapsed());
     }
-    store.delete(&key)?;
+    guard.unlock()?;
     Ok(times)
 }
 

@@ -1,9 +1,12 @@
 //! How to reach etcd, and where the locks are.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+
+/// What stands for standard input.
+const STDIN: &str = "-";
 
 /// Options of every command. What is not given comes from the environment.
 #[derive(Args, Debug)]
@@ -48,4 +51,11 @@ pub(crate) struct Connection {
     /// How long to wait for etcd, to connect and for each request
     #[arg(long, global = true, default_value = "5s", value_parser = humantime::parse_duration, value_name = "TIME")]
     pub(crate) timeout: Duration,
+}
+
+impl Connection {
+    /// Whether the password comes from standard input, and uses that up.
+    pub(crate) fn reads_stdin(&self) -> bool {
+        self.password_file.as_deref() == Some(Path::new(STDIN))
+    }
 }

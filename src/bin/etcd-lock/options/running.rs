@@ -76,11 +76,17 @@ pub(crate) struct Ending {
 }
 
 impl Ending {
+    /// The part of a hold that is kept for the end of the command.
+    pub(crate) fn reserve(&self) -> Duration {
+        if self.on_loss == OnLoss::Ignore { Duration::ZERO } else { self.grace }
+    }
+
     /// The grace must leave time for renewals, so that a healthy etcd never costs the command its lock.
     pub(crate) fn check(&self, ttl: Duration) -> Result<(), Failure> {
-        let least = self.grace.saturating_mul(3);
-        if self.on_loss != OnLoss::Ignore && ttl < least {
-            let show = humantime::format_duration;
+        let least = self.reserve().saturating_mul(3);
+        if ttl < least {
+            // As an argument: humantime writes spaces, which a shell would split.
+            let show = |time: Duration| humantime::format_duration(time).to_string().replace(' ', "");
             return Err(Failure::usage(format!(
                 "the TTL of {} is less than three times the grace of {}: use --ttl {} or --grace {}",
                 show(ttl),

@@ -4,7 +4,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use rustix::process::Pid;
+
+/// How often it is tried to remove a group: there is no hurry.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// A group of cgroup v2 below this process's own.
 #[derive(Debug)]
@@ -20,12 +25,16 @@ impl Cgroup {
         let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
         let root = mounts.lines().find_map(cgroup2_mount)?;
         let path = Path::new(&root).join(own).join(format!("etcd-lock.{}", std::process::id()));
-        fs::create_dir(&path).ok()?;
         let group = Self { path };
+        // One of a process that had this number and could not remove it.
+        if !group.is_populated() {
+            remove_tree(&group.path);
+        }
+        fs::create_dir(&group.path).ok()?;
         if group.path.join("cgroup.kill").exists() {
             return Some(group);
         }
-        group.remove();
+        group.remove(Duration::ZERO);
         None
     }
 
@@ -47,22 +56,35 @@ impl Cgroup {
         fs::write(self.path.join("cgroup.kill"), "1")
     }
 
-    /// Whether a process is in the group.
+    /// The processes in the group itself.
+    pub(super) fn members(&self) -> Vec<Pid> {
+        let members = fs::read_to_string(self.path.join("cgroup.procs")).unwrap_or_default();
+        members.lines().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
+    }
+
+    /// Whether a process is in the group, or in one below it.
     pub(super) fn is_populated(&self) -> bool {
         let events = fs::read_to_string(self.path.join("cgroup.events")).unwrap_or_default();
         events.lines().any(|line| line == "populated 1")
     }
 
-    /// Removes the group, if the command has left no process behind.
-    pub(super) fn remove(&self) {
-        // The kernel needs a moment for the last process.
-        for _ in 0..20 {
-            if fs::remove_dir(&self.path).is_ok() || self.is_populated() {
-                return;
-            }
-            thread::sleep(Duration::from_millis(5));
+    /// Removes the group once no process is in it, with those that the command has made below it.
+    pub(super) fn remove(&self, limit: Duration) {
+        let start = Instant::now();
+        // The kernel needs a moment for the last process, and more if that has much memory.
+        while !remove_tree(&self.path) && start.elapsed() < limit {
+            thread::sleep(LOOK);
         }
     }
+}
+
+/// Removes a group and all below it, as far as they are empty; whether it is gone.
+fn remove_tree(path: &Path) -> bool {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    for below in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        remove_tree(&below.path());
+    }
+    fs::remove_dir(path).is_ok() || !path.exists()
 }
 
 /// The mount point in a line of `mountinfo`, if it is cgroup v2's root: `ID PARENT DEV / POINT OPTIONS - cgroup2 ...`.

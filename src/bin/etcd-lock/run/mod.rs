@@ -32,12 +32,15 @@ use crate::acquire::{Held, connect, take};
 use crate::environment::variables;
 use crate::exit::{self, Failure};
 use crate::options::{Connection, Ending, Holding, Lead, OnLoss, Run, Waiting};
-use crate::report::{Report, ready};
+use crate::report::{Report, ready_meanwhile};
 use crate::say::say;
 use crate::settings::{Settings, for_holding, owner};
 use crate::signals::{ends_a_wait, listen};
 use child::Child;
 use supervise::{End, Limits, Supervisor};
+
+/// How long a service manager has for a message after the command has ended.
+const READY: Duration = Duration::from_secs(1);
 
 /// This process as one of its own helpers, if it was started so.
 pub(crate) fn as_helper() -> Option<ExitCode> {
@@ -54,7 +57,7 @@ pub(crate) fn run(connection: &Connection, options: &Run) -> Result<ExitCode, Fa
     let held = office.take(options.note.as_deref(), &options.waiting)?;
     let since = Instant::now();
     match office.serve(&held, &options.command, options.max_run)? {
-        End::Lost(why) => {
+        End::Lost(why, _) => {
             let _ = held.manager.close();
             Err(Failure::new(exit::LOST, format!("lost lock {:?}: {why}", options.name)))
         }
@@ -77,7 +80,12 @@ pub(crate) fn lead(connection: &Connection, options: &Lead) -> Result<ExitCode, 
         let held = office.take(Some(&options.value), &Waiting::default())?;
         match office.serve(&held, &options.command, None)? {
             End::Command(code) => return office.finish(held, code),
-            End::Lost(why) => say(&format!("lost lock {:?}: {why}; campaigning again", options.name)),
+            End::Lost(why, Some(signal)) => {
+                let _ = held.manager.close();
+                let message = format!("lost lock {:?}: {why}", options.name);
+                return Err(Failure::new(exit::of_signal(signal), message));
+            }
+            End::Lost(why, None) => say(&format!("lost lock {:?}: {why}; campaigning again", options.name)),
             End::MaxRun => {}
         }
     }
@@ -103,9 +111,10 @@ impl<'a> Office<'a> {
     ) -> Result<Self, Failure> {
         ending.check(holding.ttl)?;
         let report = Report::new(holding.verbose, holding.status_fd)?;
-        let signals = listen()?;
+        // A signal while a password is typed just ends this program.
         let settings = Settings::read(connection)?;
-        let options = for_holding(settings.options()?, holding, ending.grace);
+        let signals = listen()?;
+        let options = for_holding(settings.options()?, holding, ending.reserve());
         let manager = connect(&settings, options, &signals)?;
         Ok(Self { name, settings, holding, ending, report, signals, manager })
     }
@@ -118,17 +127,26 @@ impl<'a> Office<'a> {
     fn serve(&self, held: &Held, command: &[OsString], max_run: Option<Duration>) -> Result<End, Failure> {
         let owner = owner(self.holding);
         let environment = variables(&held.manager, &held.guard, &owner, &self.settings.endpoints);
-        let child = Child::spawn(command, &environment)
-            .map_err(|error| Failure::internal("the command cannot be started", error))?;
         let lock = || ("lock", self.name.into());
+        let lost = |why: &str| self.report.event("lost", &[lock(), ("reason", why.into())]);
+        if !held.guard.is_held() {
+            let why = held.guard.loss().map_or("its time is over".to_owned(), |reason| reason.to_string());
+            lost(&why);
+            return Ok(End::Lost(why, None));
+        }
+        let deadline = (self.ending.on_loss != OnLoss::Ignore).then(|| clock::now() + held.guard.remaining());
+        let child = Child::spawn(command, &environment, deadline)
+            .map_err(|error| Failure::internal("the command cannot be started", error))?;
         self.report.event("started", &[lock(), ("pid", child.id().into())]);
-        ready(&format!("running under {}", self.name));
+        let notified = ready_meanwhile(format!("running under {}", self.name));
         let limits = Limits { ttl: self.holding.ttl, ending: self.ending, max_run };
         let end = Supervisor::new(held, child, limits, &self.report, &environment).run(&self.signals);
         self.report.event("ended", &[lock(), ("code", end.code().into())]);
-        if let End::Lost(why) = &end {
-            self.report.event("lost", &[lock(), ("reason", why.as_str().into())]);
+        if let End::Lost(why, _) = &end {
+            lost(why);
         }
+        // A service that ends before its manager has the message was never ready.
+        let _ = notified.recv_timeout(READY);
         Ok(end)
     }
 

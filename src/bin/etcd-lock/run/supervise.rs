@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use etcd_lock::crossbeam_channel::{Receiver, never, select};
 use rustix::process::Signal;
-use signal_hook::consts::{SIGCHLD, SIGCONT};
+use signal_hook::consts::{SIGCHLD, SIGCONT, SIGHUP};
 
 use super::child::{Change, Child};
 use super::clock;
@@ -15,6 +15,7 @@ use crate::options::{Ending, OnLoss};
 use crate::output::age;
 use crate::report::Report;
 use crate::say::say;
+use crate::signals::ends_a_wait;
 
 /// How often an idle supervisor looks at the clock: what waits for a channel does not count the time in which the
 /// machine sleeps.
@@ -28,8 +29,8 @@ const LOOK_AT_DYING: Duration = Duration::from_millis(10);
 pub(super) enum End {
     /// By itself; its exit code.
     Command(u8),
-    /// By this program, because the lock was lost; why.
-    Lost(String),
+    /// By this program, because the lock was lost; why, and the signal that had asked for the end anyway.
+    Lost(String, Option<i32>),
     /// By this program, because of `--max-run`.
     MaxRun,
 }
@@ -38,7 +39,7 @@ impl End {
     pub(super) fn code(&self) -> u8 {
         match self {
             Self::Command(code) => *code,
-            Self::Lost(_) => exit::LOST,
+            Self::Lost(..) => exit::LOST,
             Self::MaxRun => exit::MAX_RUN,
         }
     }
@@ -58,7 +59,7 @@ enum Stage {
 enum Why {
     Lost(String),
     MaxRun,
-    /// The command itself has ended, others of its group have not.
+    /// The command itself has ended, others of its group or cgroup have not.
     Leftovers,
 }
 
@@ -81,6 +82,8 @@ pub(super) struct Supervisor<'a> {
     why: Option<Why>,
     /// Whether the end of the hold was noticed; with `--on-loss ignore` nothing else follows.
     noticed_loss: bool,
+    /// The last signal that asked for the end of the command.
+    asked_to_end: Option<i32>,
 }
 
 impl<'a> Supervisor<'a> {
@@ -101,16 +104,17 @@ impl<'a> Supervisor<'a> {
             stage: Stage::Running,
             why: None,
             noticed_loss: false,
+            asked_to_end: None,
         }
     }
 
-    /// Returns when nothing of the command's group lives any more.
+    /// Returns when nothing of the command's group lives any more, nor of its cgroup.
     pub(super) fn run(mut self, signals: &Receiver<i32>) -> End {
         let silent = never();
         let mut signals = signals.clone();
         loop {
-            if self.child.look() == Change::Stopped {
-                self.child.stop_together();
+            if let Change::Stopped(signal) = self.child.look() {
+                self.child.stop_together(signal);
             }
             if self.child.is_gone() {
                 break;
@@ -132,7 +136,7 @@ impl<'a> Supervisor<'a> {
         self.child.clean_up();
         let code = self.child.code().unwrap_or(exit::INTERNAL);
         match self.why {
-            Some(Why::Lost(why)) => End::Lost(why),
+            Some(Why::Lost(why)) => End::Lost(why, self.asked_to_end),
             Some(Why::MaxRun) => End::MaxRun,
             Some(Why::Leftovers) | None => End::Command(code),
         }
@@ -157,8 +161,11 @@ impl<'a> Supervisor<'a> {
         if self.child.code().is_some() {
             self.ask(now, Why::Leftovers);
         }
-        if matches!(self.stage, Stage::Asked(until) if until <= now) {
-            self.kill();
+        match self.stage {
+            Stage::Asked(until) if until <= now => self.kill(),
+            // Again and again, for what comes into the cgroup meanwhile.
+            Stage::Killed => self.child.kill(),
+            Stage::Asked(_) | Stage::Running => {}
         }
     }
 
@@ -187,16 +194,16 @@ impl<'a> Supervisor<'a> {
         }
         let why = format!("etcd has not answered for {}", age(silence));
         if !self.tell_program() {
-            self.child.signal(Signal::TERM);
+            self.child.terminate();
         }
         self.stage = Stage::Asked(now + left);
         self.why = Some(Why::Lost(why));
     }
 
-    /// Asks the group to end, with the grace to do so; once only.
+    /// Asks the command to end, with the grace to do so; once only.
     fn ask(&mut self, now: Instant, why: Why) {
         if self.stage == Stage::Running {
-            self.child.signal(Signal::TERM);
+            self.child.terminate();
             self.stage = Stage::Asked(now + self.limits.ending.grace);
             self.why = Some(why);
         }
@@ -229,6 +236,10 @@ impl<'a> Supervisor<'a> {
             SIGCHLD => {}
             SIGCONT => self.child.cont(),
             signal => {
+                // A command that runs may take SIGHUP as the wish to read its settings again.
+                if ends_a_wait(signal) && (signal != SIGHUP || self.stage != Stage::Running) {
+                    self.asked_to_end = Some(signal);
+                }
                 if let Some(signal) = Signal::from_named_raw(signal) {
                     self.child.signal(signal);
                 }

@@ -3,7 +3,8 @@
 use std::fs::File;
 
 use nix::sys::signal::{SigSet, Signal};
-use rustix::process::{Pid, getpgrp};
+use rustix::io::Errno;
+use rustix::process::{Pid, getpgrp, test_kill_process_group};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr, tcsetpgrp};
 
 /// The controlling terminal of this process.
@@ -23,7 +24,13 @@ impl Terminal {
 
     /// Whether this process's group is in the foreground.
     pub(super) fn is_ours(&self) -> bool {
-        tcgetpgrp(&self.tty).is_ok_and(|group| group == getpgrp())
+        tcgetpgrp(&self.tty).is_ok_and(|front| front == getpgrp())
+    }
+
+    /// Whether this group is in the foreground, or one that it has put there and that is dead: nobody else has the terminal.
+    pub(super) fn is_left_by(&self, group: Pid) -> bool {
+        tcgetpgrp(&self.tty)
+            .is_ok_and(|front| front == group || test_kill_process_group(front) == Err(Errno::SRCH))
     }
 
     /// Puts this process's group into the foreground.
